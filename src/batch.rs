@@ -1,0 +1,218 @@
+//! The micro-batch: packed tokens in which every shared prefix appears once.
+//!
+//! Rollouts become paths in a forest of segments (a radix tree over token ids). Everything row-wise runs once over
+//! `tokens`; attention of a segment runs over its ancestors' keys and its own. There is no padding, and no mask of
+//! tokens by tokens: who sees whom follows from the forest.
+
+use std::ops::Range;
+
+/// Index of a segment in [`MicroBatch::segments`].
+pub type SegmentId = u32;
+
+/// Packed tokens, the forest they form, and the rows at which the head reads.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MicroBatch {
+    /// Token ids, segment after segment.
+    pub tokens: Vec<u32>,
+    /// Position of each token in its rollout, counted from 0 at the root.
+    pub positions: Vec<u32>,
+    /// The forest, parents first. Together the segments cover `tokens`, in order.
+    pub segments: Vec<Segment>,
+    /// Where the head reads.
+    pub reads: Vec<Read>,
+}
+
+/// A run of tokens with one parent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Segment {
+    /// Rows of this segment.
+    pub tokens: Range<u32>,
+    /// The segment that these tokens continue; always an earlier one.
+    pub parent: Option<SegmentId>,
+}
+
+/// The packed row at which the head reads one rollout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Read {
+    /// The row.
+    pub row: u32,
+    /// Index of the rollout among those given to [`MicroBatch::pack`].
+    pub rollout: u32,
+}
+
+impl MicroBatch {
+    /// Packs rollouts, reading each at its last token. Reads come out in the order of `rollouts`.
+    ///
+    /// With `share_prefixes` every distinct prefix is stored once, however many rollouts begin with it; without, every
+    /// rollout is a root of its own. The rewards are the same.
+    ///
+    /// # Panics
+    /// If a rollout is empty or the batch has more than `u32::MAX` tokens; intake lets neither through.
+    pub fn pack<T: AsRef<[u32]>>(rollouts: &[T], share_prefixes: bool) -> Self {
+        let mut order: Vec<u32> = (0..rollouts.len() as u32).collect();
+        if share_prefixes {
+            // In lexicographic order the rollouts that share a prefix are neighbours, and a depth-first walk of
+            // the radix tree needs no more than the common length of each pair of neighbours.
+            order.sort_by(|&a, &b| rollouts[a as usize].as_ref().cmp(rollouts[b as usize].as_ref()));
+        }
+        // What each rollout shares with the next one in order.
+        let shared_with_next: Vec<usize> = order
+            .windows(2)
+            .map(|w| match share_prefixes {
+                true => common_prefix(rollouts[w[0] as usize].as_ref(), rollouts[w[1] as usize].as_ref()),
+                false => 0,
+            })
+            .collect();
+        let mut batch = Self { reads: vec![Read { row: 0, rollout: 0 }; rollouts.len()], ..Self::default() };
+        // Segments from the root to the previous rollout's end: (segment, first position after it).
+        let mut path: Vec<(SegmentId, u32)> = Vec::new();
+        for (i, &index) in order.iter().enumerate() {
+            let tokens = rollouts[index as usize].as_ref();
+            assert!(!tokens.is_empty(), "an empty rollout reached the packer");
+            let shared = if i == 0 { 0 } else { shared_with_next[i - 1] };
+            batch.leave(&mut path, shared as u32);
+            // Segments are cut where a later rollout branches off, so that none needs splitting afterwards.
+            let mut from = shared;
+            for to in branch_points(&shared_with_next[i.min(shared_with_next.len())..], shared).chain([tokens.len()]) {
+                if to > from {
+                    batch.push_segment(&mut path, &tokens[from..to], from as u32);
+                    from = to;
+                }
+            }
+            batch.reads[index as usize] = Read { row: batch.row_at(&path, tokens.len() as u32 - 1), rollout: index };
+        }
+        batch
+    }
+
+    /// Tokens from the root to `row`, inclusive.
+    pub fn path(&self, row: u32) -> Vec<u32> {
+        let mut segment = self.segment_of(row);
+        let mut end = row + 1;
+        let mut runs = Vec::new();
+        loop {
+            let Segment { tokens, parent } = &self.segments[segment as usize];
+            runs.push(tokens.start..end);
+            match parent {
+                Some(parent) => segment = *parent,
+                None => break,
+            }
+            end = self.segments[segment as usize].tokens.end;
+        }
+        runs.into_iter().rev().flat_map(|r| self.tokens[r.start as usize..r.end as usize].iter().copied()).collect()
+    }
+
+    /// The segment that holds `row`.
+    pub fn segment_of(&self, row: u32) -> SegmentId {
+        self.segments.partition_point(|s| s.tokens.end <= row) as SegmentId
+    }
+
+    /// First position of a segment: the summed length of its ancestors.
+    pub fn first_position(&self, segment: SegmentId) -> u32 {
+        self.positions[self.segments[segment as usize].tokens.start as usize]
+    }
+
+    /// Takes the path back to the segments that end at or before `shared` positions.
+    fn leave(&mut self, path: &mut Vec<(SegmentId, u32)>, shared: u32) {
+        while path.last().is_some_and(|&(_, end)| end > shared) {
+            path.pop();
+        }
+        debug_assert_eq!(path.last().map_or(0, |&(_, end)| end), shared, "a shared prefix ends inside a segment");
+    }
+
+    fn push_segment(&mut self, path: &mut Vec<(SegmentId, u32)>, tokens: &[u32], position: u32) {
+        let start = u32::try_from(self.tokens.len()).expect("limits.rs keeps a micro-batch below u32 rows");
+        let end = start + tokens.len() as u32;
+        self.tokens.extend_from_slice(tokens);
+        self.positions.extend(position..position + tokens.len() as u32);
+        let parent = path.last().map(|&(id, _)| id);
+        path.push((self.segments.len() as SegmentId, position + tokens.len() as u32));
+        self.segments.push(Segment { tokens: start..end, parent });
+    }
+
+    /// The row of `position` on the path.
+    fn row_at(&self, path: &[(SegmentId, u32)], position: u32) -> u32 {
+        let at = path.partition_point(|&(_, end)| end <= position);
+        let (segment, end) = path[at];
+        self.segments[segment as usize].tokens.end - (end - position)
+    }
+}
+
+/// Lengths, above `from` and ascending, at which later rollouts branch off a rollout, given the common lengths of
+/// each pair of neighbours from it on: in sorted order what it shares with a later one is the least on the way there.
+fn branch_points(shared_with_next: &[usize], from: usize) -> impl Iterator<Item = usize> {
+    let mut points = Vec::new();
+    let mut shared = usize::MAX;
+    for &next in shared_with_next {
+        shared = shared.min(next);
+        if shared <= from {
+            break;
+        }
+        if points.last() != Some(&shared) {
+            points.push(shared);
+        }
+    }
+    points.into_iter().rev()
+}
+
+/// Length of the longest common prefix.
+pub fn common_prefix(a: &[u32], b: &[u32]) -> usize {
+    a.iter().zip(b).take_while(|(a, b)| a == b).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Rollouts over a tiny alphabet, so that prefixes collide at every depth; duplicates and prefixes of each other
+    /// among them.
+    fn rollouts() -> impl Strategy<Value = Vec<Vec<u32>>> {
+        prop::collection::vec(prop::collection::vec(0u32..3, 1..12), 0..24)
+    }
+
+    proptest! {
+        #[test]
+        fn every_read_sees_its_own_rollout(rollouts in rollouts(), share: bool) {
+            let batch = MicroBatch::pack(&rollouts, share);
+            prop_assert_eq!(batch.reads.len(), rollouts.len());
+            for (i, (read, tokens)) in batch.reads.iter().zip(&rollouts).enumerate() {
+                prop_assert_eq!(read.rollout as usize, i);
+                prop_assert_eq!(&batch.path(read.row), tokens);
+                prop_assert_eq!(batch.positions[read.row as usize] as usize, tokens.len() - 1);
+            }
+        }
+
+        #[test]
+        fn shared_prefixes_stand_once(rollouts in rollouts()) {
+            let prefixes: HashSet<&[u32]> = rollouts.iter().flat_map(|r| (1..=r.len()).map(move |n| &r[..n])).collect();
+            let batch = MicroBatch::pack(&rollouts, true);
+            prop_assert_eq!(batch.tokens.len(), prefixes.len());
+            let apart = MicroBatch::pack(&rollouts, false);
+            prop_assert_eq!(apart.tokens.len(), rollouts.iter().map(Vec::len).sum::<usize>());
+        }
+
+        #[test]
+        fn segments_cover_the_rows_and_parents_come_first(rollouts in rollouts(), share: bool) {
+            let batch = MicroBatch::pack(&rollouts, share);
+            let mut end = 0;
+            for (id, segment) in batch.segments.iter().enumerate() {
+                prop_assert_eq!(segment.tokens.start, end);
+                prop_assert!(!segment.tokens.is_empty());
+                end = segment.tokens.end;
+                let first = match segment.parent {
+                    None => 0,
+                    Some(parent) => {
+                        prop_assert!((parent as usize) < id);
+                        batch.positions[batch.segments[parent as usize].tokens.end as usize - 1] + 1
+                    }
+                };
+                let positions = &batch.positions[segment.tokens.start as usize..end as usize];
+                prop_assert!(positions.iter().copied().eq(first..first + positions.len() as u32));
+            }
+            prop_assert_eq!(end as usize, batch.tokens.len());
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! `trait Engine`: micro-batch in, score table out. The one seam between the sidecar and any model.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::batch::MicroBatch;
+
+/// Turns micro-batches into scores. Owned by one thread; how many ranks stand behind it is its own affair.
+pub trait Engine: Send {
+    /// What a caller needs to know of the model.
+    fn card(&self) -> &Arc<ModelCard>;
+
+    /// Scores every read of the batch. The row of a read must depend on the tokens from its root segment to its
+    /// row alone, bit for bit.
+    fn score(&mut self, batch: &MicroBatch) -> Result<ScoreTable, EngineError>;
+}
+
+/// The model as its callers need to know it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelCard {
+    /// Name of the model.
+    pub name: String,
+    /// Identifies weights, precision and template; the same version gives the same bits.
+    pub model_version: Arc<str>,
+    /// Architecture as the model's own configuration calls it.
+    pub architecture: String,
+    /// Names of the outputs, in order.
+    pub attributes: Vec<String>,
+    /// Named vectors of attribute weights.
+    pub weightings: BTreeMap<String, BTreeMap<String, f64>>,
+    /// The weighting that counts where a request names none.
+    pub default_weighting: Option<String>,
+    /// Longest rollout in tokens.
+    pub context_tokens: u32,
+    /// Token ids must be below this.
+    pub vocabulary_size: u32,
+    /// How text becomes tokens.
+    pub text: TextAssets,
+}
+
+/// What it takes to make token ids out of a conversation.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct TextAssets {
+    /// A tokenizer in Hugging Face's `tokenizer.json` format. `None`: the model takes token ids only.
+    pub tokenizer_json: Option<Arc<[u8]>>,
+    /// Chat template (Jinja). `None`: no chat input.
+    pub chat_template: Option<String>,
+    /// Variables that the template may use: `bos_token`, `eos_token`, ...
+    pub template_variables: BTreeMap<String, String>,
+}
+
+/// Scores of a micro-batch: one row per read, one column per attribute.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ScoreTable {
+    columns: usize,
+    values: Vec<f32>,
+}
+
+impl ScoreTable {
+    /// A table of `values.len() / columns` rows, row after row.
+    ///
+    /// # Panics
+    /// If `values` is not whole rows: an engine that does that is broken.
+    pub fn new(columns: usize, values: Vec<f32>) -> Self {
+        assert!(columns > 0 && values.len().is_multiple_of(columns), "score table of ragged rows");
+        Self { columns, values }
+    }
+
+    /// The scores of read `i`, in the order of the card's attributes.
+    pub fn row(&self, i: usize) -> Option<&[f32]> {
+        self.values.chunks_exact(self.columns).nth(i)
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.values.len() / self.columns
+    }
+}
+
+/// The engine's own failure; never the fault of one rollout.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The forward pass failed.
+    #[error("the forward pass failed: {0}")]
+    Forward(String),
+}
+
+/// An engine without a model: every attribute is a fixed function of the read's own tokens. For tests of everything
+/// around a model, and for measuring transports.
+#[derive(Debug)]
+pub struct EchoEngine {
+    card: Arc<ModelCard>,
+}
+
+impl EchoEngine {
+    /// Two attributes: `length` (number of tokens) and `checksum` (a hash of the ids in [0, 1)). Every id is valid.
+    pub fn new(context_tokens: u32) -> Self {
+        let card = ModelCard {
+            name: "echo".into(),
+            model_version: "echo-1".into(),
+            architecture: "Echo".into(),
+            attributes: vec!["length".into(), "checksum".into()],
+            weightings: BTreeMap::from([("default".into(), BTreeMap::from([("length".into(), 1.0)]))]),
+            default_weighting: Some("default".into()),
+            context_tokens,
+            vocabulary_size: u32::MAX,
+            text: TextAssets::default(),
+        };
+        Self { card: Arc::new(card) }
+    }
+
+    /// What the engine says of these tokens.
+    pub fn expected(tokens: &[u32]) -> [f32; 2] {
+        // FNV-1a over the ids; 24 bits so that the quotient is exact in float32.
+        let hash =
+            tokens.iter().fold(0xcbf2_9ce4_8422_2325_u64, |h, &t| (h ^ u64::from(t)).wrapping_mul(0x0100_0000_01b3));
+        [tokens.len() as f32, (hash >> 40) as f32 / (1u32 << 24) as f32]
+    }
+}
+
+impl Engine for EchoEngine {
+    fn card(&self) -> &Arc<ModelCard> {
+        &self.card
+    }
+
+    fn score(&mut self, batch: &MicroBatch) -> Result<ScoreTable, EngineError> {
+        let mut values = Vec::with_capacity(batch.reads.len() * 2);
+        for read in &batch.reads {
+            values.extend(Self::expected(&batch.path(read.row)));
+        }
+        Ok(ScoreTable::new(2, values))
+    }
+}

@@ -1,0 +1,25 @@
+//! reward-sidecar: rollouts in, trusted rewards out.
+//!
+//! The map of the house, and who may know whom, is ARCHITECTURE.md. The features are walls: `client`, `sidecar` and
+//! `model` each build alone.
+#![deny(unsafe_code)]
+#![deny(missing_docs)]
+
+pub mod aggregate;
+pub mod batch;
+pub mod engine;
+pub mod limits;
+pub mod reward;
+pub mod rollout;
+
+#[cfg(feature = "wire")]
+pub mod proto;
+
+#[cfg(feature = "client")]
+pub mod client;
+#[cfg(feature = "server")]
+pub mod config;
+#[cfg(feature = "model")]
+pub mod model;
+#[cfg(feature = "sidecar")]
+pub mod sidecar;

@@ -1,0 +1,39 @@
+//! Every hard ceiling, with its why. A configured limit may be lower than its ceiling here, never higher.
+
+/// Longest rollout id in bytes: ids are echoed in every reply and kept while in flight.
+pub const MAX_ID_BYTES: usize = 256;
+
+/// Longest name (group, weighting, attribute) in bytes.
+pub const MAX_NAME_BYTES: usize = 256;
+
+/// Most messages in one conversation: a template is rendered for each, before any token is counted.
+pub const MAX_MESSAGES: usize = 4096;
+
+/// Longest text of one rollout in bytes. 1 Mi tokens of ordinary text fit; a larger one is a mistake, and would hold
+/// a tokenizer thread for seconds.
+pub const MAX_TEXT_BYTES: usize = 8 << 20;
+
+/// Most token ids in one rollout: row numbers of a micro-batch are `u32`, and no published context is longer.
+pub const MAX_ROLLOUT_TOKENS: usize = 1 << 20;
+
+/// Most unique tokens in one micro-batch: row numbers are `u32`, and activations are a few hundred kB per token for
+/// the largest models.
+pub const MAX_BATCH_TOKENS: usize = 1 << 20;
+
+/// Most rollouts in one micro-batch.
+pub const MAX_BATCH_ROLLOUTS: usize = 1 << 16;
+
+/// Most rollouts waiting or in flight in the whole process: each holds its tokens.
+pub const MAX_QUEUE_ROLLOUTS: usize = 1 << 20;
+
+/// Most tokens waiting in the queue (four bytes each).
+pub const MAX_QUEUE_TOKENS: usize = 1 << 28;
+
+/// Most rollouts in flight on one stream.
+pub const MAX_STREAM_IN_FLIGHT: usize = 1 << 16;
+
+/// Largest gRPC message in bytes, either way: one [`MAX_TEXT_BYTES`] rollout, or a large batch of small ones.
+pub const MAX_MESSAGE_BYTES: usize = 64 << 20;
+
+/// Longest deadline in milliseconds (a day): longer ones are a unit mistake.
+pub const MAX_DEADLINE_MS: u64 = 24 * 60 * 60 * 1000;

@@ -1,0 +1,110 @@
+//! What goes back: rewards, or a rejection with a stable code. Never NaN, never a default, never silence.
+
+/// What the model says of one rollout, and what is needed to trust it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rewards {
+    /// The attributes, aggregated as the rollout asked. Finite.
+    pub reward: f32,
+    /// The model's attributes, untransformed, in the order of the model's card. Finite.
+    pub attributes: Vec<f32>,
+    /// Tokens that were scored.
+    pub tokens: u32,
+    /// Whether the prompt was cut to fit the context.
+    pub truncated: bool,
+    /// Identifies weights, precision and template.
+    pub model_version: std::sync::Arc<str>,
+    /// From acceptance to the start of the forward pass.
+    pub queue_ns: u64,
+    /// The forward pass of the micro-batch.
+    pub forward_ns: u64,
+}
+
+/// The one answer to a rollout.
+pub type Outcome = Result<Rewards, Rejection>;
+
+/// The caller's fault, or overload. Travels in the reply; never ends a stream.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{code}: {message}")]
+pub struct Rejection {
+    /// Stable; for programs.
+    pub code: Code,
+    /// For a person: what was wrong, where, and what to do.
+    pub message: String,
+}
+
+impl Rejection {
+    /// A rejection with its reason.
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+}
+
+macro_rules! codes {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
+        /// Why a rollout has no reward. The names are the contract: the same on every wire, in the rewards file
+        /// and in the metrics.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum Code { $($(#[$doc])* $variant,)* }
+
+        impl Code {
+            /// Every code.
+            pub const ALL: &[Code] = &[$(Code::$variant,)*];
+
+            /// The stable name.
+            pub fn name(self) -> &'static str {
+                match self { $(Code::$variant => $name,)* }
+            }
+        }
+    };
+}
+
+codes! {
+    /// No input form was given.
+    NoInput = "NO_INPUT",
+    /// More than one input form was given.
+    SeveralInputs = "SEVERAL_INPUTS",
+    /// No token at all.
+    Empty = "EMPTY",
+    /// Longer than the context or a limit.
+    TooLong = "TOO_LONG",
+    /// A token id outside the vocabulary.
+    TokenOutOfRange = "TOKEN_OUT_OF_RANGE",
+    /// The id is missing or too long.
+    BadId = "BAD_ID",
+    /// The id is in flight already.
+    DuplicateId = "DUPLICATE_ID",
+    /// The chat template refused the messages.
+    BadMessages = "BAD_MESSAGES",
+    /// Not JSON, not UTF-8, a wrong type, an unknown field.
+    Malformed = "MALFORMED",
+    /// No such attribute.
+    UnknownAttribute = "UNKNOWN_ATTRIBUTE",
+    /// No such weighting.
+    UnknownWeighting = "UNKNOWN_WEIGHTING",
+    /// The model has no default weighting and none was given.
+    NoWeighting = "NO_WEIGHTING",
+    /// No such aggregation.
+    UnknownAggregation = "UNKNOWN_AGGREGATION",
+    /// An option is not finite, out of range, or contradicts another.
+    BadOption = "BAD_OPTION",
+    /// The deadline passed before scoring.
+    DeadlineExceeded = "DEADLINE_EXCEEDED",
+    /// The caller left before scoring.
+    Cancelled = "CANCELLED",
+    /// The queue is full.
+    Overloaded = "OVERLOADED",
+    /// The server is shutting down.
+    Draining = "DRAINING",
+    /// The model gave NaN or infinity.
+    NonFinite = "NON_FINITE",
+    /// The engine failed on the micro-batch.
+    EngineFailed = "ENGINE_FAILED",
+    /// A ticket was dropped unanswered.
+    Lost = "LOST",
+}
+
+impl std::fmt::Display for Code {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}

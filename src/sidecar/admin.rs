@@ -1,0 +1,1 @@
+//! `/metrics`, `/health`, `/ready`, on a thread of their own.

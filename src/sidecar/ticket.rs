@@ -1,0 +1,65 @@
+//! The way back: a [`Ticket`] answers its rollout exactly once. Dropped unanswered, it answers `LOST` by itself, so
+//! nobody waits for ever.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::reward::{Code, Outcome, Rejection};
+
+/// A caller's interest in its rollouts; one for all that end together (a stream, a batch).
+#[derive(Debug, Clone, Default)]
+pub struct Interest(Arc<AtomicBool>);
+
+impl Interest {
+    /// The caller left: what is not yet scored need not be.
+    pub fn withdraw(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the caller left.
+    pub fn withdrawn(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Answers one rollout, exactly once.
+pub struct Ticket {
+    answer: Option<Box<dyn FnOnce(Outcome) + Send>>,
+    interest: Interest,
+}
+
+impl Ticket {
+    /// A ticket that hands its answer to `answer`, which must not block.
+    pub fn new(interest: Interest, answer: impl FnOnce(Outcome) + Send + 'static) -> Self {
+        Self { answer: Some(Box::new(answer)), interest }
+    }
+
+    /// Gives the answer.
+    pub fn answer(mut self, outcome: Outcome) {
+        self.give(outcome);
+    }
+
+    /// Whether the caller left.
+    pub fn withdrawn(&self) -> bool {
+        self.interest.withdrawn()
+    }
+
+    fn give(&mut self, outcome: Outcome) {
+        if let Some(answer) = self.answer.take() {
+            super::metrics::answered(&outcome);
+            answer(outcome);
+        }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.give(Err(Rejection::new(Code::Lost, "the server lost this rollout; please report it as a bug")));
+    }
+}
+
+impl std::fmt::Debug for Ticket {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ticket").field("answered", &self.answer.is_none()).finish_non_exhaustive()
+    }
+}
