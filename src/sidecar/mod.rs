@@ -4,6 +4,7 @@ pub mod admin;
 pub mod intake;
 pub mod metrics;
 pub mod ticket;
+pub mod trace;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
