@@ -97,9 +97,13 @@ impl v1::reward_service_server::RewardService for RewardService {
             OverLong::Reject => "reject",
             OverLong::TruncateLeft => "truncate-left",
         };
-        let aggregations = AGGREGATIONS.iter().map(|a| a.name().to_owned()).collect();
-        let card = proto::card_to_wire(self.intake.card(), self.in_flight_limit as u32, over_long, aggregations);
-        Ok(Response::new(card))
+        let served = proto::ServedModel {
+            model: self.intake.card().as_ref().clone(),
+            in_flight_limit: self.in_flight_limit as u32,
+            over_long: over_long.into(),
+            aggregations: AGGREGATIONS.iter().map(|a| a.name().to_owned()).collect(),
+        };
+        Ok(Response::new(proto::card_to_wire(&served)))
     }
 }
 
