@@ -64,13 +64,13 @@ impl Intake {
     pub async fn submit(&self, rollout: Rollout, mut ticket: Ticket) {
         let received = Instant::now();
         let span = info_span!(parent: None, "rollout", id = rollout.id.as_str(), tokens = tracing::field::Empty);
-        trace::set_parent(&span, &rollout.traceparent);
+        trace::adopt(&span, &rollout.traceparent);
         ticket.enter(span.clone());
         let intake = info_span!(parent: &span, "intake");
         match self.admit(rollout, received).instrument(intake).await {
             Ok(admitted) => {
                 span.record("tokens", admitted.rollout.tokens.len());
-                metrics::accepted(admitted.rollout.tokens.len());
+                metrics::accepted();
                 metrics::stage(metrics::Stage::Intake, received.elapsed());
                 self.0.queue.push(admitted, ticket, received);
             }

@@ -59,7 +59,7 @@ impl v1::reward_service_server::RewardService for RewardService {
             in_flight_limit: self.in_flight_limit as u32,
         };
         let reading = tokio::spawn(reader.run(self.ending.clone())).abort_handle();
-        Ok(Response::new(Replies { unread, reading, _leave: leave, _open: metrics::stream_open() }))
+        Ok(Response::new(Replies { unread, reading, _leave: leave, _open: metrics::open_stream() }))
     }
 
     async fn score_batch(
