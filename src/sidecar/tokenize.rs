@@ -148,3 +148,103 @@ fn refused(error: &minijinja::Error) -> Rejection {
 fn untokenizable(error: &tokenizers::Error) -> Rejection {
     Rejection::new(Code::Malformed, format!("text: cannot be tokenized: {error}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    const CHATML: &str = "{% for m in messages %}{{ '<s>' + m['role'] + ' ' + m['content'].strip() + ' </s> ' }}{% endfor %}\
+                          {% if add_generation_prompt %}{{ '<s>assistant ' }}{% endif %}";
+
+    /// Words as tokens; `<s>` is 1, and is put first where `adds_bos`.
+    fn text(template: Option<&str>, adds_bos: bool) -> Text {
+        let words = ["<unk>", "<s>", "</s>", "user", "assistant", "two", "and", "make", "four"];
+        let vocab: BTreeMap<&str, usize> = words.iter().enumerate().map(|(i, w)| (*w, i)).collect();
+        let special = |id: usize| {
+            serde_json::json!({"id": id, "content": words[id], "special": true, "single_word": false,
+                "lstrip": false, "rstrip": false, "normalized": false})
+        };
+        let bos = serde_json::json!({
+            "type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+            "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}},
+        });
+        let json = serde_json::json!({
+            "version": "1.0",
+            // Left behind by training, and a trap: text must never be cut silently.
+            "truncation": {"max_length": 3, "strategy": "LongestFirst", "stride": 0, "direction": "Right"},
+            "padding": null,
+            "added_tokens": [special(0), special(1), special(2)],
+            "normalizer": null,
+            "pre_tokenizer": {"type": "Whitespace"},
+            "post_processor": if adds_bos { bos } else { serde_json::Value::Null },
+            "decoder": null,
+            "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "<unk>"},
+        });
+        Text::new(&TextAssets {
+            tokenizer_json: Some(json.to_string().into_bytes().into()),
+            chat_template: template.map(str::to_owned),
+            template_variables: BTreeMap::from([("bos_token".into(), "<s>".into())]),
+        })
+        .unwrap()
+    }
+
+    fn user(content: &str) -> Message {
+        Message { role: "user".into(), content: content.into() }
+    }
+
+    #[test]
+    fn a_conversation_is_rendered_and_its_completion_found() {
+        let text = text(Some(CHATML), false);
+        let rendered = text.render(&[user(" two and two make ")], "four four").unwrap();
+        assert_eq!(rendered.text, "<s>user two and two make </s> <s>assistant four four </s> ");
+        assert_eq!(&rendered.text[rendered.completion.clone()], "four four");
+        let (ids, completion) = text.encode_part(&rendered.text, rendered.completion).unwrap();
+        assert_eq!(ids, [1, 3, 5, 6, 5, 7, 2, 1, 4, 8, 8, 2]);
+        assert_eq!(completion, 9..11);
+        assert_eq!(text.encode(&rendered.text).unwrap(), ids);
+    }
+
+    #[test]
+    fn an_empty_completion_has_a_place_too() {
+        let text = text(Some(CHATML), false);
+        let rendered = text.render(&[user("two")], "").unwrap();
+        let (ids, completion) = text.encode_part(&rendered.text, rendered.completion).unwrap();
+        assert_eq!(ids, [1, 3, 5, 2, 1, 4, 2]);
+        assert_eq!(completion, 6..6);
+    }
+
+    #[test]
+    fn exactly_one_beginning_whatever_the_text_brought() {
+        let text = text(None, true);
+        assert_eq!(text.bos(), Some(1));
+        assert_eq!(text.encode("two and").unwrap(), [1, 5, 6]);
+        assert_eq!(text.encode("<s>two and").unwrap(), [1, 5, 6]);
+        let (ids, part) = text.encode_part("two and", 4..7).unwrap();
+        assert_eq!((&ids[part], ids.len()), (&[6][..], 3));
+        assert_eq!(self::text(None, false).encode("two").unwrap(), [5]);
+    }
+
+    #[test]
+    fn what_a_template_refuses_is_a_rejection() {
+        let strict =
+            "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}";
+        let system = Message { role: "system".into(), content: "be brief".into() };
+        let rejection = text(Some(strict), false).render(&[system], "").err().unwrap();
+        assert_eq!(rejection.code, Code::BadMessages);
+        assert!(rejection.message.contains("System role not supported"), "{rejection}");
+        let none = text(None, false).render(&[user("two")], "").err().unwrap();
+        assert_eq!(none.code, Code::BadMessages);
+    }
+
+    #[test]
+    fn a_broken_template_is_found_at_the_start() {
+        let assets = TextAssets { chat_template: Some("{% for %}".into()), ..TextAssets::default() };
+        assert!(Text::new(&assets).err().unwrap().contains("chat template"));
+        let assets = TextAssets { tokenizer_json: Some(b"{}".as_slice().into()), ..TextAssets::default() };
+        assert!(Text::new(&assets).err().unwrap().contains("tokenizer"));
+    }
+}
