@@ -71,7 +71,6 @@ impl Intake {
             Ok(admitted) => {
                 span.record("tokens", admitted.rollout.tokens.len());
                 metrics::accepted();
-                metrics::stage(metrics::Stage::Intake, received.elapsed());
                 self.0.queue.push(admitted, ticket, received);
             }
             Err(rejection) => ticket.answer(Err(rejection)),
@@ -139,6 +138,13 @@ struct Tokens {
 
 impl Door {
     fn validate(&self, rollout: Rollout) -> Result<(ValidRollout, Bound), Rejection> {
+        let began = Instant::now();
+        let proved = self.check(rollout);
+        metrics::stage(metrics::Stage::Intake, began.elapsed());
+        proved
+    }
+
+    fn check(&self, rollout: Rollout) -> Result<(ValidRollout, Bound), Rejection> {
         check_names(&rollout)?;
         let input = rollout.input.ok_or_else(|| {
             Rejection::new(

@@ -22,8 +22,11 @@ struct Packed {
 
 impl Packed {
     fn new(pendings: Vec<Pending>, share_prefixes: bool) -> Self {
+        let began = Instant::now();
         let tokens: Vec<&[u32]> = pendings.iter().map(|p| &*p.rollout.tokens).collect();
-        Self { batch: MicroBatch::pack(&tokens, share_prefixes), pendings }
+        let batch = MicroBatch::pack(&tokens, share_prefixes);
+        metrics::stage(Stage::Pack, began.elapsed());
+        Self { batch, pendings }
     }
 }
 
