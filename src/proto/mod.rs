@@ -1,4 +1,13 @@
-//! Generated protocol types, and their translation from and to our nouns. No protobuf type goes past a transport.
+//! Generated protocol types, and their translation from and to our nouns. No protobuf type goes past a transport or the
+//! client.
+
+mod card;
+mod reply;
+mod rollout;
+
+pub use card::{ServedModel, card_from_wire, card_to_wire};
+pub use reply::{BadReply, code_from_wire, code_to_wire, outcome_from_wire, outcome_to_wire};
+pub use rollout::{rollout_from_wire, rollout_to_wire};
 
 /// The generated types.
 #[allow(missing_docs, clippy::all, clippy::pedantic)]

@@ -70,7 +70,9 @@ pub enum Stage {
     Intake,
     /// From acceptance to the start of the forward pass.
     Queue,
-    /// The forward pass of its micro-batch.
+    /// Packing of a micro-batch.
+    Pack,
+    /// The forward pass of a micro-batch.
     Forward,
     /// From the end of the forward pass to the answer.
     Reply,
@@ -80,13 +82,14 @@ pub enum Stage {
 
 impl Stage {
     /// Every stage.
-    pub const ALL: &[Stage] = &[Stage::Intake, Stage::Queue, Stage::Forward, Stage::Reply, Stage::Total];
+    pub const ALL: &[Stage] = &[Stage::Intake, Stage::Queue, Stage::Pack, Stage::Forward, Stage::Reply, Stage::Total];
 
     /// The value of the label `stage`, and the name of the stage's span.
     pub fn name(self) -> &'static str {
         match self {
             Stage::Intake => "intake",
             Stage::Queue => "queue",
+            Stage::Pack => "pack",
             Stage::Forward => "forward",
             Stage::Reply => "reply",
             Stage::Total => "total",
@@ -102,6 +105,7 @@ static TOTALS: AtomicTotals = AtomicTotals {
     batches: AtomicU64::new(0),
     tokens_submitted: AtomicU64::new(0),
     tokens_unique: AtomicU64::new(0),
+    stage_ns: [const { AtomicU64::new(0) }; Stage::ALL.len()],
 };
 
 struct AtomicTotals {
@@ -111,6 +115,7 @@ struct AtomicTotals {
     batches: AtomicU64,
     tokens_submitted: AtomicU64,
     tokens_unique: AtomicU64,
+    stage_ns: [AtomicU64; Stage::ALL.len()],
 }
 
 /// What has been counted since the process started, over all its sidecars.
@@ -128,6 +133,15 @@ pub struct Totals {
     pub tokens_submitted: u64,
     /// Tokens that were computed.
     pub tokens_unique: u64,
+    /// Time recorded per stage, in the order of [`Stage::ALL`].
+    pub stage_ns: [u64; Stage::ALL.len()],
+}
+
+impl Totals {
+    /// The time recorded for a stage.
+    pub fn stage(&self, stage: Stage) -> Duration {
+        Duration::from_nanos(self.stage_ns[stage as usize])
+    }
 }
 
 /// The totals by now.
@@ -139,6 +153,7 @@ pub fn totals() -> Totals {
         batches: TOTALS.batches.load(Relaxed),
         tokens_submitted: TOTALS.tokens_submitted.load(Relaxed),
         tokens_unique: TOTALS.tokens_unique.load(Relaxed),
+        stage_ns: TOTALS.stage_ns.each_ref().map(|ns| ns.load(Relaxed)),
     }
 }
 
@@ -181,8 +196,9 @@ pub fn batch(unique: usize, submitted: usize, rollouts: usize, limit: usize) {
     histogram!(BATCH_FILL).record(unique as f64 / limit as f64);
 }
 
-/// A rollout spent `time` in `stage`.
+/// A rollout, or a micro-batch, spent `time` in `stage`.
 pub fn stage(stage: Stage, time: Duration) {
+    TOTALS.stage_ns[stage as usize].fetch_add(time.as_nanos() as u64, Relaxed);
     histogram!(STAGE_SECONDS, "stage" => stage.name()).record(time.as_secs_f64());
 }
 

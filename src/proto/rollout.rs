@@ -1,0 +1,234 @@
+//! A [`Rollout`] from and to the wire.
+//!
+//! Invariant: a rollout survives the round trip. Only an absent weighting has two spellings in our nouns and one on the
+//! wire: an empty one comes back as `None`.
+
+use super::v1;
+use crate::reward::{Code, Rejection};
+use crate::rollout::{AggregationSpec, Clip, FinishReason, Input, LengthPenalty, Message, Rollout, Transform};
+
+/// A rollout as the wire claims it. An input that is not set stays `None`, for intake to reject.
+pub fn rollout_from_wire(rollout: v1::Rollout) -> Result<Rollout, Rejection> {
+    let finish_reason = match v1::FinishReason::try_from(rollout.finish_reason) {
+        Ok(v1::FinishReason::Unspecified) => FinishReason::Unspecified,
+        Ok(v1::FinishReason::Stop) => FinishReason::Stop,
+        Ok(v1::FinishReason::Length) => FinishReason::Length,
+        Err(_) => {
+            return Err(Rejection::new(
+                Code::Malformed,
+                format!(
+                    "finish_reason: {} is no FinishReason; send 0 (unspecified), 1 (stop) or 2 (length)",
+                    rollout.finish_reason
+                ),
+            ));
+        }
+    };
+    Ok(Rollout {
+        id: rollout.id,
+        input: rollout.input.map(input_from_wire),
+        finish_reason,
+        group: rollout.group,
+        priority: rollout.priority,
+        deadline_ms: rollout.deadline_ms,
+        aggregation: rollout.aggregation.map(aggregation_from_wire).unwrap_or_default(),
+        traceparent: rollout.traceparent,
+    })
+}
+
+/// A rollout for the wire.
+pub fn rollout_to_wire(rollout: Rollout) -> v1::Rollout {
+    let finish_reason = match rollout.finish_reason {
+        FinishReason::Unspecified => v1::FinishReason::Unspecified,
+        FinishReason::Stop => v1::FinishReason::Stop,
+        FinishReason::Length => v1::FinishReason::Length,
+    };
+    v1::Rollout {
+        id: rollout.id,
+        input: rollout.input.map(input_to_wire),
+        finish_reason: finish_reason.into(),
+        group: rollout.group,
+        priority: rollout.priority,
+        deadline_ms: rollout.deadline_ms,
+        aggregation: (rollout.aggregation != AggregationSpec::default())
+            .then(|| aggregation_to_wire(rollout.aggregation)),
+        traceparent: rollout.traceparent,
+    }
+}
+
+fn input_from_wire(input: v1::rollout::Input) -> Input {
+    match input {
+        v1::rollout::Input::Chat(v1::Chat { messages, completion }) => Input::Chat {
+            messages: messages.into_iter().map(|m| Message { role: m.role, content: m.content }).collect(),
+            completion,
+        },
+        v1::rollout::Input::Text(text) => Input::Text(text),
+        v1::rollout::Input::TokenIds(v1::TokenIds { ids }) => Input::TokenIds(ids),
+        v1::rollout::Input::PromptCompletionIds(v1::PromptCompletionIds { prompt, completion }) => {
+            Input::PromptCompletionIds { prompt, completion }
+        }
+    }
+}
+
+fn input_to_wire(input: Input) -> v1::rollout::Input {
+    match input {
+        Input::Chat { messages, completion } => v1::rollout::Input::Chat(v1::Chat {
+            messages: messages.into_iter().map(|m| v1::Message { role: m.role, content: m.content }).collect(),
+            completion,
+        }),
+        Input::Text(text) => v1::rollout::Input::Text(text),
+        Input::TokenIds(ids) => v1::rollout::Input::TokenIds(v1::TokenIds { ids }),
+        Input::PromptCompletionIds { prompt, completion } => {
+            v1::rollout::Input::PromptCompletionIds(v1::PromptCompletionIds { prompt, completion })
+        }
+    }
+}
+
+fn aggregation_from_wire(aggregation: v1::Aggregation) -> AggregationSpec {
+    AggregationSpec {
+        name: aggregation.name,
+        weighting: Some(aggregation.weighting).filter(|name| !name.is_empty()),
+        weights: aggregation.weights.into_iter().collect(),
+        transforms: aggregation.transforms.into_iter().map(|(name, t)| (name, transform_from_wire(t))).collect(),
+        clip: clip_from_wire(aggregation.clip),
+        offset: aggregation.offset,
+        unfinished_penalty: aggregation.unfinished_penalty,
+        length_penalty: aggregation
+            .length_penalty
+            .map(|p| LengthPenalty { per_token: p.per_token, target_tokens: p.target_tokens }),
+    }
+}
+
+fn aggregation_to_wire(spec: AggregationSpec) -> v1::Aggregation {
+    v1::Aggregation {
+        name: spec.name,
+        weighting: spec.weighting.unwrap_or_default(),
+        weights: spec.weights.into_iter().collect(),
+        transforms: spec.transforms.into_iter().map(|(name, t)| (name, transform_to_wire(t))).collect(),
+        clip: clip_to_wire(spec.clip),
+        offset: spec.offset,
+        unfinished_penalty: spec.unfinished_penalty,
+        length_penalty: spec
+            .length_penalty
+            .map(|p| v1::LengthPenalty { per_token: p.per_token, target_tokens: p.target_tokens }),
+    }
+}
+
+fn transform_from_wire(t: v1::Transform) -> Transform {
+    Transform { mean: t.mean, std: t.std, scale: t.scale, shift: t.shift, clip: clip_from_wire(t.clip) }
+}
+
+fn transform_to_wire(t: Transform) -> v1::Transform {
+    v1::Transform { mean: t.mean, std: t.std, scale: t.scale, shift: t.shift, clip: clip_to_wire(t.clip) }
+}
+
+fn clip_from_wire(clip: Option<v1::Clip>) -> Clip {
+    clip.map(|c| Clip { min: c.min, max: c.max }).unwrap_or_default()
+}
+
+fn clip_to_wire(clip: Clip) -> Option<v1::Clip> {
+    (clip != Clip::default()).then_some(v1::Clip { min: clip.min, max: clip.max })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::{btree_map, vec};
+    use proptest::option;
+    use proptest::prelude::*;
+    use prost::Message as _;
+
+    use super::*;
+
+    /// Short text of any characters.
+    fn text() -> impl Strategy<Value = String> {
+        vec(any::<char>(), 0..8).prop_map(String::from_iter)
+    }
+
+    fn clip() -> impl Strategy<Value = Clip> {
+        any::<(Option<i32>, Option<i32>)>()
+            .prop_map(|(min, max)| Clip { min: min.map(f64::from), max: max.map(f64::from) })
+    }
+
+    fn input() -> impl Strategy<Value = Input> {
+        let ids = || vec(any::<u32>(), 0..6);
+        prop_oneof![
+            (vec((text(), text()), 0..4), text()).prop_map(|(messages, completion)| Input::Chat {
+                messages: messages.into_iter().map(|(role, content)| Message { role, content }).collect(),
+                completion
+            }),
+            text().prop_map(Input::Text),
+            ids().prop_map(Input::TokenIds),
+            (ids(), ids()).prop_map(|(prompt, completion)| Input::PromptCompletionIds { prompt, completion }),
+        ]
+    }
+
+    fn number() -> impl Strategy<Value = f64> {
+        prop_oneof![any::<f64>().prop_filter("NaN equals nothing", |x| !x.is_nan()), Just(f64::INFINITY)]
+    }
+
+    fn aggregation() -> impl Strategy<Value = AggregationSpec> {
+        let transform =
+            (option::of(number()), option::of(number()), option::of(number()), option::of(number()), clip())
+                .prop_map(|(mean, std, scale, shift, clip)| Transform { mean, std, scale, shift, clip });
+        let length_penalty =
+            (number(), any::<u32>()).prop_map(|(per_token, target_tokens)| LengthPenalty { per_token, target_tokens });
+        (
+            text(),
+            option::of(text().prop_filter("absence has one spelling", |t| !t.is_empty())),
+            btree_map(text(), number(), 0..3),
+            btree_map(text(), transform, 0..3),
+            clip(),
+            option::of(number()),
+            option::of(number()),
+            option::of(length_penalty),
+        )
+            .prop_map(
+                |(name, weighting, weights, transforms, clip, offset, unfinished_penalty, length_penalty)| {
+                    AggregationSpec {
+                        name,
+                        weighting,
+                        weights,
+                        transforms,
+                        clip,
+                        offset,
+                        unfinished_penalty,
+                        length_penalty,
+                    }
+                },
+            )
+    }
+
+    fn rollout() -> impl Strategy<Value = Rollout> {
+        let finish_reason =
+            prop_oneof![Just(FinishReason::Unspecified), Just(FinishReason::Stop), Just(FinishReason::Length)];
+        (
+            text(),
+            option::of(input()),
+            finish_reason,
+            text(),
+            any::<i32>(),
+            any::<Option<u64>>(),
+            prop_oneof![Just(AggregationSpec::default()), aggregation()],
+            text(),
+        )
+            .prop_map(|(id, input, finish_reason, group, priority, deadline_ms, aggregation, traceparent)| {
+                Rollout { id, input, finish_reason, group, priority, deadline_ms, aggregation, traceparent }
+            })
+    }
+
+    proptest! {
+        #[test]
+        fn a_rollout_survives_the_wire(rollout in rollout()) {
+            let bytes = rollout_to_wire(rollout.clone()).encode_to_vec();
+            let back = v1::Rollout::decode(bytes.as_slice()).unwrap();
+            prop_assert_eq!(rollout_from_wire(back), Ok(rollout));
+        }
+    }
+
+    #[test]
+    fn an_unknown_finish_reason_is_named() {
+        let rollout = v1::Rollout { id: "a".into(), finish_reason: 7, ..Default::default() };
+        let rejection = rollout_from_wire(rollout).unwrap_err();
+        assert_eq!(rejection.code, Code::Malformed);
+        assert!(rejection.message.starts_with("finish_reason: 7"), "{}", rejection.message);
+    }
+}
