@@ -44,7 +44,9 @@ fn help_says_what_there_is() {
 
 #[test]
 fn usage_errors_exit_2() {
-    refused(&[], &[], &[]);
+    let output = run(&[], &[]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(output.stdout.is_empty() && text(&output.stderr).contains("Usage: reward-sidecar <COMMAND>"));
     refused(&["serve", "--no-such-flag"], &[], &["--no-such-flag"]);
     refused(&["score", "--weights", "a"], &[], &["ATTRIBUTE=WEIGHT"]);
     refused(&["score", "--weights", "a=1", "--weighting", "w"], &[], &["--weighting"]);
