@@ -81,11 +81,11 @@ impl From<ModelError> for Failure {
 
 impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
-        let code = match error {
-            StartError::Listen { .. } => "LISTEN",
-            StartError::Text(_) => "MODEL",
-        };
-        Self::usage(code, error.to_string())
+        match error {
+            StartError::Listen { .. } => Self::usage("LISTEN", error.to_string()),
+            StartError::Text(_) => Self::usage("MODEL", error.to_string()),
+            StartError::Thread(_) => Self::internal(error.to_string()),
+        }
     }
 }
 

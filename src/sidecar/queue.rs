@@ -39,7 +39,9 @@ struct State {
     asleep_until: Option<Instant>,
     full_from: usize,
     engine_idle: bool,
-    /// No more will come; what waits is handed out without patience.
+    /// No company is to be expected: what waits is handed out without patience.
+    flushed: bool,
+    /// Nothing more is taken.
     closed: bool,
 }
 
@@ -179,11 +181,17 @@ impl Queue {
         self.tokens.close();
     }
 
-    /// What waits is handed out without patience, then [`Self::next_batch`] ends.
+    /// What waits, and what comes, is handed out without patience.
+    pub(super) fn flush(&self) {
+        self.lock().flushed = true;
+        self.changed.notify_all();
+    }
+
+    /// Nothing more is taken; what waits is handed out, then [`Self::next_batch`] ends.
     pub(super) fn close(&self) {
         self.refuse();
         self.lock().closed = true;
-        self.changed.notify_all();
+        self.flush();
     }
 
     /// Answers everything that waits with `DRAINING`.
@@ -210,10 +218,9 @@ impl Queue {
         let mut state = self.lock();
         loop {
             let now = Instant::now();
-            // Once closed, no company is to be expected.
-            let max_wait = if state.closed { Duration::ZERO } else { self.limits.max_wait };
+            let max_wait = if state.flushed { Duration::ZERO } else { self.limits.max_wait };
             let limits = Limits { max_wait, ..self.limits };
-            let plan = batcher::plan(&view(&state.waiting), now, state.engine_idle || state.closed, &limits);
+            let plan = batcher::plan(&view(&state.waiting), now, state.engine_idle || state.flushed, &limits);
             for &i in &plan.bypassed {
                 state.waiting[i].bypassed += 1;
             }
