@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use super::exp::exp;
 use super::isa::{Isa, Task};
+use super::simd::Simd;
 
 /// Rows per piece of parallel work.
 const ROWS: usize = 16;
@@ -33,7 +34,7 @@ struct SiluMul<'a> {
 
 impl Task for SiluMul<'_> {
     #[inline(always)]
-    fn run<const WIDTH: usize>(self) {
+    fn run<const WIDTH: usize, S: Simd<WIDTH>>(self, _: S) {
         for (gate_up, out) in self.gate_up.chunks_exact(2 * self.ffn).zip(self.out.chunks_exact_mut(self.ffn)) {
             let (gate, up) = gate_up.split_at(self.ffn);
             for ((out, &gate), &up) in out.iter_mut().zip(gate).zip(up) {

@@ -1,11 +1,15 @@
 //! Which instructions the kernels may use, found out once at run time.
 //!
 //! A kernel's inner loop is a [`Task`]: one piece of safe, generic code that is compiled once for each instruction set
-//! and left to the compiler to vectorise. This file is the only one here with `unsafe` code: calling a function
-//! compiled for instructions that the caller was not compiled for.
+//! and told which registers it has. `unsafe` code among the kernels is here, where a function is called that was
+//! compiled for more instructions than its caller, and in [`super::simd`], where single instructions are.
 #![allow(unsafe_code)]
 
 use std::sync::OnceLock;
+
+#[cfg(target_arch = "x86_64")]
+use super::simd::{Avx2, Avx512};
+use super::simd::{Portable, Simd};
 
 /// An instruction set that this machine has. All give the same bits; they differ in speed alone.
 ///
@@ -27,7 +31,7 @@ enum Kind {
 /// `run` and all that it calls must be `#[inline(always)]` and free of closures that could be compiled on their own:
 /// what is not inlined is compiled for the baseline instructions, which gives the same bits at a hundredth of the speed.
 pub(super) trait Task {
-    fn run<const WIDTH: usize>(self);
+    fn run<const WIDTH: usize, S: Simd<WIDTH>>(self, simd: S);
 }
 
 impl Isa {
@@ -91,7 +95,7 @@ impl Isa {
     #[inline]
     pub(super) fn run<T: Task>(self, task: T) {
         match self.0 {
-            Kind::Portable => task.run::<16>(),
+            Kind::Portable => task.run(Portable),
             // SAFETY: only `available` makes this value, after the machine has said that it has avx2 and fma.
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2 => unsafe { avx2(task) },
@@ -105,11 +109,13 @@ impl Isa {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 fn avx2<T: Task>(task: T) {
-    task.run::<16>();
+    // SAFETY: this function is compiled for these instructions, so whoever called it had to prove them.
+    task.run(unsafe { Avx2::new() });
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,avx512f,avx512vl,avx512bw,avx512dq")]
 fn avx512<T: Task>(task: T) {
-    task.run::<32>();
+    // SAFETY: this function is compiled for these instructions, so whoever called it had to prove them.
+    task.run(unsafe { Avx512::new() });
 }

@@ -21,6 +21,7 @@ mod lanes;
 mod linear;
 mod norm;
 mod rotary;
+mod simd;
 #[cfg(test)]
 mod testing;
 mod tile;

@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use super::isa::{Isa, Task};
 use super::lanes::{self, LANES};
+use super::simd::Simd;
 
 /// Rows per piece of parallel work.
 const ROWS: usize = 32;
@@ -35,7 +36,7 @@ struct RmsNorm<'a> {
 
 impl Task for RmsNorm<'_> {
     #[inline(always)]
-    fn run<const WIDTH: usize>(self) {
+    fn run<const WIDTH: usize, S: Simd<WIDTH>>(self, _: S) {
         let d = self.weight.len();
         for (x, out) in self.x.chunks_exact(d).zip(self.out.chunks_exact_mut(d)) {
             let scale = 1.0 / (sum_of_squares(x) / d as f32 + self.eps).sqrt();
