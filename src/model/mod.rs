@@ -20,6 +20,8 @@ mod pip;
 mod settings;
 mod text;
 
+pub mod kernels;
+
 use std::path::PathBuf;
 
 use crate::engine::Engine;
