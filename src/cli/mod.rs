@@ -1,5 +1,6 @@
 //! The command line: one file per sub-command. Data on stdout, everything else on stderr.
 
+mod bench;
 mod failure;
 mod inspect;
 mod lines;
@@ -46,6 +47,7 @@ enum Command {
     Serve(serve::Serve),
     Score(score::Score),
     Inspect(inspect::Inspect),
+    Bench(bench::Bench),
 }
 
 /// Parses the command line, does what it says, and reports how it went.
@@ -54,6 +56,7 @@ pub fn run() -> ExitCode {
         Command::Serve(serve) => serve.run(),
         Command::Score(score) => score.run(),
         Command::Inspect(inspect) => inspect.run(),
+        Command::Bench(bench) => bench.run(),
     };
     done.unwrap_or_else(|failure| failure.report())
 }

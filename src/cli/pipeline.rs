@@ -9,7 +9,7 @@ use reward_sidecar::engine::ModelCard;
 use reward_sidecar::limits;
 use reward_sidecar::reward::{Code, Outcome, Rejection};
 use reward_sidecar::rollout::AggregationSpec;
-use reward_sidecar::sidecar::{Intake, Interest, Ticket};
+use reward_sidecar::sidecar::{Interest, Sidecar, Ticket};
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
@@ -60,8 +60,9 @@ struct Pending {
 }
 
 /// Scores the whole input. Every line has been answered and written when this returns without an error.
-pub async fn run(intake: &Intake, job: Job, progress: Progress) -> Result<Progress, Failure> {
+pub async fn run(sidecar: &Sidecar, job: Job, progress: Progress) -> Result<Progress, Failure> {
     let Job { input, output, input_name, output_name, defaults, window, submissions } = job;
+    let intake = sidecar.intake();
     let (read_to, mut lines) = mpsc::channel(READ_AHEAD);
     let (pending_to, pending) = mpsc::channel(window);
     let (read_error_to, mut read_error) = oneshot::channel();
@@ -107,6 +108,9 @@ pub async fn run(intake: &Intake, job: Job, progress: Progress) -> Result<Progre
         }
     }
     drop(pending_to);
+    // All are in, or answered, once every submission has given its permit back: no company is to be waited for.
+    drop(permits.acquire_many(submissions as u32).await);
+    sidecar.flush();
     let progress = writer
         .await
         .map_err(|e| Failure::internal(format!("the writer ended early: {e}")))?

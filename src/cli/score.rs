@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use reward_sidecar::aggregate::{self, Facts};
-use reward_sidecar::config::{self, Flags, SCORE};
+use reward_sidecar::config::{self, Flags, Origin, SCORE};
 use reward_sidecar::engine::ModelCard;
 use reward_sidecar::model;
 use reward_sidecar::reward::Code;
@@ -43,6 +43,10 @@ pub struct Score {
     flags: Flags<SCORE>,
 }
 
+/// More lines are on their way while a file is read, so micro-batches wait longer for company than behind a socket; the
+/// end of the input ends the wait.
+const PATIENCE_MS: u64 = 1000;
+
 const EXAMPLES: &str = r#"A line of the rollout file, in one of four forms:
   {"id":"a1","prompt":"What is 2+2?","completion":"4."}         prompt: text, or [{"role":"user","content":"..."}]
   {"id":"a2","text":"already templated text"}
@@ -61,7 +65,12 @@ Examples:
 
 impl Score {
     pub fn run(self) -> Result<ExitCode, Failure> {
-        let settings = config::load_here(&self.flags)?.settings;
+        let loaded = config::load_here(&self.flags)?;
+        let patience_ms = match loaded.origin("max_wait_ms") {
+            Some(Origin::Default) | None => PATIENCE_MS,
+            Some(_) => loaded.settings.max_wait_ms,
+        };
+        let settings = loaded.settings;
         let model = settings.model()?;
         Telemetry::start(&settings.log, None)?;
         let (input, input_bytes) = open_input(&self.input)?;
@@ -84,7 +93,7 @@ impl Score {
             .enable_all()
             .build()
             .map_err(|e| Failure::internal(format!("cannot start the runtime: {e}")))?;
-        let config = sidecar::Config { grpc: None, uds: None, ..settings.sidecar() };
+        let config = sidecar::Config { grpc: None, uds: None, max_wait_ms: patience_ms, ..settings.sidecar() };
         let scored = runtime.block_on(async {
             let sidecar = Sidecar::start(config, engine).await?;
             let job = Job {
@@ -97,7 +106,7 @@ impl Score {
                 // One more than there are threads: the next text is at hand when a thread is free.
                 submissions: settings.tokenizer_threads + 1,
             };
-            let scored = pipeline::run(sidecar.intake(), job, Progress::start(input_bytes)).await;
+            let scored = pipeline::run(&sidecar, job, Progress::start(input_bytes)).await;
             // Everything has been answered, or nobody reads the answers.
             let drained = sidecar.drain().await;
             let progress = scored?;

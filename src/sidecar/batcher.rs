@@ -58,12 +58,15 @@ pub struct Plan {
     pub bypassed: Vec<usize>,
     /// When to look again if nothing arrives meanwhile; only set where something still waits.
     pub wake: Option<Instant>,
+    /// How many submitted tokens must wait before a micro-batch can be full: no use looking earlier on account of
+    /// arrivals alone.
+    pub full_from: usize,
 }
 
 /// Decides. A micro-batch that is not full is closed only while the engine is idle: until then, more company costs
 /// nobody anything.
 pub fn plan(waiting: &[Waiting], now: Instant, engine_idle: bool, limits: &Limits) -> Plan {
-    let mut plan = Plan::default();
+    let mut plan = Plan { full_from: limits.max_tokens, ..Plan::default() };
     let mut live = Vec::with_capacity(waiting.len());
     for (i, w) in waiting.iter().enumerate() {
         if w.withdrawn {
@@ -86,6 +89,9 @@ pub fn plan(waiting: &[Waiting], now: Instant, engine_idle: bool, limits: &Limit
             live.clone_from(&plan.bypassed);
             plan.bypassed.retain(|&i| latest.is_some_and(|latest| waiting[i].arrived < latest));
             plan.batch = choice.taken;
+        } else {
+            // Each arrival adds at most its own length to what is unique.
+            plan.full_from = submitted + (limits.max_tokens - choice.unique);
         }
     }
     let patience = engine_idle.then_some(oldest + limits.max_wait);
@@ -98,6 +104,8 @@ pub fn plan(waiting: &[Waiting], now: Instant, engine_idle: bool, limits: &Limit
 
 struct Choice {
     taken: Vec<usize>,
+    /// Unique tokens of those taken.
+    unique: usize,
     /// Whether waiting for more could not have added anything.
     full: bool,
 }
@@ -118,7 +126,7 @@ fn choose(waiting: &[Waiting], live: &[usize], limits: &Limits) -> Choice {
         }
     }
     let full = left || bag.unique >= limits.max_tokens || bag.taken.len() >= limits.max_rollouts;
-    Choice { taken: bag.taken, full }
+    Choice { taken: bag.taken, unique: bag.unique, full }
 }
 
 /// Sorts the most urgent first: those passed over often enough, whatever the others' priority; then by priority, then
@@ -373,11 +381,22 @@ mod tests {
         let waiting = view(&rollouts, zero);
         let limits = limits(100, 100, true);
         let at = |ms| zero + Duration::from_millis(ms);
-        assert_eq!(plan(&waiting, at(9), true, &limits), Plan { wake: Some(at(10)), ..Plan::default() });
+        let wait = Plan { full_from: 100, ..Plan::default() };
+        assert_eq!(plan(&waiting, at(9), true, &limits), Plan { wake: Some(at(10)), ..wait.clone() });
         assert_eq!(plan(&waiting, at(10), true, &limits).batch, [0]);
-        assert_eq!(plan(&waiting, at(500), false, &limits), Plan::default());
+        assert_eq!(plan(&waiting, at(500), false, &limits), wait);
         let full = Limits { max_rollouts: 1, ..limits };
         assert_eq!(plan(&waiting, at(0), false, &full).batch, [0]);
+    }
+
+    /// Sharing can leave much room in a budget that the submitted tokens seem to fill.
+    #[test]
+    fn how_much_more_must_come_is_said() {
+        let zero = Instant::now();
+        let rollouts = [plain(&[1, 2, 3, 4], 0), plain(&[1, 2, 3, 4, 5], 1)];
+        let plan = plan(&view(&rollouts, zero), zero, false, &limits(8, 10, true));
+        // 9 submitted, 5 unique: 3 more may come before 8 can be full.
+        assert_eq!((plan.batch.len(), plan.full_from), (0, 12));
     }
 
     #[test]

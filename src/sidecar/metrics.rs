@@ -144,6 +144,23 @@ impl Totals {
     }
 }
 
+/// What was counted between two looks.
+impl std::ops::Sub for Totals {
+    type Output = Self;
+
+    fn sub(self, earlier: Self) -> Self {
+        Self {
+            accepted: self.accepted - earlier.accepted,
+            scored: self.scored - earlier.scored,
+            rejected: self.rejected - earlier.rejected,
+            batches: self.batches - earlier.batches,
+            tokens_submitted: self.tokens_submitted - earlier.tokens_submitted,
+            tokens_unique: self.tokens_unique - earlier.tokens_unique,
+            stage_ns: std::array::from_fn(|i| self.stage_ns[i] - earlier.stage_ns[i]),
+        }
+    }
+}
+
 /// The totals by now.
 pub fn totals() -> Totals {
     Totals {

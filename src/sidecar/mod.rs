@@ -34,8 +34,6 @@ pub struct Config {
     pub grpc: Option<SocketAddr>,
     /// Path of the gRPC server's Unix socket.
     pub uds: Option<PathBuf>,
-    /// TCP address of `/metrics`, `/health` and `/ready`.
-    pub admin: Option<SocketAddr>,
     /// What happens to a rollout longer than the context.
     pub over_long: OverLong,
     /// Unique tokens in one micro-batch. A longer rollout goes alone.
@@ -77,7 +75,6 @@ impl Default for Config {
         Self {
             grpc: None,
             uds: None,
-            admin: None,
             over_long: OverLong::Reject,
             max_batch_tokens: 4096,
             max_batch_rollouts: 1024,
@@ -165,6 +162,11 @@ impl Sidecar {
     /// The door through which every transport submits.
     pub fn intake(&self) -> &Intake {
         &self.intake
+    }
+
+    /// From now on nothing waits for company: for callers who know that no more is to come.
+    pub fn flush(&self) {
+        self.queue.flush();
     }
 
     /// The address of the gRPC server, with the port that the system picked.

@@ -32,8 +32,16 @@ pub(super) struct Queue {
 #[derive(Default)]
 struct State {
     waiting: Vec<Pending>,
+    /// Tokens of those who wait.
+    tokens: usize,
+    /// Until when the packer sleeps if nothing wakes it, and from how many waiting tokens on it must look: so that an
+    /// arrival costs the same however many wait.
+    asleep_until: Option<Instant>,
+    full_from: usize,
     engine_idle: bool,
-    /// No more will come; what waits is handed out without patience.
+    /// No company is to be expected: what waits is handed out without patience.
+    flushed: bool,
+    /// Nothing more is taken.
     closed: bool,
 }
 
@@ -144,6 +152,11 @@ impl Queue {
             drop(state);
             return ticket.answer(Err(draining()));
         }
+        state.tokens += rollout.tokens.len();
+        let look = state.waiting.is_empty()
+            || state.tokens >= state.full_from
+            || state.waiting.len() + 1 >= self.limits.max_rollouts
+            || deadline.is_some_and(|deadline| state.asleep_until.is_none_or(|wake| deadline < wake));
         state.waiting.push(Pending {
             rollout,
             bound,
@@ -155,9 +168,11 @@ impl Queue {
             room,
             _unanswered,
         });
-        self.publish(&state);
+        metrics::queue(state.waiting.len(), state.tokens);
         drop(state);
-        self.changed.notify_one();
+        if look {
+            self.changed.notify_one();
+        }
     }
 
     /// Nobody finds room any more; those who wait for it are told.
@@ -166,16 +181,27 @@ impl Queue {
         self.tokens.close();
     }
 
-    /// What waits is handed out without patience, then [`Self::next_batch`] ends.
+    /// What waits, and what comes, is handed out without patience.
+    pub(super) fn flush(&self) {
+        self.lock().flushed = true;
+        self.changed.notify_all();
+    }
+
+    /// Nothing more is taken; what waits is handed out, then [`Self::next_batch`] ends.
     pub(super) fn close(&self) {
         self.refuse();
         self.lock().closed = true;
-        self.changed.notify_all();
+        self.flush();
     }
 
     /// Answers everything that waits with `DRAINING`.
     pub(super) fn abandon(&self) {
-        let waiting = std::mem::take(&mut self.lock().waiting);
+        let waiting = {
+            let mut state = self.lock();
+            state.tokens = 0;
+            std::mem::take(&mut state.waiting)
+        };
+        metrics::queue(0, 0);
         for pending in waiting {
             pending.ticket.answer(Err(draining()));
         }
@@ -192,17 +218,18 @@ impl Queue {
         let mut state = self.lock();
         loop {
             let now = Instant::now();
-            // Once closed, no company is to be expected.
-            let max_wait = if state.closed { Duration::ZERO } else { self.limits.max_wait };
+            let max_wait = if state.flushed { Duration::ZERO } else { self.limits.max_wait };
             let limits = Limits { max_wait, ..self.limits };
-            let plan = batcher::plan(&view(&state.waiting), now, state.engine_idle || state.closed, &limits);
+            let plan = batcher::plan(&view(&state.waiting), now, state.engine_idle || state.flushed, &limits);
             for &i in &plan.bypassed {
                 state.waiting[i].bypassed += 1;
             }
-            let wake = plan.wake;
+            state.asleep_until = plan.wake;
+            state.full_from = plan.full_from;
             let Taken { batch, withdrawn, expired: late } = take(&mut state.waiting, &plan);
             if !(batch.is_empty() && withdrawn.is_empty() && late.is_empty()) {
-                self.publish(&state);
+                state.tokens = state.waiting.iter().map(|p| p.rollout.tokens.len()).sum();
+                metrics::queue(state.waiting.len(), state.tokens);
                 // Answering runs callers' code: not under the lock.
                 drop(state);
                 withdrawn.into_iter().for_each(|p| p.ticket.answer(Err(left())));
@@ -216,7 +243,7 @@ impl Queue {
             if state.closed && state.waiting.is_empty() {
                 return None;
             }
-            state = match wake {
+            state = match plan.wake {
                 Some(wake) => {
                     let timeout = wake.saturating_duration_since(now);
                     self.changed.wait_timeout(state, timeout).unwrap_or_else(PoisonError::into_inner).0
@@ -224,10 +251,6 @@ impl Queue {
                 None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
             };
         }
-    }
-
-    fn publish(&self, state: &State) {
-        metrics::queue(state.waiting.len(), state.waiting.iter().map(|p| p.rollout.tokens.len()).sum());
     }
 
     /// A panic elsewhere never happens while the state is half-changed, so a poisoned lock is still sound.

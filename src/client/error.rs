@@ -1,0 +1,68 @@
+//! What can go wrong between a client and its server. What is wrong with one rollout is a
+//! [`Rejection`](crate::reward::Rejection) instead, and travels in the outcome.
+
+use std::error::Error;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::proto::BadReply;
+
+/// The client's own failure; never the fault of one rollout. Cheap to clone: one loss may answer many rollouts.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ClientError {
+    /// The address cannot be understood.
+    #[error("address '{address}': {reason}; write grpc://host:port, http://host:port or unix:///path/of/socket")]
+    BadAddress {
+        /// As given.
+        address: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// No server answered for as long as the back-off allows. The next rollout that is submitted tries anew.
+    #[error("no connection to {address} for {} s (last: {reason}); is the sidecar running there?", .waited.as_secs_f32())]
+    Disconnected {
+        /// The server's address.
+        address: Arc<str>,
+        /// The latest failure.
+        reason: Arc<str>,
+        /// How long the client has tried.
+        waited: Duration,
+    },
+    /// There were connections, but each was lost, or the server shut down, before this rollout was answered.
+    #[error("{address} has lost this rollout for {} s, over and over; it may break on it: see its log", .waited.as_secs_f32())]
+    NeverAnswered {
+        /// The server's address.
+        address: Arc<str>,
+        /// Time since it was lost first.
+        waited: Duration,
+    },
+    /// The server, or whoever listens there, will not talk to this client; trying again would not help.
+    #[error("{address} refused the call ({reason}); is it a reward-sidecar of this version?")]
+    Refused {
+        /// The server's address.
+        address: Arc<str>,
+        /// The server's own words.
+        reason: Arc<str>,
+    },
+    /// The server's reply to this rollout cannot be understood or trusted.
+    #[error(transparent)]
+    BadReply(#[from] BadReply),
+    /// The client was closed, or the runtime that drove it has ended.
+    #[error("the client is closed; connect another")]
+    Closed,
+}
+
+/// An error with its causes, in one line.
+pub(super) fn in_full(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        // Wrappers often repeat what they wrap.
+        if !text.ends_with(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
