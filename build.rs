@@ -1,5 +1,7 @@
 //! Compiles the protocol without `protoc`: protox parses it, tonic generates the code.
 
+#![allow(clippy::disallowed_methods, reason = "cargo speaks to build scripts through the environment")]
+
 use std::{env, error::Error, path::PathBuf};
 
 use prost::Message as _;

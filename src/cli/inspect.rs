@@ -1,26 +1,34 @@
 //! `inspect`: what a model is, before anything is asked of it.
 
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 use std::io::Write as _;
 use std::process::ExitCode;
 
 use reward_sidecar::config::{self, Flags, INSPECT};
-use reward_sidecar::engine::ModelCard;
-use reward_sidecar::model;
-use serde_json::json;
+use reward_sidecar::engine::Engine as _;
+use reward_sidecar::model::{ModelEngine, Report};
+use serde::Serialize;
 
 use super::failure::Failure;
 use crate::telemetry::Telemetry;
 
-/// Show a model: architecture, attributes, weightings, template, version.
+/// Show a model: architecture, sizes, head, attributes, weightings, template, version, files.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "Example:\n  reward-sidecar inspect --model demo --json | jq .attributes")]
 pub struct Inspect {
-    #[command(flatten)]
-    flags: Flags<INSPECT>,
     /// Print JSON, for programs
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    flags: Flags<INSPECT>,
+}
+
+/// The report, and the template itself.
+#[derive(Serialize)]
+struct Inspected<'a> {
+    #[serde(flatten)]
+    report: &'a Report,
+    template: Option<&'a str>,
 }
 
 impl Inspect {
@@ -28,55 +36,74 @@ impl Inspect {
         let settings = config::load_here(&self.flags)?.settings;
         let model = settings.model()?;
         Telemetry::start(&settings.log, None)?;
-        let engine = model::load(&model)?;
-        let text = if self.json { to_json(engine.card()) } else { to_text(engine.card()) };
+        let engine = ModelEngine::load(&model)?;
+        let inspected = Inspected { report: &engine.report(), template: engine.card().text.chat_template.as_deref() };
+        let text = if self.json {
+            let json = serde_json::to_string_pretty(&inspected);
+            json.map_err(|e| Failure::internal(format!("the report is no JSON: {e}")))? + "\n"
+        } else {
+            to_text(&inspected)
+        };
         std::io::stdout().write_all(text.as_bytes()).map_err(|error| Failure::output("standard output", &error))?;
         Ok(ExitCode::SUCCESS)
     }
 }
 
-fn to_json(card: &ModelCard) -> String {
-    let card = json!({
-        "name": card.name,
-        "model_version": &*card.model_version,
-        "architecture": card.architecture,
-        "attributes": card.attributes,
-        "weightings": card.weightings,
-        "default_weighting": card.default_weighting,
-        "context_tokens": card.context_tokens,
-        "vocabulary_size": card.vocabulary_size,
-        "has_tokenizer": card.text.tokenizer_json.is_some(),
-        "chat_template": card.text.chat_template,
-    });
-    format!("{card:#}\n")
-}
-
-fn to_text(card: &ModelCard) -> String {
+fn to_text(Inspected { report, template }: &Inspected) -> String {
     let mut text = String::new();
-    let mut line = |name: &str, value: &str| {
+    let mut line = |name: &str, value: &dyn Display| {
         // Writing to a String cannot fail.
-        let _ = writeln!(text, "{name:<18} {value}");
+        let _ = writeln!(text, "{name:<14} {value}");
     };
-    line("name", &card.name);
-    line("model version", &card.model_version);
-    line("architecture", &card.architecture);
-    line("attributes", &card.attributes.join(", "));
-    for (name, weights) in &card.weightings {
-        let default = if card.default_weighting.as_ref() == Some(name) { " (default)" } else { "" };
+    let shape = &report.shape;
+    line("name", &report.name);
+    line("model version", &report.model_version);
+    line("architecture", &report.architecture);
+    line(
+        "sizes",
+        &format!(
+            "{} layers, hidden {}, feed-forward {}, {} heads ({} for keys and values) of {}",
+            shape.layers, shape.hidden, shape.feed_forward, shape.heads, shape.kv_heads, shape.head_dim
+        ),
+    );
+    line("head", &format!("{} x {}, at the {}", report.head[0], report.head[1], name_of(&report.read)));
+    line("attributes", &report.attributes.join(", "));
+    for (name, weights) in &report.weightings {
+        let default = if report.default_weighting.as_ref() == Some(name) { " (default)" } else { "" };
         let weights: Vec<String> = weights.iter().map(|(attribute, weight)| format!("{attribute}={weight}")).collect();
         line("weighting", &format!("{name}{default}: {}", weights.join(", ")));
     }
-    line("context", &format!("{} tokens", card.context_tokens));
-    line("vocabulary", &format!("{} ids", card.vocabulary_size));
-    line("tokenizer", if card.text.tokenizer_json.is_some() { "yes" } else { "none: token ids only" });
-    match &card.text.chat_template {
-        None => line("chat template", "none: no chat input"),
+    if report.weightings.is_empty() {
+        line("weighting", &"none: every rollout brings its own weights");
+    }
+    line("context", &format!("{} tokens", shape.context));
+    line("vocabulary", &format!("{} ids", shape.vocabulary));
+    line("parameters", &report.parameters);
+    line("precision", &report.precision);
+    for (rank, bytes) in report.bytes_per_rank.iter().enumerate() {
+        line("memory", &format!("rank {rank}: {:.1} MiB of weights", *bytes as f64 / f64::from(1 << 20)));
+    }
+    line("threads", &report.threads);
+    for file in &report.files {
+        line("file", &file.display());
+    }
+    line("tokenizer", if report.tokenizer { &"yes" } else { &"none: token ids only" });
+    match template {
+        None => line("chat template", &"none: no conversations"),
         Some(template) => {
-            line("chat template", "");
+            line("chat template", &"");
             for template_line in template.lines() {
                 let _ = writeln!(text, "  | {template_line}");
             }
         }
     }
     text
+}
+
+/// The name that a value has in files.
+fn name_of(value: &impl Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(name)) => name,
+        other => format!("{other:?}"),
+    }
 }

@@ -69,7 +69,7 @@ impl Serve {
 async fn serve(settings: &Settings, model: model::Config) -> Result<(), Failure> {
     // Before anything that takes long: as process 1 of a container, no handler would mean no death.
     let mut signals = Signals::new().map_err(|e| Failure::internal(format!("cannot wait for signals: {e}")))?;
-    let admin = settings.admin.map(|address| start_admin(address)).transpose()?;
+    let admin = settings.admin.map(start_admin).transpose()?;
     if let Some(admin) = &admin {
         info!("admin: http://{}/metrics, /health, /ready", admin.addr());
     }

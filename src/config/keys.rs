@@ -177,7 +177,7 @@ pub(super) const KEYS: &[Key] = &[
         default: || text(""),
         commands: SERVE | SCORE | INSPECT,
         value_name: "REF",
-        about: "Reward model: `demo`, a folder in Hugging Face layout, or a `reward-model.toml`",
+        about: "Reward model: demo, a folder in Hugging Face layout, or a reward-model.toml (or its folder)",
     },
     Key {
         name: "tp",
