@@ -13,14 +13,12 @@ mod digest;
 mod engine;
 mod error;
 mod head;
-mod kernels;
+pub mod kernels;
 mod layers;
 mod manifest;
 mod pip;
 mod settings;
 mod text;
-
-pub mod kernels;
 
 use std::path::PathBuf;
 

@@ -19,7 +19,7 @@ pub fn silu_mul(gate_up: &[f32], ffn: usize, out: &mut [f32]) {
 }
 
 fn silu_mul_on(isa: Isa, gate_up: &[f32], ffn: usize, out: &mut [f32]) {
-    assert!(ffn > 0 && out.len() % ffn == 0, "the output holds a broken row of {ffn}");
+    assert!(ffn > 0 && out.len().is_multiple_of(ffn), "the output holds a broken row of {ffn}");
     assert_eq!(gate_up.len(), 2 * out.len(), "the input holds a gate and a value for each output");
     out.par_chunks_mut(ROWS * ffn)
         .zip(gate_up.par_chunks(ROWS * 2 * ffn))

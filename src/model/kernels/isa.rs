@@ -26,6 +26,33 @@ enum Kind {
     Avx512,
 }
 
+impl Kind {
+    /// Slowest first.
+    const ALL: &[Self] = &[
+        Self::Portable,
+        #[cfg(target_arch = "x86_64")]
+        Self::Avx2,
+        #[cfg(target_arch = "x86_64")]
+        Self::Avx512,
+    ];
+
+    fn is_here(self) -> bool {
+        match self {
+            Self::Portable => true,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => {
+                Self::Avx2.is_here()
+                    && is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+            }
+        }
+    }
+}
+
 /// An inner loop. `WIDTH` is [`Isa::width`].
 ///
 /// `run` and all that it calls must be `#[inline(always)]` and free of closures that could be compiled on their own:
@@ -43,19 +70,7 @@ impl Isa {
 
     /// All that this machine has, slowest first.
     pub fn available() -> Vec<Self> {
-        let mut all = vec![Self(Kind::Portable)];
-        #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            all.push(Self(Kind::Avx2));
-            if is_x86_feature_detected!("avx512f")
-                && is_x86_feature_detected!("avx512vl")
-                && is_x86_feature_detected!("avx512bw")
-                && is_x86_feature_detected!("avx512dq")
-            {
-                all.push(Self(Kind::Avx512));
-            }
-        }
-        all
+        Kind::ALL.iter().filter(|kind| kind.is_here()).map(|&kind| Self(kind)).collect()
     }
 
     /// What it is called.
@@ -80,7 +95,7 @@ impl Isa {
         }
     }
 
-    /// Most rows of a tile: as many as leave three registers free.
+    /// Most rows of a tile: with a row of weights and a broadcast value, its accumulators still fit the registers.
     pub(super) fn height(self) -> usize {
         match self.0 {
             Kind::Portable => 6,

@@ -20,7 +20,7 @@ pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
 
 fn rms_norm_on(isa: Isa, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     let d = weight.len();
-    assert!(d > 0 && x.len() % d == 0, "the input holds a broken row of {d}");
+    assert!(d > 0 && x.len().is_multiple_of(d), "the input holds a broken row of {d}");
     assert_eq!(x.len(), out.len(), "the output has the shape of the input");
     out.par_chunks_mut(ROWS * d)
         .zip(x.par_chunks(ROWS * d))
