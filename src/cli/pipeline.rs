@@ -265,7 +265,7 @@ mod tests {
                 window: 5,
                 submissions: 3,
             };
-            let done = run(sidecar.intake(), job, Progress::start(None)).await;
+            let done = run(&sidecar, job, Progress::start(None)).await;
             sidecar.drain().await.unwrap();
             done
         });
