@@ -13,7 +13,6 @@ mod digest;
 mod engine;
 mod error;
 mod head;
-mod kernels;
 mod layers;
 mod manifest;
 mod pip;

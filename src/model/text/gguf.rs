@@ -15,8 +15,9 @@ const USER_DEFINED: usize = 4;
 
 /// How text is cut before byte pairs are merged, by `tokenizer.ggml.pre`. A new one is a line here; a wrong one gives
 /// other tokens without any sign of it, so an unknown name is refused.
-const PRE_TOKENIZERS: &[(&str, fn() -> PreTokenizer)] =
-    &[("gpt-2", gpt_2), ("smollm", smollm), ("llama-bpe", llama_bpe)];
+const PRE_TOKENIZERS: &[(&str, Rule)] = &[("gpt-2", gpt_2), ("smollm", smollm), ("llama-bpe", llama_bpe)];
+
+type Rule = fn() -> PreTokenizer;
 
 struct PreTokenizer {
     json: Value,
