@@ -15,7 +15,7 @@ const MAX_DEPTH: usize = 512;
 /// Rows of activations packed at a time: 192 kB at [`MAX_DEPTH`]. A multiple of every tile's height.
 const BLOCK_ROWS: usize = 96;
 
-/// A weight matrix `[n, k]`, stored as panels of [`Isa::width`] outputs: `[panel, k, width]`, zeros past `n`.
+/// A weight matrix `[n, k]`, stored as panels of as many outputs as a tile is wide: `[panel, k, width]`, zeros past `n`.
 #[derive(Debug)]
 pub struct PackedMatrix {
     isa: Isa,
@@ -49,7 +49,7 @@ impl PackedMatrix {
     /// As [`Self::pack_rows`].
     pub fn pack_for(isa: Isa, matrices: &[&[f32]], k: usize) -> Self {
         assert!(k > 0, "a weight matrix needs at least one column");
-        assert!(matrices.iter().all(|m| m.len() % k == 0), "a matrix of {k} columns holds a broken row");
+        assert!(matrices.iter().all(|m| m.len().is_multiple_of(k)), "a matrix of {k} columns holds a broken row");
         let rows: Vec<&[f32]> = matrices.iter().flat_map(|m| m.chunks_exact(k)).collect();
         let width = isa.width();
         let mut panels = Aligned::zeros(rows.len().div_ceil(width) * width * k);
