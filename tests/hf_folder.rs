@@ -199,6 +199,7 @@ fn what_would_change_the_numbers_is_not_ignored() {
     for (field, value) in [
         ("attention_bias", json!(true)),
         ("mlp_bias", json!(true)),
+        ("is_causal", json!(false)),
         ("pretraining_tp", json!(2)),
         ("hidden_act", json!("gelu")),
         ("quantization_config", json!({"quant_method": "fp8"})),
