@@ -13,6 +13,7 @@ mod digest;
 mod engine;
 mod error;
 mod head;
+pub mod kernels;
 mod layers;
 mod manifest;
 mod pip;
