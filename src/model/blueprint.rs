@@ -243,7 +243,8 @@ fn composed(files: &Files, config: &Config) -> Result<Blueprint, ModelError> {
         Some(adapter) => {
             let source = files.safetensors(&adapter.file, &mut ingredients)?;
             ingredients.push(Ingredient::Fact(format!("scale {:?}", adapter.scale)));
-            Some(Adapter::new(Box::new(source), adapter.scale, base.as_ref())?)
+            let layers = settings.required_size("num_hidden_layers")?;
+            Some(Adapter::new(Box::new(source), adapter.scale, base.as_ref(), layers)?)
         }
         None => None,
     };

@@ -1,6 +1,6 @@
 //! The model room: weights in, [`Engine`] out. The only place that knows candle.
 //!
-//! The way of a model: a reference becomes a [`blueprint`] (configuration, weights and text, whatever the files'
+//! The way of a model: a reference becomes a blueprint (configuration, weights and text, whatever the files'
 //! format); the architecture that the configuration names loads a backbone from it; backbone and head stand behind
 //! [`Engine`].
 

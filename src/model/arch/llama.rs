@@ -46,6 +46,9 @@ impl LlamaConfig {
                 return Err(settings.unsupported(bias, "false"));
             }
         }
+        if settings.flag("is_causal")? == Some(false) {
+            return Err(settings.unsupported("is_causal", "true"));
+        }
         if settings.size("pretraining_tp")?.is_some_and(|ranks| ranks != 1) {
             return Err(settings.unsupported("pretraining_tp", "1"));
         }

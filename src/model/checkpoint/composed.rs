@@ -44,8 +44,13 @@ pub struct Adapter {
 impl Adapter {
     /// Names are those of PEFT, with or without its prefix `base_model.model.`: `NAME.lora_A.weight` of shape
     /// `[r, in]` and `NAME.lora_B.weight` of shape `[out, r]` adapt `NAME.weight`. A head in the same file is left
-    /// to whoever wants it; anything else that would be ignored is refused.
-    pub fn new(source: Box<dyn WeightSource>, scale: f32, base: &dyn WeightSource) -> Result<Self, ModelError> {
+    /// to whoever wants it; anything else that would be ignored is refused, a layer beyond the first `layers` included.
+    pub fn new(
+        source: Box<dyn WeightSource>,
+        scale: f32,
+        base: &dyn WeightSource,
+        layers: usize,
+    ) -> Result<Self, ModelError> {
         let mut pairs = BTreeMap::new();
         for name in source.names() {
             let plain = name.strip_prefix("base_model.model.").unwrap_or(&name);
@@ -59,6 +64,10 @@ impl Adapter {
                     return Err(malformed(format!("tensor {name:?} adapts {weight:?}, which the base has not")));
                 };
                 let rank = a_info.shape.first().copied().unwrap_or(0);
+                let layer = weight.strip_prefix("model.layers.").and_then(|rest| rest.split('.').next()?.parse().ok());
+                if layer.is_some_and(|layer: usize| layer >= layers) {
+                    return Err(malformed(format!("tensor {name:?} adapts a layer beyond the {layers} that are kept")));
+                }
                 let [rows, columns] = base_info.shape[..] else {
                     return Err(malformed(format!("tensor {name:?} adapts {weight:?}, which is not a matrix")));
                 };
@@ -162,5 +171,66 @@ impl WeightSource for Composed {
             (HEAD, Some((source, tensor))) => source.missing(tensor),
             _ => self.base.missing(name),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::model::checkpoint::SafetensorsFiles;
+
+    /// Name, shape and values of a tensor.
+    type Given<'a> = (&'a str, &'a [usize], &'a [f32]);
+
+    /// A safetensors file of float32 tensors.
+    fn source(folder: &Path, tensors: &[Given]) -> Box<dyn WeightSource> {
+        let bytes: Vec<Vec<u8>> =
+            tensors.iter().map(|(_, _, values)| values.iter().flat_map(|v| v.to_le_bytes()).collect()).collect();
+        let views = tensors.iter().zip(&bytes).map(|((name, shape, _), bytes)| {
+            (*name, safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.to_vec(), bytes).unwrap())
+        });
+        let path = folder.join(format!("{}.safetensors", tensors[0].0));
+        safetensors::serialize_to_file(views, None, &path).unwrap();
+        Box::new(SafetensorsFiles::open(&path).unwrap())
+    }
+
+    const WEIGHT: &str = "model.layers.0.mlp.up_proj.weight";
+    const A: &str = "base_model.model.model.layers.0.mlp.up_proj.lora_A.weight";
+    const B: &str = "base_model.model.model.layers.0.mlp.up_proj.lora_B.weight";
+
+    #[test]
+    fn an_adapter_is_merged_between_two_roundings() {
+        let folder = tempfile::tempdir().unwrap();
+        // 1 + 2^-9 rounds to 1 in bfloat16 (8 bits), so it matters that the base is rounded before the merge.
+        let base = source(folder.path(), &[(WEIGHT, &[2, 3], &[1.0 + 2f32.powi(-9), 2.0, 3.0, 4.0, 5.0, 6.0])]);
+        let pairs = source(folder.path(), &[(A, &[1, 3], &[2f32.powi(-9), 10.0, 0.0]), (B, &[2, 1], &[1.0, -1.0])]);
+        let adapter = Adapter::new(pairs, 2.0, base.as_ref(), 1).unwrap();
+        let composed = Composed { base, rounding: Rounding::Bf16, adapter: Some(adapter), head: None };
+        assert_eq!(composed.read(WEIGHT).unwrap(), [1.0, 22.0, 3.0, 4.0, -15.0, 6.0]);
+        assert_eq!(composed.info(WEIGHT).unwrap().precision, Precision::Bf16);
+        assert!(matches!(composed.read_shape(WEIGHT, &[3, 2]), Err(ModelError::Shape { .. })));
+        assert!(matches!(composed.read(HEAD), Err(ModelError::MissingTensor { .. })));
+    }
+
+    #[test]
+    fn an_adapter_that_would_be_ignored_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let base = source(folder.path(), &[(WEIGHT, &[2, 3], &[0.0; 6])]);
+        let refused = |tensors: &[Given], layers| {
+            let adapter = source(folder.path(), tensors);
+            Adapter::new(adapter, 1.0, base.as_ref(), layers).err().unwrap().to_string()
+        };
+        let (a, b): (Given, Given) = ((A, &[1, 3], &[0.0; 3]), (B, &[2, 1], &[0.0; 2]));
+        assert!(refused(&[a], 1).contains("lora_B"));
+        assert!(refused(&[b], 1).contains("no lora_A"));
+        assert!(refused(&[a, b], 0).contains("beyond the 0"));
+        assert!(refused(&[a, (B, &[3, 1], &[0.0; 3])], 1).contains("expected [2, 1]"));
+        assert!(refused(&[a, b, ("x.lora_magnitude_vector", &[1], &[0.0])], 1).contains("lora_magnitude_vector"));
+        assert!(
+            refused(&[("y.lora_A.weight", &[1, 3], &[0.0; 3]), ("y.lora_B.weight", &[2, 1], &[0.0; 2])], 1)
+                .contains("the base has not")
+        );
     }
 }

@@ -288,8 +288,67 @@ impl WeightSource for GgufFile {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use candle_core::Tensor;
+    use candle_core::quantized::{QTensor, gguf_file};
+
     use super::*;
+
+    /// Writes a file with a small Llama's settings, changed by `extra`, and these tensors of ones.
+    pub(crate) fn write(path: &Path, extra: &[(&str, Value)], tensors: &[(&str, &[usize])]) {
+        let mut metadata = BTreeMap::from([
+            ("general.architecture", Value::String("llama".into())),
+            ("llama.attention.head_count", Value::U32(2)),
+            ("llama.embedding_length", Value::U32(8)),
+            ("llama.feed_forward_length", Value::U32(12)),
+            ("llama.block_count", Value::U32(1)),
+            ("llama.context_length", Value::U32(64)),
+            ("llama.vocab_size", Value::U32(5)),
+            ("llama.attention.layer_norm_rms_epsilon", Value::F32(1e-5)),
+        ]);
+        metadata.extend(extra.iter().cloned());
+        let metadata: Vec<_> = metadata.iter().map(|(name, value)| (*name, value)).collect();
+        let quantise = |shape: &[usize]| {
+            QTensor::quantize(&Tensor::ones(shape, candle_core::DType::F32, &Device::Cpu).unwrap(), GgmlDType::F32)
+        };
+        let tensors: Vec<_> = tensors.iter().map(|(name, shape)| (*name, quantise(shape).unwrap())).collect();
+        let tensors: Vec<_> = tensors.iter().map(|(name, tensor)| (*name, tensor)).collect();
+        gguf_file::write(&mut std::fs::File::create(path).unwrap(), &metadata, &tensors).unwrap();
+    }
+
+    fn refused(extra: &[(&str, Value)], tensors: &[(&str, &[usize])]) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("small.gguf");
+        write(&path, extra, tensors);
+        GgufFile::open(&path).and_then(|file| file.config()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn settings_and_tensors_come_in_the_terms_of_transformers() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("small.gguf");
+        write(&path, &[("llama.rope.freq_base", Value::F32(1e5))], &[("blk.0.attn_q.weight", &[8, 8])]);
+        let file = GgufFile::open(&path).unwrap();
+        let config = file.config().unwrap();
+        assert_eq!(config["head_dim"], 4);
+        assert_eq!(config["num_key_value_heads"], 2);
+        assert_eq!(config["rms_norm_eps"], 1e-5);
+        assert_eq!(config["rope_theta"], 1e5);
+        assert_eq!(file.names(), ["model.layers.0.self_attn.q_proj.weight"]);
+        assert_eq!(file.read("model.layers.0.self_attn.q_proj.weight").unwrap(), [1.0; 64]);
+        assert!(file.read("model.norm.weight").is_err());
+    }
+
+    #[test]
+    fn what_would_change_the_numbers_is_refused() {
+        let architecture = Value::String("gptj".into());
+        assert!(refused(&[("general.architecture", architecture)], &[]).contains("\"gptj\"; known: llama"));
+        assert!(refused(&[("llama.expert_count", Value::U32(8))], &[]).contains("llama.expert_count = 8"));
+        assert!(refused(&[("llama.rope.dimension_count", Value::U32(2))], &[]).contains("expected 4"));
+        assert!(refused(&[("llama.rope.scaling.type", Value::String("yarn".into()))], &[]).contains("yarn"));
+        assert!(refused(&[("llama.block_count", Value::F32(1.0))], &[]).contains("expected a whole number"));
+        assert!(refused(&[], &[("rope_freqs.weight", &[2])]).contains("rope_freqs.weight"));
+    }
 
     #[test]
     fn interleaved_rows_come_back_in_halves() {

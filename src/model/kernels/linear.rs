@@ -9,10 +9,10 @@ use super::grid::{self, Block, steps};
 use super::isa::Isa;
 use super::tile::{MAX_HEIGHT, MAX_WIDTH, multiply, next_tile, pack_rows};
 
-/// Longest run of `k` between two visits to the accumulators in memory: a panel of weights (64 kB) and a tile of
-/// activations (24 kB) then stay in the second-level cache beside a block of activations.
-const MAX_DEPTH: usize = 512;
-/// Rows of activations packed at a time: 192 kB at [`MAX_DEPTH`]. A multiple of every tile's height.
+/// Longest run of `k` between two visits to the accumulators in memory: a panel of weights (96 kB), a tile (36 kB) and a
+/// block (288 kB) of activations then stay in a second-level cache together.
+const MAX_DEPTH: usize = 768;
+/// Rows of activations packed at a time. A multiple of every tile's height.
 const BLOCK_ROWS: usize = 96;
 
 /// A weight matrix `[n, k]`, stored as panels of as many outputs as a tile is wide: `[panel, k, width]`, zeros past `n`.
@@ -195,8 +195,8 @@ mod tests {
         (5, 40, 64),
         (7, 64, 17),
         (8, 9, 576),
-        (11, 100, 513),
-        (13, 96, 1025),
+        (11, 100, 769),
+        (13, 96, 1601),
         (16, 257, 33),
         (97, 65, 40),
         (205, 130, 70),

@@ -171,3 +171,42 @@ impl InplaceOp3 for Rotary {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn llama3_keeps_high_frequencies_and_stretches_low_ones() {
+        let layout = HeadLayout { heads: 1, kv_heads: 1, head_dim: 64 };
+        let scaling = Scaling::Llama3 {
+            factor: 8.0,
+            low_frequency_factor: 1.0,
+            high_frequency_factor: 4.0,
+            original_context: 8192.0,
+        };
+        let plain = Rotary::new(layout, 500_000.0, Scaling::None).inverse_frequencies;
+        let scaled = Rotary::new(layout, 500_000.0, scaling).inverse_frequencies;
+        let ratios: Vec<f32> = plain.iter().zip(&scaled).map(|(plain, scaled)| plain / scaled).collect();
+        assert_eq!((ratios[0], ratios[31]), (1.0, 8.0));
+        assert!(ratios.windows(2).all(|pair| pair[0] <= pair[1]), "{ratios:?}");
+        assert!(ratios.iter().any(|ratio| (1.1..7.9).contains(ratio)), "no ramp between: {ratios:?}");
+    }
+
+    #[test]
+    fn odd_heads_and_unknown_scalings_are_refused() {
+        let read = |head_dim, config| {
+            let settings = Settings::new("config.json".as_ref(), config).unwrap();
+            Rotary::read(&settings, HeadLayout { heads: 1, kv_heads: 1, head_dim }, 64).map(|r| r.inverse_frequencies)
+        };
+        let none = serde_json::json!({});
+        assert!(read(3, none.clone()).is_err());
+        assert_eq!(read(2, none.clone()).unwrap(), [1.0]);
+        // The old fields and the new ones mean the same.
+        let old = serde_json::json!({"rope_theta": 100.0, "rope_scaling": {"type": "linear", "factor": 2.0}});
+        let new = serde_json::json!({"rope_parameters": {"rope_theta": 100.0, "rope_type": "linear", "factor": 2.0}});
+        assert_eq!(read(4, old).unwrap(), read(4, new.clone()).unwrap());
+        assert_eq!(read(4, new).unwrap(), [0.5, 0.05]);
+        assert!(read(4, serde_json::json!({"rope_scaling": {"type": "su"}})).is_err());
+    }
+}

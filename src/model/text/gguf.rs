@@ -15,8 +15,9 @@ const USER_DEFINED: usize = 4;
 
 /// How text is cut before byte pairs are merged, by `tokenizer.ggml.pre`. A new one is a line here; a wrong one gives
 /// other tokens without any sign of it, so an unknown name is refused.
-const PRE_TOKENIZERS: &[(&str, fn() -> PreTokenizer)] =
-    &[("gpt-2", gpt_2), ("smollm", smollm), ("llama-bpe", llama_bpe)];
+const PRE_TOKENIZERS: &[(&str, Rule)] = &[("gpt-2", gpt_2), ("smollm", smollm), ("llama-bpe", llama_bpe)];
+
+type Rule = fn() -> PreTokenizer;
 
 struct PreTokenizer {
     json: Value,
@@ -146,4 +147,63 @@ fn token<'a>(file: &GgufFile, tokens: &[&'a str], key: &str, id: usize) -> Resul
     tokens.get(id).copied().ok_or_else(|| {
         ModelError::malformed(file.path(), format!("{key} is {id}, but there are only {} tokens", tokens.len()))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::quantized::gguf_file::Value as Field;
+
+    use super::*;
+    use crate::model::checkpoint::gguf::tests::write;
+
+    fn texts(items: &[&str]) -> Field {
+        Field::Array(items.iter().map(|item| Field::String((*item).into())).collect())
+    }
+
+    fn read_with(extra: &[(&str, Field)]) -> Result<TextAssets, ModelError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("small.gguf");
+        let mut fields = vec![
+            ("tokenizer.ggml.model", Field::String("gpt2".into())),
+            ("tokenizer.ggml.pre", Field::String("smollm".into())),
+            ("tokenizer.ggml.tokens", texts(&["<s>", "<tool>", "a", "b", "ab", "1"])),
+            ("tokenizer.ggml.token_type", Field::Array([3, 4, 1, 1, 1, 1].map(Field::I32).to_vec())),
+            ("tokenizer.ggml.merges", texts(&["a b"])),
+            ("tokenizer.ggml.bos_token_id", Field::U32(0)),
+            ("tokenizer.ggml.add_bos_token", Field::Bool(true)),
+        ];
+        fields.extend(extra.iter().cloned());
+        write(&path, &fields, &[("output_norm.weight", &[8])]);
+        read(&GgufFile::open(&path).unwrap())
+    }
+
+    fn refused(extra: &[(&str, Field)]) -> String {
+        read_with(extra).unwrap_err().to_string()
+    }
+
+    /// The tokenizers crate is the sidecar's.
+    #[cfg(feature = "sidecar")]
+    #[test]
+    fn the_tokenizer_tokenises() {
+        for (pre, expected) in
+            [("smollm", vec![0, 4, 5, 5, 1]), ("gpt-2", vec![0, 4, 5, 5, 1]), ("llama-bpe", vec![0, 4, 5, 5, 1])]
+        {
+            let assets = read_with(&[("tokenizer.ggml.pre", Field::String(pre.into()))]).unwrap();
+            assert_eq!(assets.template_variables["bos_token"], "<s>");
+            let tokenizer = tokenizers::Tokenizer::from_bytes(assets.tokenizer_json.unwrap()).unwrap();
+            assert_eq!(tokenizer.encode("ab11<tool>", true).unwrap().get_ids(), expected, "{pre}");
+            assert_eq!(tokenizer.encode("ab11<tool>", false).unwrap().get_ids(), &expected[1..], "{pre}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_is_refused_by_name() {
+        assert!(
+            refused(&[("tokenizer.ggml.pre", Field::String("tekken".into()))]).contains("\"tekken\"; known: gpt-2")
+        );
+        assert!(refused(&[("tokenizer.ggml.model", Field::String("llama".into()))]).contains("byte-level BPE"));
+        assert!(refused(&[("tokenizer.ggml.tokens", texts(&["a", "a"]))]).contains("twice"));
+        assert!(refused(&[("tokenizer.ggml.merges", texts(&["ab"]))]).contains("not a pair"));
+        assert!(refused(&[("tokenizer.ggml.eos_token_id", Field::U32(99))]).contains("eos_token_id is 99"));
+    }
 }
