@@ -1,7 +1,10 @@
-//! The binary as a shell meets it: exit codes, what goes to which stream. Scoring itself has its own tests.
+//! The binary as a shell meets it: exit codes, what goes to which stream, files in and out.
 
 use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
+
+/// A random Llama with nine attributes, without tokenizer and weightings; `reference.json` says what transformers gives.
+const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/hf/llama3-sharded");
 
 /// Runs the binary with these variables and no others.
 fn run(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
@@ -92,4 +95,165 @@ fn a_printed_configuration_is_a_configuration() {
     let second = run(&["serve", "--print-config", "--config", path.to_str().unwrap()], &[]);
     let values = |output: &Output| -> toml::Table { text(&output.stdout).parse().unwrap() };
     assert_eq!(values(&first), values(&second));
+}
+
+/// Scores `input` through standard input and output, with the weights that the fixture needs.
+fn score(input: &str, flags: &[&str]) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_reward-sidecar"))
+        .args(["score", "--model", MODEL, "--log", "warn"])
+        .args(flags)
+        .env_clear()
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let input = input.to_owned();
+    let writer = std::thread::spawn(move || stdin.write_all(input.as_bytes()));
+    let output = child.wait_with_output().unwrap();
+    // A process that refuses its flags reads no input.
+    let _ = writer.join().unwrap();
+    output
+}
+
+fn lines(output: &Output) -> Vec<serde_json::Value> {
+    text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// What transformers computed in float32, as rollouts and scores.
+fn reference() -> (String, Vec<Vec<f64>>) {
+    let reference = std::fs::read(format!("{MODEL}/reference.json")).unwrap();
+    let reference: serde_json::Value = serde_json::from_slice(&reference).unwrap();
+    let mut input = String::new();
+    let mut scores = Vec::new();
+    for (i, case) in reference["cases"].as_array().unwrap().iter().enumerate() {
+        input += &format!("{{\"id\":\"case-{i}\",\"input_ids\":{}}}\n", case["input_ids"]);
+        scores.push(case["scores"].as_array().unwrap().iter().map(|score| score.as_f64().unwrap()).collect());
+    }
+    (input, scores)
+}
+
+#[test]
+fn score_gives_what_transformers_gives() {
+    let (input, scores) = reference();
+    let output = score(&input, &["--weights", "attribute-0=1,attribute-8=-1"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let answers = lines(&output);
+    assert_eq!(answers.len(), scores.len());
+    for (i, (answer, scores)) in answers.iter().zip(&scores).enumerate() {
+        assert_eq!(answer["id"], format!("case-{i}"));
+        for (at, score) in scores.iter().enumerate() {
+            let found = answer["attributes"][format!("attribute-{at}")].as_f64().unwrap();
+            assert!((found - score).abs() <= 1e-4 * score.abs().max(1.0), "{found} {score}");
+        }
+        // The decimals stand for float32 numbers; the sum is taken of those, in float64.
+        let attribute = |at: usize| f64::from(answer["attributes"][format!("attribute-{at}")].as_f64().unwrap() as f32);
+        let reward = (attribute(0) - attribute(8)) as f32;
+        assert_eq!(answer["reward"].as_f64().unwrap() as f32, reward);
+    }
+    let summary = text(&output.stderr);
+    assert!(summary.contains(&format!("{0} rollouts: {0} scored, 0 rejected; ", scores.len())), "{summary}");
+}
+
+#[test]
+fn score_reads_and_writes_files_and_never_changes_with_how_it_is_batched() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = folder.path().join("rollouts.jsonl");
+    let mut rollouts = reference().0;
+    for i in 0..50 {
+        rollouts += &format!("{{\"id\":\"{i}\",\"prompt_ids\":[1,2,3,4,5,6,7],\"completion_ids\":[{i}]}}\n");
+    }
+    std::fs::write(&input, rollouts).unwrap();
+    let scored = |name: &str, flags: &[&str]| {
+        let path = folder.path().join(name);
+        let files = ["score", "--model", MODEL, "--input", input.to_str().unwrap(), "--output", path.to_str().unwrap()];
+        let output = run(&[&files[..], &["--weights", "attribute-3=1"], flags].concat(), &[]);
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        assert!(output.stdout.is_empty());
+        std::fs::read(path).unwrap()
+    };
+    let shared = scored("a.jsonl", &[]);
+    assert!(shared.ends_with(b"}\n"));
+    assert_eq!(scored("b.jsonl", &["--share-prefixes", "false"]), shared);
+    assert_eq!(scored("c.jsonl", &["--max-batch-tokens", "1", "--threads", "1"]), shared);
+}
+
+#[test]
+fn bad_lines_are_rejected_and_the_rest_is_scored() {
+    let input = concat!(
+        "{\"id\":\"good\",\"input_ids\":[1,2,3]}\n",
+        "not JSON\n",
+        "{\"input_ids\":[1]}\n",
+        "{\"id\":\"good\",\"input_ids\":[1]}\n",
+        "{\"id\":\"both\",\"input_ids\":[1],\"text\":\"t\"}\n",
+        "{\"id\":\"range\",\"input_ids\":[211]}\n",
+        "{\"id\":\"unknown\",\"input_ids\":[1],\"weights\":{\"beauty\":1}}\n",
+        "{\"id\":\"good too\",\"input_ids\":[1,2,3],\"weights\":{\"attribute-1\":1}}\n",
+    );
+    let output = score(input, &["--weights", "attribute-0=1"]);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+    let answers = lines(&output);
+    let codes: Vec<_> = answers.iter().map(|answer| answer["error"]["code"].as_str()).collect();
+    let expected = [
+        None,
+        Some("MALFORMED"),
+        Some("BAD_ID"),
+        Some("DUPLICATE_ID"),
+        Some("SEVERAL_INPUTS"),
+        Some("TOKEN_OUT_OF_RANGE"),
+        Some("UNKNOWN_ATTRIBUTE"),
+        None,
+    ];
+    assert_eq!(codes, expected);
+    assert_eq!((answers[1]["id"].is_null(), &answers[1]["line"]), (true, &2.into()));
+    assert_eq!(answers[0]["attributes"], answers[7]["attributes"]);
+    assert_eq!(answers[7]["reward"], answers[7]["attributes"]["attribute-1"]);
+}
+
+#[test]
+fn without_weights_every_rollout_says_so() {
+    let output = score("{\"id\":\"a\",\"input_ids\":[1]}\n", &[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(lines(&output)[0]["error"]["code"], "NO_WEIGHTING");
+}
+
+#[test]
+fn bad_weights_are_said_before_anything_is_scored() {
+    for (weights, says) in [("beauty=1", "attribute-8"), ("attribute-0=nan", "attribute-8")] {
+        let output = score("{\"id\":\"a\",\"input_ids\":[1]}\n", &["--weights", weights]);
+        assert_eq!(output.status.code(), Some(2));
+        assert!(output.stdout.is_empty());
+        assert!(text(&output.stderr).contains(says), "{}", text(&output.stderr));
+    }
+    let output = score("", &["--weighting", "none-such"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).starts_with("error[UNKNOWN_WEIGHTING]: --weighting: "), "{}", text(&output.stderr));
+}
+
+#[test]
+fn an_empty_file_is_all_scored() {
+    let output = score("", &[]);
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(0), 0));
+}
+
+#[test]
+fn inspect_shows_the_model() {
+    let output = run(&["inspect", "--model", MODEL, "--json", "--threads", "1"], &[]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["architecture"], "LlamaForSequenceClassification");
+    assert_eq!(report["attributes"].as_array().unwrap().len(), 9);
+    assert_eq!((&report["shape"]["context"], &report["shape"]["vocabulary"]), (&512.into(), &211.into()));
+    assert!(report["bytes_per_rank"][0].as_u64().unwrap() > 0 && report["template"].is_null());
+    let output = run(&["inspect", "--model", MODEL], &[]);
+    let shown = text(&output.stdout);
+    assert!(shown.contains("attribute-8") && shown.contains(report["model_version"].as_str().unwrap()), "{shown}");
+}
+
+#[test]
+fn a_model_that_cannot_be_loaded_exits_2() {
+    for command in ["serve", "score", "inspect"] {
+        refused(&[command, "--model", "/no/such/model", "--log", "error"], &[], &["error[MODEL]", "/no/such/model"]);
+    }
 }

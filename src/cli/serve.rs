@@ -86,14 +86,7 @@ async fn serve(settings: &Settings, model: model::Config) -> Result<(), Failure>
     };
     let card = engine.card().clone();
     metrics::info(&card);
-    info!(
-        "loaded {} ({}), version {}, attributes {}, in {:.1?}",
-        card.name,
-        card.architecture,
-        card.model_version,
-        card.attributes.join(", "),
-        started.elapsed()
-    );
+    info!("loaded {} in {:.1?}; attributes: {}", card.model_version, started.elapsed(), card.attributes.join(", "));
 
     let sidecar = Sidecar::start(settings.sidecar(), engine).await?;
     if let Some(address) = sidecar.grpc_addr() {
