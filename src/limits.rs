@@ -37,3 +37,6 @@ pub const MAX_MESSAGE_BYTES: usize = 64 << 20;
 
 /// Longest deadline in milliseconds (a day): longer ones are a unit mistake.
 pub const MAX_DEADLINE_MS: u64 = 24 * 60 * 60 * 1000;
+
+/// Most threads of one kind, and most ranks: beyond any machine, so a larger number is a mistake.
+pub const MAX_THREADS: usize = 1024;

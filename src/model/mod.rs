@@ -1,5 +1,7 @@
 //! The model room: weights in, [`Engine`] out. The only place that knows candle.
 
+pub mod kernels;
+
 use std::path::PathBuf;
 
 use crate::engine::Engine;

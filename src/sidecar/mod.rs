@@ -1,17 +1,31 @@
 //! The sidecar: from arrival to reply, around one [`Engine`]. Knows no model and no weights.
 
 pub mod admin;
-pub mod intake;
+mod batcher;
+mod intake;
 pub mod metrics;
-pub mod ticket;
+mod queue;
+mod scorer;
+mod ticket;
+mod tokenize;
+mod trace;
+mod transport;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
 
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use self::queue::Queue;
+use self::transport::grpc;
 use crate::engine::Engine;
 
-pub use intake::Intake;
-pub use ticket::{Interest, Ticket};
+pub use self::intake::Intake;
+pub use self::ticket::{Interest, Ticket};
 
 /// Everything about the sidecar that may be configured. See [`crate::limits`] for the ceilings.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,8 +34,6 @@ pub struct Config {
     pub grpc: Option<SocketAddr>,
     /// Path of the gRPC server's Unix socket.
     pub uds: Option<PathBuf>,
-    /// TCP address of `/metrics`, `/health` and `/ready`.
-    pub admin: Option<SocketAddr>,
     /// What happens to a rollout longer than the context.
     pub over_long: OverLong,
     /// Unique tokens in one micro-batch. A longer rollout goes alone.
@@ -63,7 +75,6 @@ impl Default for Config {
         Self {
             grpc: None,
             uds: None,
-            admin: None,
             over_long: OverLong::Reject,
             max_batch_tokens: 4096,
             max_batch_rollouts: 1024,
@@ -80,7 +91,16 @@ impl Default for Config {
 }
 
 /// A running sidecar.
-pub struct Sidecar {}
+pub struct Sidecar {
+    intake: Intake,
+    queue: Arc<Queue>,
+    threads: Vec<JoinHandle<()>>,
+    grpc: Option<grpc::Server>,
+    grpc_addr: Option<SocketAddr>,
+    /// Tells open streams to end.
+    ending: watch::Sender<bool>,
+    drain: Duration,
+}
 
 /// Why a sidecar cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -96,43 +116,113 @@ pub enum StartError {
     /// The tokenizer or chat template of the model is unusable.
     #[error("{0}")]
     Text(String),
+    /// The system gave no thread.
+    #[error("cannot start a thread: {0}")]
+    Thread(std::io::Error),
 }
 
+impl StartError {
+    fn listen(address: &dyn std::fmt::Display) -> impl FnOnce(std::io::Error) -> Self + use<> {
+        let address = address.to_string();
+        move |source| Self::Listen { address, source }
+    }
+}
+
+/// How long connections may take to close once everything on them is answered.
+const GOODBYE: Duration = Duration::from_secs(2);
+
 impl Sidecar {
-    /// Starts the threads around `engine` and every configured transport; returns once all listen and the model can be
-    /// asked. Needs a tokio runtime.
-    pub async fn start(_config: Config, _engine: Box<dyn Engine>) -> Result<Self, StartError> {
-        todo!()
+    /// Starts the threads around `engine` and every configured transport; returns once all listen. Needs a tokio
+    /// runtime.
+    pub async fn start(config: Config, engine: Box<dyn Engine>) -> Result<Self, StartError> {
+        let listeners = grpc::Listeners::bind(&config).await?;
+        let queue = Arc::new(Queue::new(&config));
+        let intake = Intake::new(Arc::clone(engine.card()), &config, Arc::clone(&queue)).map_err(StartError::Text)?;
+        let packing =
+            scorer::Packing { share_prefixes: config.share_prefixes, max_batch_tokens: config.max_batch_tokens };
+        let threads = scorer::start(Arc::clone(&queue), engine, packing).map_err(StartError::Thread)?;
+        let (ending, ended) = watch::channel(false);
+        let grpc_addr = listeners.tcp_addr();
+        let service = grpc::RewardService::new(intake.clone(), config.stream_in_flight, ended);
+        let grpc = match config.grpc.is_some() || config.uds.is_some() {
+            true => Some(grpc::Server::start(listeners, service).await),
+            false => None,
+        };
+        Ok(Self {
+            intake,
+            queue,
+            threads: threads.into(),
+            grpc,
+            grpc_addr,
+            ending,
+            drain: Duration::from_millis(config.drain_ms),
+        })
     }
 
     /// The door through which every transport submits.
     pub fn intake(&self) -> &Intake {
-        todo!()
+        &self.intake
+    }
+
+    /// From now on nothing waits for company: for callers who know that no more is to come.
+    pub fn flush(&self) {
+        self.queue.flush();
     }
 
     /// The address of the gRPC server, with the port that the system picked.
     pub fn grpc_addr(&self) -> Option<SocketAddr> {
-        todo!()
+        self.grpc_addr
     }
 
-    /// The address of the admin server.
-    pub fn admin_addr(&self) -> Option<SocketAddr> {
-        todo!()
-    }
-
-    /// Refuses new work, answers what was accepted, stops. `Err` when `drain_ms` was not enough; what was then
+    /// Refuses new work, answers what was accepted, stops. `Err` when the time for it was not enough; what was then
     /// unanswered has been rejected.
-    pub async fn drain(self) -> Result<(), DrainTimeout> {
-        todo!()
+    pub async fn drain(mut self) -> Result<(), DrainTimeout> {
+        let deadline = Instant::now() + self.drain;
+        let grpc = self.grpc.take();
+        if let Some(grpc) = &grpc {
+            grpc.refuse().await;
+        }
+        self.intake.close();
+        // No patience for company any more.
+        self.queue.close();
+        let mut unanswered = self.queue.unanswered();
+        let answered = unanswered.wait_for(|n| *n == 0);
+        // The count's other end lives in the queue, so it cannot be gone.
+        let in_time = tokio::time::timeout_at(deadline, answered).await.is_ok();
+        let left = *self.queue.unanswered().borrow();
+        self.queue.abandon();
+        self.ending.send_replace(true);
+        if let Some(grpc) = grpc {
+            grpc.stop(Instant::now() + GOODBYE).await;
+        }
+        if !in_time {
+            return Err(DrainTimeout { unanswered: left, drain: self.drain });
+        }
+        for thread in std::mem::take(&mut self.threads) {
+            // Both end at once, now that the queue is closed and empty.
+            if thread.join().is_err() {
+                tracing::error!("a scoring thread panicked");
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Sidecar {
+    /// Without [`Self::drain`], what waits is rejected and the threads end after the micro-batch that is running.
+    fn drop(&mut self) {
+        self.queue.close();
+        self.queue.abandon();
+        self.ending.send_replace(true);
     }
 }
 
 /// Accepted work was left when the drain's time was up.
 #[derive(Debug, thiserror::Error)]
-#[error("{unanswered} accepted rollouts were still unanswered after {drain_ms} ms and have been rejected")]
+#[error("{unanswered} accepted rollouts were still unanswered after {drain:?} and have been rejected")]
 pub struct DrainTimeout {
     /// How many.
     pub unanswered: usize,
     /// The time they had.
-    pub drain_ms: u64,
+    pub drain: Duration,
 }

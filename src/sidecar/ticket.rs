@@ -26,12 +26,13 @@ impl Interest {
 pub struct Ticket {
     answer: Option<Box<dyn FnOnce(Outcome) + Send>>,
     interest: Interest,
+    span: tracing::Span,
 }
 
 impl Ticket {
     /// A ticket that hands its answer to `answer`, which must not block.
     pub fn new(interest: Interest, answer: impl FnOnce(Outcome) + Send + 'static) -> Self {
-        Self { answer: Some(Box::new(answer)), interest }
+        Self { answer: Some(Box::new(answer)), interest, span: tracing::Span::none() }
     }
 
     /// Gives the answer.
@@ -44,6 +45,15 @@ impl Ticket {
         self.interest.withdrawn()
     }
 
+    /// The span of the rollout's whole stay; ends with the ticket.
+    pub(super) fn span(&self) -> &tracing::Span {
+        &self.span
+    }
+
+    pub(super) fn enter(&mut self, span: tracing::Span) {
+        self.span = span;
+    }
+
     fn give(&mut self, outcome: Outcome) {
         if let Some(answer) = self.answer.take() {
             super::metrics::answered(&outcome);
@@ -54,7 +64,10 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.give(Err(Rejection::new(Code::Lost, "the server lost this rollout; please report it as a bug")));
+        self.give(Err(match self.withdrawn() {
+            true => super::queue::left(),
+            false => Rejection::new(Code::Lost, "the server lost this rollout; please report it as a bug"),
+        }));
     }
 }
 

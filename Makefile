@@ -1,0 +1,64 @@
+# The four commands: demo, test, check, bench. One profile (release) and one feature set serve all of them, so that
+# nothing is built twice.
+
+CARGO  ?= cargo
+PYTHON ?= python3
+# Python of the interoperability tests, apart from the user's own.
+VENV   := target/venv
+
+.PHONY: demo test check bench observability fixtures deny clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo           build, fetch the demo model, serve it, score rollouts, show a table"
+	@echo "make test           everything CI runs: check, Rust tests, a stock gRPC client"
+	@echo "make check          format, lints, each feature wall alone, documentation"
+	@echo "make bench          the measured table of the README, on this machine"
+	@echo "make observability  spans into a real OTLP collector, metrics into a real Prometheus"
+	@echo "make fixtures       write the tests' tiny checkpoints again (needs torch; about 5 GB)"
+	@echo "make deny           licences, bans and sources of all dependencies (needs cargo-deny)"
+
+demo:
+	$(CARGO) build --release --locked --bin reward-sidecar --example demo
+	tools/demo.sh
+
+test: check
+	$(CARGO) test --release --locked
+	$(MAKE) --no-print-directory stock-client
+
+check:
+	$(CARGO) fmt --check
+	$(CARGO) clippy --release --locked --all-targets -- -D warnings
+	for wall in client sidecar model; do \
+	  $(CARGO) check --release --locked --lib --no-default-features --features $$wall || exit 1; \
+	done
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked --no-deps --lib
+
+bench:
+	$(CARGO) build --release --locked --bin reward-sidecar
+	target/release/reward-sidecar bench --model demo
+
+# A gRPC client that has none of our code: reflection over TCP and the Unix socket.
+.PHONY: stock-client
+stock-client: $(VENV)/grpc
+	tools/grpc_python/run.sh $(VENV)/bin/python
+
+$(VENV)/grpc: tools/grpc_python/requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	touch $@
+
+observability:
+	$(CARGO) build --release --locked --bin reward-sidecar
+	tools/observability/run.sh
+
+fixtures:
+	$(PYTHON) -m venv target/fixtures-venv
+	target/fixtures-venv/bin/python -m pip install --quiet -r tools/requirements.txt
+	target/fixtures-venv/bin/python tools/make_fixtures.py
+
+deny:
+	$(CARGO) deny --offline check licenses bans sources
+
+clean:
+	$(CARGO) clean

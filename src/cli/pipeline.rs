@@ -1,0 +1,251 @@
+//! From line to line: a reader, a submitter and a writer with bounded room between them, so that memory does not grow
+//! with the file. Answers come in any order and are written in the order of the input.
+
+use std::collections::{HashSet, VecDeque};
+use std::io::{self, BufRead, Write};
+use std::sync::Arc;
+
+use reward_sidecar::engine::ModelCard;
+use reward_sidecar::limits;
+use reward_sidecar::reward::{Code, Outcome, Rejection};
+use reward_sidecar::rollout::AggregationSpec;
+use reward_sidecar::sidecar::{Interest, Sidecar, Ticket};
+use tokio::sync::mpsc::error::TryRecvError;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use super::failure::Failure;
+use super::lines::Lines;
+use super::progress::Progress;
+use super::rewards_file;
+use super::rollout_file::{self, Parsed};
+
+/// Lines that are read ahead: enough that the reader never holds up the rest.
+const READ_AHEAD: usize = 16;
+
+/// Within so many lines an id may be used once. A file may be longer than the memory, so not all can be remembered;
+/// the number is fixed, so that the same file always gives the same answers.
+const DISTINCT_IDS: usize = 1 << 16;
+
+/// What is to be scored, and how.
+pub struct Job {
+    /// The rollout file.
+    pub input: Box<dyn BufRead + Send>,
+    /// The rewards file.
+    pub output: Box<dyn Write + Send>,
+    /// For messages.
+    pub input_name: String,
+    /// For messages.
+    pub output_name: String,
+    /// Weights or weighting of rollouts that bring none.
+    pub defaults: AggregationSpec,
+    /// Answers that may wait for an earlier one.
+    pub window: usize,
+    /// Rollouts that may be on their way through intake at a time.
+    pub submissions: usize,
+}
+
+/// A line that was read.
+struct Read {
+    number: u64,
+    consumed: u64,
+    parsed: Parsed,
+}
+
+/// A line whose answer is on its way.
+struct Pending {
+    number: u64,
+    consumed: u64,
+    id: Option<String>,
+    outcome: oneshot::Receiver<Outcome>,
+}
+
+/// Scores the whole input. Every line has been answered and written when this returns without an error.
+pub async fn run(sidecar: &Sidecar, job: Job, progress: Progress) -> Result<Progress, Failure> {
+    let Job { input, output, input_name, output_name, defaults, window, submissions } = job;
+    let intake = sidecar.intake();
+    let (read_to, mut lines) = mpsc::channel(READ_AHEAD);
+    let (pending_to, pending) = mpsc::channel(window);
+    let (read_error_to, mut read_error) = oneshot::channel();
+
+    // Not joined: it may wait for ever on an input that nobody closes, when the output has failed.
+    std::thread::Builder::new()
+        .name("reader".into())
+        .spawn(move || {
+            if let Err(e) = read(input, &read_to) {
+                // Fails only where nobody waits for it any more.
+                let _ = read_error_to.send(e);
+            }
+        })
+        .map_err(|e| Failure::internal(format!("cannot start a thread: {e}")))?;
+    let card = intake.card().clone();
+    let writer = tokio::task::spawn_blocking(move || write(pending, output, &card, progress));
+
+    let interest = Interest::default();
+    let permits = Arc::new(Semaphore::new(submissions));
+    while let Some(Read { number, consumed, parsed }) = lines.recv().await {
+        let (answer, outcome) = oneshot::channel();
+        if pending_to.send(Pending { number, consumed, id: parsed.id, outcome }).await.is_err() {
+            // The writer failed: what is in flight need not be scored.
+            interest.withdraw();
+            break;
+        }
+        match parsed.rollout {
+            Ok(mut rollout) => {
+                if rollout.aggregation.weights.is_empty() && rollout.aggregation.weighting.is_none() {
+                    rollout.aggregation.weights = defaults.weights.clone();
+                    rollout.aggregation.weighting = defaults.weighting.clone();
+                }
+                // Fails only where the writer is gone.
+                let ticket = Ticket::new(interest.clone(), move |outcome| drop(answer.send(outcome)));
+                let permit = permits.clone().acquire_owned().await.expect("the semaphore is never closed");
+                let intake = intake.clone();
+                tokio::spawn(async move {
+                    intake.submit(rollout, ticket).await;
+                    drop(permit);
+                });
+            }
+            Err(rejection) => drop(answer.send(Err(rejection))),
+        }
+    }
+    drop(pending_to);
+    // All are in, or answered, once every submission has given its permit back: no company is to be waited for.
+    drop(permits.acquire_many(submissions as u32).await);
+    sidecar.flush();
+    let progress = writer
+        .await
+        .map_err(|e| Failure::internal(format!("the writer ended early: {e}")))?
+        .map_err(|e| Failure::output(&output_name, &e))?;
+    match read_error.try_recv() {
+        Ok(e) => Err(Failure::usage("INPUT", format!("cannot read {input_name} to its end: {e}"))),
+        Err(_) => Ok(progress),
+    }
+}
+
+/// Reads and parses until the input or the interest in it ends.
+fn read(input: Box<dyn BufRead + Send>, read_to: &mpsc::Sender<Read>) -> io::Result<()> {
+    let mut lines = Lines::new(input, limits::MAX_MESSAGE_BYTES);
+    let mut recent = RecentIds::default();
+    while let Some(line) = lines.next()? {
+        let mut parsed = match &line.bytes {
+            Some(bytes) => rollout_file::parse(bytes, line.number),
+            None => {
+                let message = format!("line {}: longer than {} bytes", line.number, limits::MAX_MESSAGE_BYTES);
+                Parsed { id: None, rollout: Err(Rejection::new(Code::TooLong, message)) }
+            }
+        };
+        if let Ok(rollout) = &parsed.rollout
+            && !recent.insert(&rollout.id)
+        {
+            let message = format!("id: '{}' was used by an earlier line", rollout.id);
+            parsed.rollout = Err(Rejection::new(Code::DuplicateId, message));
+        }
+        if read_to.blocking_send(Read { number: line.number, consumed: line.consumed, parsed }).is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Writes answers in the order of the lines. What is ready is flushed before anything is waited for.
+fn write(
+    mut pending: mpsc::Receiver<Pending>,
+    mut output: Box<dyn Write + Send>,
+    card: &ModelCard,
+    mut progress: Progress,
+) -> io::Result<Progress> {
+    loop {
+        let next = match pending.try_recv() {
+            Ok(next) => next,
+            Err(TryRecvError::Disconnected) => break,
+            Err(TryRecvError::Empty) => {
+                output.flush()?;
+                match pending.blocking_recv() {
+                    Some(next) => next,
+                    None => break,
+                }
+            }
+        };
+        let Pending { number, consumed, id, mut outcome } = next;
+        let outcome = match outcome.try_recv() {
+            Ok(outcome) => outcome,
+            Err(oneshot::error::TryRecvError::Empty) => {
+                output.flush()?;
+                outcome.blocking_recv().unwrap_or_else(|_| lost())
+            }
+            Err(oneshot::error::TryRecvError::Closed) => lost(),
+        };
+        rewards_file::write(&mut output, card, id.as_deref(), number, &outcome)?;
+        progress.answered(&outcome, consumed);
+    }
+    output.flush()?;
+    Ok(progress)
+}
+
+/// A ticket answers even when dropped, so this takes a panic in its task.
+fn lost() -> Outcome {
+    Err(Rejection::new(Code::Lost, "the process lost this rollout; please report it as a bug"))
+}
+
+/// The ids of the last [`DISTINCT_IDS`] rollouts.
+#[derive(Default)]
+struct RecentIds {
+    order: VecDeque<Arc<str>>,
+    ids: HashSet<Arc<str>>,
+}
+
+impl RecentIds {
+    /// False where the id is among them.
+    fn insert(&mut self, id: &str) -> bool {
+        let id: Arc<str> = id.into();
+        if !self.ids.insert(id.clone()) {
+            return false;
+        }
+        self.order.push_back(id);
+        if self.order.len() > DISTINCT_IDS
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.ids.remove(&oldest);
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn recent_ids_are_bounded_and_distinct() {
+        let mut recent = RecentIds::default();
+        assert!(recent.insert("first") && !recent.insert("first"));
+        for i in 0..DISTINCT_IDS {
+            assert!(recent.insert(&i.to_string()));
+        }
+        assert!(recent.insert("first"), "the oldest is forgotten");
+        assert!(!recent.insert(&(DISTINCT_IDS - 1).to_string()));
+        assert_eq!((recent.order.len(), recent.ids.len()), (DISTINCT_IDS, DISTINCT_IDS));
+    }
+
+    #[test]
+    fn reading_rejects_what_it_must_and_goes_on() {
+        let input =
+            b"{\"id\":\"a\",\"text\":\"t\"}\n\nnonsense\n{\"id\":\"a\",\"text\":\"u\"}\n{\"id\":\"b\",\"text\":\"v\"}";
+        let (to, mut from) = mpsc::channel(READ_AHEAD);
+        read(Box::new(&input[..]), &to).unwrap();
+        drop(to);
+        let mut found = Vec::new();
+        while let Some(read) = from.blocking_recv() {
+            found.push((read.number, read.parsed.id, read.parsed.rollout.err().map(|rejection| rejection.code)));
+        }
+        let id = |id: &str| Some(id.to_owned());
+        assert_eq!(
+            found,
+            [
+                (1, id("a"), None),
+                (3, None, Some(Code::Malformed)),
+                (4, id("a"), Some(Code::DuplicateId)),
+                (5, id("b"), None),
+            ]
+        );
+    }
+}

@@ -1,0 +1,194 @@
+//! Tests of the rollout file.
+
+use proptest::prelude::*;
+use reward_sidecar::rollout::{Clip, LengthPenalty, Transform};
+
+use super::*;
+
+fn good(line: &str) -> Rollout {
+    let parsed = parse(line.as_bytes(), 7);
+    let rollout = parsed.rollout.unwrap();
+    assert_eq!(parsed.id.as_deref(), Some(rollout.id.as_str()));
+    rollout
+}
+
+fn bad(line: &str) -> (Option<String>, Code, String) {
+    let parsed = parse(line.as_bytes(), 7);
+    let rejection = parsed.rollout.expect_err(line);
+    (parsed.id, rejection.code, rejection.message)
+}
+
+#[track_caller]
+fn assert_bad(line: &str, code: Code, names: &str) {
+    let (_, found, message) = bad(line);
+    assert_eq!(found, code, "{line}: {message}");
+    assert!(message.contains(names), "{line}: {message}");
+}
+
+#[test]
+fn the_four_forms() {
+    let user = |content: &str| Message { role: "user".into(), content: content.into() };
+    assert_eq!(
+        good(r#"{"id":"a1","group":"g7","prompt":"hi","completion":"ho"}"#),
+        Rollout {
+            id: "a1".into(),
+            group: "g7".into(),
+            input: Some(Input::Chat { messages: vec![user("hi")], completion: "ho".into() }),
+            ..Rollout::default()
+        }
+    );
+    assert_eq!(
+        good(r#"{"id":"a1","prompt":[{"role":"user","content":"hi"}],"completion":""}"#).input,
+        Some(Input::Chat { messages: vec![user("hi")], completion: String::new() })
+    );
+    assert_eq!(good(r#"{"id":"a2","text":"t"}"#).input, Some(Input::Text("t".into())));
+    assert_eq!(good(r#"{"id":"a3","input_ids":[1,2,4294967295]}"#).input, Some(Input::TokenIds(vec![1, 2, u32::MAX])));
+    let apart = good(r#"{"id":"a4","prompt_ids":[1,2],"completion_ids":[3],"finish_reason":"length"}"#);
+    assert_eq!(apart.input, Some(Input::PromptCompletionIds { prompt: vec![1, 2], completion: vec![3] }));
+    assert_eq!(apart.finish_reason, FinishReason::Length);
+}
+
+#[test]
+fn options() {
+    let rollout = good(
+        r#"{"id":"a","text":"t","finish_reason":"stop","weights":{"x":0.5,"y":-1},"deadline_ms":5,"priority":-3,
+            "aggregation":{"transforms":{"x":{"mean":1,"std":2,"clip":{"max":3}}},"clip":{"min":-1},"offset":0.25,
+                           "unfinished_penalty":1,"length_penalty":{"per_token":0.1,"target_tokens":9}}}"#
+            .replace('\n', " ")
+            .as_str(),
+    );
+    assert_eq!(rollout.finish_reason, FinishReason::Stop);
+    assert_eq!((rollout.deadline_ms, rollout.priority), (Some(5), -3));
+    let expected = AggregationSpec {
+        weights: BTreeMap::from([("x".into(), 0.5), ("y".into(), -1.0)]),
+        transforms: BTreeMap::from([(
+            "x".into(),
+            Transform {
+                mean: Some(1.0),
+                std: Some(2.0),
+                clip: Clip { min: None, max: Some(3.0) },
+                ..Transform::default()
+            },
+        )]),
+        clip: Clip { min: Some(-1.0), max: None },
+        offset: Some(0.25),
+        unfinished_penalty: Some(1.0),
+        length_penalty: Some(LengthPenalty { per_token: 0.1, target_tokens: 9 }),
+        ..AggregationSpec::default()
+    };
+    assert_eq!(rollout.aggregation, expected);
+    assert_eq!(good(r#"{"id":"a","text":"t","weighting":"w"}"#).aggregation.weighting.as_deref(), Some("w"));
+}
+
+#[test]
+fn null_is_absent() {
+    let nulls: Vec<_> =
+        FIELDS.iter().filter(|f| !["id", "text"].contains(f)).map(|f| format!("\"{f}\":null")).collect();
+    let line = format!("{{\"id\":\"a\",\"text\":\"t\",{}}}", nulls.join(","));
+    assert_eq!(good(&line), good(r#"{"id":"a","text":"t"}"#));
+}
+
+#[test]
+fn no_form_several_forms_half_a_form() {
+    assert_bad(r#"{"id":"a"}"#, Code::NoInput, "input_ids");
+    assert_bad(r#"{"id":"a","text":"t","input_ids":[1]}"#, Code::SeveralInputs, "text, input_ids");
+    assert_bad(r#"{"id":"a","prompt":"t","completion_ids":[1]}"#, Code::SeveralInputs, "prompt, completion_ids");
+    assert_bad(r#"{"id":"a","prompt":"t"}"#, Code::Malformed, "completion: missing");
+    assert_bad(r#"{"id":"a","completion":"t"}"#, Code::Malformed, "prompt: missing");
+    assert_bad(r#"{"id":"a","prompt_ids":[1]}"#, Code::Malformed, "completion_ids: missing");
+}
+
+#[test]
+fn ids() {
+    for line in [r#"{"text":"t"}"#, r#"{"id":null,"text":"t"}"#] {
+        let (id, code, message) = bad(line);
+        assert_eq!((id, code), (None, Code::BadId));
+        assert!(message.starts_with("id: missing"), "{message}");
+    }
+    assert_bad(r#"{"id":"","text":"t"}"#, Code::BadId, "id: empty");
+    assert_bad(r#"{"id":5,"text":"t"}"#, Code::BadId, "id: ");
+    let long = "x".repeat(MAX_ID_BYTES + 1);
+    let (id, code, _) = bad(&format!("{{\"id\":\"{long}\",\"text\":\"t\"}}"));
+    assert_eq!((id.as_deref(), code), (Some(long.as_str()), Code::BadId));
+    assert!(parse(format!("{{\"id\":\"{}\",\"text\":\"t\"}}", &long[1..]).as_bytes(), 1).rollout.is_ok());
+}
+
+#[test]
+fn malformed_lines_name_the_field() {
+    assert_bad("", Code::Malformed, "EOF");
+    assert_bad("hello", Code::Malformed, "line 7, column 1");
+    assert_bad("[1]", Code::Malformed, "a rollout");
+    assert_bad(r#"{"id":"a","text":"t"} {}"#, Code::Malformed, "trailing");
+    assert_bad(r#"{"id":"a","text":"t""#, Code::Malformed, "EOF");
+    assert_bad(r#"{"id":"a","text":"t","txet":1}"#, Code::Malformed, "txet: there is no such field");
+    assert_bad(r#"{"id":"a","text":"t","text":"u"}"#, Code::Malformed, "text: given twice");
+    assert_bad(r#"{"id":"a","text":5}"#, Code::Malformed, "text: invalid type: integer `5`");
+    assert_bad(r#"{"id":"a","text":"\ud800"}"#, Code::Malformed, "text: ");
+    assert_bad(r#"{"id":"a","prompt":5,"completion":""}"#, Code::Malformed, "prompt: ");
+    let message = r#"{"id":"a","prompt":[{"role":"user","content":"c","name":"n"}],"completion":""}"#;
+    assert_bad(message, Code::Malformed, "prompt: unknown field `name`");
+    assert_bad(r#"{"id":"a","prompt":[{"role":"user"}],"completion":""}"#, Code::Malformed, "missing field `content`");
+    assert_bad(r#"{"id":"a","input_ids":[1.5]}"#, Code::Malformed, "input_ids: 1.5");
+    assert_bad(r#"{"id":"a","input_ids":["1"]}"#, Code::Malformed, "input_ids: ");
+    assert_bad(r#"{"id":"a","text":"t","finish_reason":"eos"}"#, Code::Malformed, "finish_reason: 'eos'");
+    assert_bad(r#"{"id":"a","text":"t","finish_reason":"unspecified"}"#, Code::Malformed, "finish_reason: ");
+    assert_bad(r#"{"id":"a","text":"t","deadline_ms":-1}"#, Code::Malformed, "deadline_ms: ");
+    assert_bad(r#"{"id":"a","text":"t","weights":{"x":1e999}}"#, Code::Malformed, "weights: number out of range");
+    assert_bad(r#"{"id":"a","text":"t","weights":{"x":NaN}}"#, Code::Malformed, "weights: ");
+    assert_bad(r#"{"id":"a","text":"t","weights":{"x":null}}"#, Code::Malformed, "weights: ");
+    assert_bad(
+        r#"{"id":"a","text":"t","aggregation":{"cilp":{}}}"#,
+        Code::Malformed,
+        "aggregation: unknown field `cilp`",
+    );
+}
+
+#[test]
+fn token_ids_of_no_vocabulary() {
+    assert_bad(r#"{"id":"a","input_ids":[1,-1,2,-2]}"#, Code::TokenOutOfRange, "input_ids[1]: -1");
+    assert_bad(
+        r#"{"id":"a","prompt_ids":[],"completion_ids":[4294967296]}"#,
+        Code::TokenOutOfRange,
+        "completion_ids[0]",
+    );
+}
+
+#[test]
+fn options_given_twice() {
+    let twice = r#"{"id":"a","text":"t","weights":{"x":1},"aggregation":{"weights":{"x":1}}}"#;
+    assert_bad(twice, Code::BadOption, "weights: given both");
+    let twice = r#"{"id":"a","text":"t","weighting":"w","aggregation":{"weighting":"w"}}"#;
+    assert_bad(twice, Code::BadOption, "weighting: given both");
+}
+
+#[test]
+fn a_bad_line_keeps_the_id_it_had() {
+    assert_eq!(bad(r#"{"id":"a","txet":"t"}"#).0.as_deref(), Some("a"));
+    assert_eq!(bad(r#"{"id":"a","text":"t"#).0.as_deref(), Some("a"));
+    assert_eq!(bad(r#"{"txet":"t"}"#).0, None);
+    let parsed = parse(b"{\"id\":\"a\",\"text\":\"\xff\"}", 3);
+    assert_eq!(parsed.id, None);
+    let rejection = parsed.rollout.unwrap_err();
+    assert_eq!((rejection.code, rejection.message.as_str()), (Code::Malformed, "line 3: not valid UTF-8 at byte 19"));
+}
+
+proptest! {
+    #[test]
+    fn nothing_panics(line in prop::collection::vec(any::<u8>(), 0..200)) {
+        parse(&line, 1);
+    }
+
+    #[test]
+    fn no_prefix_of_a_line_is_a_rollout(cut in 0usize..62) {
+        let line = r#"{"id":"a1","prompt":[{"role":"u","content":"é"}],"completion":""}"#;
+        prop_assert!(parse(&line.as_bytes()[..cut], 1).rollout.is_err());
+    }
+
+    #[test]
+    fn text_comes_through(id in ".{1,20}", text in any::<String>()) {
+        let line = serde_json::json!({"id": id, "text": text}).to_string();
+        let parsed = parse(line.as_bytes(), 1);
+        prop_assert_eq!(parsed.rollout.unwrap().input, Some(Input::Text(text)));
+        prop_assert_eq!(parsed.id, Some(id));
+    }
+}

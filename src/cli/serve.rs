@@ -1,0 +1,181 @@
+//! `serve`: the sidecar behind its transports, until a signal.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use reward_sidecar::config::{self, Flags, Loaded, SERVE, Settings};
+use reward_sidecar::model;
+use reward_sidecar::sidecar::admin::{Admin, Readiness};
+use reward_sidecar::sidecar::{Sidecar, StartError, metrics};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::info;
+
+use super::failure::Failure;
+use crate::telemetry::Telemetry;
+
+/// Serve rewards over gRPC, on TCP and on a Unix socket.
+///
+/// The whole configuration is checked before the model is loaded, and the model is loaded before a port for rollouts is
+/// opened. Meanwhile the admin port answers /health (200) and /ready (503 until rollouts may be sent).
+///
+/// SIGTERM or SIGINT drains: new work is refused, accepted work is answered, exit 0. A second signal ends at once
+/// (exit 128+n), a drain longer than drain_ms ends with exit 3.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLES)]
+pub struct Serve {
+    #[command(flatten)]
+    flags: Flags<SERVE>,
+    /// Print the settings in force as a configuration file, each with where it came from, and exit
+    #[arg(long)]
+    print_config: bool,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  reward-sidecar serve --model demo
+  reward-sidecar serve --model ./my-reward-model --grpc 0.0.0.0:50051 --uds /run/reward-sidecar.sock
+  reward-sidecar serve --model demo --max-batch-tokens 8192 --print-config > sidecar.toml
+  reward-sidecar serve --config sidecar.toml --otlp-endpoint http://127.0.0.1:4317";
+
+impl Serve {
+    pub fn run(self) -> Result<ExitCode, Failure> {
+        let loaded = config::load_here(&self.flags)?;
+        if self.print_config {
+            return print(&loaded);
+        }
+        let settings = loaded.settings;
+        let model = settings.model()?;
+        settings.check_listens()?;
+
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .map_err(|e| Failure::internal(format!("cannot start the runtime: {e}")))?;
+        let telemetry = {
+            let _inside = runtime.enter();
+            Telemetry::start(&settings.log, settings.otlp_endpoint.as_deref())?
+        };
+        let done = runtime.block_on(serve(&settings, model));
+        if !matches!(done, Err(Failure::Signal(_))) {
+            telemetry.shutdown();
+        }
+        // A model that is still loading cannot be interrupted, only left behind.
+        runtime.shutdown_background();
+        done.map(|()| ExitCode::SUCCESS)
+    }
+}
+
+async fn serve(settings: &Settings, model: model::Config) -> Result<(), Failure> {
+    // Before anything that takes long: as process 1 of a container, no handler would mean no death.
+    let mut signals = Signals::new().map_err(|e| Failure::internal(format!("cannot wait for signals: {e}")))?;
+    let admin = settings.admin.map(|address| start_admin(address)).transpose()?;
+    if let Some(admin) = &admin {
+        info!("admin: http://{}/metrics, /health, /ready", admin.addr());
+    }
+
+    info!("loading {}", settings.model);
+    let started = Instant::now();
+    let loading = tokio::task::spawn_blocking(move || model::load(&model));
+    let engine = tokio::select! {
+        loaded = loading => loaded.map_err(|e| Failure::internal(format!("loading the model: {e}")))??,
+        signal = signals.next() => {
+            info!("{signal} while loading; nothing was accepted");
+            return Ok(());
+        }
+    };
+    let card = engine.card().clone();
+    metrics::info(&card);
+    info!(
+        "loaded {} ({}), version {}, attributes {}, in {:.1?}",
+        card.name,
+        card.architecture,
+        card.model_version,
+        card.attributes.join(", "),
+        started.elapsed()
+    );
+
+    let sidecar = Sidecar::start(settings.sidecar(), engine).await?;
+    if let Some(address) = sidecar.grpc_addr() {
+        info!("grpc: listening on {address}");
+    }
+    if let Some(path) = &settings.uds {
+        info!("grpc: listening on unix:{}", path.display());
+    }
+    set_ready(&admin, Readiness::Ready);
+    info!("ready");
+
+    let first = signals.next().await;
+    set_ready(&admin, Readiness::Draining);
+    info!("{first}: draining, for at most {} ms; a second signal ends at once", settings.drain_ms);
+    tokio::select! {
+        drained = sidecar.drain() => drained?,
+        second = signals.next() => {
+            info!("{second}: ending at once");
+            return Err(Failure::Signal(second.number()));
+        }
+    }
+    info!("drained");
+    Ok(())
+}
+
+fn start_admin(address: std::net::SocketAddr) -> Result<Admin, StartError> {
+    Admin::start(address, metrics::install())
+        .map_err(|source| StartError::Listen { address: format!("{address} (admin)"), source })
+}
+
+fn set_ready(admin: &Option<Admin>, readiness: Readiness) {
+    if let Some(admin) = admin {
+        admin.set_ready(readiness);
+    }
+}
+
+fn print(loaded: &Loaded) -> Result<ExitCode, Failure> {
+    std::io::stdout()
+        .write_all(loaded.to_toml().as_bytes())
+        .map_err(|error| Failure::output("standard output", &error))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The two requests to stop.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Stop {
+    Terminate,
+    Interrupt,
+}
+
+impl Stop {
+    fn number(self) -> u8 {
+        match self {
+            Stop::Terminate => 15,
+            Stop::Interrupt => 2,
+        }
+    }
+}
+
+impl std::fmt::Display for Stop {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Stop::Terminate => "SIGTERM",
+            Stop::Interrupt => "SIGINT",
+        })
+    }
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> Stop {
+        tokio::select! {
+            _ = self.terminate.recv() => Stop::Terminate,
+            _ = self.interrupt.recv() => Stop::Interrupt,
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! What can be wrong with a configuration. Every message names the source, the key, and what would be right.
+
+use std::path::PathBuf;
+
+/// Why the configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The configuration file cannot be read.
+    #[error("cannot read the configuration file {}: {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// The configuration file is not TOML.
+    #[error("the configuration file {} is not valid TOML: {message}", path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// The parser's account, with line and column.
+        message: String,
+    },
+    /// A key that does not exist.
+    #[error("{origin}: there is no setting '{key}'{}", hint(.nearest))]
+    UnknownKey {
+        /// The source.
+        origin: String,
+        /// What was written.
+        key: String,
+        /// The known key that looks most like it, as that source would spell it.
+        nearest: Option<String>,
+    },
+    /// A value of the wrong type, or outside its range.
+    #[error("{origin}: {key} must be {expected}, found {found}")]
+    BadValue {
+        /// The source.
+        origin: String,
+        /// The key.
+        key: &'static str,
+        /// What would be right.
+        expected: String,
+        /// What was there.
+        found: String,
+    },
+    /// A limit above its ceiling.
+    #[error("{origin}: {key} = {value} is above its ceiling of {ceiling} ({ceiling_name})")]
+    AboveCeiling {
+        /// The source.
+        origin: String,
+        /// The key.
+        key: &'static str,
+        /// The configured limit.
+        value: u64,
+        /// The highest that is allowed.
+        ceiling: u64,
+        /// The ceiling's name in [`crate::limits`].
+        ceiling_name: &'static str,
+    },
+    /// No model was named.
+    #[error("no model was named; give --model REF, set REWARD_SIDECAR_MODEL, or write model = \"REF\" in the file")]
+    NoModel,
+    /// A server without an address.
+    #[error("grpc and uds are both off: there is nothing to listen on; set one of them")]
+    NothingToListenOn,
+    /// More than one rank was asked for.
+    #[error("tp = {ranks}: tensor parallelism is not built yet; tp must be 1")]
+    TensorParallel {
+        /// How many.
+        ranks: u32,
+    },
+}
+
+fn hint(nearest: &Option<String>) -> String {
+    nearest.as_ref().map_or_else(String::new, |name| format!("; did you mean '{name}'?"))
+}

@@ -1,0 +1,177 @@
+//! Configuration: the only reader of file, environment and flags.
+//!
+//! A setting has one name everywhere: `max_batch_tokens` in the file, `REWARD_SIDECAR_MAX_BATCH_TOKENS` in the
+//! environment, `--max-batch-tokens` as a flag. File < environment < flags. Nothing unknown is passed over in silence,
+//! and every error names the source that it came from.
+//!
+//! To add a setting: a row in [`keys`] and a field in [`Settings`].
+
+mod error;
+mod flags;
+mod keys;
+mod layers;
+
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, Error as _};
+
+use crate::{model, sidecar};
+
+pub use error::ConfigError;
+pub use flags::Flags;
+pub use keys::{INSPECT, SCORE, SERVE};
+pub use layers::Origin;
+
+use layers::Merged;
+
+/// Everything that may be configured, checked.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Which reward model; empty where none was named.
+    pub model: String,
+    /// Tensor-parallel ranks.
+    pub tp: u32,
+    /// CPU threads of the forward pass; 0 means all cores.
+    pub threads: usize,
+    /// Where downloaded bases are kept.
+    pub cache_dir: PathBuf,
+    /// TCP address of the gRPC server.
+    #[serde(deserialize_with = "unless_off")]
+    pub grpc: Option<SocketAddr>,
+    /// Unix socket of the gRPC server.
+    #[serde(deserialize_with = "unless_off")]
+    pub uds: Option<PathBuf>,
+    /// TCP address of `/metrics`, `/health` and `/ready`.
+    #[serde(deserialize_with = "unless_off")]
+    pub admin: Option<SocketAddr>,
+    /// Unique tokens in one micro-batch.
+    pub max_batch_tokens: usize,
+    /// Rollouts in one micro-batch.
+    pub max_batch_rollouts: usize,
+    /// How long the first rollout of a micro-batch waits for company, in milliseconds.
+    pub max_wait_ms: u64,
+    /// How many micro-batches a rollout may be passed over.
+    pub max_bypass: u32,
+    /// Whether shared prefixes are computed once.
+    pub share_prefixes: bool,
+    /// Rollouts accepted and not yet handed to the engine.
+    pub queue_rollouts: usize,
+    /// Their tokens.
+    pub queue_tokens: usize,
+    /// Unanswered rollouts of one stream.
+    pub stream_in_flight: usize,
+    /// Threads that turn text into tokens.
+    pub tokenizer_threads: usize,
+    /// What happens to a rollout longer than the context.
+    pub over_long: sidecar::OverLong,
+    /// How long accepted work may take after a request to stop, in milliseconds.
+    pub drain_ms: u64,
+    /// What is logged: a level, or `tracing` filter directives.
+    pub log: String,
+    /// Where spans go (OTLP over gRPC).
+    #[serde(deserialize_with = "unless_off")]
+    pub otlp_endpoint: Option<String>,
+}
+
+/// Optional settings are switched off by the word `off`, so that a later layer can undo an earlier one.
+fn unless_off<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: std::str::FromStr<Err: std::fmt::Display>,
+{
+    let text = String::deserialize(deserializer)?;
+    if text == keys::OFF { Ok(None) } else { text.parse().map(Some).map_err(D::Error::custom) }
+}
+
+impl Settings {
+    /// The sidecar's share.
+    pub fn sidecar(&self) -> sidecar::Config {
+        sidecar::Config {
+            grpc: self.grpc,
+            uds: self.uds.clone(),
+            over_long: self.over_long,
+            max_batch_tokens: self.max_batch_tokens,
+            max_batch_rollouts: self.max_batch_rollouts,
+            max_wait_ms: self.max_wait_ms,
+            max_bypass: self.max_bypass,
+            queue_rollouts: self.queue_rollouts,
+            queue_tokens: self.queue_tokens,
+            stream_in_flight: self.stream_in_flight,
+            share_prefixes: self.share_prefixes,
+            tokenizer_threads: self.tokenizer_threads,
+            drain_ms: self.drain_ms,
+        }
+    }
+
+    /// The model's share.
+    pub fn model(&self) -> Result<model::Config, ConfigError> {
+        if self.model.is_empty() {
+            return Err(ConfigError::NoModel);
+        }
+        Ok(model::Config { model: self.model.clone(), threads: self.threads, cache_dir: self.cache_dir.clone() })
+    }
+
+    /// What only a server needs: somewhere to listen.
+    pub fn check_listens(&self) -> Result<(), ConfigError> {
+        if self.grpc.is_none() && self.uds.is_none() { Err(ConfigError::NothingToListenOn) } else { Ok(()) }
+    }
+}
+
+/// [`Settings`], and where each value came from.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// The settings in force.
+    pub settings: Settings,
+    merged: Merged,
+}
+
+impl Loaded {
+    /// The settings as a configuration file: every key, with a comment that says what it is and where the value came
+    /// from. Reading it back gives the same [`Settings`].
+    pub fn to_toml(&self) -> String {
+        let mut out = String::from("# Settings of reward-sidecar. File < environment < flags.\n");
+        for key in keys::KEYS {
+            let (value, origin) = self.merged.get(key);
+            let about = key.about.split_once('\n').map_or(key.about, |(first, _)| first);
+            // Writing to a String cannot fail.
+            let _ = write!(out, "\n# {about}\n{} = {value} # {}\n", key.name, origin.comment(key));
+        }
+        out
+    }
+
+    /// Where a setting came from.
+    pub fn origin(&self, name: &str) -> Option<&Origin> {
+        keys::KEYS.iter().find(|key| key.name == name).map(|key| self.merged.get(key).1)
+    }
+}
+
+/// Reads the configuration: the file that `flags` or `environment` name, then the environment, then the flags.
+pub fn load<const COMMAND: u8>(
+    flags: &Flags<COMMAND>,
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Result<Loaded, ConfigError> {
+    let environment = layers::Environment::read(environment)?;
+    let mut merged = Merged::defaults();
+    if let Some(path) = flags.config().or(environment.config()) {
+        merged.set_file(path)?;
+    }
+    merged.set_environment(&environment)?;
+    merged.set_flags(flags.values())?;
+    merged.settle();
+    let settings = merged.settings();
+    if settings.tp != 1 {
+        return Err(ConfigError::TensorParallel { ranks: settings.tp });
+    }
+    Ok(Loaded { settings, merged })
+}
+
+/// [`load`] with this process's environment.
+pub fn load_here<const COMMAND: u8>(flags: &Flags<COMMAND>) -> Result<Loaded, ConfigError> {
+    #[allow(clippy::disallowed_methods, reason = "this is the one place that reads the environment")]
+    load(flags, std::env::vars_os())
+}

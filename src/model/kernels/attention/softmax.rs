@@ -1,0 +1,151 @@
+//! One tile of queries against one block of keys: scores, softmax, and the mix of values.
+
+use super::BLOCK;
+use crate::model::kernels::exp::{exp, tanh};
+use crate::model::kernels::isa::{Isa, Task};
+use crate::model::kernels::lanes::{self, LANES};
+use crate::model::kernels::tile::{as_tile, run_with_height};
+use std::ops::Range;
+
+/// `scores = queries * keys` for the panels in `panels`: `queries` is `[head_dim, height]`, `keys` is
+/// `[panel, head_dim, width]`, `scores` is `[height, BLOCK]`.
+pub(super) fn score(isa: Isa, height: usize, queries: &[f32], keys: &[f32], panels: Range<usize>, scores: &mut [f32]) {
+    run_with_height!(isa, height, Score { queries, keys, panels, scores });
+}
+
+struct Score<'a, const HEIGHT: usize> {
+    queries: &'a [f32],
+    keys: &'a [f32],
+    panels: Range<usize>,
+    scores: &'a mut [f32],
+}
+
+impl<const HEIGHT: usize> Task for Score<'_, HEIGHT> {
+    #[inline(always)]
+    fn run<const WIDTH: usize>(self) {
+        let queries = self.queries.as_chunks::<HEIGHT>().0;
+        let scores = as_tile::<HEIGHT, BLOCK>(self.scores);
+        for panel in self.panels {
+            let keys = &self.keys.as_chunks::<WIDTH>().0[panel * queries.len()..(panel + 1) * queries.len()];
+            let mut sums = [[0.0f32; WIDTH]; HEIGHT];
+            for (q, k) in queries.iter().zip(keys) {
+                for i in 0..HEIGHT {
+                    for j in 0..WIDTH {
+                        sums[i][j] = q[i].mul_add(k[j], sums[i][j]);
+                    }
+                }
+            }
+            for i in 0..HEIGHT {
+                scores[i][panel * WIDTH..(panel + 1) * WIDTH].copy_from_slice(&sums[i]);
+            }
+        }
+    }
+}
+
+/// The running softmax of a tile's rows.
+pub(super) struct Running<'a> {
+    /// Greatest score so far.
+    pub(super) max: &'a mut [f32],
+    /// Sum of the weights so far.
+    pub(super) sum: &'a mut [f32],
+    /// Mix of the values so far, `[height, stride]`.
+    pub(super) mix: &'a mut [f32],
+}
+
+/// Turns each row of `scores` (`[height, BLOCK]`) into weights relative to the greatest score so far, and scales the
+/// running sums to it. Row `i` sees the keys `seen[i]`; the others are not looked at, and get the weight zero.
+pub(super) fn weigh(isa: Isa, scores: &mut [f32], seen: &[Range<usize>], soft_cap: Option<f32>, running: Running<'_>) {
+    isa.run(Weigh { scores, seen, soft_cap, running });
+}
+
+struct Weigh<'a> {
+    scores: &'a mut [f32],
+    seen: &'a [Range<usize>],
+    soft_cap: Option<f32>,
+    running: Running<'a>,
+}
+
+impl Task for Weigh<'_> {
+    #[inline(always)]
+    fn run<const WIDTH: usize>(self) {
+        let Running { max, sum, mix } = self.running;
+        let stride = mix.len() / self.seen.len();
+        let rows = self.scores.as_chunks_mut::<BLOCK>().0.iter_mut().zip(self.seen);
+        for (i, (scores, seen)) in rows.enumerate() {
+            if seen.is_empty() {
+                continue;
+            }
+            if let Some(cap) = self.soft_cap {
+                for score in scores.iter_mut() {
+                    *score = cap * tanh(*score / cap);
+                }
+            }
+            scores[..seen.start].fill(f32::NEG_INFINITY);
+            scores[seen.end..].fill(f32::NEG_INFINITY);
+            let mut greatest = [f32::NEG_INFINITY; LANES];
+            for chunk in scores.as_chunks::<LANES>().0 {
+                for j in 0..LANES {
+                    greatest[j] = lanes::greater(chunk[j], greatest[j]);
+                }
+            }
+            let new_max = lanes::greater(lanes::max(greatest), max[i]);
+            let mut sums = [0.0f32; LANES];
+            for chunk in scores.as_chunks_mut::<LANES>().0 {
+                for j in 0..LANES {
+                    chunk[j] = exp(chunk[j] - new_max);
+                    sums[j] += chunk[j];
+                }
+            }
+            // What was weighed against the old maximum.
+            let rescale = exp(max[i] - new_max);
+            max[i] = new_max;
+            sum[i] = sum[i].mul_add(rescale, lanes::sum(sums));
+            if rescale != 1.0 {
+                for value in &mut mix[i * stride..(i + 1) * stride] {
+                    *value *= rescale;
+                }
+            }
+        }
+    }
+}
+
+/// `mix += weights * values` over the keys of `seen`: `weights` is `[height, BLOCK]`, `values` is
+/// `[panel, BLOCK, width]`, `mix` is `[height, panels * width]`.
+pub(super) fn mix(isa: Isa, height: usize, weights: &[f32], values: &[f32], seen: Range<usize>, mix: &mut [f32]) {
+    run_with_height!(isa, height, Mix { weights, values, seen, mix });
+}
+
+struct Mix<'a, const HEIGHT: usize> {
+    weights: &'a [f32],
+    values: &'a [f32],
+    seen: Range<usize>,
+    mix: &'a mut [f32],
+}
+
+impl<const HEIGHT: usize> Task for Mix<'_, HEIGHT> {
+    #[inline(always)]
+    fn run<const WIDTH: usize>(self) {
+        let weights: &[[f32; BLOCK]; HEIGHT] =
+            self.weights.as_chunks::<BLOCK>().0.try_into().expect("the caller gives HEIGHT rows of BLOCK");
+        let stride = self.mix.len() / HEIGHT;
+        let (start, end) = (self.seen.start.min(BLOCK), self.seen.end.min(BLOCK));
+        for (panel, values) in self.values.chunks_exact(BLOCK * WIDTH).enumerate() {
+            let values: &[[f32; WIDTH]; BLOCK] =
+                values.as_chunks::<WIDTH>().0.try_into().expect("a panel holds BLOCK rows");
+            let mut sums = [[0.0f32; WIDTH]; HEIGHT];
+            for i in 0..HEIGHT {
+                sums[i].copy_from_slice(&self.mix[i * stride + panel * WIDTH..][..WIDTH]);
+            }
+            for key in start..end {
+                for i in 0..HEIGHT {
+                    for j in 0..WIDTH {
+                        sums[i][j] = weights[i][key].mul_add(values[key][j], sums[i][j]);
+                    }
+                }
+            }
+            for i in 0..HEIGHT {
+                self.mix[i * stride + panel * WIDTH..][..WIDTH].copy_from_slice(&sums[i]);
+            }
+        }
+    }
+}

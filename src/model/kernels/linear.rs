@@ -1,0 +1,252 @@
+//! `y = x wᵀ`: weights packed once at load, activations packed by blocks as they come.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::aligned::{Aligned, with_scratch};
+use super::grid::{self, Block, steps};
+use super::isa::Isa;
+use super::tile::{MAX_HEIGHT, MAX_WIDTH, multiply, next_tile, pack_rows};
+
+/// Longest run of `k` between two visits to the accumulators in memory: a panel of weights (64 kB) and a tile of
+/// activations (24 kB) then stay in the second-level cache beside a block of activations.
+const MAX_DEPTH: usize = 512;
+/// Rows of activations packed at a time: 192 kB at [`MAX_DEPTH`]. A multiple of every tile's height.
+const BLOCK_ROWS: usize = 96;
+
+/// A weight matrix `[n, k]`, stored as panels of [`Isa::width`] outputs: `[panel, k, width]`, zeros past `n`.
+#[derive(Debug)]
+pub struct PackedMatrix {
+    isa: Isa,
+    n: usize,
+    k: usize,
+    panels: Aligned,
+}
+
+impl PackedMatrix {
+    /// Packs a row-major `[n, k]` matrix.
+    ///
+    /// # Panics
+    /// If `weights` does not hold `n * k` values.
+    pub fn pack(n: usize, k: usize, weights: &[f32]) -> Self {
+        assert_eq!(weights.len(), n * k, "a [{n}, {k}] matrix has {} values", n * k);
+        Self::pack_for(Isa::detect(), &[weights], k)
+    }
+
+    /// Packs several row-major matrices of `k` columns, one under the other: one pass over the activations then serves
+    /// all of them.
+    ///
+    /// # Panics
+    /// If `k` is zero or a matrix does not hold whole rows.
+    pub fn pack_rows(matrices: &[&[f32]], k: usize) -> Self {
+        Self::pack_for(Isa::detect(), matrices, k)
+    }
+
+    /// [`Self::pack_rows`] in the layout of a given instruction set, which [`linear`] will then use.
+    ///
+    /// # Panics
+    /// As [`Self::pack_rows`].
+    pub fn pack_for(isa: Isa, matrices: &[&[f32]], k: usize) -> Self {
+        assert!(k > 0, "a weight matrix needs at least one column");
+        assert!(matrices.iter().all(|m| m.len() % k == 0), "a matrix of {k} columns holds a broken row");
+        let rows: Vec<&[f32]> = matrices.iter().flat_map(|m| m.chunks_exact(k)).collect();
+        let width = isa.width();
+        let mut panels = Aligned::zeros(rows.len().div_ceil(width) * width * k);
+        panels
+            .par_chunks_mut(width * k)
+            .zip(rows.par_chunks(width))
+            .for_each(|(panel, rows)| pack_rows(rows, width, panel));
+        Self { isa, n: rows.len(), k, panels }
+    }
+
+    /// Outputs.
+    pub fn n(&self) -> usize {
+        self.n
+    }
+
+    /// Inputs.
+    pub fn k(&self) -> usize {
+        self.k
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        size_of_val(&self.panels[..])
+    }
+
+    /// Rows `depth` of panel `panel`, `[depth, width]`.
+    fn panel(&self, panel: usize, depth: &Range<usize>) -> &[f32] {
+        let width = self.isa.width();
+        let start = panel * self.k * width;
+        &self.panels[start + depth.start * width..start + depth.end * width]
+    }
+}
+
+/// `y = x wᵀ (+ residual)`: `x` is `[t, k]`, `w` is `[n, k]`, `residual` and `y` are `[t, n]`. The residual is added to
+/// the finished dot product.
+///
+/// # Panics
+/// If the lengths do not agree.
+pub fn linear(x: &[f32], w: &PackedMatrix, residual: Option<&[f32]>, y: &mut [f32]) {
+    let t = x.len() / w.k;
+    assert_eq!(x.len(), t * w.k, "the input holds a broken row of {}", w.k);
+    assert_eq!(y.len(), t * w.n, "the output of {t} rows has {} values each", w.n);
+    assert!(residual.is_none_or(|r| r.len() == y.len()), "the residual has the shape of the output");
+    if y.is_empty() {
+        return;
+    }
+    let columns = column_blocks(t, w);
+    let blocks = grid::blocks(y, w.n, steps(t, BLOCK_ROWS), &columns);
+    blocks.into_par_iter().with_max_len(1).for_each(|block| linear_block(x, w, residual, block));
+}
+
+/// Columns are cut, at the borders of panels, only where the rows alone would leave threads idle: each cut packs the
+/// activations once more.
+fn column_blocks(t: usize, w: &PackedMatrix) -> Vec<Range<usize>> {
+    const BLOCKS_PER_THREAD: usize = 4;
+    let threads = rayon::current_num_threads();
+    let wanted = if threads == 1 { 1 } else { (threads * BLOCKS_PER_THREAD).div_ceil(t.div_ceil(BLOCK_ROWS)) };
+    let panels_each = w.n.div_ceil(w.isa.width()).div_ceil(wanted);
+    steps(w.n, panels_each * w.isa.width()).collect()
+}
+
+fn linear_block(x: &[f32], w: &PackedMatrix, residual: Option<&[f32]>, mut block: Block) {
+    let (isa, width, k) = (w.isa, w.isa.width(), w.k);
+    // Equal runs rather than full ones and a short last one.
+    let depth = k.div_ceil(k.div_ceil(MAX_DEPTH));
+    // A tile's padding rows take space too, so leave room for one tile more.
+    with_scratch((block.rows.len() + MAX_HEIGHT) * depth, |packed| {
+        for depth in steps(k, depth) {
+            pack_block(isa, x, k, &block.rows, &depth, packed);
+            for panel in block.columns.start / width..block.columns.end.div_ceil(width) {
+                let b = w.panel(panel, &depth);
+                // Columns of this panel, within the matrix and within the block.
+                let columns = panel * width..w.n.min((panel + 1) * width);
+                let within = columns.start - block.columns.start..columns.end - block.columns.start;
+                let (mut row, mut offset) = (0, 0);
+                while row < block.rows.len() {
+                    let (rows, height) = next_tile(isa, block.rows.len() - row);
+                    let a = &packed[offset..offset + height * depth.len()];
+                    let mut acc = [0.0; MAX_HEIGHT * MAX_WIDTH];
+                    let acc = &mut acc[..height * width];
+                    let pieces = &mut block.pieces[row..row + rows];
+                    if depth.start > 0 {
+                        for (acc, piece) in acc.chunks_exact_mut(width).zip(pieces.iter()) {
+                            acc[..within.len()].copy_from_slice(&piece[within.clone()]);
+                        }
+                    }
+                    multiply(isa, height, a, b, acc);
+                    for (i, (acc, piece)) in acc.chunks_exact(width).zip(pieces).enumerate() {
+                        let piece = &mut piece[within.clone()];
+                        piece.copy_from_slice(&acc[..within.len()]);
+                        if let Some(residual) = residual.filter(|_| depth.end == k) {
+                            let start = (block.rows.start + row + i) * w.n;
+                            let residual = &residual[start + columns.start..start + columns.end];
+                            piece.iter_mut().zip(residual).for_each(|(y, r)| *y += r);
+                        }
+                    }
+                    row += rows;
+                    offset += height * depth.len();
+                }
+            }
+        }
+    });
+}
+
+/// Packs columns `depth` of `rows` of `x` (rows of `k`), tile after tile.
+fn pack_block(isa: Isa, x: &[f32], k: usize, rows: &Range<usize>, depth: &Range<usize>, packed: &mut [f32]) {
+    let (mut row, mut offset) = (rows.start, 0);
+    while row < rows.end {
+        let (taken, height) = next_tile(isa, rows.end - row);
+        let mut sources: [&[f32]; MAX_HEIGHT] = [&[]; MAX_HEIGHT];
+        for (i, source) in sources[..taken].iter_mut().enumerate() {
+            let start = (row + i) * k;
+            *source = &x[start + depth.start..start + depth.end];
+        }
+        pack_rows(&sources[..taken], height, &mut packed[offset..offset + height * depth.len()]);
+        row += taken;
+        offset += height * depth.len();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{assert_same_bits, floats, in_pool};
+    use super::*;
+
+    /// The definition, one output at a time.
+    fn reference(x: &[f32], w: &[f32], k: usize, residual: Option<&[f32]>) -> Vec<f32> {
+        let dots = x.chunks_exact(k).flat_map(|x| {
+            w.chunks_exact(k).map(move |w| x.iter().zip(w).fold(0.0f32, |sum, (x, w)| x.mul_add(*w, sum)))
+        });
+        match residual {
+            None => dots.collect(),
+            Some(residual) => dots.zip(residual).map(|(y, r)| y + r).collect(),
+        }
+    }
+
+    /// Every height of tile with and without padding, more than one block of rows, broken panels, broken depths.
+    const SHAPES: [(usize, usize, usize); 12] = [
+        (1, 1, 1),
+        (1, 33, 16),
+        (2, 16, 24),
+        (3, 31, 5),
+        (5, 40, 64),
+        (7, 64, 17),
+        (8, 9, 576),
+        (11, 100, 513),
+        (13, 96, 1025),
+        (16, 257, 33),
+        (97, 65, 40),
+        (205, 130, 70),
+    ];
+
+    #[test]
+    fn every_instruction_set_gives_the_bits_of_the_definition() {
+        for (t, n, k) in SHAPES {
+            let (x, w, r) = (floats(t * k, 1), floats(n * k, 2), floats(t * n, 3));
+            for isa in Isa::available() {
+                let packed = PackedMatrix::pack_for(isa, &[&w], k);
+                for residual in [None, Some(&r[..])] {
+                    let mut y = vec![f32::NAN; t * n];
+                    linear(&x, &packed, residual, &mut y);
+                    assert_same_bits(&y, &reference(&x, &w, k, residual), isa.name());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_does_not_depend_on_the_batch_or_the_threads() {
+        for (t, n, k) in SHAPES {
+            let (x, w) = (floats(t * k, 4), PackedMatrix::pack(n, k, &floats(n * k, 5)));
+            let mut rows = vec![0.0; t * n];
+            for (x, y) in x.chunks_exact(k).zip(rows.chunks_exact_mut(n)) {
+                linear(x, &w, None, y);
+            }
+            for threads in 1..=3 {
+                let mut y = vec![0.0; t * n];
+                in_pool(threads, || linear(&x, &w, None, &mut y));
+                assert_same_bits(&y, &rows, "threads");
+            }
+        }
+    }
+
+    #[test]
+    fn matrices_are_packed_one_under_the_other() {
+        let (t, k) = (5, 20);
+        let (x, a, b) = (floats(t * k, 6), floats(7 * k, 7), floats(30 * k, 8));
+        let packed = PackedMatrix::pack_rows(&[&a, &b], k);
+        assert_eq!((packed.n(), packed.k()), (37, k));
+        assert!(packed.bytes() >= 37 * k * 4);
+        let mut y = vec![0.0; t * 37];
+        linear(&x, &packed, None, &mut y);
+        assert_same_bits(&y, &reference(&x, &[a, b].concat(), k, None), "both");
+    }
+
+    #[test]
+    fn nothing_in_nothing_out() {
+        linear(&[], &PackedMatrix::pack(3, 2, &floats(6, 9)), None, &mut []);
+    }
+}

@@ -1,0 +1,33 @@
+//! The arithmetic of the forward pass on the CPU, in float32, on plain slices.
+//!
+//! Invariant: the bits of an output row depend on that row's inputs alone, never on the rows beside it, its place, the
+//! number of threads, the shape of a tile or the instruction set. It holds because
+//! - every dot product is one chain of fused multiply-adds in ascending order of its index, started at zero. SIMD goes
+//!   across outputs, blocking carries the same accumulator on through memory, and `f32::mul_add` rounds alike on
+//!   every instruction set;
+//! - what must be summed across lanes (a norm's squares, a softmax's denominator) goes through [`lanes`], whose order
+//!   is fixed;
+//! - attention cuts its keys at absolute positions, never at the borders of segments.
+//!
+//! All kernels run in whatever rayon pool is current. Matrices are row-major.
+
+mod activation;
+mod aligned;
+mod attention;
+mod exp;
+mod grid;
+mod isa;
+mod lanes;
+mod linear;
+mod norm;
+mod rotary;
+#[cfg(test)]
+mod testing;
+mod tile;
+
+pub use activation::silu_mul;
+pub use attention::{AttentionOptions, AttentionPlan, HeadLayout, attention};
+pub use isa::Isa;
+pub use linear::{PackedMatrix, linear};
+pub use norm::rms_norm;
+pub use rotary::rotary;

@@ -1,0 +1,167 @@
+//! The two threads around the engine: one packs the next micro-batch while the other runs the current one.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tracing::info_span;
+
+use super::metrics::{self, Stage};
+use super::queue::{Pending, Queue};
+use crate::batch::MicroBatch;
+use crate::engine::{Engine, EngineError, ModelCard, ScoreTable};
+use crate::reward::{Code, Outcome, Rejection, Rewards};
+
+/// A micro-batch and those who wait for it, in the order of its reads.
+struct Packed {
+    batch: MicroBatch,
+    pendings: Vec<Pending>,
+}
+
+impl Packed {
+    fn new(pendings: Vec<Pending>, share_prefixes: bool) -> Self {
+        let began = Instant::now();
+        let tokens: Vec<&[u32]> = pendings.iter().map(|p| &*p.rollout.tokens).collect();
+        let batch = MicroBatch::pack(&tokens, share_prefixes);
+        metrics::stage(Stage::Pack, began.elapsed());
+        Self { batch, pendings }
+    }
+}
+
+/// How micro-batches are packed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Packing {
+    pub(super) share_prefixes: bool,
+    pub(super) max_batch_tokens: usize,
+}
+
+/// Starts both threads; they end when the queue is closed and empty.
+pub(super) fn start(
+    queue: Arc<Queue>,
+    engine: Box<dyn Engine>,
+    packing: Packing,
+) -> std::io::Result<[JoinHandle<()>; 2]> {
+    // No buffer: exactly one micro-batch is ready, in the packer's hand, while one runs.
+    let (ready, next) = sync_channel(0);
+    let packer = {
+        let queue = Arc::clone(&queue);
+        std::thread::Builder::new().name("packer".into()).spawn(move || pack(&queue, &ready, packing))?
+    };
+    let scorer =
+        std::thread::Builder::new().name("scorer".into()).spawn(move || run(&queue, &next, engine, packing))?;
+    Ok([packer, scorer])
+}
+
+fn pack(queue: &Queue, ready: &SyncSender<Packed>, packing: Packing) {
+    while let Some(pendings) = queue.next_batch() {
+        if ready.send(Packed::new(pendings, packing.share_prefixes)).is_err() {
+            // The scorer is gone, which only a panic outside the engine can do; dropped tickets answer by themselves.
+            return;
+        }
+    }
+}
+
+fn run(queue: &Queue, next: &Receiver<Packed>, mut engine: Box<dyn Engine>, packing: Packing) {
+    let card = Arc::clone(engine.card());
+    loop {
+        queue.set_engine_idle(true);
+        let Ok(packed) = next.recv() else { return };
+        queue.set_engine_idle(false);
+        let Some(Packed { batch, pendings }) = without_obsolete(packed, packing) else { continue };
+        let submitted = pendings.iter().map(|p| p.rollout.tokens.len()).sum();
+        metrics::batch(batch.tokens.len(), submitted, pendings.len(), packing.max_batch_tokens);
+        // One span per rollout, so that each trace shows its own forward pass.
+        let spans: Vec<_> = pendings.iter().map(|p| info_span!(parent: p.ticket.span(), "forward")).collect();
+        let started = Instant::now();
+        let scored = score(engine.as_mut(), &batch);
+        let forward = started.elapsed();
+        drop(spans);
+        metrics::stage(Stage::Forward, forward);
+        reply(&card, pendings, scored, started, forward);
+    }
+}
+
+/// Takes out those who left or expired while the batch lay ready, and packs the rest again where there were any.
+fn without_obsolete(packed: Packed, packing: Packing) -> Option<Packed> {
+    let now = Instant::now();
+    if packed.pendings.iter().all(|p| p.obsolete(now).is_none()) {
+        return Some(packed);
+    }
+    let mut rest = Vec::with_capacity(packed.pendings.len());
+    for pending in packed.pendings {
+        match pending.obsolete(now) {
+            Some(rejection) => pending.ticket.answer(Err(rejection)),
+            None => rest.push(pending),
+        }
+    }
+    (!rest.is_empty()).then(|| Packed::new(rest, packing.share_prefixes))
+}
+
+/// A panic in the engine fails the batch, not the process.
+fn score(engine: &mut dyn Engine, batch: &MicroBatch) -> Result<ScoreTable, EngineError> {
+    let table = catch_unwind(AssertUnwindSafe(|| engine.score(batch))).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref().copied());
+        Err(EngineError::Forward(format!("panic: {}", text.unwrap_or("without a message"))))
+    })?;
+    match table.rows() == batch.reads.len() {
+        true => Ok(table),
+        false => Err(EngineError::Forward(format!("{} score rows for {} reads", table.rows(), batch.reads.len()))),
+    }
+}
+
+fn reply(
+    card: &ModelCard,
+    pendings: Vec<Pending>,
+    scored: Result<ScoreTable, EngineError>,
+    started: Instant,
+    forward: Duration,
+) {
+    match scored {
+        Ok(table) => {
+            for (i, pending) in pendings.into_iter().enumerate() {
+                let _span = info_span!(parent: pending.ticket.span(), "reply").entered();
+                let replying = Instant::now();
+                let queued = started.saturating_duration_since(pending.arrived);
+                let row = table.row(i).unwrap_or_default();
+                let outcome = rewards(card, &pending, row, queued, forward);
+                if let Ok(rewards) = &outcome {
+                    metrics::rewards(card, rewards);
+                }
+                metrics::stage(Stage::Queue, queued);
+                metrics::stage(Stage::Total, pending.arrived.elapsed());
+                pending.ticket.answer(outcome);
+                metrics::stage(Stage::Reply, replying.elapsed());
+            }
+        }
+        Err(error) => {
+            metrics::engine_failed();
+            tracing::error!(rollouts = pendings.len(), %error, "a micro-batch failed");
+            let rejection = Rejection::new(Code::EngineFailed, format!("{error}; the rollout may be sent again"));
+            pendings.into_iter().for_each(|p| p.ticket.answer(Err(rejection.clone())));
+        }
+    }
+}
+
+/// A number that can be trusted, or a reason.
+fn rewards(card: &ModelCard, pending: &Pending, row: &[f32], queued: Duration, forward: Duration) -> Outcome {
+    if let Some(at) = row.iter().position(|v| !v.is_finite()) {
+        let what = format!("the model gave {} for attribute '{}'", row[at], card.attributes[at]);
+        return Err(Rejection::new(Code::NonFinite, what));
+    }
+    let reward = (pending.bound)(row) as f32;
+    if !reward.is_finite() {
+        let what = "the aggregation overflows float32; use smaller weights or a clip";
+        return Err(Rejection::new(Code::NonFinite, what));
+    }
+    Ok(Rewards {
+        reward,
+        attributes: row.to_vec(),
+        tokens: pending.rollout.tokens.len() as u32,
+        truncated: pending.rollout.truncated,
+        model_version: Arc::clone(&card.model_version),
+        queue_ns: queued.as_nanos() as u64,
+        forward_ns: forward.as_nanos() as u64,
+    })
+}

@@ -1,0 +1,250 @@
+//! Conversations and text into token ids, exactly as the model's own library would.
+//!
+//! The invariant: exactly one beginning-of-sequence token where the tokenizer puts one, whatever the template brought.
+
+use std::ops::Range;
+
+use minijinja::{Environment, ErrorKind, Value};
+use tokenizers::Tokenizer;
+
+use crate::engine::TextAssets;
+use crate::reward::{Code, Rejection};
+use crate::rollout::Message;
+
+/// The model's tokenizer and chat template.
+pub struct Text {
+    tokenizer: Option<Tokenizer>,
+    /// The id that the tokenizer puts first, if it does.
+    bos: Option<u32>,
+    template: Option<Environment<'static>>,
+    variables: Value,
+}
+
+/// A conversation as the model reads it.
+pub struct Rendered {
+    /// The text, template included.
+    pub text: String,
+    /// Where the completion stands in it.
+    pub completion: Range<usize>,
+}
+
+const TEMPLATE: &str = "chat_template";
+
+impl Text {
+    /// Loads what the model brought; the error says what is wrong with it.
+    pub fn new(assets: &TextAssets) -> Result<Self, String> {
+        let tokenizer = match &assets.tokenizer_json {
+            Some(json) => {
+                let mut tokenizer =
+                    Tokenizer::from_bytes(json).map_err(|e| format!("the model's tokenizer cannot be read: {e}"))?;
+                // A published tokenizer.json may carry the settings of its last training run; nothing may be cut or
+                // padded silently.
+                tokenizer.with_truncation(None).map_err(|e| format!("the model's tokenizer: {e}"))?;
+                tokenizer.with_padding(None);
+                Some(tokenizer)
+            }
+            None => None,
+        };
+        let bos = match &tokenizer {
+            Some(tokenizer) => leading_special(tokenizer)?,
+            None => None,
+        };
+        let template = match &assets.chat_template {
+            Some(source) => Some(environment(source).map_err(|e| format!("the model's chat template: {e:#}"))?),
+            None => None,
+        };
+        Ok(Self { tokenizer, bos, template, variables: Value::from_serialize(&assets.template_variables) })
+    }
+
+    /// The id that stands first in every text of this model, if its tokenizer puts one there.
+    pub fn bos(&self) -> Option<u32> {
+        self.bos
+    }
+
+    /// Applies the chat template, without a prompt for a further turn.
+    pub fn render(&self, messages: &[Message], completion: &str) -> Result<Rendered, Rejection> {
+        let mut turns = messages.to_vec();
+        turns.push(Message { role: "assistant".into(), content: completion.to_owned() });
+        let text = self.apply(&turns, false)?;
+        // Where the completion begins: behind the prompt as the policy saw it, if the template is of that kind,
+        // else where the text last says what the completion says.
+        let start = match self.apply(messages, true) {
+            Ok(prompt) if text.starts_with(&prompt) => prompt.len(),
+            _ => text.rfind(completion.trim()).unwrap_or(text.len()),
+        };
+        let end = (start + completion.len()).min(text.len());
+        Ok(Rendered { text, completion: start..end })
+    }
+
+    fn apply(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, Rejection> {
+        let environment = self.template.as_ref().ok_or_else(|| {
+            Rejection::new(
+                Code::BadMessages,
+                "chat: the model has no chat template; send text that carries the template already, or token ids",
+            )
+        })?;
+        let template = environment.get_template(TEMPLATE).map_err(|e| refused(&e))?;
+        template
+            .render(minijinja::context! { messages, add_generation_prompt, ..self.variables.clone() })
+            .map_err(|e| refused(&e))
+    }
+
+    /// Token ids of a text that carries its template.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, Rejection> {
+        let encoding = self.tokenizer()?.encode_fast(text, false).map_err(|e| untokenizable(&e))?;
+        Ok(self.with_bos(encoding.get_ids().to_vec()))
+    }
+
+    /// As [`Self::encode`], with the range of tokens that begin within `part` of the text.
+    pub fn encode_part(&self, text: &str, part: Range<usize>) -> Result<(Vec<u32>, Range<usize>), Rejection> {
+        let encoding = self.tokenizer()?.encode(text, false).map_err(|e| untokenizable(&e))?;
+        let ids = self.with_bos(encoding.get_ids().to_vec());
+        let added = ids.len() - encoding.len();
+        let place = |at: usize| added + encoding.get_offsets().partition_point(|&(begin, _)| begin < at);
+        Ok((ids, place(part.start)..place(part.end)))
+    }
+
+    fn with_bos(&self, mut ids: Vec<u32>) -> Vec<u32> {
+        if let Some(bos) = self.bos
+            && ids.first() != Some(&bos)
+        {
+            ids.insert(0, bos);
+        }
+        ids
+    }
+
+    fn tokenizer(&self) -> Result<&Tokenizer, Rejection> {
+        self.tokenizer.as_ref().ok_or_else(|| {
+            Rejection::new(Code::NoInput, "the model came without a tokenizer; send token_ids or prompt_completion_ids")
+        })
+    }
+}
+
+/// What the tokenizer puts before every text.
+fn leading_special(tokenizer: &Tokenizer) -> Result<Option<u32>, String> {
+    let probe = |specials| tokenizer.encode_fast("a", specials).map_err(|e| format!("the model's tokenizer: {e}"));
+    let (with, without) = (probe(true)?, probe(false)?);
+    Ok(with.get_ids().first().copied().filter(|first| without.get_ids().first() != Some(first)))
+}
+
+/// The template with what transformers gives it: trimmed blocks, Python's string methods, `raise_exception`.
+fn environment(source: &str) -> Result<Environment<'static>, minijinja::Error> {
+    let mut environment = Environment::new();
+    environment.set_trim_blocks(true);
+    environment.set_lstrip_blocks(true);
+    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.add_function("raise_exception", |message: String| -> Result<String, minijinja::Error> {
+        Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
+    });
+    environment.add_template_owned(TEMPLATE, source.to_owned())?;
+    Ok(environment)
+}
+
+fn refused(error: &minijinja::Error) -> Rejection {
+    let detail = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
+    Rejection::new(Code::BadMessages, format!("chat: the model's chat template refused the messages: {detail}"))
+}
+
+fn untokenizable(error: &tokenizers::Error) -> Rejection {
+    Rejection::new(Code::Malformed, format!("text: cannot be tokenized: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    const CHATML: &str = "{% for m in messages %}{{ '<s>' + m['role'] + ' ' + m['content'].strip() + ' </s> ' }}{% endfor %}\
+                          {% if add_generation_prompt %}{{ '<s>assistant ' }}{% endif %}";
+
+    /// Words as tokens; `<s>` is 1, and is put first where `adds_bos`.
+    fn text(template: Option<&str>, adds_bos: bool) -> Text {
+        let words = ["<unk>", "<s>", "</s>", "user", "assistant", "two", "and", "make", "four"];
+        let vocab: BTreeMap<&str, usize> = words.iter().enumerate().map(|(i, w)| (*w, i)).collect();
+        let special = |id: usize| {
+            serde_json::json!({"id": id, "content": words[id], "special": true, "single_word": false,
+                "lstrip": false, "rstrip": false, "normalized": false})
+        };
+        let bos = serde_json::json!({
+            "type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+            "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}},
+        });
+        let json = serde_json::json!({
+            "version": "1.0",
+            // Left behind by training, and a trap: text must never be cut silently.
+            "truncation": {"max_length": 3, "strategy": "LongestFirst", "stride": 0, "direction": "Right"},
+            "padding": null,
+            "added_tokens": [special(0), special(1), special(2)],
+            "normalizer": null,
+            "pre_tokenizer": {"type": "Whitespace"},
+            "post_processor": if adds_bos { bos } else { serde_json::Value::Null },
+            "decoder": null,
+            "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "<unk>"},
+        });
+        Text::new(&TextAssets {
+            tokenizer_json: Some(json.to_string().into_bytes().into()),
+            chat_template: template.map(str::to_owned),
+            template_variables: BTreeMap::from([("bos_token".into(), "<s>".into())]),
+        })
+        .unwrap()
+    }
+
+    fn user(content: &str) -> Message {
+        Message { role: "user".into(), content: content.into() }
+    }
+
+    #[test]
+    fn a_conversation_is_rendered_and_its_completion_found() {
+        let text = text(Some(CHATML), false);
+        let rendered = text.render(&[user(" two and two make ")], "four four").unwrap();
+        assert_eq!(rendered.text, "<s>user two and two make </s> <s>assistant four four </s> ");
+        assert_eq!(&rendered.text[rendered.completion.clone()], "four four");
+        let (ids, completion) = text.encode_part(&rendered.text, rendered.completion).unwrap();
+        assert_eq!(ids, [1, 3, 5, 6, 5, 7, 2, 1, 4, 8, 8, 2]);
+        assert_eq!(completion, 9..11);
+        assert_eq!(text.encode(&rendered.text).unwrap(), ids);
+    }
+
+    #[test]
+    fn an_empty_completion_has_a_place_too() {
+        let text = text(Some(CHATML), false);
+        let rendered = text.render(&[user("two")], "").unwrap();
+        let (ids, completion) = text.encode_part(&rendered.text, rendered.completion).unwrap();
+        assert_eq!(ids, [1, 3, 5, 2, 1, 4, 2]);
+        assert_eq!(completion, 6..6);
+    }
+
+    #[test]
+    fn exactly_one_beginning_whatever_the_text_brought() {
+        let text = text(None, true);
+        assert_eq!(text.bos(), Some(1));
+        assert_eq!(text.encode("two and").unwrap(), [1, 5, 6]);
+        assert_eq!(text.encode("<s>two and").unwrap(), [1, 5, 6]);
+        let (ids, part) = text.encode_part("two and", 4..7).unwrap();
+        assert_eq!((&ids[part], ids.len()), (&[6][..], 3));
+        assert_eq!(self::text(None, false).encode("two").unwrap(), [5]);
+    }
+
+    #[test]
+    fn what_a_template_refuses_is_a_rejection() {
+        let strict =
+            "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}";
+        let system = Message { role: "system".into(), content: "be brief".into() };
+        let rejection = text(Some(strict), false).render(&[system], "").err().unwrap();
+        assert_eq!(rejection.code, Code::BadMessages);
+        assert!(rejection.message.contains("System role not supported"), "{rejection}");
+        let none = text(None, false).render(&[user("two")], "").err().unwrap();
+        assert_eq!(none.code, Code::BadMessages);
+    }
+
+    #[test]
+    fn a_broken_template_is_found_at_the_start() {
+        let assets = TextAssets { chat_template: Some("{% for %}".into()), ..TextAssets::default() };
+        assert!(Text::new(&assets).err().unwrap().contains("chat template"));
+        let assets = TextAssets { tokenizer_json: Some(b"{}".as_slice().into()), ..TextAssets::default() };
+        assert!(Text::new(&assets).err().unwrap().contains("tokenizer"));
+    }
+}

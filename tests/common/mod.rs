@@ -1,0 +1,132 @@
+//! What the whole-process tests share: a sidecar in this process, on ports that the system picks.
+#![allow(dead_code, reason = "each test file uses its own part")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use reward_sidecar::batch::MicroBatch;
+use reward_sidecar::engine::{EchoEngine, Engine, EngineError, ModelCard, ScoreTable};
+use reward_sidecar::proto::v1;
+use reward_sidecar::proto::v1::reward_service_client::RewardServiceClient;
+use reward_sidecar::sidecar::{Config, Sidecar};
+use tonic::transport::{Channel, Endpoint};
+
+/// The context of the echo model, in tokens.
+pub const CONTEXT: u32 = 64;
+
+/// An echo engine that costs time, as a model does: so that queues fill and deadlines pass.
+pub struct SlowEcho {
+    pub engine: EchoEngine,
+    /// Per unique token.
+    pub cost: Duration,
+}
+
+impl Engine for SlowEcho {
+    fn card(&self) -> &Arc<ModelCard> {
+        self.engine.card()
+    }
+
+    fn score(&mut self, batch: &MicroBatch) -> Result<ScoreTable, EngineError> {
+        std::thread::sleep(self.cost * batch.tokens.len() as u32);
+        self.engine.score(batch)
+    }
+}
+
+/// Listens on loopback, on a port that the system picks.
+pub fn loopback() -> Config {
+    Config { grpc: Some(([127, 0, 0, 1], 0).into()), ..Config::default() }
+}
+
+pub async fn echo(config: Config) -> Sidecar {
+    Sidecar::start(config, Box::new(EchoEngine::new(CONTEXT))).await.unwrap()
+}
+
+pub async fn connect(sidecar: &Sidecar) -> RewardServiceClient<Channel> {
+    let address = format!("http://{}", sidecar.grpc_addr().unwrap());
+    RewardServiceClient::new(Endpoint::from_shared(address).unwrap().connect().await.unwrap())
+}
+
+pub fn ids(id: impl Into<String>, ids: &[u32]) -> v1::Rollout {
+    let input = v1::rollout::Input::TokenIds(v1::TokenIds { ids: ids.to_vec() });
+    v1::Rollout { id: id.into(), input: Some(input), ..Default::default() }
+}
+
+/// The code of a reply's rejection; `None` if it has rewards.
+pub fn rejection(reply: &v1::Reply) -> Option<v1::RejectionCode> {
+    match reply.outcome.as_ref().expect("a reply has an outcome") {
+        v1::reply::Outcome::Rewards(_) => None,
+        v1::reply::Outcome::Rejection(rejection) => Some(rejection.code()),
+    }
+}
+
+pub fn rewards(reply: &v1::Reply) -> &v1::Rewards {
+    match reply.outcome.as_ref().expect("a reply has an outcome") {
+        v1::reply::Outcome::Rewards(rewards) => rewards,
+        v1::reply::Outcome::Rejection(rejection) => panic!("{} was rejected: {rejection:?}", reply.id),
+    }
+}
+
+/// A small generator with a seed, so that a failure can be repeated (xorshift64*, Vigna 2016).
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    pub fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+}
+
+/// Resident memory of this process in bytes.
+pub fn resident_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+}
+
+/// An echo engine that scores only while its gate is open: tests decide what is in flight, not the clock.
+pub struct Gated {
+    pub engine: EchoEngine,
+    pub gate: Arc<Gate>,
+}
+
+/// See [`Gated`]. Closed at first.
+#[derive(Default)]
+pub struct Gate {
+    open: std::sync::Mutex<bool>,
+    changed: std::sync::Condvar,
+    /// Rollouts that reached the engine.
+    pub reached: std::sync::atomic::AtomicUsize,
+}
+
+impl Gate {
+    pub fn open(&self) {
+        *self.open.lock().unwrap() = true;
+        self.changed.notify_all();
+    }
+}
+
+impl Engine for Gated {
+    fn card(&self) -> &Arc<ModelCard> {
+        self.engine.card()
+    }
+
+    fn score(&mut self, batch: &MicroBatch) -> Result<ScoreTable, EngineError> {
+        self.gate.reached.fetch_add(batch.reads.len(), std::sync::atomic::Ordering::SeqCst);
+        let closed = self.gate.open.lock().unwrap();
+        drop(self.gate.changed.wait_while(closed, |open| !*open).unwrap());
+        self.engine.score(batch)
+    }
+}
+
+/// A sidecar whose engine waits for the gate.
+pub async fn gated(config: Config) -> (Sidecar, Arc<Gate>) {
+    let gate = Arc::new(Gate::default());
+    let engine = Gated { engine: EchoEngine::new(CONTEXT), gate: Arc::clone(&gate) };
+    (Sidecar::start(config, Box::new(engine)).await.unwrap(), gate)
+}
