@@ -1,5 +1,5 @@
 //! How fast the CPU kernels are, in GFLOP/s and as a share of what the machine's fused multiply-adds reach in the same
-//! run. `cargo bench --bench kernels` prints one line per shape.
+//! run. `cargo bench --bench kernels` prints one line per shape; `-- WORD` takes only the shapes whose names have it.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -13,64 +13,90 @@ use reward_sidecar::model::kernels::{
 const MIN_TIME: Duration = Duration::from_millis(400);
 
 fn main() {
+    // Cargo itself passes `--bench`.
+    let word = std::env::args().skip(1).find(|a| !a.starts_with('-')).unwrap_or_default();
     for threads in [1, 2] {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool of two threads");
-        pool.install(|| measure(threads));
+        pool.install(|| {
+            let bench = Bench { word: &word, peak: peak(threads) };
+            println!("\n{threads} thread(s), peak {:.1} GFLOP/s", bench.peak / 1e9);
+            bench_linear(&bench);
+            bench_attention(&bench);
+            bench_rows(&bench);
+        });
     }
 }
 
-fn measure(threads: usize) {
-    let peak = peak(threads);
-    println!("\n{threads} thread(s), peak {:.1} GFLOP/s", peak / 1e9);
-    let report = |name: &str, flops: f64, seconds: f64| {
-        let rate = flops / seconds;
-        println!("{name:<44} {:>9.3} ms {:>7.1} GFLOP/s {:>4.0} %", seconds * 1e3, rate / 1e9, 100.0 * rate / peak);
-    };
+struct Bench<'a> {
+    /// Only names that contain it are measured.
+    word: &'a str,
+    /// Floating-point operations per second.
+    peak: f64,
+}
+
+impl Bench<'_> {
+    fn compute(&self, name: &str, flops: f64, f: impl FnMut()) {
+        if name.contains(self.word) {
+            let seconds = best(f);
+            let rate = flops / seconds;
+            let percent = 100.0 * rate / self.peak;
+            println!("{name:<44} {:>9.3} ms {:>7.1} GFLOP/s {percent:>4.0} %", seconds * 1e3, rate / 1e9);
+        }
+    }
+
+    fn memory(&self, name: &str, bytes: usize, f: impl FnMut()) {
+        if name.contains(self.word) {
+            let seconds = best(f);
+            println!("{name:<44} {:>9.3} ms {:>7.1} GB/s", seconds * 1e3, bytes as f64 / seconds / 1e9);
+        }
+    }
+
+    /// Counts the products of queries and keys, and of weights and values, that the masks leave.
+    fn attention(&self, name: &str, layout: HeadLayout, rollouts: &[Vec<u32>]) {
+        let batch = MicroBatch::pack(rollouts, true);
+        let plan = AttentionPlan::new(&batch, layout);
+        let options = AttentionOptions { scale: 0.125, window: None, soft_cap: None };
+        let qkv = values(batch.tokens.len() * layout.row());
+        let mut out = vec![0.0; batch.tokens.len() * layout.heads * layout.head_dim];
+        let pairs: f64 = batch.positions.iter().map(|&p| f64::from(p) + 1.0).sum();
+        let flops = 4.0 * pairs * (layout.heads * layout.head_dim) as f64;
+        self.compute(name, flops, || attention(&qkv, &plan, options, &mut out));
+    }
+}
+
+fn bench_linear(bench: &Bench) {
     for (k, n) in [(576, 1536), (576, 960), (1536, 576), (4096, 4096)] {
         let w = PackedMatrix::pack(n, k, &values(n * k));
         for t in [1, 16, 64, 256, 1024, 2048] {
             let (x, mut y) = (values(t * k), vec![0.0; t * n]);
-            let seconds = best(|| linear(&x, &w, None, &mut y));
-            report(&format!("linear {k} -> {n}, {t} rows"), 2.0 * (t * n * k) as f64, seconds);
+            let flops = 2.0 * (t * n * k) as f64;
+            bench.compute(&format!("linear {k} -> {n}, {t} rows"), flops, || linear(&x, &w, None, &mut y));
         }
     }
-    let layout = HeadLayout { heads: 9, kv_heads: 3, head_dim: 64 };
-    for t in [64, 256, 1024, 2048] {
-        attend(&format!("attention 9/3 x 64, {t} tokens"), layout, &[vec![1; t]], &report);
-    }
-    let leaves = |tokens| -> Vec<Vec<u32>> { (2..202).map(|i| [vec![1; 1000], vec![i; tokens]].concat()).collect() };
-    attend("attention 9/3 x 64, 200 x 5 on 1000 shared", layout, &leaves(5), &report);
-    attend("attention 9/3 x 64, 200 x 1 on 1000 shared", layout, &leaves(1), &report);
-    attend(
-        "attention 32/8 x 128, 1024 tokens",
-        HeadLayout { heads: 32, kv_heads: 8, head_dim: 128 },
-        &[vec![1; 1024]],
-        &report,
-    );
-
-    let t = 2048;
-    let mut out = values(t * 1536);
-    let bytes = |name: &str, bytes: usize, seconds: f64| {
-        println!("{name:<44} {:>9.3} ms {:>7.1} GB/s", seconds * 1e3, bytes as f64 / seconds / 1e9);
-    };
-    let (x, weight) = (values(t * 576), values(576));
-    bytes("rms_norm 2048 x 576", 8 * t * 576, best(|| rms_norm(&x, &weight, 1e-5, &mut out[..t * 576])));
-    let x = values(t * 3072);
-    bytes("silu_mul 2048 x 1536", 12 * t * 1536, best(|| silu_mul(&x, 1536, &mut out)));
-    let (mut qkv, angle) = (values(t * layout.row()), values(t * 32));
-    bytes("rotary 2048 x 960", 8 * t * 12 * 64, best(|| rotary(&mut qkv, layout, &angle, &angle)));
 }
 
-/// Counts the products of queries and keys, and of weights and values, that the masks leave.
-fn attend(name: &str, layout: HeadLayout, rollouts: &[Vec<u32>], report: &impl Fn(&str, f64, f64)) {
-    let batch = MicroBatch::pack(rollouts, true);
-    let plan = AttentionPlan::new(&batch, layout);
-    let options = AttentionOptions { scale: 0.125, window: None, soft_cap: None };
-    let qkv = values(batch.tokens.len() * layout.row());
-    let mut out = vec![0.0; batch.tokens.len() * layout.heads * layout.head_dim];
-    let pairs: f64 = batch.positions.iter().map(|&p| f64::from(p) + 1.0).sum();
-    let flops = 4.0 * pairs * (layout.heads * layout.head_dim) as f64;
-    report(name, flops, best(|| attention(&qkv, &plan, options, &mut out)));
+fn bench_attention(bench: &Bench) {
+    let small = HeadLayout { heads: 9, kv_heads: 3, head_dim: 64 };
+    for t in [64, 256, 1024, 2048] {
+        bench.attention(&format!("attention 9/3 x 64, {t} tokens"), small, &[vec![1; t]]);
+    }
+    for tokens in [1, 5] {
+        let leaves: Vec<Vec<u32>> = (2..202).map(|i| [vec![1; 1000], vec![i; tokens]].concat()).collect();
+        bench.attention(&format!("attention 9/3 x 64, 200 x {tokens} on 1000"), small, &leaves);
+    }
+    let large = HeadLayout { heads: 32, kv_heads: 8, head_dim: 128 };
+    bench.attention("attention 32/8 x 128, 1024 tokens", large, &[vec![1; 1024]]);
+}
+
+fn bench_rows(bench: &Bench) {
+    let t = 2048;
+    let (x, weight, mut out) = (values(t * 576), values(576), values(t * 576));
+    bench.memory("rms_norm 2048 x 576", 8 * t * 576, || rms_norm(&x, &weight, 1e-5, &mut out));
+    let (x, mut out) = (values(t * 3072), values(t * 1536));
+    bench.memory("silu_mul 2048 x 1536", 12 * t * 1536, || silu_mul(&x, 1536, &mut out));
+    let layout = HeadLayout { heads: 9, kv_heads: 3, head_dim: 64 };
+    let (mut qkv, angles) = (values(t * layout.row()), values(t * 32));
+    bench.memory("rotary 2048 x 12 heads", 8 * t * 12 * 64, || rotary(&mut qkv, layout, &angles, &angles));
 }
 
 /// Seconds of the fastest run.

@@ -212,7 +212,161 @@ impl RecentIds {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
+    use reward_sidecar::engine::EchoEngine;
+    use reward_sidecar::sidecar::{Config, Sidecar};
+
     use super::*;
+
+    /// An output that can be read after the pipeline has consumed it.
+    #[derive(Clone, Default)]
+    struct Shared(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Shared {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// A reader that left.
+    struct Closed;
+
+    impl Write for Closed {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::BrokenPipe.into())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// Scores with the echo engine: context 64, attribute `length` with weight 1 by default.
+    fn score(
+        input: impl BufRead + Send + 'static,
+        output: impl Write + Send + 'static,
+        defaults: AggregationSpec,
+    ) -> Result<Progress, Failure> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        let done = runtime.block_on(async {
+            let config = Config { max_batch_tokens: 256, queue_rollouts: 8, ..Config::default() };
+            let sidecar = Sidecar::start(config, Box::new(EchoEngine::new(64))).await.unwrap();
+            let job = Job {
+                input: Box::new(input),
+                output: Box::new(output),
+                input_name: "in".into(),
+                output_name: "out".into(),
+                defaults,
+                window: 5,
+                submissions: 3,
+            };
+            let done = run(&sidecar, job, Progress::start(None)).await;
+            sidecar.drain().await.unwrap();
+            done
+        });
+        runtime.shutdown_background();
+        done
+    }
+
+    fn answers(output: &Shared) -> Vec<serde_json::Value> {
+        let text = String::from_utf8(output.0.lock().unwrap().clone()).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    #[test]
+    fn every_line_has_its_answer_in_its_place() {
+        let mut input = String::new();
+        for i in 0..2000 {
+            input += &match i % 10 {
+                3 => "garbage\n".to_owned(),
+                7 => format!("{{\"id\":\"{i}\",\"input_ids\":{:?}}}\n", vec![1; 65]),
+                n => format!("{{\"id\":\"{i}\",\"input_ids\":{:?}}}\n", vec![i; 1 + n]),
+            };
+        }
+        let output = Shared::default();
+        let progress = score(io::Cursor::new(input), output.clone(), AggregationSpec::default()).unwrap();
+        assert!(!progress.all_scored());
+        let answers = answers(&output);
+        assert_eq!(answers.len(), 2000);
+        for (i, answer) in answers.iter().enumerate() {
+            match i % 10 {
+                3 => {
+                    assert_eq!(answer["error"]["code"], "MALFORMED");
+                    assert_eq!((&answer["id"], &answer["line"]), (&serde_json::Value::Null, &(i + 1).into()));
+                }
+                7 => assert_eq!((&answer["id"], &answer["error"]["code"]), (&i.to_string().into(), &"TOO_LONG".into())),
+                n => {
+                    assert_eq!(answer["id"], i.to_string());
+                    assert_eq!(answer["reward"], (1 + n) as f64);
+                    assert_eq!(answer["tokens"], 1 + n);
+                }
+            }
+        }
+        assert!(
+            progress.finish().starts_with("2000 rollouts: 1600 scored, 400 rejected (MALFORMED 200, TOO_LONG 200); ")
+        );
+    }
+
+    #[test]
+    fn defaults_are_for_those_who_bring_none() {
+        let lines = concat!(
+            "{\"id\":\"a\",\"input_ids\":[1,2]}\n",
+            "{\"id\":\"b\",\"input_ids\":[1,2],\"weights\":{\"length\":3}}\n",
+            "{\"id\":\"c\",\"input_ids\":[1,2],\"weighting\":\"default\"}\n",
+            "{\"id\":\"d\",\"input_ids\":[1,2],\"aggregation\":{\"offset\":0.5}}\n",
+        );
+        let output = Shared::default();
+        let weights = std::collections::BTreeMap::from([("length".to_owned(), -1.0)]);
+        let defaults = AggregationSpec { weights, ..AggregationSpec::default() };
+        assert!(score(lines.as_bytes(), output.clone(), defaults).unwrap().all_scored());
+        let rewards: Vec<_> = answers(&output).iter().map(|answer| answer["reward"].as_f64().unwrap()).collect();
+        assert_eq!(rewards, [-2.0, 6.0, 2.0, -1.5]);
+    }
+
+    /// An endless input whose output nobody reads.
+    #[test]
+    fn a_reader_that_left_ends_it_quietly() {
+        struct Endless(u64, Vec<u8>);
+        impl io::Read for Endless {
+            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+                if self.1.is_empty() {
+                    self.0 += 1;
+                    self.1 = format!("{{\"id\":\"{}\",\"input_ids\":[1]}}\n", self.0).into_bytes();
+                }
+                let n = self.1.len().min(buffer.len());
+                buffer[..n].copy_from_slice(&self.1[..n]);
+                self.1.drain(..n);
+                Ok(n)
+            }
+        }
+        let input = io::BufReader::new(Endless(0, Vec::new()));
+        let done = score(input, Closed, AggregationSpec::default());
+        assert!(matches!(done, Err(Failure::NoReader)));
+    }
+
+    /// What was read before the failure is scored and written.
+    #[test]
+    fn an_input_that_fails_half_way() {
+        struct Failing;
+        impl io::Read for Failing {
+            fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+                Err(io::Error::other("the disk is gone"))
+            }
+        }
+        let input = io::BufReader::new(io::Read::chain(&b"{\"id\":\"a\",\"input_ids\":[1]}\n"[..], Failing));
+        let output = Shared::default();
+        let Err(Failure::Fatal { message, exit: 2, .. }) = score(input, output.clone(), AggregationSpec::default())
+        else {
+            panic!("the failure was not reported")
+        };
+        assert!(message.contains("the disk is gone"), "{message}");
+        assert_eq!(answers(&output)[0]["reward"], 1.0);
+    }
 
     #[test]
     fn recent_ids_are_bounded_and_distinct() {

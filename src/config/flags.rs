@@ -39,10 +39,7 @@ impl<const COMMAND: u8> clap::Args for Flags<COMMAND> {
                 value => format!(" [default: {value}]"),
             };
             command.arg(
-                Arg::new(key.name)
-                    .long(key.flag())
-                    .value_name(key.value_name)
-                    .help(format!("{}{default}", key.about.replace('\n', ". "))),
+                Arg::new(key.name).long(key.flag()).value_name(key.value_name).help(format!("{}{default}", key.about)),
             )
         })
     }

@@ -33,7 +33,7 @@ pub(super) struct Key {
     pub commands: u8,
     /// Placeholder in the help.
     pub value_name: &'static str,
-    /// For the help; the first line also goes into a printed configuration.
+    /// One line, for the help and a printed configuration.
     pub about: &'static str,
 }
 
@@ -209,8 +209,7 @@ pub(super) const KEYS: &[Key] = &[
         default: || text("127.0.0.1:50051"),
         commands: SERVE,
         value_name: "ADDR",
-        about: "TCP address of the gRPC server, or off; port 0 lets the system pick\n\
-                Where uds is given and grpc is not, grpc is off.",
+        about: "TCP address of the gRPC server, or off (the default where uds is given); port 0 lets the system pick",
     },
     Key {
         name: "uds",
@@ -356,7 +355,7 @@ mod tests {
         assert_eq!(names.len(), KEYS.len());
         for key in KEYS {
             assert!(key.name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "{}", key.name);
-            assert!(!key.about.is_empty() && !key.about.ends_with('.'), "{}", key.name);
+            assert!(!key.about.is_empty() && !key.about.ends_with('.') && !key.about.contains('\n'), "{}", key.name);
         }
     }
 

@@ -137,9 +137,8 @@ impl Loaded {
         let mut out = String::from("# Settings of reward-sidecar. File < environment < flags.\n");
         for key in keys::KEYS {
             let (value, origin) = self.merged.get(key);
-            let about = key.about.split_once('\n').map_or(key.about, |(first, _)| first);
             // Writing to a String cannot fail.
-            let _ = write!(out, "\n# {about}\n{} = {value} # {}\n", key.name, origin.comment(key));
+            let _ = write!(out, "\n# {}\n{} = {value} # {}\n", key.about, key.name, origin.comment(key));
         }
         out
     }

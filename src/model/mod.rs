@@ -1,15 +1,42 @@
 //! The model room: weights in, [`Engine`] out. The only place that knows candle.
+//!
+//! The way of a model: a reference becomes a blueprint (configuration, weights and text, whatever the files'
+//! format); the architecture that the configuration names loads a backbone from it; backbone and head stand behind
+//! [`Engine`].
 
+mod arch;
+mod backbone;
+mod blueprint;
+mod checkpoint;
+mod demo;
+mod digest;
+mod engine;
+mod error;
+mod head;
 pub mod kernels;
+mod layers;
+mod manifest;
+mod pip;
+mod settings;
+mod text;
 
 use std::path::PathBuf;
 
 use crate::engine::Engine;
 
+pub use backbone::Shape;
+pub use blueprint::FORMS;
+pub use engine::{ModelEngine, Report};
+pub use error::ModelError;
+pub use manifest::ReadPosition;
+
+/// Type of the arithmetic; part of every model version.
+const PRECISION: &str = "f32";
+
 /// What to load and how.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// `demo`, a directory in Hugging Face layout, a directory with or path to a `reward-model.toml`.
+    /// A model reference; see [`FORMS`].
     pub model: String,
     /// CPU threads of the forward pass; 0 means all cores.
     pub threads: usize,
@@ -17,15 +44,7 @@ pub struct Config {
     pub cache_dir: PathBuf,
 }
 
-/// Why a model cannot be loaded.
-#[derive(Debug, thiserror::Error)]
-pub enum ModelError {
-    /// Placeholder.
-    #[error("{0}")]
-    Other(String),
-}
-
 /// Loads the model.
-pub fn load(_config: &Config) -> Result<Box<dyn Engine>, ModelError> {
-    todo!()
+pub fn load(config: &Config) -> Result<Box<dyn Engine>, ModelError> {
+    Ok(Box::new(ModelEngine::load(config)?))
 }

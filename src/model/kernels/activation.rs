@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use super::exp::exp;
 use super::isa::{Isa, Task};
+use super::simd::Simd;
 
 /// Rows per piece of parallel work.
 const ROWS: usize = 16;
@@ -18,7 +19,7 @@ pub fn silu_mul(gate_up: &[f32], ffn: usize, out: &mut [f32]) {
 }
 
 fn silu_mul_on(isa: Isa, gate_up: &[f32], ffn: usize, out: &mut [f32]) {
-    assert!(ffn > 0 && out.len() % ffn == 0, "the output holds a broken row of {ffn}");
+    assert!(ffn > 0 && out.len().is_multiple_of(ffn), "the output holds a broken row of {ffn}");
     assert_eq!(gate_up.len(), 2 * out.len(), "the input holds a gate and a value for each output");
     out.par_chunks_mut(ROWS * ffn)
         .zip(gate_up.par_chunks(ROWS * 2 * ffn))
@@ -33,7 +34,7 @@ struct SiluMul<'a> {
 
 impl Task for SiluMul<'_> {
     #[inline(always)]
-    fn run<const WIDTH: usize>(self) {
+    fn run<const WIDTH: usize, S: Simd<WIDTH>>(self, _: S) {
         for (gate_up, out) in self.gate_up.chunks_exact(2 * self.ffn).zip(self.out.chunks_exact_mut(self.ffn)) {
             let (gate, up) = gate_up.split_at(self.ffn);
             for ((out, &gate), &up) in out.iter_mut().zip(gate).zip(up) {

@@ -50,12 +50,13 @@ pub(super) fn tanh(y: f32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::super::isa::{Isa, Task};
+    use super::super::simd::Simd;
     use super::*;
 
     struct ExpAll<'a>(&'a mut [f32]);
     impl Task for ExpAll<'_> {
         #[inline(always)]
-        fn run<const WIDTH: usize>(self) {
+        fn run<const WIDTH: usize, S: Simd<WIDTH>>(self, _: S) {
             for x in self.0 {
                 *x = exp(*x);
             }
@@ -65,7 +66,7 @@ mod tests {
     struct TanhAll<'a>(&'a mut [f32]);
     impl Task for TanhAll<'_> {
         #[inline(always)]
-        fn run<const WIDTH: usize>(self) {
+        fn run<const WIDTH: usize, S: Simd<WIDTH>>(self, _: S) {
             for x in self.0 {
                 *x = tanh(*x);
             }

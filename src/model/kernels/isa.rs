@@ -1,11 +1,15 @@
 //! Which instructions the kernels may use, found out once at run time.
 //!
 //! A kernel's inner loop is a [`Task`]: one piece of safe, generic code that is compiled once for each instruction set
-//! and left to the compiler to vectorise. This file is the only one here with `unsafe` code: calling a function
-//! compiled for instructions that the caller was not compiled for.
+//! and told which registers it has. `unsafe` code among the kernels is here, where a function is called that was
+//! compiled for more instructions than its caller, and in [`super::simd`], where single instructions are.
 #![allow(unsafe_code)]
 
 use std::sync::OnceLock;
+
+#[cfg(target_arch = "x86_64")]
+use super::simd::{Avx2, Avx512};
+use super::simd::{Portable, Simd};
 
 /// An instruction set that this machine has. All give the same bits; they differ in speed alone.
 ///
@@ -22,12 +26,39 @@ enum Kind {
     Avx512,
 }
 
+impl Kind {
+    /// Slowest first.
+    const ALL: &[Self] = &[
+        Self::Portable,
+        #[cfg(target_arch = "x86_64")]
+        Self::Avx2,
+        #[cfg(target_arch = "x86_64")]
+        Self::Avx512,
+    ];
+
+    fn is_here(self) -> bool {
+        match self {
+            Self::Portable => true,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => {
+                Self::Avx2.is_here()
+                    && is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+            }
+        }
+    }
+}
+
 /// An inner loop. `WIDTH` is [`Isa::width`].
 ///
 /// `run` and all that it calls must be `#[inline(always)]` and free of closures that could be compiled on their own:
 /// what is not inlined is compiled for the baseline instructions, which gives the same bits at a hundredth of the speed.
 pub(super) trait Task {
-    fn run<const WIDTH: usize>(self);
+    fn run<const WIDTH: usize, S: Simd<WIDTH>>(self, simd: S);
 }
 
 impl Isa {
@@ -39,19 +70,7 @@ impl Isa {
 
     /// All that this machine has, slowest first.
     pub fn available() -> Vec<Self> {
-        let mut all = vec![Self(Kind::Portable)];
-        #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            all.push(Self(Kind::Avx2));
-            if is_x86_feature_detected!("avx512f")
-                && is_x86_feature_detected!("avx512vl")
-                && is_x86_feature_detected!("avx512bw")
-                && is_x86_feature_detected!("avx512dq")
-            {
-                all.push(Self(Kind::Avx512));
-            }
-        }
-        all
+        Kind::ALL.iter().filter(|kind| kind.is_here()).map(|&kind| Self(kind)).collect()
     }
 
     /// What it is called.
@@ -76,7 +95,7 @@ impl Isa {
         }
     }
 
-    /// Most rows of a tile: as many as leave three registers free.
+    /// Most rows of a tile: with a row of weights and a broadcast value, its accumulators still fit the registers.
     pub(super) fn height(self) -> usize {
         match self.0 {
             Kind::Portable => 6,
@@ -91,7 +110,7 @@ impl Isa {
     #[inline]
     pub(super) fn run<T: Task>(self, task: T) {
         match self.0 {
-            Kind::Portable => task.run::<16>(),
+            Kind::Portable => task.run(Portable),
             // SAFETY: only `available` makes this value, after the machine has said that it has avx2 and fma.
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2 => unsafe { avx2(task) },
@@ -105,11 +124,13 @@ impl Isa {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 fn avx2<T: Task>(task: T) {
-    task.run::<16>();
+    // SAFETY: this function is compiled for these instructions, so whoever called it had to prove them.
+    task.run(unsafe { Avx2::new() });
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,avx512f,avx512vl,avx512bw,avx512dq")]
 fn avx512<T: Task>(task: T) {
-    task.run::<32>();
+    // SAFETY: this function is compiled for these instructions, so whoever called it had to prove them.
+    task.run(unsafe { Avx512::new() });
 }

@@ -9,13 +9,13 @@ use super::grid::{self, Block, steps};
 use super::isa::Isa;
 use super::tile::{MAX_HEIGHT, MAX_WIDTH, multiply, next_tile, pack_rows};
 
-/// Longest run of `k` between two visits to the accumulators in memory: a panel of weights (64 kB) and a tile of
-/// activations (24 kB) then stay in the second-level cache beside a block of activations.
-const MAX_DEPTH: usize = 512;
-/// Rows of activations packed at a time: 192 kB at [`MAX_DEPTH`]. A multiple of every tile's height.
+/// Longest run of `k` between two visits to the accumulators in memory: a panel of weights (96 kB), a tile (36 kB) and a
+/// block (288 kB) of activations then stay in a second-level cache together.
+const MAX_DEPTH: usize = 768;
+/// Rows of activations packed at a time. A multiple of every tile's height.
 const BLOCK_ROWS: usize = 96;
 
-/// A weight matrix `[n, k]`, stored as panels of [`Isa::width`] outputs: `[panel, k, width]`, zeros past `n`.
+/// A weight matrix `[n, k]`, stored as panels of as many outputs as a tile is wide: `[panel, k, width]`, zeros past `n`.
 #[derive(Debug)]
 pub struct PackedMatrix {
     isa: Isa,
@@ -49,7 +49,7 @@ impl PackedMatrix {
     /// As [`Self::pack_rows`].
     pub fn pack_for(isa: Isa, matrices: &[&[f32]], k: usize) -> Self {
         assert!(k > 0, "a weight matrix needs at least one column");
-        assert!(matrices.iter().all(|m| m.len() % k == 0), "a matrix of {k} columns holds a broken row");
+        assert!(matrices.iter().all(|m| m.len().is_multiple_of(k)), "a matrix of {k} columns holds a broken row");
         let rows: Vec<&[f32]> = matrices.iter().flat_map(|m| m.chunks_exact(k)).collect();
         let width = isa.width();
         let mut panels = Aligned::zeros(rows.len().div_ceil(width) * width * k);
@@ -195,8 +195,8 @@ mod tests {
         (5, 40, 64),
         (7, 64, 17),
         (8, 9, 576),
-        (11, 100, 513),
-        (13, 96, 1025),
+        (11, 100, 769),
+        (13, 96, 1601),
         (16, 257, 33),
         (97, 65, 40),
         (205, 130, 70),

@@ -5,8 +5,8 @@
 //! - every dot product is one chain of fused multiply-adds in ascending order of its index, started at zero. SIMD goes
 //!   across outputs, blocking carries the same accumulator on through memory, and `f32::mul_add` rounds alike on
 //!   every instruction set;
-//! - what must be summed across lanes (a norm's squares, a softmax's denominator) goes through [`lanes`], whose order
-//!   is fixed;
+//! - what must be summed across lanes (a norm's squares, a softmax's denominator) goes through `lanes`, whose order is
+//!   fixed;
 //! - attention cuts its keys at absolute positions, never at the borders of segments.
 //!
 //! All kernels run in whatever rayon pool is current. Matrices are row-major.
@@ -21,6 +21,7 @@ mod lanes;
 mod linear;
 mod norm;
 mod rotary;
+mod simd;
 #[cfg(test)]
 mod testing;
 mod tile;

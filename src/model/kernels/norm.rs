@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use super::isa::{Isa, Task};
 use super::lanes::{self, LANES};
+use super::simd::Simd;
 
 /// Rows per piece of parallel work.
 const ROWS: usize = 32;
@@ -19,7 +20,7 @@ pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
 
 fn rms_norm_on(isa: Isa, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     let d = weight.len();
-    assert!(d > 0 && x.len() % d == 0, "the input holds a broken row of {d}");
+    assert!(d > 0 && x.len().is_multiple_of(d), "the input holds a broken row of {d}");
     assert_eq!(x.len(), out.len(), "the output has the shape of the input");
     out.par_chunks_mut(ROWS * d)
         .zip(x.par_chunks(ROWS * d))
@@ -35,7 +36,7 @@ struct RmsNorm<'a> {
 
 impl Task for RmsNorm<'_> {
     #[inline(always)]
-    fn run<const WIDTH: usize>(self) {
+    fn run<const WIDTH: usize, S: Simd<WIDTH>>(self, _: S) {
         let d = self.weight.len();
         for (x, out) in self.x.chunks_exact(d).zip(self.out.chunks_exact_mut(d)) {
             let scale = 1.0 / (sum_of_squares(x) / d as f32 + self.eps).sqrt();

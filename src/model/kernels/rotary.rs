@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use super::HeadLayout;
 use super::isa::{Isa, Task};
+use super::simd::Simd;
 
 /// Rows per piece of parallel work.
 const ROWS: usize = 32;
@@ -45,7 +46,7 @@ struct Rotary<'a> {
 
 impl Task for Rotary<'_> {
     #[inline(always)]
-    fn run<const WIDTH: usize>(self) {
+    fn run<const WIDTH: usize, S: Simd<WIDTH>>(self, _: S) {
         let HeadLayout { heads, kv_heads, head_dim } = self.layout;
         let tables = self.cos.chunks_exact(self.r).zip(self.sin.chunks_exact(self.r));
         for (row, (cos, sin)) in self.qkv.chunks_exact_mut(self.layout.row()).zip(tables) {

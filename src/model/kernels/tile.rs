@@ -3,6 +3,7 @@
 //! Invariant: each accumulator takes its products in ascending order of `k`, one fused multiply-add each.
 
 use super::isa::{Isa, Task};
+use super::simd::Simd;
 
 /// Greatest height of a tile on any instruction set.
 pub(super) const MAX_HEIGHT: usize = 12;
@@ -47,17 +48,21 @@ struct Multiply<'a, const HEIGHT: usize> {
 
 impl<const HEIGHT: usize> Task for Multiply<'_, HEIGHT> {
     #[inline(always)]
-    fn run<const WIDTH: usize>(self) {
+    fn run<const WIDTH: usize, S: Simd<WIDTH>>(self, simd: S) {
         let acc = as_tile::<HEIGHT, WIDTH>(self.acc);
-        let mut sums = *acc;
+        let mut sums = [simd.load(&[0.0; WIDTH]); HEIGHT];
+        for i in 0..HEIGHT {
+            sums[i] = simd.load(&acc[i]);
+        }
         for (a, b) in self.a.as_chunks::<HEIGHT>().0.iter().zip(self.b.as_chunks::<WIDTH>().0) {
+            let b = simd.load(b);
             for i in 0..HEIGHT {
-                for j in 0..WIDTH {
-                    sums[i][j] = a[i].mul_add(b[j], sums[i][j]);
-                }
+                sums[i] = simd.mul_add(a[i], b, sums[i]);
             }
         }
-        *acc = sums;
+        for i in 0..HEIGHT {
+            simd.store(sums[i], &mut acc[i]);
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use crate::batch::MicroBatch;
 
 /// Queries (rows times the query heads of one key head) that share one visit to each block of keys. Enough to make
 /// packing a block cheap, few enough to stay in the second-level cache with their sums.
-const BUNDLE_QUERIES: usize = 192;
+const BUNDLE_QUERIES: usize = 384;
 /// Least rows per bundle, for layouts with many query heads per key head.
 const BUNDLE_MIN_ROWS: usize = 16;
 
@@ -73,7 +73,7 @@ impl AttentionPlan {
     /// If the layout has no heads, or query heads that are no multiple of its key heads.
     pub fn new(batch: &MicroBatch, layout: HeadLayout) -> Self {
         assert!(layout.head_dim > 0 && layout.kv_heads > 0 && layout.heads > 0, "a layout has heads: {layout:?}");
-        assert!(layout.heads % layout.kv_heads == 0, "each key head serves as many query heads: {layout:?}");
+        assert!(layout.heads.is_multiple_of(layout.kv_heads), "each key head serves as many query heads: {layout:?}");
         let mut nodes: Vec<Node> = Vec::with_capacity(batch.segments.len());
         for segment in &batch.segments {
             let parent = segment.parent.map(|p| p as usize);

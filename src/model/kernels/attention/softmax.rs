@@ -1,11 +1,13 @@
 //! One tile of queries against one block of keys: scores, softmax, and the mix of values.
 
+use std::ops::Range;
+
 use super::BLOCK;
 use crate::model::kernels::exp::{exp, tanh};
 use crate::model::kernels::isa::{Isa, Task};
 use crate::model::kernels::lanes::{self, LANES};
+use crate::model::kernels::simd::Simd;
 use crate::model::kernels::tile::{as_tile, run_with_height};
-use std::ops::Range;
 
 /// `scores = queries * keys` for the panels in `panels`: `queries` is `[head_dim, height]`, `keys` is
 /// `[panel, head_dim, width]`, `scores` is `[height, BLOCK]`.
@@ -22,21 +24,20 @@ struct Score<'a, const HEIGHT: usize> {
 
 impl<const HEIGHT: usize> Task for Score<'_, HEIGHT> {
     #[inline(always)]
-    fn run<const WIDTH: usize>(self) {
+    fn run<const WIDTH: usize, S: Simd<WIDTH>>(self, simd: S) {
         let queries = self.queries.as_chunks::<HEIGHT>().0;
         let scores = as_tile::<HEIGHT, BLOCK>(self.scores);
         for panel in self.panels {
             let keys = &self.keys.as_chunks::<WIDTH>().0[panel * queries.len()..(panel + 1) * queries.len()];
-            let mut sums = [[0.0f32; WIDTH]; HEIGHT];
+            let mut sums = [simd.load(&[0.0; WIDTH]); HEIGHT];
             for (q, k) in queries.iter().zip(keys) {
+                let k = simd.load(k);
                 for i in 0..HEIGHT {
-                    for j in 0..WIDTH {
-                        sums[i][j] = q[i].mul_add(k[j], sums[i][j]);
-                    }
+                    sums[i] = simd.mul_add(q[i], k, sums[i]);
                 }
             }
             for i in 0..HEIGHT {
-                scores[i][panel * WIDTH..(panel + 1) * WIDTH].copy_from_slice(&sums[i]);
+                simd.store(sums[i], &mut scores[i].as_chunks_mut::<WIDTH>().0[panel]);
             }
         }
     }
@@ -67,7 +68,7 @@ struct Weigh<'a> {
 
 impl Task for Weigh<'_> {
     #[inline(always)]
-    fn run<const WIDTH: usize>(self) {
+    fn run<const WIDTH: usize, S: Simd<WIDTH>>(self, _: S) {
         let Running { max, sum, mix } = self.running;
         let stride = mix.len() / self.seen.len();
         let rows = self.scores.as_chunks_mut::<BLOCK>().0.iter_mut().zip(self.seen);
@@ -124,27 +125,27 @@ struct Mix<'a, const HEIGHT: usize> {
 
 impl<const HEIGHT: usize> Task for Mix<'_, HEIGHT> {
     #[inline(always)]
-    fn run<const WIDTH: usize>(self) {
+    fn run<const WIDTH: usize, S: Simd<WIDTH>>(self, simd: S) {
         let weights: &[[f32; BLOCK]; HEIGHT] =
             self.weights.as_chunks::<BLOCK>().0.try_into().expect("the caller gives HEIGHT rows of BLOCK");
-        let stride = self.mix.len() / HEIGHT;
+        let rows = self.mix.as_chunks_mut::<WIDTH>().0;
+        let panels = rows.len() / HEIGHT;
         let (start, end) = (self.seen.start.min(BLOCK), self.seen.end.min(BLOCK));
         for (panel, values) in self.values.chunks_exact(BLOCK * WIDTH).enumerate() {
             let values: &[[f32; WIDTH]; BLOCK] =
                 values.as_chunks::<WIDTH>().0.try_into().expect("a panel holds BLOCK rows");
-            let mut sums = [[0.0f32; WIDTH]; HEIGHT];
+            let mut sums = [simd.load(&[0.0; WIDTH]); HEIGHT];
             for i in 0..HEIGHT {
-                sums[i].copy_from_slice(&self.mix[i * stride + panel * WIDTH..][..WIDTH]);
+                sums[i] = simd.load(&rows[i * panels + panel]);
             }
             for key in start..end {
+                let value = simd.load(&values[key]);
                 for i in 0..HEIGHT {
-                    for j in 0..WIDTH {
-                        sums[i][j] = weights[i][key].mul_add(values[key][j], sums[i][j]);
-                    }
+                    sums[i] = simd.mul_add(weights[i][key], value, sums[i]);
                 }
             }
             for i in 0..HEIGHT {
-                self.mix[i * stride + panel * WIDTH..][..WIDTH].copy_from_slice(&sums[i]);
+                simd.store(sums[i], &mut rows[i * panels + panel]);
             }
         }
     }

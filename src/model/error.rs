@@ -1,0 +1,138 @@
+//! Why a model cannot be loaded. Every message names the file, the tensor or field in it, what was expected and what
+//! was found, so that whoever reads it knows what to mend.
+
+use std::path::{Path, PathBuf};
+
+/// Why a model cannot be loaded. Always a matter of usage or configuration, never of one rollout.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// The reference names nothing that can be loaded.
+    #[error("cannot load {reference:?}: {reason}\nA model is one of:\n{forms}")]
+    Reference {
+        /// As given.
+        reference: String,
+        /// What was found there.
+        reason: String,
+        /// The known forms, a line each.
+        forms: String,
+    },
+    /// A file is missing or cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A file is there, but is not what it should be.
+    #[error("{}: {reason}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong in it, and where.
+        reason: String,
+    },
+    /// A tensor is not in the checkpoint.
+    #[error("{}: no tensor {tensor:?}{hint}", path.display())]
+    MissingTensor {
+        /// The file, or the folder of a sharded checkpoint.
+        path: PathBuf,
+        /// Its name.
+        tensor: String,
+        /// What may explain it; empty or starting with `; `.
+        hint: String,
+    },
+    /// A tensor has another shape than the configuration says.
+    #[error("{}: tensor {tensor:?} has shape {found:?}, expected {expected:?}", path.display())]
+    Shape {
+        /// The file.
+        path: PathBuf,
+        /// Its name.
+        tensor: String,
+        /// The shape that the configuration asks for.
+        expected: Vec<usize>,
+        /// The shape in the file.
+        found: Vec<usize>,
+    },
+    /// A tensor has a type that cannot be read as float32.
+    #[error("{}: tensor {tensor:?} has type {found}, expected {expected}", path.display())]
+    Dtype {
+        /// The file.
+        path: PathBuf,
+        /// Its name.
+        tensor: String,
+        /// The types that can be read.
+        expected: &'static str,
+        /// The type in the file.
+        found: String,
+    },
+    /// No architecture of that name is known.
+    #[error("{}: unknown architecture {found:?}; known: {known}", path.display())]
+    UnknownArchitecture {
+        /// The configuration.
+        path: PathBuf,
+        /// As the configuration calls it.
+        found: String,
+        /// Names that are known.
+        known: String,
+    },
+    /// A setting changes the numbers in a way that is not implemented; ignoring it would give wrong rewards.
+    #[error("{}: {field} = {found} is not supported; expected {expected}", path.display())]
+    Unsupported {
+        /// The configuration.
+        path: PathBuf,
+        /// The field.
+        field: String,
+        /// Its value.
+        found: String,
+        /// What is supported.
+        expected: String,
+    },
+    /// The base of a composed model cannot be had.
+    #[error("{reason}\n{remedy}")]
+    Base {
+        /// What failed.
+        reason: String,
+        /// What to do, with the exact command and path.
+        remedy: String,
+    },
+    /// The tensor library failed.
+    #[error("tensor operation failed while loading: {0}")]
+    Tensor(#[from] candle_core::Error),
+    /// The threads of the forward pass could not be started.
+    #[error("cannot start {threads} threads: {reason}")]
+    Threads {
+        /// How many.
+        threads: usize,
+        /// The system's reason.
+        reason: String,
+    },
+}
+
+impl ModelError {
+    /// [`ModelError::Io`] for a path; made for `map_err`.
+    pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self + use<> {
+        let path = path.to_path_buf();
+        move |source| Self::Io { path, source }
+    }
+
+    /// [`ModelError::Malformed`] for a path.
+    pub(crate) fn malformed(path: &Path, reason: impl Into<String>) -> Self {
+        Self::Malformed { path: path.to_path_buf(), reason: reason.into() }
+    }
+}
+
+/// Reads a whole file.
+pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>, ModelError> {
+    std::fs::read(path).map_err(ModelError::io(path))
+}
+
+/// Reads a whole file as UTF-8.
+pub(crate) fn read_text(path: &Path) -> Result<String, ModelError> {
+    std::fs::read_to_string(path).map_err(ModelError::io(path))
+}
+
+/// Reads and parses a JSON file.
+pub(crate) fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, ModelError> {
+    serde_json::from_slice(&read_file(path)?).map_err(|e| ModelError::malformed(path, e.to_string()))
+}

@@ -1,0 +1,134 @@
+//! The registers of a tile: one row of accumulators is two of them. Written out, for compilers do not reliably keep an
+//! array of accumulators in registers; loops without that need are left to them.
+//!
+//! Invariant: every operation is lane by lane, and rounds as `f32::mul_add` does.
+#![allow(unsafe_code)]
+
+/// Operations on rows of `WIDTH` floats. A value of an implementing type is the proof that its instructions are there.
+pub(super) trait Simd<const WIDTH: usize>: Copy {
+    /// `WIDTH` floats in registers.
+    type Row: Copy;
+
+    fn load(self, from: &[f32; WIDTH]) -> Self::Row;
+    fn store(self, row: Self::Row, to: &mut [f32; WIDTH]);
+    /// `a * b + c`, rounded once.
+    fn mul_add(self, a: f32, b: Self::Row, c: Self::Row) -> Self::Row;
+}
+
+/// Plain Rust.
+#[derive(Clone, Copy)]
+pub(super) struct Portable;
+
+impl Simd<16> for Portable {
+    type Row = [f32; 16];
+
+    #[inline(always)]
+    fn load(self, from: &[f32; 16]) -> [f32; 16] {
+        *from
+    }
+
+    #[inline(always)]
+    fn store(self, row: [f32; 16], to: &mut [f32; 16]) {
+        *to = row;
+    }
+
+    #[inline(always)]
+    fn mul_add(self, a: f32, b: [f32; 16], mut c: [f32; 16]) -> [f32; 16] {
+        for (c, b) in c.iter_mut().zip(b) {
+            *c = a.mul_add(b, *c);
+        }
+        c
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+pub(super) use x86::{Avx2, Avx512};
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::Simd;
+
+    /// AVX2 and FMA.
+    #[derive(Clone, Copy)]
+    pub(in super::super) struct Avx2(());
+
+    impl Avx2 {
+        /// # Safety
+        /// The machine has avx2 and fma.
+        #[inline(always)]
+        pub(in super::super) unsafe fn new() -> Self {
+            Self(())
+        }
+    }
+
+    impl Simd<16> for Avx2 {
+        type Row = [__m256; 2];
+
+        #[inline(always)]
+        fn load(self, from: &[f32; 16]) -> [__m256; 2] {
+            // SAFETY: `self` proves the instructions; both halves lie within `from`, and need no alignment.
+            unsafe { [_mm256_loadu_ps(from.as_ptr()), _mm256_loadu_ps(from.as_ptr().add(8))] }
+        }
+
+        #[inline(always)]
+        fn store(self, row: [__m256; 2], to: &mut [f32; 16]) {
+            // SAFETY: `self` proves the instructions; both halves lie within `to`, and need no alignment.
+            unsafe {
+                _mm256_storeu_ps(to.as_mut_ptr(), row[0]);
+                _mm256_storeu_ps(to.as_mut_ptr().add(8), row[1]);
+            }
+        }
+
+        #[inline(always)]
+        fn mul_add(self, a: f32, b: [__m256; 2], c: [__m256; 2]) -> [__m256; 2] {
+            // SAFETY: `self` proves the instructions.
+            unsafe {
+                let a = _mm256_set1_ps(a);
+                [_mm256_fmadd_ps(a, b[0], c[0]), _mm256_fmadd_ps(a, b[1], c[1])]
+            }
+        }
+    }
+
+    /// AVX-512 as every processor with it has had since Skylake.
+    #[derive(Clone, Copy)]
+    pub(in super::super) struct Avx512(());
+
+    impl Avx512 {
+        /// # Safety
+        /// The machine has avx512f.
+        #[inline(always)]
+        pub(in super::super) unsafe fn new() -> Self {
+            Self(())
+        }
+    }
+
+    impl Simd<32> for Avx512 {
+        type Row = [__m512; 2];
+
+        #[inline(always)]
+        fn load(self, from: &[f32; 32]) -> [__m512; 2] {
+            // SAFETY: `self` proves the instructions; both halves lie within `from`, and need no alignment.
+            unsafe { [_mm512_loadu_ps(from.as_ptr()), _mm512_loadu_ps(from.as_ptr().add(16))] }
+        }
+
+        #[inline(always)]
+        fn store(self, row: [__m512; 2], to: &mut [f32; 32]) {
+            // SAFETY: `self` proves the instructions; both halves lie within `to`, and need no alignment.
+            unsafe {
+                _mm512_storeu_ps(to.as_mut_ptr(), row[0]);
+                _mm512_storeu_ps(to.as_mut_ptr().add(16), row[1]);
+            }
+        }
+
+        #[inline(always)]
+        fn mul_add(self, a: f32, b: [__m512; 2], c: [__m512; 2]) -> [__m512; 2] {
+            // SAFETY: `self` proves the instructions.
+            unsafe {
+                let a = _mm512_set1_ps(a);
+                [_mm512_fmadd_ps(a, b[0], c[0]), _mm512_fmadd_ps(a, b[1], c[1])]
+            }
+        }
+    }
+}

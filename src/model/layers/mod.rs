@@ -1,0 +1,54 @@
+//! Layers: what architectures are built of. A candle [`Tensor`] goes in and comes out; how it is computed on a device
+//! is decided here and nowhere else. On the CPU that is the slice kernels of [`super::kernels`].
+//!
+//! Activations are float32 and row-major: `[tokens, features]`.
+
+mod activation;
+mod attention;
+mod embedding;
+mod linear;
+mod norm;
+mod rotary;
+
+pub use activation::Activation;
+pub use attention::Attention;
+pub use embedding::Embedding;
+pub use linear::Linear;
+pub use norm::RmsNorm;
+pub use rotary::Rotary;
+
+use candle_core::{CpuStorage, Layout, Result, Shape, bail};
+
+use super::ModelError;
+
+/// What loading a layer gives.
+type Loaded<T> = std::result::Result<T, ModelError>;
+
+/// The values of a contiguous float32 tensor.
+fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+    let CpuStorage::F32(values) = storage else {
+        bail!("expected float32 activations, found {:?}", storage_name(storage))
+    };
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(&values[start..end]),
+        None => bail!("expected contiguous activations, found {layout:?}"),
+    }
+}
+
+/// The values of a contiguous float32 tensor that is changed in place.
+fn values_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mut [f32]> {
+    match (storage, layout.contiguous_offsets()) {
+        (CpuStorage::F32(values), Some((start, end))) => Ok(&mut values[start..end]),
+        (storage, _) => bail!("expected contiguous float32 activations, found {:?} {layout:?}", storage_name(storage)),
+    }
+}
+
+/// A result of `[rows, columns]`.
+fn output(values: Vec<f32>, rows: usize, columns: usize) -> (CpuStorage, Shape) {
+    (CpuStorage::F32(values), (rows, columns).into())
+}
+
+fn storage_name(storage: &CpuStorage) -> candle_core::DType {
+    use candle_core::backend::BackendStorage;
+    storage.dtype()
+}

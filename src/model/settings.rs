@@ -1,0 +1,163 @@
+//! A model's `config.json`, read field by field: a wrong type is an error that names file and field, never a default.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::ModelError;
+
+/// The fields of a model's configuration.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    path: PathBuf,
+    value: Value,
+}
+
+impl Settings {
+    /// Settings that were read from `path`.
+    pub fn new(path: &Path, value: Value) -> Result<Self, ModelError> {
+        if !value.is_object() {
+            return Err(ModelError::malformed(path, "not a JSON object"));
+        }
+        Ok(Self { path: path.to_path_buf(), value })
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The fields, for a model's fingerprint.
+    pub fn value(&self) -> &Value {
+        &self.value
+    }
+
+    /// Replaces a field.
+    pub fn set(&mut self, field: &str, value: impl Into<Value>) {
+        self.value[field] = value.into();
+    }
+
+    /// A field; `None` if absent or null. `a.b` is field `b` of object `a`.
+    pub fn get(&self, field: &str) -> Option<&Value> {
+        field.split('.').try_fold(&self.value, |value, part| value.get(part)).filter(|v| !v.is_null())
+    }
+
+    /// A whole number from 1 to 2^31, which no size in a model exceeds.
+    pub fn size(&self, field: &str) -> Result<Option<usize>, ModelError> {
+        let valid = |v: &Value| v.as_u64().filter(|n| (1..=1 << 31).contains(n)).map(|n| n as usize);
+        self.typed(field, "a whole number above 0", valid)
+    }
+
+    /// A whole number above 0 that must be there.
+    pub fn required_size(&self, field: &str) -> Result<usize, ModelError> {
+        self.size(field)?.ok_or_else(|| ModelError::malformed(&self.path, format!("no field {field:?}")))
+    }
+
+    /// A finite number.
+    pub fn number(&self, field: &str) -> Result<Option<f64>, ModelError> {
+        self.typed(field, "a number", |v| v.as_f64().filter(|x| x.is_finite()))
+    }
+
+    /// A finite number that must be there.
+    pub fn required_number(&self, field: &str) -> Result<f64, ModelError> {
+        self.number(field)?.ok_or_else(|| ModelError::malformed(&self.path, format!("no field {field:?}")))
+    }
+
+    /// True or false.
+    pub fn flag(&self, field: &str) -> Result<Option<bool>, ModelError> {
+        self.typed(field, "true or false", Value::as_bool)
+    }
+
+    /// A text.
+    pub fn text(&self, field: &str) -> Result<Option<&str>, ModelError> {
+        self.typed(field, "a text", Value::as_str)
+    }
+
+    /// The model's architecture: the first of `architectures`.
+    pub fn architecture(&self) -> Result<&str, ModelError> {
+        self.typed("architectures", "a list of texts", |v| v.as_array()?.first()?.as_str())?
+            .ok_or_else(|| ModelError::malformed(&self.path, "no field \"architectures\""))
+    }
+
+    /// Names of the outputs: `id2label` in order of its ids, else `LABEL_0`... as many as `num_labels` says; `None`
+    /// if neither is there.
+    pub fn labels(&self) -> Result<Option<Vec<String>>, ModelError> {
+        let Some(labels) = self.typed("id2label", "an object", Value::as_object)? else {
+            let count = self.size("num_labels")?;
+            return Ok(count.map(default_labels));
+        };
+        (0..labels.len())
+            .map(|id| labels.get(&id.to_string()).and_then(Value::as_str).map(str::to_owned))
+            .collect::<Option<Vec<_>>>()
+            .filter(|labels| !labels.is_empty())
+            .map(Some)
+            .ok_or_else(|| {
+                ModelError::malformed(&self.path, "id2label must map \"0\", \"1\", ... without a gap to texts")
+            })
+    }
+
+    /// Refuses a value that would change the numbers.
+    pub fn unsupported(&self, field: &str, expected: impl Into<String>) -> ModelError {
+        ModelError::Unsupported {
+            path: self.path.clone(),
+            field: field.to_owned(),
+            found: self.get(field).map_or("null".into(), Value::to_string),
+            expected: expected.into(),
+        }
+    }
+
+    fn typed<'a, T>(
+        &'a self,
+        field: &str,
+        expected: &str,
+        read: impl FnOnce(&'a Value) -> Option<T>,
+    ) -> Result<Option<T>, ModelError> {
+        let Some(value) = self.get(field) else { return Ok(None) };
+        match read(value) {
+            Some(value) => Ok(Some(value)),
+            None => {
+                let mut found = value.to_string();
+                if found.len() > 60 {
+                    found = found.chars().take(60).chain("...".chars()).collect();
+                }
+                Err(ModelError::malformed(&self.path, format!("field {field:?} is {found}, expected {expected}")))
+            }
+        }
+    }
+}
+
+/// The names that transformers gives to outputs without names.
+pub fn default_labels(count: usize) -> Vec<String> {
+    (0..count).map(|i| format!("LABEL_{i}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn settings(value: Value) -> Settings {
+        Settings::new(Path::new("dir/config.json"), value).unwrap()
+    }
+
+    #[test]
+    fn labels_come_in_order_of_their_ids() {
+        let labels: serde_json::Map<_, _> = (0..11).map(|i| (i.to_string(), json!(format!("l{i}")))).collect();
+        let names = settings(json!({"id2label": labels})).labels().unwrap().unwrap();
+        assert_eq!(names[2], "l2");
+        assert_eq!(names[10], "l10");
+        assert_eq!(settings(json!({"num_labels": 2})).labels().unwrap().unwrap(), ["LABEL_0", "LABEL_1"]);
+        assert_eq!(settings(json!({})).labels().unwrap(), None);
+        assert!(settings(json!({"id2label": {"0": "a", "2": "b"}})).labels().is_err());
+    }
+
+    #[test]
+    fn a_wrong_type_names_file_and_field() {
+        let message = settings(json!({"hidden_size": "64"})).size("hidden_size").unwrap_err().to_string();
+        assert_eq!(message, "dir/config.json: field \"hidden_size\" is \"64\", expected a whole number above 0");
+        assert!(settings(json!({"hidden_size": 0})).size("hidden_size").is_err());
+        assert!(settings(json!({"hidden_size": null})).size("hidden_size").unwrap().is_none());
+        assert!(settings(json!({"rope": {"type": 3}})).text("rope.type").is_err());
+    }
+}

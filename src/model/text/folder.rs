@@ -1,0 +1,111 @@
+//! Text assets of a folder in Hugging Face layout: `tokenizer.json`, `tokenizer_config.json`,
+//! `special_tokens_map.json`, `chat_template.jinja`. Each may be absent; the model then takes less.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::engine::TextAssets;
+use crate::model::ModelError;
+use crate::model::error::{read_file, read_json, read_text};
+
+/// Fields of `tokenizer_config.json` and `special_tokens_map.json` that a template may use.
+const SPECIAL_TOKENS: [&str; 7] =
+    ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+
+/// Reads the text assets, and says which files they came from.
+pub fn read(folder: &Path) -> Result<(TextAssets, Vec<PathBuf>), ModelError> {
+    let mut files = Vec::new();
+    let mut present = |name: &str| {
+        let path = folder.join(name);
+        path.exists().then(|| {
+            files.push(path.clone());
+            path
+        })
+    };
+    let tokenizer = present("tokenizer.json");
+    let configs = [present("special_tokens_map.json"), present("tokenizer_config.json")];
+    let template_file = present("chat_template.jinja");
+
+    let mut assets = TextAssets {
+        tokenizer_json: tokenizer.as_deref().map(read_file).transpose()?.map(Into::into),
+        ..TextAssets::default()
+    };
+    // The second file wins: `special_tokens_map.json` is what older versions wrote beside it.
+    for path in configs.iter().flatten() {
+        let config: BTreeMap<String, Value> = read_json(path)?;
+        for name in SPECIAL_TOKENS {
+            if let Some(token) = config.get(name).and_then(token_text) {
+                assets.template_variables.insert(name.into(), token.into());
+            }
+        }
+        if let Some(template) = config.get("chat_template").filter(|t| !t.is_null()) {
+            assets.chat_template = Some(default_template(template).map_err(|e| ModelError::malformed(path, e))?);
+        }
+    }
+    if let Some(path) = template_file {
+        assets.chat_template = Some(read_text(&path)?);
+    }
+    Ok((assets, files))
+}
+
+/// A special token is its text, or an object with the text as `content`.
+fn token_text(value: &Value) -> Option<&str> {
+    value.as_str().or_else(|| value.get("content")?.as_str())
+}
+
+/// A template is its text, or a list of named ones of which `default` is the one without tools or documents.
+fn default_template(value: &Value) -> Result<String, String> {
+    if let Some(text) = value.as_str() {
+        return Ok(text.to_owned());
+    }
+    let named = value.as_array().ok_or("chat_template is neither text nor a list of named templates")?;
+    named
+        .iter()
+        .find(|t| t.get("name").and_then(Value::as_str) == Some("default"))
+        .and_then(|t| t.get("template")?.as_str())
+        .map(str::to_owned)
+        .ok_or_else(|| "chat_template is a list of named templates without one named \"default\"".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn write(folder: &Path, name: &str, value: &Value) {
+        std::fs::write(folder.join(name), value.to_string()).unwrap();
+    }
+
+    #[test]
+    fn an_empty_folder_takes_token_ids_only() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(read(folder.path()).unwrap(), (TextAssets::default(), vec![]));
+    }
+
+    #[test]
+    fn both_forms_of_special_tokens_and_templates_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let named = json!([{"name": "tool_use", "template": "T"}, {"name": "default", "template": "D"}]);
+        let config = json!({"bos_token": {"content": "<s>"}, "eos_token": "</s>", "chat_template": named});
+        write(folder.path(), "tokenizer_config.json", &config);
+        write(folder.path(), "special_tokens_map.json", &json!({"eos_token": "<old>", "pad_token": "<pad>"}));
+        let (assets, files) = read(folder.path()).unwrap();
+        assert_eq!(assets.chat_template.as_deref(), Some("D"));
+        let variables: Vec<_> = assets.template_variables.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        assert_eq!(variables, [("bos_token", "<s>"), ("eos_token", "</s>"), ("pad_token", "<pad>")]);
+        assert_eq!(files.len(), 2);
+        std::fs::write(folder.path().join("chat_template.jinja"), "J").unwrap();
+        assert_eq!(read(folder.path()).unwrap().0.chat_template.as_deref(), Some("J"));
+    }
+
+    #[test]
+    fn named_templates_without_a_default_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), "tokenizer_config.json", &json!({"chat_template": [{"name": "rag", "template": "R"}]}));
+        let message = read(folder.path()).unwrap_err().to_string();
+        assert!(message.contains("tokenizer_config.json") && message.contains("default"), "{message}");
+    }
+}

@@ -1,0 +1,212 @@
+//! The configuration as a user meets it: file, environment and flags, and what is said when one of them is wrong.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args as _, Command, FromArgMatches as _};
+use reward_sidecar::config::{self, ConfigError, Flags, Loaded, Origin, SCORE, SERVE};
+use reward_sidecar::sidecar::{self, OverLong};
+
+/// Loads with a file of the given text (if any), the given variables, and the given flags of `serve`.
+fn load(file: Option<&str>, variables: &[(&str, &str)], flags: &[&str]) -> Result<Loaded, ConfigError> {
+    let folder = tempfile::tempdir().unwrap();
+    let mut flags: Vec<String> = flags.iter().map(|flag| flag.to_string()).collect();
+    if let Some(text) = file {
+        let path = folder.path().join("sidecar.toml");
+        std::fs::write(&path, text).unwrap();
+        flags.push(format!("--config={}", path.display()));
+    }
+    let variables = variables.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
+    config::load(&parse::<SERVE>(&flags), variables)
+}
+
+fn parse<const COMMAND: u8>(flags: &[String]) -> Flags<COMMAND> {
+    let command = Flags::<COMMAND>::augment_args(Command::new("test").no_binary_name(true));
+    Flags::from_arg_matches(&command.get_matches_from(flags)).unwrap()
+}
+
+#[track_caller]
+fn refused(file: Option<&str>, variables: &[(&str, &str)], flags: &[&str], says: &[&str]) {
+    let message = load(file, variables, flags).unwrap_err().to_string();
+    for part in says {
+        assert!(message.contains(part), "{message:?} lacks {part:?}");
+    }
+}
+
+#[test]
+fn nothing_set_means_the_defaults() {
+    let settings = load(None, &[], &[]).unwrap().settings;
+    let sidecar = sidecar::Config { grpc: Some("127.0.0.1:50051".parse().unwrap()), ..sidecar::Config::default() };
+    assert_eq!(settings.sidecar(), sidecar);
+    assert_eq!(settings.admin, Some("127.0.0.1:9464".parse().unwrap()));
+    assert!(settings.cache_dir.ends_with("reward-sidecar"));
+    assert!(matches!(settings.model(), Err(ConfigError::NoModel)));
+}
+
+#[test]
+fn flags_beat_the_environment_beats_the_file() {
+    let file = "model = \"from-file\"\nmax_wait_ms = 1\nmax_batch_tokens = 1\nthreads = 1\n";
+    let variables = [("REWARD_SIDECAR_MAX_WAIT_MS", "2"), ("REWARD_SIDECAR_MAX_BATCH_TOKENS", "2")];
+    let loaded = load(Some(file), &variables, &["--max-batch-tokens", "3"]).unwrap();
+    let settings = &loaded.settings;
+    assert_eq!((settings.max_batch_tokens, settings.max_wait_ms, settings.threads), (3, 2, 1));
+    assert_eq!(settings.model().unwrap().model, "from-file");
+    assert_eq!(loaded.origin("max_batch_tokens"), Some(&Origin::Flag));
+    assert_eq!(loaded.origin("max_wait_ms"), Some(&Origin::Environment));
+    assert!(matches!(loaded.origin("threads"), Some(Origin::File(_))));
+    assert_eq!(loaded.origin("max_bypass"), Some(&Origin::Default));
+}
+
+#[test]
+fn the_environment_may_name_the_file_and_a_flag_may_name_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let (a, b) = (write("a.toml", "threads = 1"), write("b.toml", "threads = 2"));
+    let variable = [(OsString::from("REWARD_SIDECAR_CONFIG"), a.into_os_string())];
+    let threads = |flags: &[String]| config::load(&parse::<SERVE>(flags), variable.clone()).unwrap().settings.threads;
+    assert_eq!(threads(&[]), 1);
+    assert_eq!(threads(&[format!("--config={}", b.display())]), 2);
+}
+
+#[test]
+fn every_kind_of_value() {
+    let file = r#"
+        grpc = "[::1]:0"
+        uds = "/run/sidecar.sock"
+        admin = "off"
+        share_prefixes = false
+        over_long = "truncate-left"
+        otlp_endpoint = "http://127.0.0.1:4317"
+        log = "debug,h2=warn"
+    "#;
+    let settings = load(Some(file), &[], &[]).unwrap().settings;
+    assert_eq!(settings.grpc, Some("[::1]:0".parse().unwrap()));
+    assert_eq!(settings.uds, Some(PathBuf::from("/run/sidecar.sock")));
+    assert_eq!(settings.admin, None);
+    assert!(!settings.share_prefixes);
+    assert_eq!(settings.over_long, OverLong::TruncateLeft);
+    assert_eq!(settings.otlp_endpoint.as_deref(), Some("http://127.0.0.1:4317"));
+    // What a file switches on, a flag can switch off.
+    let flags = ["--otlp-endpoint=off", "--uds=off", "--share-prefixes=true"];
+    let settings = load(Some(file), &[], &flags).unwrap().settings;
+    assert_eq!((settings.otlp_endpoint, settings.uds, settings.share_prefixes), (None, None, true));
+}
+
+#[test]
+fn a_unix_socket_alone_opens_no_port() {
+    let settings = load(None, &[], &["--uds", "a.sock"]).unwrap().settings;
+    assert_eq!((settings.grpc, settings.uds), (None, Some("a.sock".into())));
+    let settings = load(None, &[], &["--uds", "a.sock", "--grpc", "127.0.0.1:7"]).unwrap().settings;
+    assert!(settings.grpc.is_some() && settings.uds.is_some());
+    let settings = load(None, &[], &["--grpc", "off"]).unwrap().settings;
+    assert!(matches!(settings.check_listens(), Err(ConfigError::NothingToListenOn)));
+}
+
+#[test]
+fn unknown_keys_are_refused_with_the_nearest() {
+    refused(Some("max_batch_token = 5"), &[], &[], &["sidecar.toml", "'max_batch_token'", "'max_batch_tokens'"]);
+    refused(Some("max-batch-tokens = 5"), &[], &[], &["'max_batch_tokens'"]);
+    refused(Some("colour = 5"), &[], &[], &["there is no setting 'colour'"]);
+    assert!(!load(Some("colour = 5"), &[], &[]).unwrap_err().to_string().contains("did you mean"));
+    let variables = [("REWARD_SIDECAR_MODLE", "demo")];
+    refused(None, &variables, &[], &["environment", "REWARD_SIDECAR_MODLE", "REWARD_SIDECAR_MODEL"]);
+}
+
+#[test]
+fn variables_of_others_are_none_of_ours() {
+    let kubernetes = [
+        ("REWARD_SIDECAR_SERVICE_HOST", "10.0.0.1"),
+        ("REWARD_SIDECAR_SERVICE_PORT_GRPC", "50051"),
+        ("REWARD_SIDECAR_PORT", "tcp://10.0.0.1:50051"),
+        ("REWARD_SIDECAR_PORT_50051_TCP_ADDR", "10.0.0.1"),
+        ("PATH", "/bin"),
+        ("REWARD", "x"),
+    ];
+    assert!(load(None, &kubernetes, &[]).is_ok());
+}
+
+#[test]
+fn wrong_types_name_key_and_source() {
+    refused(Some("threads = \"two\""), &[], &[], &["sidecar.toml", "threads", "a whole number", "'two'"]);
+    refused(Some("threads = 1.5"), &[], &[], &["threads", "the number 1.5"]);
+    refused(Some("[grpc]\naddr = 1"), &[], &[], &["grpc", "a table"]);
+    refused(Some("share_prefixes = \"yes\""), &[], &[], &["share_prefixes must be true or false"]);
+    refused(None, &[("REWARD_SIDECAR_THREADS", "two")], &[], &["REWARD_SIDECAR_THREADS", "'two'"]);
+    refused(None, &[("REWARD_SIDECAR_UDS", "")], &[], &["REWARD_SIDECAR_UDS", "''"]);
+    refused(None, &[], &["--grpc", "localhost"], &["--grpc", "127.0.0.1:50051", "'localhost'"]);
+    refused(None, &[], &["--over-long", "cut"], &["--over-long", "reject, truncate-left"]);
+    refused(None, &[], &["--log", "info,="], &["--log"]);
+    refused(None, &[], &["--otlp-endpoint", "https://collector"], &["--otlp-endpoint", "no TLS"]);
+    refused(Some("threads = "), &[], &[], &["sidecar.toml", "not valid TOML", "line 1"]);
+}
+
+#[test]
+fn a_bad_value_is_refused_even_where_it_is_overridden() {
+    refused(Some("threads = \"two\""), &[], &["--threads", "2"], &["sidecar.toml"]);
+}
+
+#[test]
+fn limits_have_ceilings_and_zero_is_refused_where_it_makes_no_sense() {
+    let ceiling = reward_sidecar::limits::MAX_BATCH_TOKENS;
+    assert!(load(None, &[], &["--max-batch-tokens", &ceiling.to_string()]).is_ok());
+    let above = (ceiling + 1).to_string();
+    let says = ["--max-batch-tokens", "max_batch_tokens = 1048577", "1048576", "MAX_BATCH_TOKENS"];
+    refused(None, &[], &["--max-batch-tokens", &above], &says);
+    for key in [
+        "max_batch_tokens",
+        "max_batch_rollouts",
+        "queue_rollouts",
+        "queue_tokens",
+        "stream_in_flight",
+        "tokenizer_threads",
+        "tp",
+    ] {
+        refused(Some(&format!("{key} = 0")), &[], &[], &[key, "a whole number from 1", "found 0"]);
+    }
+    for key in ["threads", "max_wait_ms", "max_bypass", "drain_ms"] {
+        assert!(load(Some(&format!("{key} = 0")), &[], &[]).is_ok(), "{key}");
+        refused(Some(&format!("{key} = -1")), &[], &[], &[key, "found -1"]);
+    }
+}
+
+#[test]
+fn more_ranks_are_not_built_yet() {
+    refused(None, &[], &["--tp", "2"], &["tensor parallelism is not built yet"]);
+    assert!(load(None, &[], &["--tp", "1"]).is_ok());
+}
+
+#[test]
+fn a_printed_configuration_reads_back_to_the_same_settings() {
+    let file = "model = \"we\\\"ird\\n\"\nlog = \"debug\"\n";
+    let variables = [("REWARD_SIDECAR_UDS", "/tmp/a b.sock")];
+    for loaded in [
+        load(None, &[], &[]).unwrap(),
+        load(Some(file), &variables, &["--threads=3", "--over-long=truncate-left", "--admin=off"]).unwrap(),
+    ] {
+        let printed = loaded.to_toml();
+        let again = load(Some(&printed), &[], &[]).unwrap_or_else(|e| panic!("{e}\n{printed}"));
+        assert_eq!(again.settings, loaded.settings, "{printed}");
+    }
+    let printed = load(Some(file), &variables, &["--threads=3"]).unwrap().to_toml();
+    assert!(printed.contains("\nthreads = 3 # flag --threads\n"), "{printed}");
+    assert!(printed.contains("\nuds = \"/tmp/a b.sock\" # environment REWARD_SIDECAR_UDS\n"), "{printed}");
+    assert!(printed.contains("\nlog = \"debug\" # file \""), "{printed}");
+    assert!(printed.contains("\nmax_bypass = 8 # default\n"), "{printed}");
+}
+
+#[test]
+fn a_command_has_the_flags_it_uses() {
+    let command = |flags: Command| flags.try_get_matches_from(["--uds", "a.sock"]);
+    assert!(command(Flags::<SERVE>::augment_args(Command::new("serve").no_binary_name(true))).is_ok());
+    assert!(command(Flags::<SCORE>::augment_args(Command::new("score").no_binary_name(true))).is_err());
+}
+
+#[test]
+fn a_missing_file_is_named() {
+    let error = config::load(&parse::<SERVE>(&["--config=/no/such/file.toml".into()]), []).unwrap_err().to_string();
+    assert!(error.contains("/no/such/file.toml"), "{error}");
+}

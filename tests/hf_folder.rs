@@ -1,0 +1,217 @@
+//! Folders in Hugging Face layout against scores that transformers computed in float32, and what is said of folders
+//! that cannot be loaded.
+//!
+//! The folders in `tests/fixtures/hf` come from `tools/make_fixtures.py`; more of its making are tried when
+//! `REWARD_SIDECAR_FIXTURES` names a folder of them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use reward_sidecar::batch::MicroBatch;
+use reward_sidecar::engine::Engine;
+use reward_sidecar::model::{Config, ModelEngine, ModelError};
+use serde_json::{Value, json};
+
+/// What transformers said; `reference.json` in each folder.
+#[derive(serde::Deserialize)]
+struct Reference {
+    labels: Vec<String>,
+    cases: Vec<Case>,
+}
+
+#[derive(serde::Deserialize)]
+struct Case {
+    input_ids: Vec<u32>,
+    scores: Vec<f32>,
+}
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/hf")
+}
+
+fn load(folder: &Path) -> Result<ModelEngine, ModelError> {
+    let nowhere = PathBuf::from("/nonexistent");
+    ModelEngine::load(&Config { model: folder.to_str().unwrap().into(), threads: 2, cache_dir: nowhere })
+}
+
+#[test]
+fn scores_are_those_of_transformers() {
+    let more = std::env::var_os("REWARD_SIDECAR_FIXTURES").map(PathBuf::from);
+    let mut models = 0;
+    for folder in [Some(fixtures()), more].into_iter().flatten() {
+        let mut folders: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        folders.sort();
+        for folder in folders {
+            compare(&folder);
+            models += 1;
+        }
+    }
+    assert!(models >= 2);
+}
+
+fn compare(folder: &Path) {
+    let reference: Reference = serde_json::from_slice(&fs::read(folder.join("reference.json")).unwrap()).unwrap();
+    let mut engine = load(folder).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(engine.card().attributes, reference.labels, "{}", folder.display());
+    let rollouts: Vec<&[u32]> = reference.cases.iter().map(|c| &c.input_ids[..]).collect();
+    let table = engine.score(&MicroBatch::pack(&rollouts, true)).unwrap();
+    let mut worst = 0.0_f32;
+    for (i, case) in reference.cases.iter().enumerate() {
+        let scores = table.row(i).unwrap();
+        for (score, expected) in scores.iter().zip(&case.scores) {
+            let difference = (score - expected).abs() / expected.abs().max(1.0);
+            let place = format!("{}, {} tokens", folder.display(), case.input_ids.len());
+            assert!(difference <= 1e-4, "{place}: {scores:?}, expected {:?}", case.scores);
+            worst = worst.max(difference);
+        }
+        let alone = engine.score(&MicroBatch::pack(&[&case.input_ids], true)).unwrap();
+        let bits = |row: &[f32]| row.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(alone.row(0).unwrap()), bits(scores), "{}: alone", folder.display());
+    }
+    let name = folder.file_name().unwrap().display();
+    println!("{name}: largest difference {worst:.2e} of max(1, |score|)");
+}
+
+#[test]
+fn only_a_single_output_has_a_weighting_by_itself() {
+    let one = load(&fixtures().join("bf16-single")).unwrap();
+    assert_eq!(one.card().weightings["default"]["LABEL_0"], 1.0);
+    assert_eq!(one.card().default_weighting.as_deref(), Some("default"));
+    let many = load(&fixtures().join("llama3-sharded")).unwrap();
+    assert!(many.card().weightings.is_empty() && many.card().default_weighting.is_none());
+    assert_eq!(many.card().text.tokenizer_json, None);
+}
+
+#[test]
+fn the_version_follows_what_makes_the_numbers() {
+    let original = load(&fixtures().join("bf16-single")).unwrap().card().model_version.clone();
+    let versions = |change: &dyn Fn(&Path)| {
+        let copy = Copy::of("bf16-single");
+        change(&copy.path());
+        load(&copy.path()).unwrap().card().model_version.clone()
+    };
+    assert_eq!(versions(&|_| ()), original);
+    assert_eq!(versions(&|folder| fs::write(folder.join("README.md"), "words").unwrap()), original);
+    assert_ne!(versions(&|folder| set(folder, "rms_norm_eps", json!(1e-5))), original);
+    assert_ne!(versions(&|folder| fs::write(folder.join("chat_template.jinja"), "{{ messages }}").unwrap()), original);
+    assert_ne!(
+        versions(&|folder| {
+            let path = folder.join("model.safetensors");
+            let mut bytes = fs::read(&path).unwrap();
+            *bytes.last_mut().unwrap() ^= 1;
+            fs::write(path, bytes).unwrap();
+        }),
+        original
+    );
+}
+
+#[test]
+fn a_manifest_over_a_folder_gives_the_same_scores() {
+    // The same weights, once as a reward model and once as base and head.
+    let folder = fixtures().join("bf16-single");
+    let manifests = tempfile::tempdir().unwrap();
+    let text = format!(
+        "name = 'composed'\nattributes = ['quality']\n[base]\npath = '{0}'\n[head]\nfile = '{0}/model.safetensors'\n",
+        folder.display()
+    );
+    fs::write(manifests.path().join("reward-model.toml"), text).unwrap();
+    let (mut plain, mut composed) = (load(&folder).unwrap(), load(manifests.path()).unwrap());
+    assert_eq!(composed.card().attributes, ["quality"]);
+    let batch = MicroBatch::pack(&[[1_u32, 2, 3], [1, 5, 8]], true);
+    assert_eq!(plain.score(&batch).unwrap(), composed.score(&batch).unwrap());
+    let report = serde_json::to_value(composed.report()).unwrap();
+    assert_eq!(report["head"], json!([1, 42]));
+    assert_eq!(report["read"], "last-token");
+    assert_eq!(report["files"].as_array().unwrap().len(), 4);
+}
+
+/// A fixture to be spoilt.
+struct Copy {
+    folder: tempfile::TempDir,
+    name: &'static str,
+}
+
+impl Copy {
+    fn of(name: &'static str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let copy = Self { folder, name };
+        fs::create_dir(copy.path()).unwrap();
+        for entry in fs::read_dir(fixtures().join(name)).unwrap() {
+            let path = entry.unwrap().path();
+            fs::copy(&path, copy.path().join(path.file_name().unwrap())).unwrap();
+        }
+        copy
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join(self.name)
+    }
+}
+
+fn set(folder: &Path, field: &str, value: Value) {
+    let path = folder.join("config.json");
+    let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    config[field] = value;
+    fs::write(path, config.to_string()).unwrap();
+}
+
+/// Loads a spoilt fixture; the message must hold every word.
+#[track_caller]
+fn refused(name: &'static str, spoil: impl FnOnce(&Path), words: &[&str]) {
+    let copy = Copy::of(name);
+    spoil(&copy.path());
+    let Err(error) = load(&copy.path()) else { panic!("loaded, though {words:?}") };
+    let message = error.to_string();
+    for word in words {
+        assert!(message.contains(word), "{word:?} is missing in: {message}");
+    }
+}
+
+#[test]
+fn unusable_folders_say_why() {
+    let (single, sharded) = ("bf16-single", "llama3-sharded");
+    let remove = |file: &'static str| move |folder: &Path| fs::remove_file(folder.join(file)).unwrap();
+    refused(single, remove("config.json"), &["config.json", "reward-model.toml", "FOLDER"]);
+    refused(single, remove("model.safetensors"), &["no weights", "model.safetensors.index.json"]);
+    refused(sharded, remove("model-00002-of-00004.safetensors"), &["cannot read", "model-00002-of-00004.safetensors"]);
+    let cut = |folder: &Path| {
+        let path = folder.join("model.safetensors");
+        let bytes = fs::read(&path).unwrap();
+        fs::write(path, &bytes[..bytes.len() - 2]).unwrap();
+    };
+    refused(single, cut, &["model.safetensors", "not a readable safetensors file"]);
+    refused(single, |f| fs::write(f.join("model.safetensors"), "").unwrap(), &["model.safetensors"]);
+    refused(single, |f| fs::write(f.join("config.json"), "{\"hidden").unwrap(), &["config.json", "line 1"]);
+    refused(
+        single,
+        |f| set(f, "architectures", json!(["GPT2Model"])),
+        &["GPT2Model", "LlamaForSequenceClassification"],
+    );
+    let grown = [&["model.safetensors", "score.weight", "[1, 42]", "[1, 44]"][..], &["expected"]].concat();
+    refused(single, |f| set(f, "hidden_size", json!(44)), &grown);
+    refused(single, |f| set(f, "num_hidden_layers", json!(3)), &["model.safetensors", "model.layers.2."]);
+    refused(single, |f| set(f, "id2label", json!({"0": "a", "1": "b"})), &["score.weight", "[1, 42]", "[2, 42]"]);
+    refused(single, |f| set(f, "hidden_size", json!("42")), &["config.json", "hidden_size", "\"42\""]);
+}
+
+#[test]
+fn what_would_change_the_numbers_is_not_ignored() {
+    for (field, value) in [
+        ("attention_bias", json!(true)),
+        ("mlp_bias", json!(true)),
+        ("is_causal", json!(false)),
+        ("pretraining_tp", json!(2)),
+        ("hidden_act", json!("gelu")),
+        ("quantization_config", json!({"quant_method": "fp8"})),
+        ("partial_rotary_factor", json!(0.5)),
+    ] {
+        refused("bf16-single", |folder| set(folder, field, value), &["config.json", field, "not supported"]);
+    }
+    let yarn = json!({"rope_type": "yarn", "factor": 2.0, "rope_theta": 10000.0});
+    let words = ["rope_parameters.rope_type", "yarn", "llama3"];
+    refused("bf16-single", |folder| set(folder, "rope_parameters", yarn), &words);
+    let old = json!({"type": "dynamic", "factor": 2.0});
+    refused("bf16-single", |folder| set(folder, "rope_scaling", old), &["rope_scaling.type", "dynamic"]);
+    let lacking = json!({"rope_type": "llama3", "factor": 2.0});
+    refused("bf16-single", |folder| set(folder, "rope_parameters", lacking), &["rope_parameters.low_freq_factor"]);
+}
