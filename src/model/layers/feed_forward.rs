@@ -41,7 +41,7 @@ impl FeedForward {
         Ok(Self {
             gate_up: Linear::load_fused(weights, &[(names.gate, features), (names.up, features)], hidden)?,
             activation,
-            down: Linear::load(weights, names.down, features, hidden)?,
+            down: Linear::load(weights, names.down, hidden, features)?,
         })
     }
 
