@@ -328,3 +328,24 @@ async fn an_engine_that_fails_fails_its_batch_alone() {
         assert_eq!(rejection(&replies.message().await.unwrap().unwrap()), expected, "token {token}");
     }
 }
+
+/// A deadline that passes while the engine is busy is answered then, not when the engine is done.
+#[tokio::test]
+async fn an_expired_rollout_does_not_wait_for_the_engine() {
+    let (sidecar, gate) = gated(Config { max_batch_rollouts: 1, ..loopback() }).await;
+    let (send, mut replies) = open(&sidecar).await;
+    // One in the engine, one ready, one waiting.
+    for id in ["running", "ready", "waiting"] {
+        send.send(ids(id, &[1])).unwrap();
+    }
+    while gate.reached.load(Ordering::SeqCst) == 0 {
+        tokio::task::yield_now().await;
+    }
+    send.send(v1::Rollout { deadline_ms: Some(20), ..ids("late", &[2]) }).unwrap();
+    // The gate is closed: only the deadline can be the answer.
+    let reply = replies.message().await.unwrap().unwrap();
+    assert_eq!((reply.id.as_str(), rejection(&reply)), ("late", Some(Code::DeadlineExceeded)));
+    gate.open();
+    drop(send);
+    assert_eq!(all(replies).await.len(), 3);
+}

@@ -63,9 +63,20 @@ pub struct Plan {
     pub full_from: usize,
 }
 
-/// Decides. A micro-batch that is not full is closed only while the engine is idle: until then, more company costs
-/// nobody anything.
-pub fn plan(waiting: &[Waiting], now: Instant, engine_idle: bool, limits: &Limits) -> Plan {
+/// What the engine can take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Demand {
+    /// Nothing: a micro-batch lies ready while another runs.
+    Met,
+    /// A micro-batch to lie ready, if a full one can be had. One that is not full stays open: until the engine is
+    /// idle, more company costs nobody anything.
+    Ahead,
+    /// Whatever there is, when its patience is over.
+    Now,
+}
+
+/// Decides.
+pub fn plan(waiting: &[Waiting], now: Instant, demand: Demand, limits: &Limits) -> Plan {
     let mut plan = Plan { full_from: limits.max_tokens, ..Plan::default() };
     let mut live = Vec::with_capacity(waiting.len());
     for (i, w) in waiting.iter().enumerate() {
@@ -78,9 +89,10 @@ pub fn plan(waiting: &[Waiting], now: Instant, engine_idle: bool, limits: &Limit
         }
     }
     let Some(oldest) = live.iter().map(|&i| waiting[i].arrived).min() else { return plan };
-    let patience_over = engine_idle && oldest + limits.max_wait <= now;
+    let patience_over = demand == Demand::Now && oldest + limits.max_wait <= now;
     let submitted: usize = live.iter().map(|&i| waiting[i].tokens.len()).sum();
-    if patience_over || live.len() >= limits.max_rollouts || submitted >= limits.max_tokens {
+    let may_be_full = live.len() >= limits.max_rollouts || submitted >= limits.max_tokens;
+    if patience_over || (demand != Demand::Met && may_be_full) {
         let choice = choose(waiting, &live, limits);
         if patience_over || choice.full {
             let latest = choice.taken.iter().map(|&i| waiting[i].arrived).max();
@@ -94,7 +106,7 @@ pub fn plan(waiting: &[Waiting], now: Instant, engine_idle: bool, limits: &Limit
             plan.full_from = submitted + (limits.max_tokens - choice.unique);
         }
     }
-    let patience = engine_idle.then_some(oldest + limits.max_wait);
+    let patience = (demand == Demand::Now).then_some(oldest + limits.max_wait);
     let deadlines = live.iter().filter_map(|&i| waiting[i].deadline);
     if !live.is_empty() {
         plan.wake = deadlines.chain(patience).min();
@@ -291,13 +303,13 @@ mod tests {
             max_tokens in 1usize..60,
             max_rollouts in 1usize..12,
             share: bool,
-            idle: bool,
+            demand in prop::sample::select(vec![Demand::Met, Demand::Ahead, Demand::Now]),
         ) {
             let zero = Instant::now();
             let now = zero + Duration::from_millis(50);
             let waiting = view(&rollouts, zero);
             let limits = limits(max_tokens, max_rollouts, share);
-            let plan = plan(&waiting, now, idle, &limits);
+            let plan = plan(&waiting, now, demand, &limits);
 
             let mut fate = vec![0; rollouts.len()];
             for &i in plan.withdrawn.iter().chain(&plan.expired).chain(&plan.batch) {
@@ -319,8 +331,13 @@ mod tests {
                 prop_assert!(plan.batch.iter().any(|&j| waiting[j].arrived > waiting[i].arrived));
             }
             let left = fate.contains(&0);
-            if plan.batch.is_empty() && left && idle {
+            if plan.batch.is_empty() && left && demand == Demand::Now {
                 prop_assert!(plan.wake.is_some_and(|wake| wake > now), "an idle engine is never left without an alarm");
+            }
+            prop_assert!(plan.batch.is_empty() || demand != Demand::Met);
+            let deadlines = waiting.iter().zip(&fate).filter(|(_, n)| **n == 0).filter_map(|(w, _)| w.deadline);
+            if let Some(first) = deadlines.min() {
+                prop_assert!(plan.wake.is_some_and(|wake| wake <= first), "a deadline would pass unseen");
             }
         }
 
@@ -349,7 +366,7 @@ mod tests {
                         deadline_ms: Some(time + 10_000), bypassed: 0, withdrawn: false });
                 }
                 time += 100;
-                let plan = plan(&view(&queue, zero), zero + Duration::from_millis(time), true, &limits);
+                let plan = plan(&view(&queue, zero), zero + Duration::from_millis(time), Demand::Now, &limits);
                 prop_assert!(!plan.batch.is_empty());
                 served += plan.batch.iter().filter(|&&i| queue[i].priority < 0).count();
                 for &i in &plan.bypassed {
@@ -382,11 +399,12 @@ mod tests {
         let limits = limits(100, 100, true);
         let at = |ms| zero + Duration::from_millis(ms);
         let wait = Plan { full_from: 100, ..Plan::default() };
-        assert_eq!(plan(&waiting, at(9), true, &limits), Plan { wake: Some(at(10)), ..wait.clone() });
-        assert_eq!(plan(&waiting, at(10), true, &limits).batch, [0]);
-        assert_eq!(plan(&waiting, at(500), false, &limits), wait);
+        assert_eq!(plan(&waiting, at(9), Demand::Now, &limits), Plan { wake: Some(at(10)), ..wait.clone() });
+        assert_eq!(plan(&waiting, at(10), Demand::Now, &limits).batch, [0]);
+        assert_eq!(plan(&waiting, at(500), Demand::Ahead, &limits), wait);
         let full = Limits { max_rollouts: 1, ..limits };
-        assert_eq!(plan(&waiting, at(0), false, &full).batch, [0]);
+        assert_eq!(plan(&waiting, at(0), Demand::Ahead, &full).batch, [0]);
+        assert!(plan(&waiting, at(500), Demand::Met, &full).batch.is_empty());
     }
 
     /// Sharing can leave much room in a budget that the submitted tokens seem to fill.
@@ -394,7 +412,7 @@ mod tests {
     fn how_much_more_must_come_is_said() {
         let zero = Instant::now();
         let rollouts = [plain(&[1, 2, 3, 4], 0), plain(&[1, 2, 3, 4, 5], 1)];
-        let plan = plan(&view(&rollouts, zero), zero, false, &limits(8, 10, true));
+        let plan = plan(&view(&rollouts, zero), zero, Demand::Ahead, &limits(8, 10, true));
         // 9 submitted, 5 unique: 3 more may come before 8 can be full.
         assert_eq!((plan.batch.len(), plan.full_from), (0, 12));
     }
@@ -407,7 +425,7 @@ mod tests {
         let rollouts = [member(1, 0), plain(&[9, 9, 9], 1), member(2, 2), member(3, 3)];
         let waiting = view(&rollouts, zero);
         // 7 unique tokens hold the three members; the stranger would not fit beside them.
-        let plan = plan(&waiting, zero + Duration::from_millis(20), true, &limits(7, 10, true));
+        let plan = plan(&waiting, zero + Duration::from_millis(20), Demand::Now, &limits(7, 10, true));
         assert_eq!(plan.batch, [0, 2, 3]);
         assert_eq!(plan.bypassed, [1]);
     }
@@ -422,7 +440,7 @@ mod tests {
             Rollout { priority: 1, ..plain(&[4], 3) },
             Rollout { bypassed: 3, priority: -9, ..plain(&[5], 4) },
         ];
-        let plan = plan(&view(&rollouts, zero), zero + Duration::from_millis(20), true, &limits(100, 100, true));
+        let plan = plan(&view(&rollouts, zero), zero + Duration::from_millis(20), Demand::Now, &limits(100, 100, true));
         assert_eq!(plan.batch, [4, 3, 2, 1, 0]);
     }
 }

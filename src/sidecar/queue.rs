@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tracing::info_span;
 
-use super::batcher::{self, Limits, Waiting};
+use super::batcher::{self, Demand, Limits, Waiting};
 use super::intake::{Admitted, draining, expired};
 use super::{Config, Ticket, metrics};
 use crate::aggregate::Bound;
@@ -29,7 +29,6 @@ pub(super) struct Queue {
     unanswered: Arc<watch::Sender<usize>>,
 }
 
-#[derive(Default)]
 struct State {
     waiting: Vec<Pending>,
     /// Tokens of those who wait.
@@ -38,7 +37,7 @@ struct State {
     /// arrival costs the same however many wait.
     asleep_until: Option<Instant>,
     full_from: usize,
-    engine_idle: bool,
+    demand: Demand,
     /// No company is to be expected: what waits is handed out without patience.
     flushed: bool,
     /// Nothing more is taken.
@@ -120,7 +119,15 @@ impl Queue {
                 max_bypass: config.max_bypass,
                 share_prefixes: config.share_prefixes,
             },
-            state: Mutex::default(),
+            state: Mutex::new(State {
+                waiting: Vec::new(),
+                tokens: 0,
+                asleep_until: None,
+                full_from: 0,
+                demand: Demand::Ahead,
+                flushed: false,
+                closed: false,
+            }),
             changed: Condvar::new(),
             rollouts: Arc::new(Semaphore::new(config.queue_rollouts)),
             tokens: Arc::new(Semaphore::new(token_room as usize)),
@@ -207,27 +214,43 @@ impl Queue {
         }
     }
 
-    /// The engine wants work.
-    pub(super) fn set_engine_idle(&self, idle: bool) {
-        self.lock().engine_idle = idle;
+    /// The engine has nothing to do. Where a micro-batch is on its way to it already, that changes nothing.
+    pub(super) fn engine_idle(&self) {
+        let mut state = self.lock();
+        if state.demand == Demand::Ahead {
+            state.demand = Demand::Now;
+            self.changed.notify_one();
+        }
+    }
+
+    /// The engine took the micro-batch that lay ready; the next may be made.
+    pub(super) fn batch_taken(&self) {
+        self.lock().demand = Demand::Ahead;
         self.changed.notify_one();
     }
 
-    /// Blocks until a micro-batch is due; `None` when closed and empty. Answers those who left or expired on the way.
+    /// Blocks until a micro-batch is due, which then meets the demand; `None` when closed and empty. Answers those who
+    /// left or expired on the way, whatever the engine is doing.
     pub(super) fn next_batch(&self) -> Option<Vec<Pending>> {
         let mut state = self.lock();
         loop {
             let now = Instant::now();
-            let max_wait = if state.flushed { Duration::ZERO } else { self.limits.max_wait };
-            let limits = Limits { max_wait, ..self.limits };
-            let plan = batcher::plan(&view(&state.waiting), now, state.engine_idle || state.flushed, &limits);
+            let (demand, max_wait) = match state.demand {
+                Demand::Ahead if state.flushed => (Demand::Now, Duration::ZERO),
+                demand if state.flushed => (demand, Duration::ZERO),
+                demand => (demand, self.limits.max_wait),
+            };
+            let plan = batcher::plan(&view(&state.waiting), now, demand, &Limits { max_wait, ..self.limits });
             for &i in &plan.bypassed {
                 state.waiting[i].bypassed += 1;
             }
             state.asleep_until = plan.wake;
             state.full_from = plan.full_from;
-            let Taken { batch, withdrawn, expired: late } = take(&mut state.waiting, &plan);
-            if !(batch.is_empty() && withdrawn.is_empty() && late.is_empty()) {
+            if !(plan.batch.is_empty() && plan.withdrawn.is_empty() && plan.expired.is_empty()) {
+                let Taken { batch, withdrawn, expired: late } = take(&mut state.waiting, &plan);
+                if !batch.is_empty() {
+                    state.demand = Demand::Met;
+                }
                 state.tokens = state.waiting.iter().map(|p| p.rollout.tokens.len()).sum();
                 metrics::queue(state.waiting.len(), state.tokens);
                 // Answering runs callers' code: not under the lock.

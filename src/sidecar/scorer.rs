@@ -43,8 +43,8 @@ pub(super) fn start(
     engine: Box<dyn Engine>,
     packing: Packing,
 ) -> std::io::Result<[JoinHandle<()>; 2]> {
-    // No buffer: exactly one micro-batch is ready, in the packer's hand, while one runs.
-    let (ready, next) = sync_channel(0);
+    // One micro-batch lies ready while one runs; the queue gives out no other before this one is taken.
+    let (ready, next) = sync_channel(1);
     let packer = {
         let queue = Arc::clone(&queue);
         std::thread::Builder::new().name("packer".into()).spawn(move || pack(&queue, &ready, packing))?
@@ -66,9 +66,9 @@ fn pack(queue: &Queue, ready: &SyncSender<Packed>, packing: Packing) {
 fn run(queue: &Queue, next: &Receiver<Packed>, mut engine: Box<dyn Engine>, packing: Packing) {
     let card = Arc::clone(engine.card());
     loop {
-        queue.set_engine_idle(true);
+        queue.engine_idle();
         let Ok(packed) = next.recv() else { return };
-        queue.set_engine_idle(false);
+        queue.batch_taken();
         let Some(Packed { batch, pendings }) = without_obsolete(packed, packing) else { continue };
         let submitted = pendings.iter().map(|p| p.rollout.tokens.len()).sum();
         metrics::batch(batch.tokens.len(), submitted, pendings.len(), packing.max_batch_tokens);
