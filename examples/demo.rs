@@ -71,10 +71,7 @@ async fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
 
     let client = Client::connect(address.as_str()).await?;
     let card = client.card().await?;
-    println!(
-        "{} ({}), version {:.16}, at {address}",
-        card.model.name, card.model.architecture, card.model.model_version
-    );
+    println!("{} ({}), version {}, at {address}", card.model.name, card.model.architecture, card.model.model_version);
 
     let start = Instant::now();
     let mut outcomes: HashMap<String, Outcome> = HashMap::new();
@@ -117,9 +114,10 @@ fn show(mut members: Vec<(&Line, &Outcome)>, attributes: &[String]) {
     let headers: String = attributes.iter().map(|name| format!("{:>7}", abbreviated(name))).collect();
     println!("{faint}  # {:>7}{headers}  completion{plain}", "reward");
     for (rank, (line, outcome)) in (1..).zip(members) {
-        let completion = match line.completion.as_str() {
-            "" => "(empty)".into(),
-            completion => shortened(completion, COMPLETION),
+        let completion = match (line.completion.as_str(), line.finish_reason) {
+            ("", _) => "(empty)".into(),
+            (completion, FinishReason::Length) => format!("{} [cut off]", shortened(completion, COMPLETION - 10)),
+            (completion, _) => shortened(completion, COMPLETION),
         };
         match outcome {
             Ok(rewards) => {

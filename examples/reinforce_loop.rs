@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use reward_sidecar::client::Client;
 use reward_sidecar::rollout::{Input, Message, Rollout};
 
-const STEPS: usize = 30;
+const STEPS: usize = 20;
 /// Samples per question and step.
 const GROUP: usize = 8;
 const LEARNING_RATE: f64 = 0.5;

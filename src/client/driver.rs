@@ -204,7 +204,11 @@ impl Driver {
             // Whoever is gone does not want to know, here and below.
             (Wish::Score(_, answer), Some(error)) => drop(answer.send(Err(error))),
             (Wish::Card(answer), Some(error)) => drop(answer.send(Err(error))),
-            (Wish::Card(answer), None) => self.card_waiters.push(answer),
+            (Wish::Card(answer), None) => match self.card.borrow().clone() {
+                // It came while the command was on its way.
+                Some(card) => drop(answer.send(Ok(card))),
+                None => self.card_waiters.push(answer),
+            },
             // What was submitted before is still received.
             (Wish::Close, _) => self.commands.close(),
         }
@@ -286,5 +290,38 @@ impl Replies {
             Self::Listening(stream) => stream.message().await,
             Self::Calling(_) => unreachable!("the call has just been answered"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::{EchoEngine, Engine as _};
+
+    #[test]
+    fn a_card_asked_for_while_the_connection_is_made_is_answered() {
+        let config = Config {
+            address: Address::parse("unix:///nowhere").unwrap(),
+            in_flight_limit: 8,
+            back_off: BackOff::default(),
+            deadline_ms: None,
+        };
+        let (_commands, inbox) = mpsc::channel(1);
+        let mut driver = Driver::new(Arc::new(config), inbox, watch::channel(None).0);
+        let model = EchoEngine::new(16).card().as_ref().clone();
+        let served = ServedModel { model, in_flight_limit: 4, over_long: "reject".into(), aggregations: Vec::new() };
+        let ask = |driver: &mut Driver| {
+            let (answer, card) = oneshot::channel();
+            driver.take(Some(Command { issued: Instant::now(), wish: Wish::Card(answer) }));
+            card
+        };
+        let mut before = ask(&mut driver);
+        assert!(before.try_recv().is_err());
+        driver.publish(served.clone());
+        let mut after = ask(&mut driver);
+        for card in [&mut before, &mut after] {
+            assert_eq!(card.try_recv().unwrap(), Ok(Arc::new(served.clone())));
+        }
+        assert_eq!(driver.in_flight_limit, 4);
     }
 }

@@ -4,7 +4,7 @@
 //! environment, `--max-batch-tokens` as a flag. File < environment < flags. Nothing unknown is passed over in silence,
 //! and every error names the source that it came from.
 //!
-//! To add a setting: a row in [`keys`] and a field in [`Settings`].
+//! To add a setting: a row in `keys.rs` and a field in [`Settings`].
 
 mod error;
 mod flags;

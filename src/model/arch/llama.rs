@@ -9,7 +9,7 @@ use crate::model::ModelError;
 use crate::model::backbone::{Architecture, Backbone, DeviceBatch, RankContext, Shape};
 use crate::model::checkpoint::WeightSource;
 use crate::model::kernels::HeadLayout;
-use crate::model::layers::{Activation, Attention, Embedding, Linear, RmsNorm, Rotary};
+use crate::model::layers::{Activation, Attention, Embedding, FeedForward, FeedForwardNames, Linear, RmsNorm, Rotary};
 use crate::model::settings::Settings;
 
 /// The Llama family.
@@ -142,8 +142,7 @@ impl Backbone for Model {
             let qkv = layer.qkv.forward(&layer.attention_norm.forward(&x)?)?;
             self.rotary.apply(&qkv, &tables)?;
             x = layer.output.forward_add(&self.attention.forward(&qkv, &plan)?, &x)?;
-            let gate_up = layer.gate_up.forward(&layer.feed_forward_norm.forward(&x)?)?;
-            x = layer.down.forward_add(&layer.activation.gated(&gate_up)?, &x)?;
+            x = layer.feed_forward.forward_add(&layer.feed_forward_norm.forward(&x)?, &x)?;
         }
         self.norm.forward(&x.index_select(&batch.reads, 0)?)
     }
@@ -154,9 +153,7 @@ struct Layer {
     qkv: Linear,
     output: Linear,
     feed_forward_norm: RmsNorm,
-    gate_up: Linear,
-    activation: Activation,
-    down: Linear,
+    feed_forward: FeedForward,
 }
 
 impl Layer {
@@ -170,22 +167,20 @@ impl Layer {
             (&*name("self_attn.k_proj"), kv_heads * head_dim),
             (&*name("self_attn.v_proj"), kv_heads * head_dim),
         ];
-        let gate_up = [(&*name("mlp.gate_proj"), feed_forward), (&*name("mlp.up_proj"), feed_forward)];
+        let (gate, up, down) = (&*name("mlp.gate_proj"), &*name("mlp.up_proj"), &*name("mlp.down_proj"));
+        let names = FeedForwardNames { gate, up, down };
         Ok(Self {
             attention_norm: norm("input_layernorm")?,
             qkv: Linear::load_fused(weights, &qkv, hidden)?,
             output: Linear::load(weights, &name("self_attn.o_proj"), hidden, heads * head_dim)?,
             feed_forward_norm: norm("post_attention_layernorm")?,
-            gate_up: Linear::load_fused(weights, &gate_up, hidden)?,
-            activation: config.activation,
-            down: Linear::load(weights, &name("mlp.down_proj"), hidden, feed_forward)?,
+            feed_forward: FeedForward::load(weights, &names, hidden, feed_forward, config.activation)?,
         })
     }
 
     fn bytes(&self) -> usize {
-        let linears = [&self.qkv, &self.output, &self.gate_up, &self.down];
-        let norms = [&self.attention_norm, &self.feed_forward_norm];
-        linears.iter().map(|l| l.bytes()).sum::<usize>() + norms.iter().map(|n| n.bytes()).sum::<usize>()
+        let norms = self.attention_norm.bytes() + self.feed_forward_norm.bytes();
+        norms + self.qkv.bytes() + self.output.bytes() + self.feed_forward.bytes()
     }
 }
 

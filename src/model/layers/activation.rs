@@ -1,8 +1,6 @@
 //! Activations of gated feed-forward layers: `act(gate) * up`.
 
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
-
-use super::{Loaded, output, values};
+use super::Loaded;
 use crate::model::kernels::silu_mul;
 use crate::model::settings::Settings;
 
@@ -29,27 +27,10 @@ impl Activation {
         }
     }
 
-    /// `act(gate) * up` of `gate_up: [tokens, 2 * features]`, gates first in every row.
-    pub fn gated(self, gate_up: &Tensor) -> Result<Tensor> {
-        gate_up.apply_op1_no_bwd(&self)
-    }
-}
-
-impl CustomOp1 for Activation {
-    fn name(&self) -> &'static str {
-        "gated activation"
-    }
-
-    fn cpu_fwd(&self, gate_up: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (tokens, both) = layout.shape().dims2()?;
-        if both % 2 != 0 {
-            bail!("a gate without its partner: {both} columns");
-        }
-        let features = both / 2;
-        let mut y = vec![0.0; tokens * features];
+    /// `act(gate) * up` of `gate_up: [tokens, 2 * features]`, gates first in every row, into `y: [tokens, features]`.
+    pub(super) fn gated(self, gate_up: &[f32], features: usize, y: &mut [f32]) {
         match self {
-            Self::Silu => silu_mul(values(gate_up, layout)?, features, &mut y),
+            Self::Silu => silu_mul(gate_up, features, y),
         }
-        Ok(output(y, tokens, features))
     }
 }

@@ -40,6 +40,11 @@ impl Linear {
         self.weight.bytes()
     }
 
+    /// The packed weights, for layers that are made of several.
+    pub(super) fn weight(&self) -> &PackedMatrix {
+        &self.weight
+    }
+
     fn product(&self, x: &[f32], layout: &Layout, residual: Option<&[f32]>) -> Result<(CpuStorage, Shape)> {
         let (tokens, _) = layout.shape().dims2()?;
         let mut y = vec![0.0; tokens * self.weight.n()];

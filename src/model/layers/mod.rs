@@ -6,6 +6,7 @@
 mod activation;
 mod attention;
 mod embedding;
+mod feed_forward;
 mod linear;
 mod norm;
 mod rotary;
@@ -13,6 +14,7 @@ mod rotary;
 pub use activation::Activation;
 pub use attention::Attention;
 pub use embedding::Embedding;
+pub use feed_forward::{FeedForward, FeedForwardNames};
 pub use linear::Linear;
 pub use norm::RmsNorm;
 pub use rotary::Rotary;
