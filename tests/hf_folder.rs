@@ -35,6 +35,7 @@ fn load(folder: &Path) -> Result<ModelEngine, ModelError> {
 }
 
 #[test]
+#[allow(clippy::disallowed_methods, reason = "not a setting of the sidecar: it names more fixtures for this test")]
 fn scores_are_those_of_transformers() {
     #[allow(clippy::disallowed_methods, reason = "a test's own switch, not a setting")]
     let more = std::env::var_os("REWARD_SIDECAR_FIXTURES").map(PathBuf::from);
