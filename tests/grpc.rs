@@ -349,3 +349,24 @@ async fn an_expired_rollout_does_not_wait_for_the_engine() {
     drop(send);
     assert_eq!(all(replies).await.len(), 3);
 }
+
+/// A queue that is full is company enough, however patient the batcher is: waiting for more would be waiting for ever.
+#[tokio::test]
+async fn a_full_queue_does_not_wait_for_company() {
+    let patience = reward_sidecar::limits::MAX_DEADLINE_MS;
+    for (queue_rollouts, queue_tokens) in [(3, 1 << 20), (1 << 10, 7)] {
+        let sidecar = echo(Config { max_wait_ms: patience, queue_rollouts, queue_tokens, ..loopback() }).await;
+        let (send, mut replies) = open(&sidecar).await;
+        for i in 0..20 {
+            send.send(ids(format!("{i}"), &[i, i])).unwrap();
+        }
+        // What is left at the end waits for company that will not come, so only the drain ends it.
+        for _ in 0..14 {
+            rewards(&replies.message().await.unwrap().unwrap());
+        }
+        drop(send);
+        let (rest, drained) = tokio::join!(all(replies), sidecar.drain());
+        drained.unwrap();
+        assert_eq!(rest.len(), 6);
+    }
+}

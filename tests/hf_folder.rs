@@ -2,7 +2,7 @@
 //! that cannot be loaded.
 //!
 //! The folders in `tests/fixtures/hf` come from `tools/make_fixtures.py`; more of its making are tried when
-//! `REWARD_SIDECAR_FIXTURES` names a folder of them.
+//! `MORE_FIXTURES` names a folder of them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -38,7 +38,7 @@ fn load(folder: &Path) -> Result<ModelEngine, ModelError> {
 #[allow(clippy::disallowed_methods, reason = "not a setting of the sidecar: it names more fixtures for this test")]
 fn scores_are_those_of_transformers() {
     #[allow(clippy::disallowed_methods, reason = "a test's own switch, not a setting")]
-    let more = std::env::var_os("REWARD_SIDECAR_FIXTURES").map(PathBuf::from);
+    let more = std::env::var_os("MORE_FIXTURES").map(PathBuf::from);
     let mut models = 0;
     for folder in [Some(fixtures()), more].into_iter().flatten() {
         let mut folders: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();

@@ -4,7 +4,7 @@
     python3 -m venv .venv && .venv/bin/pip install -r tools/requirements.txt
     .venv/bin/python tools/make_fixtures.py                      # the committed ones, into tests/fixtures/hf
     .venv/bin/python tools/make_fixtures.py --random 20 DIR      # twenty random ones, for tests/hf_folder.rs with
-                                                                 # REWARD_SIDECAR_FIXTURES=DIR
+                                                                 # MORE_FIXTURES=DIR
 
 Every folder holds the model and `reference.json`: token sequences and their scores.
 """

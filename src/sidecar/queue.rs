@@ -38,6 +38,8 @@ struct State {
     asleep_until: Option<Instant>,
     full_from: usize,
     demand: Demand,
+    /// Rollouts that wait for room.
+    at_the_door: usize,
     /// No company is to be expected: what waits is handed out without patience.
     flushed: bool,
     /// Nothing more is taken.
@@ -48,6 +50,23 @@ struct State {
 pub(super) struct Room {
     _rollout: OwnedSemaphorePermit,
     _tokens: OwnedSemaphorePermit,
+}
+
+/// Somebody waits for room: until something leaves, no company can come.
+struct Door<'a>(&'a Queue);
+
+impl<'a> Door<'a> {
+    fn stand_at(queue: &'a Queue) -> Self {
+        queue.lock().at_the_door += 1;
+        queue.changed.notify_one();
+        Self(queue)
+    }
+}
+
+impl Drop for Door<'_> {
+    fn drop(&mut self) {
+        self.0.lock().at_the_door -= 1;
+    }
 }
 
 /// The queue takes nothing any more.
@@ -125,6 +144,7 @@ impl Queue {
                 asleep_until: None,
                 full_from: 0,
                 demand: Demand::Ahead,
+                at_the_door: 0,
                 flushed: false,
                 closed: false,
             }),
@@ -143,8 +163,14 @@ impl Queue {
 
     /// Waits for room, in order of arrival.
     pub(super) async fn room(&self, tokens: usize) -> Result<Room, NoRoom> {
-        let rollout = Arc::clone(&self.rollouts).acquire_owned().await.map_err(|_| NoRoom)?;
         let wanted = u32::try_from(tokens).unwrap_or(u32::MAX).min(self.token_room);
+        let rollouts = Arc::clone(&self.rollouts).try_acquire_owned();
+        let tokens = Arc::clone(&self.tokens).try_acquire_many_owned(wanted);
+        if let (Ok(rollout), Ok(tokens)) = (rollouts, tokens) {
+            return Ok(Room { _rollout: rollout, _tokens: tokens });
+        }
+        let _door = Door::stand_at(self);
+        let rollout = Arc::clone(&self.rollouts).acquire_owned().await.map_err(|_| NoRoom)?;
         let tokens = Arc::clone(&self.tokens).acquire_many_owned(wanted).await.map_err(|_| NoRoom)?;
         Ok(Room { _rollout: rollout, _tokens: tokens })
     }
@@ -235,9 +261,10 @@ impl Queue {
         let mut state = self.lock();
         loop {
             let now = Instant::now();
+            let alone = state.flushed || state.at_the_door > 0;
             let (demand, max_wait) = match state.demand {
-                Demand::Ahead if state.flushed => (Demand::Now, Duration::ZERO),
-                demand if state.flushed => (demand, Duration::ZERO),
+                Demand::Ahead if alone => (Demand::Now, Duration::ZERO),
+                demand if alone => (demand, Duration::ZERO),
                 demand => (demand, self.limits.max_wait),
             };
             let plan = batcher::plan(&view(&state.waiting), now, demand, &Limits { max_wait, ..self.limits });
