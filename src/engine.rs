@@ -71,6 +71,11 @@ impl ScoreTable {
         self.values.chunks_exact(self.columns).nth(i)
     }
 
+    /// Number of columns.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
     /// Number of rows.
     pub fn rows(&self) -> usize {
         self.values.len() / self.columns

@@ -3,6 +3,9 @@
 /// Longest rollout id in bytes: ids are echoed in every reply and kept while in flight.
 pub const MAX_ID_BYTES: usize = 256;
 
+/// Longest message of a rejection in bytes: it may quote what the caller sent.
+pub const MAX_REJECTION_BYTES: usize = 2048;
+
 /// Longest name (group, weighting, attribute) in bytes.
 pub const MAX_NAME_BYTES: usize = 256;
 

@@ -1,5 +1,7 @@
 //! What goes back: rewards, or a rejection with a stable code. Never NaN, never a default, never silence.
 
+use crate::limits::MAX_REJECTION_BYTES;
+
 /// What the model says of one rollout, and what is needed to trust it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rewards {
@@ -34,9 +36,23 @@ pub struct Rejection {
 
 impl Rejection {
     /// A rejection with its reason.
+    ///
+    /// Messages may quote what the caller sent; they are cut at [`MAX_REJECTION_BYTES`], so that an answer is small
+    /// whatever the question was.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
+        let mut message = message.into();
+        if message.len() > MAX_REJECTION_BYTES {
+            message.truncate(shortened(&message, MAX_REJECTION_BYTES).len());
+            message.push_str(" ...");
+        }
+        Self { code, message }
     }
+}
+
+/// The first so many bytes of a text, or a few less: no character is cut.
+pub fn shortened(text: &str, bytes: usize) -> &str {
+    let end = (0..=bytes.min(text.len())).rev().find(|&end| text.is_char_boundary(end));
+    &text[..end.unwrap_or(0)]
 }
 
 macro_rules! codes {
@@ -106,5 +122,19 @@ codes! {
 impl std::fmt::Display for Code {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_small_whatever_it_quotes() {
+        let quoted = "é".repeat(MAX_REJECTION_BYTES);
+        let message = Rejection::new(Code::BadId, format!("x{quoted}")).message;
+        assert!(message.len() <= MAX_REJECTION_BYTES + 4 && message.ends_with("é ..."), "{}", message.len());
+        assert_eq!(Rejection::new(Code::BadId, "short").message, "short");
+        assert_eq!((shortened("aé", 2), shortened("aé", 3), shortened("", 5)), ("a", "aé", ""));
     }
 }

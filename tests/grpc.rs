@@ -23,12 +23,17 @@ async fn open(sidecar: &Sidecar) -> (mpsc::UnboundedSender<v1::Rollout>, Streami
     (send, replies)
 }
 
+/// Everything until the stream ends: by itself, or because the server shuts down.
 async fn all(mut replies: Streaming<v1::Reply>) -> Vec<v1::Reply> {
     let mut out = Vec::new();
-    while let Some(reply) = replies.message().await.unwrap() {
-        out.push(reply);
+    loop {
+        match replies.message().await {
+            Ok(Some(reply)) => out.push(reply),
+            Ok(None) => return out,
+            Err(status) if status.code() == tonic::Code::Unavailable => return out,
+            Err(status) => panic!("{status}"),
+        }
     }
-    out
 }
 
 #[tokio::test]
@@ -95,7 +100,8 @@ async fn what_is_wrong_is_rejected_by_code_and_the_stream_lives_on() {
         let id = rollout.id.clone();
         send.send(rollout).unwrap();
         let reply = replies.message().await.unwrap().expect("the stream lives on");
-        assert_eq!(reply.id, id);
+        // An id that is too long comes back cut.
+        assert_eq!(reply.id, id[..id.len().min(256)]);
         let v1::reply::Outcome::Rejection(rejection) = reply.outcome.clone().unwrap() else {
             panic!("{code:?} was scored: {reply:?}")
         };
@@ -129,9 +135,7 @@ async fn a_batch_is_answered_in_order_with_the_bad_ones_named() {
     let seen: Vec<_> = replies.iter().map(|r| r.id.as_str()).collect();
     assert_eq!(seen, ["a", "bad", "b", "a", "c"]);
     let codes: Vec<_> = replies.iter().map(rejection).collect();
-    // Whether the second "a" came while the first was in flight is a race; the others are not.
-    assert_eq!((codes[0], codes[1], codes[2], codes[4]), (None, Some(Code::Empty), None, None));
-    assert!(matches!(codes[3], None | Some(Code::DuplicateId)));
+    assert_eq!(codes, [None, Some(Code::Empty), None, Some(Code::DuplicateId), None]);
 }
 
 #[tokio::test]
@@ -223,10 +227,18 @@ async fn a_caller_that_leaves_is_skipped() {
     }
     drop(replies);
     drop(send);
+    // A deadline that passes makes the queue look at who waits. Of those who left, only what runs and what lies ready
+    // may stay unanswered while the gate is closed.
+    while sidecar.unanswered() > 2 {
+        other.send(v1::Rollout { deadline_ms: Some(1), ..ids("probe", &[9]) }).unwrap();
+        assert_eq!(rejection(&other_replies.message().await.unwrap().unwrap()), Some(Code::DeadlineExceeded));
+    }
     other.send(ids("other", &[1, 2, 3])).unwrap();
     gate.open();
     assert_eq!(rewards(&other_replies.message().await.unwrap().unwrap()).tokens, 3);
     sidecar.drain().await.unwrap();
+    let reached = gate.reached.load(Ordering::SeqCst);
+    assert!(reached <= 2, "{reached} rollouts reached the engine");
 }
 
 #[tokio::test]
@@ -267,8 +279,16 @@ async fn a_drain_that_runs_out_of_time_rejects_what_is_left() {
     }
     send.send(ids("bad", &[])).unwrap();
     assert_eq!(rejection(&replies.message().await.unwrap().unwrap()), Some(Code::Empty));
-    let error = sidecar.drain().await.unwrap_err();
-    assert_eq!(error.unanswered, 5);
+    let (error, rejected) = tokio::join!(sidecar.drain(), async {
+        // One is in the engine and one lies ready behind it; the other three are rejected when the time is up.
+        let mut rejected = Vec::new();
+        for _ in 0..3 {
+            rejected.push(rejection(&replies.message().await.unwrap().unwrap()));
+        }
+        rejected
+    });
+    assert_eq!(error.unwrap_err().unanswered, 5);
+    assert_eq!(rejected, [Some(Code::Draining); 3]);
     gate.open();
 }
 

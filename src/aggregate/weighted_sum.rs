@@ -145,8 +145,14 @@ fn apply_transform(t: &Transform, value: f64) -> f64 {
     apply_clip(t.clip, z * t.scale.unwrap_or(1.0) + t.shift.unwrap_or(0.0))
 }
 
+/// Compares rather than `max` and `min`, which would turn NaN into a bound: what is not a number must stay so, to be
+/// rejected.
 fn apply_clip(clip: Clip, value: f64) -> f64 {
-    value.max(clip.min.unwrap_or(f64::NEG_INFINITY)).min(clip.max.unwrap_or(f64::INFINITY))
+    match (clip.min, clip.max) {
+        (Some(min), _) if value < min => min,
+        (_, Some(max)) if value > max => max,
+        _ => value,
+    }
 }
 
 #[cfg(test)]
@@ -255,6 +261,16 @@ mod tests {
             assert_eq!(code, Code::BadOption);
             assert!(message.starts_with("transforms.length."), "{message}");
         }
+    }
+
+    #[test]
+    fn a_clip_makes_no_number_of_what_is_none() {
+        let clip = Clip { min: Some(-5.0), max: Some(5.0) };
+        let weights = weights(&[("length", 1e308), ("checksum", -1e308)]);
+        let spec = AggregationSpec { weights, clip, ..Default::default() };
+        assert!(reward(spec.clone(), FACTS, &[10.0, 10.0]).is_nan());
+        assert_eq!(reward(spec.clone(), FACTS, &[10.0, 0.0]), 5.0);
+        assert_eq!(reward(spec, FACTS, &[-10.0, 0.0]), -5.0);
     }
 
     #[test]

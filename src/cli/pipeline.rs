@@ -4,6 +4,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::io::{self, BufRead, Write};
 use std::sync::Arc;
+use std::time::Instant;
 
 use reward_sidecar::engine::ModelCard;
 use reward_sidecar::limits;
@@ -98,9 +99,9 @@ pub async fn run(sidecar: &Sidecar, job: Job, progress: Progress) -> Result<Prog
                 // Fails only where the writer is gone.
                 let ticket = Ticket::new(interest.clone(), move |outcome| drop(answer.send(outcome)));
                 let permit = permits.clone().acquire_owned().await.expect("the semaphore is never closed");
-                let intake = intake.clone();
+                let (intake, received) = (intake.clone(), Instant::now());
                 tokio::spawn(async move {
-                    intake.submit(rollout, ticket).await;
+                    intake.submit(rollout, ticket, received).await;
                     drop(permit);
                 });
             }

@@ -89,7 +89,10 @@ pub fn plan(waiting: &[Waiting], now: Instant, demand: Demand, limits: &Limits) 
         }
     }
     let Some(oldest) = live.iter().map(|&i| waiting[i].arrived).min() else { return plan };
-    let patience_over = demand == Demand::Now && oldest + limits.max_wait <= now;
+    // Company is not worth a deadline: whoever would expire while waiting for it goes at once.
+    let patience = oldest + limits.max_wait;
+    let urgent = live.iter().any(|&i| waiting[i].deadline.is_some_and(|deadline| deadline <= patience));
+    let patience_over = demand == Demand::Now && (urgent || patience <= now);
     let submitted: usize = live.iter().map(|&i| waiting[i].tokens.len()).sum();
     let may_be_full = live.len() >= limits.max_rollouts || submitted >= limits.max_tokens;
     if patience_over || (demand != Demand::Met && may_be_full) {
@@ -106,7 +109,7 @@ pub fn plan(waiting: &[Waiting], now: Instant, demand: Demand, limits: &Limits) 
             plan.full_from = submitted + (limits.max_tokens - choice.unique);
         }
     }
-    let patience = (demand == Demand::Now).then_some(oldest + limits.max_wait);
+    let patience = (demand == Demand::Now).then_some(patience);
     let deadlines = live.iter().filter_map(|&i| waiting[i].deadline);
     if !live.is_empty() {
         plan.wake = deadlines.chain(patience).min();
@@ -126,12 +129,15 @@ struct Choice {
 fn choose(waiting: &[Waiting], live: &[usize], limits: &Limits) -> Choice {
     let mut urgent = live.to_vec();
     urgent.sort_by_key(|&i| (urgency(&waiting[i], limits.max_bypass), i));
-    let kin = Kin::of(waiting, &urgent);
-    let mut bag = Bag { waiting, place: &kin.place, limits, taken: Vec::new(), places: BTreeMap::new(), unique: 0 };
+    let Kin { place, family_of, mut families, mut groups } = Kin::of(waiting, &urgent);
+    let mut bag = Bag { waiting, place: &place, limits, taken: Vec::new(), places: BTreeMap::new(), unique: 0 };
     let mut seen = vec![false; waiting.len()];
     let mut left = false;
     for &seed in &urgent {
-        for &i in std::iter::once(&seed).chain(kin.group(waiting[seed].group)).chain(kin.family(seed)) {
+        // Each group and family is walked once, with its first member.
+        let group = groups.remove(waiting[seed].group).unwrap_or_default();
+        let family = std::mem::take(&mut families[family_of[seed]]);
+        for i in [seed].into_iter().chain(group).chain(family) {
             if !std::mem::replace(&mut seen[i], true) {
                 left |= !bag.take(i);
             }
@@ -189,14 +195,6 @@ impl<'a> Kin<'a> {
             }
         }
         kin
-    }
-
-    fn family(&self, i: usize) -> &[usize] {
-        &self.families[self.family_of[i]]
-    }
-
-    fn group(&self, name: &str) -> &[usize] {
-        self.groups.get(name).map_or(&[], Vec::as_slice)
     }
 }
 

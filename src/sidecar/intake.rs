@@ -14,7 +14,7 @@ use super::{Config, OverLong, Ticket, metrics, trace};
 use crate::aggregate::{self, Bound, Facts};
 use crate::engine::ModelCard;
 use crate::limits;
-use crate::reward::{Code, Rejection};
+use crate::reward::{Code, Rejection, shortened};
 use crate::rollout::{Input, Rollout, ValidRollout};
 
 /// The door; cheap to clone.
@@ -27,7 +27,7 @@ struct Door {
     over_long: OverLong,
     queue: Arc<Queue>,
     /// As many texts are tokenized at a time as there are threads for it.
-    tokenizers: Semaphore,
+    tokenizers: Arc<Semaphore>,
     draining: AtomicBool,
 }
 
@@ -38,7 +38,7 @@ impl Intake {
             card,
             over_long: config.over_long,
             queue,
-            tokenizers: Semaphore::new(config.tokenizer_threads),
+            tokenizers: Arc::new(Semaphore::new(config.tokenizer_threads)),
             draining: AtomicBool::new(false),
         })))
     }
@@ -59,11 +59,11 @@ impl Intake {
         self.0.queue.refuse();
     }
 
-    /// Takes a rollout in; the ticket is answered in any case. Waits while the queue is full (that is the back-pressure)
-    /// or until the deadline; drop the future to give up.
-    pub async fn submit(&self, rollout: Rollout, mut ticket: Ticket) {
-        let received = Instant::now();
-        let span = info_span!(parent: None, "rollout", id = rollout.id.as_str(), tokens = tracing::field::Empty);
+    /// Takes a rollout in that was received at `received`; the ticket is answered in any case. Waits while the queue is
+    /// full (that is the back-pressure) or until the deadline; drop the future to give up.
+    pub async fn submit(&self, rollout: Rollout, mut ticket: Ticket, received: Instant) {
+        let id = shortened(&rollout.id, limits::MAX_ID_BYTES);
+        let span = info_span!(parent: None, "rollout", id, tokens = tracing::field::Empty);
         trace::adopt(&span, &rollout.traceparent);
         ticket.enter(span.clone());
         let intake = info_span!(parent: &span, "intake");
@@ -90,24 +90,30 @@ impl Intake {
             ));
         }
         let deadline = rollout.deadline_ms.map(|ms| received + Duration::from_millis(ms));
-        let (rollout, bound) = self.prove(rollout).await?;
-        let room = self.0.queue.room(rollout.tokens.len());
-        let room = match deadline {
-            Some(deadline) => tokio::time::timeout_at(deadline.into(), room).await.map_err(|_| expired())?,
-            None => room.await,
+        let admit = async {
+            let (rollout, bound) = self.prove(rollout).await?;
+            let room = self.0.queue.room(rollout.tokens.len()).await.map_err(|NoRoom| draining())?;
+            Ok(Admitted { rollout, bound, deadline, room })
         };
-        let room = room.map_err(|NoRoom| draining())?;
-        Ok(Admitted { rollout, bound, deadline, room })
+        match deadline {
+            Some(deadline) => tokio::time::timeout_at(deadline.into(), admit).await.unwrap_or_else(|_| Err(expired())),
+            None => admit.await,
+        }
     }
 
     /// Checks and tokenizes. Text goes to a blocking thread, ids are checked where they are.
     async fn prove(&self, rollout: Rollout) -> Result<(ValidRollout, Bound), Rejection> {
         if matches!(rollout.input, Some(Input::Chat { .. } | Input::Text(_))) {
-            // The semaphore lives as long as the door and is never closed.
-            let _permit = self.0.tokenizers.acquire().await.map_err(|_| draining())?;
+            // The semaphore lives as long as the door and is never closed. The permit goes along with the work, which
+            // goes on when the caller leaves: there are never more texts at work than threads for them.
+            let permit = Arc::clone(&self.0.tokenizers).acquire_owned().await.map_err(|_| draining())?;
             let door = Arc::clone(&self.0);
             let span = tracing::Span::current();
-            tokio::task::spawn_blocking(move || span.in_scope(|| door.validate(rollout)))
+            let work = move || {
+                let _permit = permit;
+                span.in_scope(|| door.validate(rollout))
+            };
+            tokio::task::spawn_blocking(work)
                 .await
                 .unwrap_or_else(|e| Err(Rejection::new(Code::Lost, format!("the tokenizer failed: {e}"))))
         } else {
@@ -264,6 +270,8 @@ fn check_names(rollout: &Rollout) -> Result<(), Rejection> {
     let aggregation = &rollout.aggregation;
     let names = [("group", rollout.group.as_str()), ("aggregation.name", &aggregation.name)].into_iter();
     let names = names.chain(aggregation.weighting.as_deref().map(|name| ("aggregation.weighting", name)));
+    let names = names.chain(aggregation.weights.keys().map(|name| ("aggregation.weights", name.as_str())));
+    let names = names.chain(aggregation.transforms.keys().map(|name| ("aggregation.transforms", name.as_str())));
     for (field, name) in names {
         if name.len() > limits::MAX_NAME_BYTES {
             let what = format!("{field}: {} bytes; at most {}", name.len(), limits::MAX_NAME_BYTES);

@@ -169,13 +169,18 @@ impl Sidecar {
         self.queue.flush();
     }
 
+    /// Accepted rollouts that are not answered yet.
+    pub fn unanswered(&self) -> usize {
+        *self.queue.unanswered().borrow()
+    }
+
     /// The address of the gRPC server, with the port that the system picked.
     pub fn grpc_addr(&self) -> Option<SocketAddr> {
         self.grpc_addr
     }
 
-    /// Refuses new work, answers what was accepted, stops. `Err` when the time for it was not enough; what was then
-    /// unanswered has been rejected.
+    /// Refuses new work, answers what was accepted, stops. `Err` when the time for it was not enough; what had not reached
+    /// the engine by then has been rejected.
     pub async fn drain(mut self) -> Result<(), DrainTimeout> {
         let deadline = Instant::now() + self.drain;
         let grpc = self.grpc.take();
@@ -189,7 +194,7 @@ impl Sidecar {
         let answered = unanswered.wait_for(|n| *n == 0);
         // The count's other end lives in the queue, so it cannot be gone.
         let in_time = tokio::time::timeout_at(deadline, answered).await.is_ok();
-        let left = *self.queue.unanswered().borrow();
+        let left = self.unanswered();
         self.queue.abandon();
         self.ending.send_replace(true);
         if let Some(grpc) = grpc {
@@ -219,7 +224,9 @@ impl Drop for Sidecar {
 
 /// Accepted work was left when the drain's time was up.
 #[derive(Debug, thiserror::Error)]
-#[error("{unanswered} accepted rollouts were still unanswered after {drain:?} and have been rejected")]
+#[error(
+    "{unanswered} accepted rollouts were still unanswered after {drain:?}; those that had not reached the engine have been rejected"
+)]
 pub struct DrainTimeout {
     /// How many.
     pub unanswered: usize,

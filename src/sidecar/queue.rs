@@ -44,6 +44,8 @@ struct State {
     flushed: bool,
     /// Nothing more is taken.
     closed: bool,
+    /// Nothing more is scored.
+    abandoned: bool,
 }
 
 /// A place in the queue; given back when dropped.
@@ -147,6 +149,7 @@ impl Queue {
                 at_the_door: 0,
                 flushed: false,
                 closed: false,
+                abandoned: false,
             }),
             changed: Condvar::new(),
             rollouts: Arc::new(Semaphore::new(config.queue_rollouts)),
@@ -176,7 +179,8 @@ impl Queue {
     }
 
     /// Lets an admitted rollout in; from here on it is answered exactly once.
-    pub(super) fn push(&self, admitted: Admitted, ticket: Ticket, arrived: Instant) {
+    pub(super) fn push(&self, admitted: Admitted, mut ticket: Ticket, arrived: Instant) {
+        ticket.accept();
         let Admitted { rollout, bound, deadline, room } = admitted;
         let queued = info_span!(parent: ticket.span(), "queue");
         let (room, _unanswered) = (Some(room), Unanswered::count(&self.unanswered));
@@ -186,9 +190,10 @@ impl Queue {
             return ticket.answer(Err(draining()));
         }
         state.tokens += rollout.tokens.len();
-        let look = state.waiting.is_empty()
+        let may_go = state.waiting.is_empty()
             || state.tokens >= state.full_from
-            || state.waiting.len() + 1 >= self.limits.max_rollouts
+            || state.waiting.len() + 1 >= self.limits.max_rollouts;
+        let look = (may_go && state.demand != Demand::Met)
             || deadline.is_some_and(|deadline| state.asleep_until.is_none_or(|wake| deadline < wake));
         state.waiting.push(Pending {
             rollout,
@@ -227,10 +232,11 @@ impl Queue {
         self.flush();
     }
 
-    /// Answers everything that waits with `DRAINING`.
+    /// Answers everything that waits with `DRAINING`, and lets nothing more reach the engine.
     pub(super) fn abandon(&self) {
         let waiting = {
             let mut state = self.lock();
+            state.abandoned = true;
             state.tokens = 0;
             std::mem::take(&mut state.waiting)
         };
@@ -255,8 +261,13 @@ impl Queue {
         self.changed.notify_one();
     }
 
-    /// Blocks until a micro-batch is due, which then meets the demand; `None` when closed and empty. Answers those who
-    /// left or expired on the way, whatever the engine is doing.
+    /// Whether nothing more is to be scored.
+    pub(super) fn abandoned(&self) -> bool {
+        self.lock().abandoned
+    }
+
+    /// Blocks until a micro-batch is due, which then meets the demand; `None` when closed and empty. Those who wait here
+    /// and leave or expire are answered on the way, whatever the engine is doing.
     pub(super) fn next_batch(&self) -> Option<Vec<Pending>> {
         let mut state = self.lock();
         loop {

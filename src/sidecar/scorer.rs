@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use tracing::info_span;
 
+use super::intake::draining;
 use super::metrics::{self, Stage};
 use super::queue::{Pending, Queue};
 use crate::batch::MicroBatch;
@@ -54,7 +55,20 @@ pub(super) fn start(
     Ok([packer, scorer])
 }
 
+/// A thread that panics takes nobody with it: the queue takes nothing more and answers what it holds.
+struct LastWill<'a>(&'a Queue);
+
+impl Drop for LastWill<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.close();
+            self.0.abandon();
+        }
+    }
+}
+
 fn pack(queue: &Queue, ready: &SyncSender<Packed>, packing: Packing) {
+    let _will = LastWill(queue);
     while let Some(pendings) = queue.next_batch() {
         if ready.send(Packed::new(pendings, packing.share_prefixes)).is_err() {
             // The scorer is gone, which only a panic outside the engine can do; dropped tickets answer by themselves.
@@ -64,18 +78,19 @@ fn pack(queue: &Queue, ready: &SyncSender<Packed>, packing: Packing) {
 }
 
 fn run(queue: &Queue, next: &Receiver<Packed>, mut engine: Box<dyn Engine>, packing: Packing) {
+    let _will = LastWill(queue);
     let card = Arc::clone(engine.card());
     loop {
         queue.engine_idle();
         let Ok(packed) = next.recv() else { return };
         queue.batch_taken();
-        let Some(Packed { batch, pendings }) = without_obsolete(packed, packing) else { continue };
+        let Some(Packed { batch, pendings }) = without_obsolete(packed, queue, packing) else { continue };
         let submitted = pendings.iter().map(|p| p.rollout.tokens.len()).sum();
         metrics::batch(batch.tokens.len(), submitted, pendings.len(), packing.max_batch_tokens);
         // One span per rollout, so that each trace shows its own forward pass.
         let spans: Vec<_> = pendings.iter().map(|p| info_span!(parent: p.ticket.span(), "forward")).collect();
         let started = Instant::now();
-        let scored = score(engine.as_mut(), &batch);
+        let scored = score(engine.as_mut(), &batch, card.attributes.len());
         let forward = started.elapsed();
         drop(spans);
         metrics::stage(Stage::Forward, forward);
@@ -84,14 +99,15 @@ fn run(queue: &Queue, next: &Receiver<Packed>, mut engine: Box<dyn Engine>, pack
 }
 
 /// Takes out those who left or expired while the batch lay ready, and packs the rest again where there were any.
-fn without_obsolete(packed: Packed, packing: Packing) -> Option<Packed> {
-    let now = Instant::now();
-    if packed.pendings.iter().all(|p| p.obsolete(now).is_none()) {
+fn without_obsolete(packed: Packed, queue: &Queue, packing: Packing) -> Option<Packed> {
+    let (now, abandoned) = (Instant::now(), queue.abandoned());
+    let obsolete = |pending: &Pending| if abandoned { Some(draining()) } else { pending.obsolete(now) };
+    if packed.pendings.iter().all(|p| obsolete(p).is_none()) {
         return Some(packed);
     }
     let mut rest = Vec::with_capacity(packed.pendings.len());
     for pending in packed.pendings {
-        match pending.obsolete(now) {
+        match obsolete(&pending) {
             Some(rejection) => pending.ticket.answer(Err(rejection)),
             None => rest.push(pending),
         }
@@ -100,14 +116,15 @@ fn without_obsolete(packed: Packed, packing: Packing) -> Option<Packed> {
 }
 
 /// A panic in the engine fails the batch, not the process.
-fn score(engine: &mut dyn Engine, batch: &MicroBatch) -> Result<ScoreTable, EngineError> {
+fn score(engine: &mut dyn Engine, batch: &MicroBatch, columns: usize) -> Result<ScoreTable, EngineError> {
     let table = catch_unwind(AssertUnwindSafe(|| engine.score(batch))).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref().copied());
         Err(EngineError::Forward(format!("panic: {}", text.unwrap_or("without a message"))))
     })?;
-    match table.rows() == batch.reads.len() {
+    let (found, expected) = ((table.rows(), table.columns()), (batch.reads.len(), columns));
+    match found == expected {
         true => Ok(table),
-        false => Err(EngineError::Forward(format!("{} score rows for {} reads", table.rows(), batch.reads.len()))),
+        false => Err(EngineError::Forward(format!("{found:?} scores, expected {expected:?} (reads, attributes)"))),
     }
 }
 

@@ -1,5 +1,5 @@
-//! The way back: a [`Ticket`] answers its rollout exactly once. Dropped unanswered, it answers `LOST` by itself, so
-//! nobody waits for ever.
+//! The way back: a [`Ticket`] answers its rollout exactly once. Dropped unanswered, it answers by itself, so nobody waits
+//! for ever: `CANCELLED` where the caller gave up, `LOST` where the rollout had been accepted.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,12 +27,14 @@ pub struct Ticket {
     answer: Option<Box<dyn FnOnce(Outcome) + Send>>,
     interest: Interest,
     span: tracing::Span,
+    /// Not yet accepted: whoever drops it now gave up, and nothing was lost.
+    at_the_door: bool,
 }
 
 impl Ticket {
     /// A ticket that hands its answer to `answer`, which must not block.
     pub fn new(interest: Interest, answer: impl FnOnce(Outcome) + Send + 'static) -> Self {
-        Self { answer: Some(Box::new(answer)), interest, span: tracing::Span::none() }
+        Self { answer: Some(Box::new(answer)), interest, span: tracing::Span::none(), at_the_door: true }
     }
 
     /// Gives the answer.
@@ -54,6 +56,11 @@ impl Ticket {
         self.span = span;
     }
 
+    /// The rollout is in the queue: from here on it must be answered.
+    pub(super) fn accept(&mut self) {
+        self.at_the_door = false;
+    }
+
     fn give(&mut self, outcome: Outcome) {
         if let Some(answer) = self.answer.take() {
             super::metrics::answered(&outcome);
@@ -64,7 +71,7 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.give(Err(match self.withdrawn() {
+        self.give(Err(match self.withdrawn() || self.at_the_door {
             true => super::queue::left(),
             false => Rejection::new(Code::Lost, "the server lost this rollout; please report it as a bug"),
         }));

@@ -10,6 +10,7 @@ use std::collections::HashSet;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio_stream::Stream;
@@ -20,7 +21,7 @@ pub use self::listen::{Listeners, Server};
 use crate::aggregate::AGGREGATIONS;
 use crate::limits;
 use crate::proto::{self, v1};
-use crate::reward::{Code, Outcome, Rejection};
+use crate::reward::{Code, Outcome, Rejection, shortened};
 use crate::rollout::Rollout;
 use crate::sidecar::{Intake, Interest, OverLong, Ticket, metrics};
 
@@ -66,13 +67,14 @@ impl v1::reward_service_server::RewardService for RewardService {
         &self,
         request: Request<v1::ScoreBatchRequest>,
     ) -> Result<Response<v1::ScoreBatchResponse>, Status> {
+        let received = Instant::now();
         let call = Call::of(request.metadata());
         let rollouts = request.into_inner().rollouts;
         if rollouts.len() > limits::MAX_STREAM_IN_FLIGHT {
             let (n, most) = (rollouts.len(), limits::MAX_STREAM_IN_FLIGHT);
             return Err(Status::invalid_argument(format!("rollouts: {n} in one batch; at most {most}, or use Score")));
         }
-        let caller = Caller::default();
+        let caller = Caller { ids_are_unique: true, ..Caller::default() };
         // Dropping this future means that the caller has left; once it is through, everything is answered.
         let _leave = Leave(caller.interest.clone());
         let mut answers = Vec::with_capacity(rollouts.len());
@@ -82,7 +84,7 @@ impl v1::reward_service_server::RewardService for RewardService {
             // Nobody listens any more only where the caller has left.
             let deliver = move |reply| drop(deliver.send(reply));
             if let Some((rollout, ticket)) = caller.admit(rollout, &call, deliver) {
-                self.intake.submit(rollout, ticket).await;
+                self.intake.submit(rollout, ticket, received).await;
             }
         }
         let mut replies = Vec::with_capacity(answers.len());
@@ -112,6 +114,8 @@ impl v1::reward_service_server::RewardService for RewardService {
 struct Caller {
     in_flight: Arc<Mutex<HashSet<String>>>,
     interest: Interest,
+    /// Whether an id may not be used again even once it is answered.
+    ids_are_unique: bool,
 }
 
 impl Caller {
@@ -122,19 +126,25 @@ impl Caller {
         call: &Call,
         deliver: impl FnOnce(v1::Reply) + Send + 'static,
     ) -> Option<(Rollout, Ticket)> {
-        let id = rollout.id.clone();
+        // Cut before it is copied about; intake rejects what was too long.
+        let id = shortened(&rollout.id, limits::MAX_ID_BYTES).to_owned();
         if !lock(&self.in_flight).insert(id.clone()) {
-            let why = format!("id: '{id}' is in flight already on this call; wait for its reply, or use another id");
+            let why = match self.ids_are_unique {
+                true => format!("id: '{id}' stands in this batch already; give each rollout an id of its own"),
+                false => format!("id: '{id}' is in flight on this stream; wait for its reply, or use another id"),
+            };
             let rejection = Rejection::new(Code::DuplicateId, why);
             let outcome = Err(rejection);
             metrics::answered(&outcome);
             deliver(proto::outcome_to_wire(id, outcome));
             return None;
         }
-        let in_flight = Arc::clone(&self.in_flight);
+        let (in_flight, forget) = (Arc::clone(&self.in_flight), !self.ids_are_unique);
         let ticket = Ticket::new(self.interest.clone(), move |outcome: Outcome| {
             // Free before the reply is out: whoever sees the reply may use the id again.
-            lock(&in_flight).remove(&id);
+            if forget {
+                lock(&in_flight).remove(&id);
+            }
             deliver(proto::outcome_to_wire(id, outcome));
         });
         match proto::rollout_from_wire(rollout) {
@@ -182,7 +192,9 @@ impl Reader {
         while let Ok(room) = Arc::clone(&self.room).acquire_owned().await {
             let next = tokio::select! {
                 next = self.rollouts.message() => next,
-                _ = ending.wait_for(|ending| *ending) => return,
+                _ = ending.wait_for(|ending| *ending) => Err(Status::unavailable(
+                    "the server is shutting down; what is unanswered was not scored and may be sent again",
+                )),
             };
             match next {
                 Ok(Some(rollout)) => {
@@ -190,12 +202,13 @@ impl Reader {
                     // The other end is gone only when the caller has left.
                     let deliver = move |reply| drop(replies.send(Ok((reply, room))));
                     if let Some((rollout, ticket)) = self.caller.admit(rollout, &self.call, deliver) {
-                        self.intake.submit(rollout, ticket).await;
+                        self.intake.submit(rollout, ticket, Instant::now()).await;
                     }
                 }
                 Ok(None) => return,
                 Err(status) => {
-                    // The stream cannot be read on (not protobuf, not UTF-8). What is in flight is answered first.
+                    // The stream is not read on (not protobuf, not UTF-8; or the server ends). What is in flight is
+                    // answered first.
                     drop(room);
                     let all = self.room.acquire_many(self.in_flight_limit).await;
                     drop(all);

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::server::{Router, TcpIncoming};
+use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use super::RewardService;
@@ -130,6 +131,8 @@ impl Server {
     /// Tells health checks that no new work is wanted.
     pub async fn refuse(&self) {
         self.health.set_not_serving::<RewardServiceServer<RewardService>>().await;
+        // The server as a whole, which is what probes ask for by default.
+        self.health.set_service_status("", ServingStatus::NotServing).await;
     }
 
     /// Takes no new connection, and ends when the open ones have; at `deadline` they are cut.
