@@ -3,7 +3,46 @@
 //! Nothing here knows a wire format, a tokenizer or a model.
 
 use std::collections::BTreeMap;
+use std::marker::PhantomData;
 use std::sync::Arc;
+
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+
+/// Deserializes what must be written as an object: serde would take a struct's fields from a list as well.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Object<T>(pub T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
+            type Value = Object<T>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+            }
+        }
+        deserializer.deserialize_map(Fields(PhantomData))
+    }
+}
+
+fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+    Object::deserialize(deserializer).map(|Object(value)| value)
+}
+
+fn optional_object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    Ok(Option::<Object<T>>::deserialize(deserializer)?.map(|Object(value)| value))
+}
+
+fn objects<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<BTreeMap<String, T>, D::Error> {
+    let objects = BTreeMap::<String, Object<T>>::deserialize(deserializer)?;
+    Ok(objects.into_iter().map(|(name, Object(value))| (name, value)).collect())
+}
 
 /// One prompt and one completion to be scored, as the caller claims it. Nothing is checked yet.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -84,14 +123,17 @@ pub struct AggregationSpec {
     /// Weights by attribute; empty means none were given.
     pub weights: BTreeMap<String, f64>,
     /// Transforms by attribute.
+    #[serde(deserialize_with = "objects")]
     pub transforms: BTreeMap<String, Transform>,
     /// Bounds of the final reward.
+    #[serde(deserialize_with = "object")]
     pub clip: Clip,
     /// Added to the weighted sum.
     pub offset: Option<f64>,
     /// Taken off when the completion did not finish.
     pub unfinished_penalty: Option<f64>,
     /// Taken off per completion token over a target.
+    #[serde(deserialize_with = "optional_object")]
     pub length_penalty: Option<LengthPenalty>,
 }
 
@@ -108,6 +150,7 @@ pub struct Transform {
     /// Default 0.
     pub shift: Option<f64>,
     /// Default open on both sides.
+    #[serde(deserialize_with = "object")]
     pub clip: Clip,
 }
 

@@ -17,7 +17,7 @@ use std::fmt;
 
 use reward_sidecar::limits::MAX_ID_BYTES;
 use reward_sidecar::reward::{Code, Rejection};
-use reward_sidecar::rollout::{AggregationSpec, FinishReason, Input, Message, Rollout};
+use reward_sidecar::rollout::{AggregationSpec, FinishReason, Input, Message, Object, Rollout};
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
 /// A parsed line.
@@ -66,7 +66,7 @@ struct Fields {
     weighting: Option<String>,
     deadline_ms: Option<u64>,
     priority: Option<i32>,
-    aggregation: Option<AggregationSpec>,
+    aggregation: Option<Object<AggregationSpec>>,
 }
 
 const FIELDS: [&str; 14] = [
@@ -225,7 +225,7 @@ impl<'de> serde::Deserialize<'de> for Prompt {
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Prompt, A::Error> {
                 let mut messages = Vec::new();
-                while let Some(message) = list.next_element()? {
+                while let Some(Object(message)) = list.next_element()? {
                     messages.push(message);
                 }
                 Ok(Prompt(messages))
@@ -326,7 +326,7 @@ fn aggregation(fields: &mut Fields) -> Result<AggregationSpec, Rejection> {
     let twice = |field: &str| {
         Rejection::new(Code::BadOption, format!("{field}: given both by itself and in aggregation; give it once"))
     };
-    let mut spec = fields.aggregation.take().unwrap_or_default();
+    let mut spec = fields.aggregation.take().map(|Object(spec)| spec).unwrap_or_default();
     if let Some(weights) = fields.weights.take() {
         if !spec.weights.is_empty() {
             return Err(twice("weights"));

@@ -162,6 +162,20 @@ fn options_given_twice() {
 }
 
 #[test]
+fn a_list_is_no_object() {
+    for (line, field) in [
+        (r#"{"id":"a","text":"t","aggregation":[]}"#, "aggregation"),
+        (r#"{"id":"a","prompt":[["user","hello"]],"completion":"x"}"#, "prompt"),
+        (r#"{"id":"a","text":"t","aggregation":{"clip":[5,6]}}"#, "aggregation"),
+        (r#"{"id":"a","text":"t","aggregation":{"length_penalty":[1,1]}}"#, "aggregation"),
+        (r#"{"id":"a","text":"t","aggregation":{"transforms":{"x":[null,null]}}}"#, "aggregation"),
+        (r#"{"id":"a","text":"t","aggregation":{"transforms":{"x":{"clip":[1]}}}}"#, "aggregation"),
+    ] {
+        assert_bad(line, Code::Malformed, field);
+    }
+}
+
+#[test]
 fn a_bad_line_keeps_the_id_it_had() {
     assert_eq!(bad(r#"{"id":"a","txet":"t"}"#).0.as_deref(), Some("a"));
     assert_eq!(bad(r#"{"id":"a","text":"t"#).0.as_deref(), Some("a"));

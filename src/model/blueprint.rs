@@ -133,14 +133,9 @@ impl HfFolder {
 fn folder(path: &Path) -> Result<Blueprint, ModelError> {
     let HfFolder { settings, weights, text, files } = HfFolder::read(path)?;
     let attributes = settings.labels()?;
-    let (mut weightings, mut default_weighting) = (BTreeMap::new(), None);
+    let weightings = BTreeMap::new();
     if let Some(labels) = &attributes {
         check_weightings(labels, &weightings, None).map_err(|e| ModelError::malformed(settings.path(), e))?;
-        // One output is the reward; of several nobody but the user knows what they are worth.
-        if let [label] = &labels[..] {
-            weightings.insert("default".to_owned(), BTreeMap::from([(label.clone(), 1.0)]));
-            default_weighting = Some("default".to_owned());
-        }
     }
     let name = std::path::absolute(path).ok().and_then(|p| Some(p.file_name()?.to_string_lossy().into_owned()));
     Ok(Blueprint {
@@ -151,7 +146,7 @@ fn folder(path: &Path) -> Result<Blueprint, ModelError> {
         text,
         attributes,
         weightings,
-        default_weighting,
+        default_weighting: None,
         read: ReadPosition::LastToken,
         files,
     })

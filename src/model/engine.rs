@@ -1,5 +1,6 @@
 //! [`ModelEngine`]: a loaded model behind the [`Engine`] trait.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -41,7 +42,7 @@ pub struct Report {
     /// Names of the outputs, in order.
     pub attributes: Vec<String>,
     /// Named vectors of attribute weights.
-    pub weightings: std::collections::BTreeMap<String, std::collections::BTreeMap<String, f64>>,
+    pub weightings: BTreeMap<String, BTreeMap<String, f64>>,
     /// The weighting that counts where a request names none.
     pub default_weighting: Option<String>,
     /// The token at which the head reads.
@@ -80,6 +81,14 @@ impl ModelEngine {
         let (backbone, head) = loaded?;
         let Blueprint { name, settings, text, weightings, default_weighting, read, files, .. } = blueprint;
         let attributes = blueprint.attributes.unwrap_or_else(|| default_labels(head.attributes()));
+        let (weightings, default_weighting) = match &attributes[..] {
+            // One output is the reward; of several nobody but the user knows what they are worth.
+            [only] if weightings.is_empty() => {
+                let name = "default".to_owned();
+                (BTreeMap::from([(name.clone(), BTreeMap::from([(only.clone(), 1.0)]))]), Some(name))
+            }
+            _ => (weightings, default_weighting),
+        };
         let shape = backbone.shape();
         let card = ModelCard {
             model_version: format!("{name}@{}-{PRECISION}", version?).into(),
@@ -154,6 +163,7 @@ impl Engine for ModelEngine {
         // Rows that are not finite go through: whoever asked for them is told, and the others keep their scores.
         scores
             .map(|values| ScoreTable::new(self.head.attributes(), values))
-            .map_err(|e| EngineError::Forward(e.to_string()))
+            // What follows the first line is a backtrace, which is nothing for callers.
+            .map_err(|e| EngineError::Forward(e.to_string().lines().next().unwrap_or_default().to_owned()))
     }
 }

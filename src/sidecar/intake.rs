@@ -163,6 +163,10 @@ impl Door {
         if tokens.ids.is_empty() {
             return Err(Rejection::new(Code::Empty, "input: there is no token to score"));
         }
+        if matches!(input, Input::Chat { .. } | Input::Text(_)) {
+            // A tokenizer may know more tokens than the model has embeddings for; the engine must not see those.
+            self.check_ids("the text's tokens", &tokens.ids)?;
+        }
         let context = self.card.context_tokens as usize;
         let truncated = tokens.ids.len() > context;
         if truncated {
@@ -251,7 +255,7 @@ impl Door {
         if self.over_long == OverLong::Reject {
             return too_long("shorten it, or run the sidecar with over_long = \"truncate-left\"");
         }
-        let bos = usize::from(self.text.bos().is_some_and(|bos| tokens.ids[0] == bos));
+        let bos = usize::from(self.text.opens_with_bos(&tokens.ids));
         let cut = tokens.ids.len() - context;
         // Where the form does not tell prompt from completion, all but the read may go.
         let prompt_end = tokens.completion.as_ref().map_or(tokens.ids.len() - 1, |c| c.start);
@@ -302,6 +306,6 @@ pub(super) fn expired() -> Rejection {
 pub(super) fn draining() -> Rejection {
     Rejection::new(
         Code::Draining,
-        "the server is shutting down and takes no new rollouts; send it to another, or again later",
+        "the server is shutting down and did not score the rollout; send it to another, or again later",
     )
 }

@@ -267,7 +267,8 @@ impl Queue {
     }
 
     /// Blocks until a micro-batch is due, which then meets the demand; `None` when closed and empty. Those who wait here
-    /// and leave or expire are answered on the way, whatever the engine is doing.
+    /// and leave or expire are answered on the way, whatever the engine is doing; those in the micro-batch that lies
+    /// ready are when the engine turns to it.
     pub(super) fn next_batch(&self) -> Option<Vec<Pending>> {
         let mut state = self.lock();
         loop {

@@ -2,9 +2,12 @@
 //!
 //! The invariant: exactly one beginning-of-sequence token where the tokenizer puts one, whatever the template brought.
 
+use std::io::{self, Write};
 use std::ops::Range;
 
+use minijinja::value::Kwargs;
 use minijinja::{Environment, ErrorKind, Value};
+use serde::Serialize as _;
 use tokenizers::Tokenizer;
 
 use crate::engine::TextAssets;
@@ -16,6 +19,8 @@ pub struct Text {
     tokenizer: Option<Tokenizer>,
     /// The id that the tokenizer puts first, if it does.
     bos: Option<u32>,
+    /// The id of the text that the model calls its beginning-of-sequence token.
+    named_bos: Option<u32>,
     template: Option<Environment<'static>>,
     variables: Value,
 }
@@ -35,8 +40,8 @@ impl Text {
     pub fn new(assets: &TextAssets) -> Result<Self, String> {
         let tokenizer = match &assets.tokenizer_json {
             Some(json) => {
-                let mut tokenizer =
-                    Tokenizer::from_bytes(json).map_err(|e| format!("the model's tokenizer cannot be read: {e}"))?;
+                let mut tokenizer = Tokenizer::from_bytes(json)
+                    .map_err(|e| format!("the model's tokenizer.json cannot be read: {e}"))?;
                 // A published tokenizer.json may carry the settings of its last training run; nothing may be cut or
                 // padded silently.
                 tokenizer.with_truncation(None).map_err(|e| format!("the model's tokenizer: {e}"))?;
@@ -50,15 +55,18 @@ impl Text {
             None => None,
         };
         let template = match &assets.chat_template {
+            Some(source) if source.trim().is_empty() => return Err("the model's chat template is empty".into()),
             Some(source) => Some(environment(source).map_err(|e| format!("the model's chat template: {e:#}"))?),
             None => None,
         };
-        Ok(Self { tokenizer, bos, template, variables: Value::from_serialize(&assets.template_variables) })
+        let named_bos = tokenizer.as_ref().zip(assets.template_variables.get("bos_token"));
+        let named_bos = named_bos.and_then(|(tokenizer, token)| tokenizer.token_to_id(token));
+        Ok(Self { tokenizer, bos, named_bos, template, variables: Value::from_serialize(&assets.template_variables) })
     }
 
-    /// The id that stands first in every text of this model, if its tokenizer puts one there.
-    pub fn bos(&self) -> Option<u32> {
-        self.bos
+    /// Whether the text begins with the beginning-of-sequence token, put there by the tokenizer or by the template.
+    pub fn opens_with_bos(&self, ids: &[u32]) -> bool {
+        ids.first().is_some_and(|first| [self.bos, self.named_bos].contains(&Some(*first)))
     }
 
     /// Applies the chat template, without a prompt for a further turn.
@@ -85,7 +93,10 @@ impl Text {
         })?;
         let template = environment.get_template(TEMPLATE).map_err(|e| refused(&e))?;
         template
-            .render(minijinja::context! { messages, add_generation_prompt, ..self.variables.clone() })
+            // As transformers calls it where there are none of either.
+            .render(minijinja::context! {
+                messages, add_generation_prompt, tools => (), documents => (), ..self.variables.clone()
+            })
             .map_err(|e| refused(&e))
     }
 
@@ -127,7 +138,9 @@ fn leading_special(tokenizer: &Tokenizer) -> Result<Option<u32>, String> {
     Ok(with.get_ids().first().copied().filter(|first| without.get_ids().first() != Some(first)))
 }
 
-/// The template with what transformers gives it: trimmed blocks, Python's string methods, `raise_exception`.
+/// The template with what transformers gives it: trimmed blocks, Python's string methods and JSON, `raise_exception`. Not
+/// `strftime_now`: a reward must not depend on the day, and templates that know it have a fixed date for those who
+/// do not.
 fn environment(source: &str) -> Result<Environment<'static>, minijinja::Error> {
     let mut environment = Environment::new();
     environment.set_trim_blocks(true);
@@ -136,8 +149,44 @@ fn environment(source: &str) -> Result<Environment<'static>, minijinja::Error> {
     environment.add_function("raise_exception", |message: String| -> Result<String, minijinja::Error> {
         Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
     });
+    environment.add_filter("tojson", to_json);
     environment.add_template_owned(TEMPLATE, source.to_owned())?;
     Ok(environment)
+}
+
+/// `tojson` as transformers has it: Python's `json.dumps(value, ensure_ascii=False, indent=indent)`.
+fn to_json(value: &Value, options: Kwargs) -> Result<String, minijinja::Error> {
+    let indent: Option<usize> = options.get("indent")?;
+    options.assert_all_used()?;
+    let mut json = Vec::new();
+    let written = match indent {
+        Some(spaces) => {
+            let spaces = " ".repeat(spaces.min(16));
+            let formatter = serde_json::ser::PrettyFormatter::with_indent(spaces.as_bytes());
+            value.serialize(&mut serde_json::Serializer::with_formatter(&mut json, formatter))
+        }
+        None => value.serialize(&mut serde_json::Serializer::with_formatter(&mut json, PythonSpacing)),
+    };
+    let fail = |e: &dyn std::fmt::Display| minijinja::Error::new(ErrorKind::BadSerialization, e.to_string());
+    written.map_err(|e| fail(&e))?;
+    String::from_utf8(json).map_err(|e| fail(&e))
+}
+
+/// A blank behind commas and colons.
+struct PythonSpacing;
+
+impl serde_json::ser::Formatter for PythonSpacing {
+    fn begin_array_value<W: ?Sized + Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
+        if first { Ok(()) } else { out.write_all(b", ") }
+    }
+
+    fn begin_object_key<W: ?Sized + Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
+        if first { Ok(()) } else { out.write_all(b", ") }
+    }
+
+    fn begin_object_value<W: ?Sized + Write>(&mut self, out: &mut W) -> io::Result<()> {
+        out.write_all(b": ")
+    }
 }
 
 fn refused(error: &minijinja::Error) -> Rejection {
@@ -220,12 +269,28 @@ mod tests {
     #[test]
     fn exactly_one_beginning_whatever_the_text_brought() {
         let text = text(None, true);
-        assert_eq!(text.bos(), Some(1));
         assert_eq!(text.encode("two and").unwrap(), [1, 5, 6]);
         assert_eq!(text.encode("<s>two and").unwrap(), [1, 5, 6]);
         let (ids, part) = text.encode_part("two and", 4..7).unwrap();
         assert_eq!((&ids[part], ids.len()), (&[6][..], 3));
         assert_eq!(self::text(None, false).encode("two").unwrap(), [5]);
+    }
+
+    #[test]
+    fn a_beginning_is_known_whoever_wrote_it() {
+        for adds_bos in [true, false] {
+            let text = text(None, adds_bos);
+            assert!(text.opens_with_bos(&[1, 5]) && !text.opens_with_bos(&[5, 1]) && !text.opens_with_bos(&[]));
+        }
+    }
+
+    /// What transformers 5.23 makes of it.
+    #[test]
+    fn json_is_pythons_json() {
+        let template =
+            "{{ messages[0]|tojson }}{{ [1, none, 2.5]|tojson(indent=2) }}{% if tools is defined %}!{% endif %}";
+        let rendered = text(Some(template), false).render(&[user("<b> 'é'\n")], "").unwrap().text;
+        assert_eq!(rendered, "{\"role\": \"user\", \"content\": \"<b> 'é'\\n\"}[\n  1,\n  null,\n  2.5\n]!");
     }
 
     #[test]

@@ -65,6 +65,9 @@ impl Rotary {
             Some(theta) => theta,
             None => settings.number("rope_theta")?.unwrap_or(10_000.0),
         };
+        if theta <= 0.0 {
+            return Err(settings.unsupported("rope_theta", "a number above 0"));
+        }
         for partial in [field("partial_rotary_factor"), "partial_rotary_factor".into()] {
             if settings.number(&partial)?.is_some_and(|factor| factor != 1.0) {
                 return Err(settings.unsupported(&partial, "1"));
@@ -74,7 +77,10 @@ impl Rotary {
             Some(_) => field("rope_type"),
             None => field("type"),
         };
-        let number = |name: &str| settings.required_number(&field(name)).map(|x| x as f32);
+        let number = |name: &str| match settings.required_number(&field(name))? {
+            number if number > 0.0 => Ok(number as f32),
+            _ => Err(settings.unsupported(&field(name), "a number above 0")),
+        };
         let scaling = match settings.text(&kind)?.unwrap_or("default") {
             "default" => Scaling::None,
             "linear" => Scaling::Linear { factor: number("factor")? },
