@@ -6,6 +6,10 @@ PYTHON ?= python3
 # Python of the interoperability tests, apart from the user's own.
 VENV   := target/venv
 
+# What is run. Built with an example even where none is needed: test dependencies switch on features of shared ones, and
+# without them candle would be built a second time.
+BUILD  := $(CARGO) build --release --locked --bin reward-sidecar --example demo
+
 .PHONY: demo test check bench observability fixtures deny clean
 .DEFAULT_GOAL := help
 
@@ -19,7 +23,7 @@ help:
 	@echo "make deny           licences, bans and sources of all dependencies (needs cargo-deny)"
 
 demo:
-	$(CARGO) build --release --locked --bin reward-sidecar --example demo
+	$(BUILD)
 	tools/demo.sh
 
 test: check
@@ -35,7 +39,7 @@ check:
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked --no-deps --lib
 
 bench:
-	$(CARGO) build --release --locked --bin reward-sidecar
+	$(BUILD)
 	target/release/reward-sidecar bench --model demo
 
 # A gRPC client that has none of our code: reflection over TCP and the Unix socket.
@@ -49,7 +53,7 @@ $(VENV)/grpc: tools/grpc_python/requirements.txt
 	touch $@
 
 observability:
-	$(CARGO) build --release --locked --bin reward-sidecar
+	$(BUILD)
 	tools/observability/run.sh
 
 fixtures:

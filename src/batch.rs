@@ -106,11 +106,6 @@ impl MicroBatch {
         self.segments.partition_point(|s| s.tokens.end <= row) as SegmentId
     }
 
-    /// First position of a segment: the summed length of its ancestors.
-    pub fn first_position(&self, segment: SegmentId) -> u32 {
-        self.positions[self.segments[segment as usize].tokens.start as usize]
-    }
-
     /// Takes the path back to the segments that end at or before `shared` positions.
     fn leave(&mut self, path: &mut Vec<(SegmentId, u32)>, shared: u32) {
         while path.last().is_some_and(|&(_, end)| end > shared) {
