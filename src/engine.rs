@@ -36,6 +36,51 @@ pub struct ModelCard {
     pub vocabulary_size: u32,
     /// How text becomes tokens.
     pub text: TextAssets,
+    /// Where the head reads a rollout.
+    pub reads: ReadPolicy,
+}
+
+/// Where the head reads a rollout, and what the rollout's tokens must hold for it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct ReadPolicy {
+    /// The tokens that are read.
+    pub at: ReadAt,
+    /// A token that is put behind every rollout that does not end with it; the head was trained to be read there.
+    pub append: Option<u32>,
+    /// A run of tokens that every rollout must hold: the head looks for it. Empty: none.
+    pub needs: Vec<u32>,
+}
+
+/// The tokens of a rollout at which the head reads.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReadAt {
+    /// The last one: one read per rollout.
+    #[default]
+    LastToken,
+    /// Every such token, each the end of a step: as many reads as there are. The rollout's own attributes are made of its
+    /// steps'.
+    EveryToken {
+        /// Its id.
+        token: u32,
+        /// How a rollout's attribute is made of its steps'.
+        reduce: Reduce,
+    },
+}
+
+/// How an attribute of a rollout is made of those of its steps.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reduce {
+    /// All multiplied: the chance that every step is right.
+    #[default]
+    Product,
+    /// The least.
+    Min,
+    /// The mean.
+    Mean,
+    /// The last step's.
+    Last,
 }
 
 /// What it takes to make token ids out of a conversation.
@@ -47,6 +92,19 @@ pub struct TextAssets {
     pub chat_template: Option<String>,
     /// Variables that the template may use: `bos_token`, `eos_token`, ...
     pub template_variables: BTreeMap<String, String>,
+    /// Whether text is to begin with a beginning-of-sequence token.
+    pub bos: Bos,
+}
+
+/// When chat and text begin with a beginning-of-sequence token.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Bos {
+    /// Where the tokenizer would put one: exactly one, whatever the template brought.
+    #[default]
+    AsTokenizer,
+    /// Never; the model was trained without.
+    Never,
 }
 
 /// Scores of a micro-batch: one row per read, one column per attribute.
@@ -110,6 +168,7 @@ impl EchoEngine {
             context_tokens,
             vocabulary_size: u32::MAX,
             text: TextAssets::default(),
+            reads: ReadPolicy::default(),
         };
         Self { card: Arc::new(card) }
     }

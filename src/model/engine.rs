@@ -14,7 +14,7 @@ use super::manifest::ReadPosition;
 use super::settings::default_labels;
 use super::{Config, ModelError, PRECISION, arch};
 use crate::batch::MicroBatch;
-use crate::engine::{Engine, EngineError, ModelCard, ScoreTable};
+use crate::engine::{Engine, EngineError, ModelCard, ReadPolicy, ScoreTable};
 
 /// A model, ready to score. The forward pass runs on threads of its own.
 pub struct ModelEngine {
@@ -100,6 +100,7 @@ impl ModelEngine {
             context_tokens: shape.context as u32,
             vocabulary_size: shape.vocabulary as u32,
             text,
+            reads: ReadPolicy::default(),
         };
         tracing::info!(
             model_version = %card.model_version, parameters = shape.parameters, threads,

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use super::v1;
-use crate::engine::{ModelCard, TextAssets};
+use crate::engine::{ModelCard, ReadPolicy, TextAssets};
 
 /// A model, and the terms on which a server scores with it.
 #[derive(Debug, Clone, PartialEq)]
@@ -65,8 +65,9 @@ pub fn card_from_wire(card: v1::ModelCard) -> ServedModel {
             text: TextAssets {
                 tokenizer_json: None,
                 chat_template: non_empty(card.chat_template),
-                template_variables: BTreeMap::new(),
+                ..TextAssets::default()
             },
+            reads: ReadPolicy::default(),
         },
         in_flight_limit: card.in_flight_limit,
         over_long: card.over_long,
@@ -97,6 +98,7 @@ mod tests {
             context_tokens: 8192,
             vocabulary_size: 49152,
             text: TextAssets { chat_template: Some("{{ messages }}".into()), ..TextAssets::default() },
+            reads: ReadPolicy::default(),
         };
         let bare = ModelCard { default_weighting: None, text: TextAssets::default(), ..model.clone() };
         for model in [model, bare] {

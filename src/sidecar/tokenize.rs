@@ -237,6 +237,7 @@ mod tests {
             tokenizer_json: Some(json.to_string().into_bytes().into()),
             chat_template: template.map(str::to_owned),
             template_variables: BTreeMap::from([("bos_token".into(), "<s>".into())]),
+            ..TextAssets::default()
         })
         .unwrap()
     }

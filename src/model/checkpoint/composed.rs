@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use half::bf16;
 
-use super::{Precision, TensorInfo, WeightSource};
+use super::{Precision, Slice, TensorInfo, WeightSource};
 use crate::model::ModelError;
 
 /// The name under which every architecture finds the head, `[attributes, hidden]`.
@@ -89,15 +89,16 @@ impl Adapter {
         Ok(Self { source, scale, pairs })
     }
 
-    /// Adds `scale * B @ A` to a matrix of the base.
-    fn merge(&self, name: &str, weight: &mut [f32]) -> Result<(), ModelError> {
+    /// Adds `scale * B @ A` to a slice of a matrix of the base.
+    fn merge(&self, name: &str, slice: &Slice, weight: &mut [f32]) -> Result<(), ModelError> {
         let Some((a, b)) = self.pairs.get(name) else { return Ok(()) };
         let rank = self.source.info(a).map_or(0, |info| info.shape[0]);
-        let (a, b) = (self.source.read(a)?, self.source.read(b)?);
-        if rank == 0 {
+        let columns = slice.columns.len();
+        if rank == 0 || columns == 0 {
             return Ok(());
         }
-        let columns = a.len() / rank;
+        let a = self.source.read(a, &Slice { rows: 0..rank, columns: slice.columns.clone() })?;
+        let b = self.source.read(b, &Slice { rows: slice.rows.clone(), columns: 0..rank })?;
         let mut delta = vec![0.0; columns];
         for (row, factors) in weight.chunks_exact_mut(columns).zip(b.chunks_exact(rank)) {
             delta.fill(0.0);
@@ -137,17 +138,22 @@ impl WeightSource for Composed {
         Some(info)
     }
 
-    fn read(&self, name: &str) -> Result<Vec<f32>, ModelError> {
+    fn read_within(&self, name: &str, slice: &Slice) -> Result<Vec<f32>, ModelError> {
         if let (HEAD, Some((source, tensor))) = (name, &self.head) {
-            return source.read(tensor);
+            return source.read_within(tensor, slice);
         }
-        let mut values = self.base.read(name)?;
+        let mut values = self.base.read_within(name, slice)?;
         self.rounding.apply(&mut values);
         if let Some(adapter) = &self.adapter {
-            adapter.merge(name, &mut values)?;
+            adapter.merge(name, slice, &mut values)?;
             self.rounding.apply(&mut values);
         }
         Ok(values)
+    }
+
+    fn bytes_read(&self) -> u64 {
+        let parts = [self.adapter.as_ref().map(|a| &a.source), self.head.as_ref().map(|(source, _)| source)];
+        self.base.bytes_read() + parts.into_iter().flatten().map(|source| source.bytes_read()).sum::<u64>()
     }
 
     fn names(&self) -> Vec<String> {
@@ -208,10 +214,12 @@ mod tests {
         let pairs = source(folder.path(), &[(A, &[1, 3], &[2f32.powi(-9), 10.0, 0.0]), (B, &[2, 1], &[1.0, -1.0])]);
         let adapter = Adapter::new(pairs, 2.0, base.as_ref(), 1).unwrap();
         let composed = Composed { base, rounding: Rounding::Bf16, adapter: Some(adapter), head: None };
-        assert_eq!(composed.read(WEIGHT).unwrap(), [1.0, 22.0, 3.0, 4.0, -15.0, 6.0]);
+        assert_eq!(composed.read_all(WEIGHT).unwrap(), [1.0, 22.0, 3.0, 4.0, -15.0, 6.0]);
+        let corner = Slice { rows: 1..2, columns: 1..3 };
+        assert_eq!(composed.read(WEIGHT, &corner).unwrap(), [-15.0, 6.0]);
         assert_eq!(composed.info(WEIGHT).unwrap().precision, Precision::Bf16);
         assert!(matches!(composed.read_shape(WEIGHT, &[3, 2]), Err(ModelError::Shape { .. })));
-        assert!(matches!(composed.read(HEAD), Err(ModelError::MissingTensor { .. })));
+        assert!(matches!(composed.read_all(HEAD), Err(ModelError::MissingTensor { .. })));
     }
 
     #[test]

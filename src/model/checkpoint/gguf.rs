@@ -16,7 +16,7 @@ use candle_core::quantized::gguf_file::{Content, TensorInfo as GgufTensor, Value
 use rayon::prelude::*;
 use serde_json::json;
 
-use super::{MappedFile, Precision, TensorInfo, WeightSource};
+use super::{MappedFile, Precision, Slice, TensorInfo, WeightSource};
 use crate::model::ModelError;
 
 /// Elements dequantised by one task; large enough to be worth one, small enough to spread an embedding table.
@@ -170,6 +170,33 @@ impl GgufFile {
     fn tensor(&self, name: &str) -> Option<&GgufTensor> {
         self.content.tensor_infos.get(self.names.get(name)?)
     }
+
+    /// Bytes of one row in the file.
+    fn row_bytes(&self, name: &str, tensor: &GgufTensor) -> Result<usize, ModelError> {
+        let (block, bytes) = (tensor.ggml_dtype.block_size(), tensor.ggml_dtype.type_size());
+        let columns = tensor.shape.dims().last().copied().unwrap_or(0);
+        if columns == 0 || !columns.is_multiple_of(block) {
+            return Err(ModelError::malformed(
+                self.path(),
+                format!("tensor {name:?} has rows of {columns} values, expected a multiple of {block}"),
+            ));
+        }
+        Ok(columns / block * bytes)
+    }
+
+    /// The dimension of the heads of a query or key matrix, of which the rows are interleaved in the file.
+    fn interleaved_head_dim(&self, name: &str, rows: usize) -> Result<Option<usize>, ModelError> {
+        let heads = match name.rsplit_once(".self_attn.") {
+            Some((_, "q_proj.weight")) => self.heads,
+            Some((_, "k_proj.weight")) => self.kv_heads,
+            _ => return Ok(None),
+        };
+        if heads == 0 || !rows.is_multiple_of(2 * heads) {
+            let reason = format!("tensor {name:?} has {rows} rows, expected an even number for each of {heads} heads");
+            return Err(ModelError::malformed(self.path(), reason));
+        }
+        Ok(Some(rows / heads))
+    }
 }
 
 /// A whole number of any width; negative ones are not.
@@ -208,20 +235,12 @@ fn standard_name(name: &str) -> Option<String> {
     layer.parse::<usize>().ok().map(|layer| format!("model.layers.{layer}.{part}"))
 }
 
-/// Puts the rows of a query or key matrix back in order: within a head the file has them as (frequency, half), the
+/// The file's row of row `row` of a query or key matrix: within a head the file has its rows as (frequency, half), the
 /// rotary embedding that works on halves wants (half, frequency).
-fn undo_interleaving(values: &[f32], heads: usize, columns: usize) -> Vec<f32> {
-    let head_dim = values.len() / (heads * columns);
-    let mut out = Vec::with_capacity(values.len());
-    for head in values.chunks_exact(head_dim * columns) {
-        for half in 0..2 {
-            for frequency in 0..head_dim / 2 {
-                let row = frequency * 2 + half;
-                out.extend_from_slice(&head[row * columns..(row + 1) * columns]);
-            }
-        }
-    }
-    out
+fn interleaved(row: usize, head_dim: usize) -> usize {
+    let (head, row) = (row / head_dim, row % head_dim);
+    let (half, frequency) = (row / (head_dim / 2), row % (head_dim / 2));
+    head * head_dim + frequency * 2 + half
 }
 
 impl WeightSource for GgufFile {
@@ -235,47 +254,59 @@ impl WeightSource for GgufFile {
         Some(TensorInfo { shape: tensor.shape.dims().to_vec(), precision })
     }
 
-    fn read(&self, name: &str) -> Result<Vec<f32>, ModelError> {
+    fn read_within(&self, name: &str, slice: &Slice) -> Result<Vec<f32>, ModelError> {
         let tensor = self.tensor(name).ok_or_else(|| self.missing(name))?;
-        let elements = tensor.shape.elem_count();
-        let columns = tensor.shape.dims().last().copied().unwrap_or(0);
-        let (block, block_bytes) = (tensor.ggml_dtype.block_size(), tensor.ggml_dtype.type_size());
-        if columns == 0 || !columns.is_multiple_of(block) {
-            return Err(ModelError::malformed(
-                self.path(),
-                format!("tensor {name:?} has rows of {columns} values, expected a multiple of {block}"),
-            ));
-        }
-        let start = self.content.tensor_data_offset.checked_add(tensor.offset).and_then(|s| usize::try_from(s).ok());
-        let bytes = start
-            .and_then(|start| self.file.bytes().get(start..)?.get(..elements / block * block_bytes))
-            .ok_or_else(|| ModelError::malformed(self.path(), format!("tensor {name:?} reaches past the end")))?;
-        let chunk_rows = (CHUNK_ELEMENTS / columns).max(1);
-        let mut values = vec![0.0; elements];
-        values
-            .par_chunks_mut(chunk_rows * columns)
-            .zip(bytes.par_chunks(chunk_rows * columns / block * block_bytes))
-            .try_for_each(|(out, raw)| -> candle_core::Result<()> {
-            let rows = vec![out.len() / columns, columns];
-            let chunk = qtensor_from_ggml(tensor.ggml_dtype, raw, rows, &Device::Cpu)?.dequantize(&Device::Cpu)?;
-            out.copy_from_slice(&chunk.flatten_all()?.to_vec1::<f32>()?);
-            Ok(())
-        })?;
-        let heads = match name.rsplit_once(".self_attn.") {
-            Some((_, "q_proj.weight")) => self.heads,
-            Some((_, "k_proj.weight")) => self.kv_heads,
-            _ => return Ok(values),
+        // A vector is one row here, and one column for whoever asks.
+        let (rows, slice) = match tensor.shape.dims() {
+            [_] => (1, &Slice { rows: 0..1, columns: slice.rows.clone() }),
+            dims => (dims.iter().rev().skip(1).product(), slice),
         };
-        if heads == 0 || !(elements / columns).is_multiple_of(2 * heads) {
-            return Err(ModelError::malformed(
-                self.path(),
-                format!(
-                    "tensor {name:?} has {} rows, expected an even number for each of {heads} heads",
-                    elements / columns
-                ),
-            ));
+        let row_bytes = self.row_bytes(name, tensor)?;
+        let past_the_end = || ModelError::malformed(self.path(), format!("tensor {name:?} reaches past the end"));
+        let start = self.content.tensor_data_offset.checked_add(tensor.offset).and_then(|s| usize::try_from(s).ok());
+        let span = start
+            .and_then(|start| Some(start..start.checked_add(row_bytes.checked_mul(rows)?)?))
+            .filter(|span| span.end <= self.file.bytes().len())
+            .ok_or_else(past_the_end)?;
+        // Whole blocks of the quantised type that hold the columns.
+        let (block, block_bytes) = (tensor.ggml_dtype.block_size(), tensor.ggml_dtype.type_size());
+        let blocks = slice.columns.start / block..slice.columns.end.div_ceil(block);
+        let cut = slice.columns.start - blocks.start * block..slice.columns.end - blocks.start * block;
+        let raw = |row: usize| {
+            let start = span.start + row * row_bytes;
+            self.file.weights(start + blocks.start * block_bytes..start + blocks.end * block_bytes)
+        };
+        let head_dim = self.interleaved_head_dim(name, rows)?;
+        let wanted: Vec<usize> =
+            slice.rows.clone().map(|row| head_dim.map_or(row, |dim| interleaved(row, dim))).collect();
+        let width = blocks.len() * block;
+        if wanted.is_empty() || cut.is_empty() {
+            return Ok(Vec::new());
         }
-        Ok(undo_interleaving(&values, heads, columns))
+        let chunk_rows = (CHUNK_ELEMENTS / width).max(1);
+        let mut values = vec![0.0; slice.len()];
+        values.par_chunks_mut(chunk_rows * cut.len()).zip(wanted.par_chunks(chunk_rows)).try_for_each(
+            |(out, rows)| -> Result<(), ModelError> {
+                let mut bytes = Vec::with_capacity(rows.len() * blocks.len() * block_bytes);
+                for &row in rows {
+                    bytes.extend_from_slice(raw(row).ok_or_else(past_the_end)?);
+                }
+                let chunk = qtensor_from_ggml(tensor.ggml_dtype, &bytes, vec![rows.len(), width], &Device::Cpu)?
+                    .dequantize(&Device::Cpu)?
+                    .flatten_all()?
+                    .to_vec1::<f32>()?;
+                for (out, row) in out.chunks_exact_mut(cut.len()).zip(chunk.chunks_exact(width)) {
+                    out.copy_from_slice(&row[cut.clone()]);
+                }
+                Ok(())
+            },
+        )?;
+        self.file.release(span);
+        Ok(values)
+    }
+
+    fn bytes_read(&self) -> u64 {
+        self.file.bytes_read()
     }
 
     fn names(&self) -> Vec<String> {
@@ -335,8 +366,8 @@ pub(crate) mod tests {
         assert_eq!(config["rms_norm_eps"], 1e-5);
         assert_eq!(config["rope_theta"], 1e5);
         assert_eq!(file.names(), ["model.layers.0.self_attn.q_proj.weight"]);
-        assert_eq!(file.read("model.layers.0.self_attn.q_proj.weight").unwrap(), [1.0; 64]);
-        assert!(file.read("model.norm.weight").is_err());
+        assert_eq!(file.read_all("model.layers.0.self_attn.q_proj.weight").unwrap(), [1.0; 64]);
+        assert!(file.read_all("model.norm.weight").is_err());
     }
 
     #[test]
@@ -352,9 +383,10 @@ pub(crate) mod tests {
 
     #[test]
     fn interleaved_rows_come_back_in_halves() {
-        // Two heads of dimension 4, one column: the file has (0a 0b 1a 1b), with a and b the halves.
+        // Two heads of dimension 4: the file has (0a 0b 1a 1b), with a and b the halves.
         let stored = [0.0, 10.0, 1.0, 11.0, 100.0, 110.0, 101.0, 111.0];
-        assert_eq!(undo_interleaving(&stored, 2, 1), [0.0, 1.0, 10.0, 11.0, 100.0, 101.0, 110.0, 111.0]);
+        let read: Vec<f64> = (0..8).map(|row| stored[interleaved(row, 4)]).collect();
+        assert_eq!(read, [0.0, 1.0, 10.0, 11.0, 100.0, 101.0, 110.0, 111.0]);
     }
 
     #[test]

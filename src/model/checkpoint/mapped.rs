@@ -1,17 +1,28 @@
-//! A read-only memory map of a weights file: the one place of the model room that needs `unsafe`.
+//! The bytes of a weights file: a read-only memory map, or a file that is built into the program. The one place of the
+//! model room, apart from its kernels, that needs `unsafe`.
 
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use memmap2::Mmap;
 
 use crate::model::ModelError;
 
-/// A whole file, mapped. Pages are read on first touch and shared with every other process that maps the file.
+/// A whole file. Pages of a mapped one are read on first touch and shared with every other process that maps it.
 #[derive(Debug)]
 pub struct MappedFile {
     path: PathBuf,
-    map: Mmap,
+    content: Content,
+    /// Bytes of weights that were asked for, for whoever wants to know what a rank has read.
+    read: AtomicU64,
+}
+
+#[derive(Debug)]
+enum Content {
+    Mapped(Mmap),
+    Embedded(&'static [u8]),
 }
 
 impl MappedFile {
@@ -25,7 +36,12 @@ impl MappedFile {
         // numbers, and a cut a SIGBUS, as with any mapped file, but no broken invariant of a Rust type. Checkpoints
         // are not to be changed while they are loaded; they are replaced by renaming.
         let map = unsafe { Mmap::map(&file) }.map_err(ModelError::io(path))?;
-        Ok(Self { path: path.to_path_buf(), map })
+        Ok(Self { path: path.to_path_buf(), content: Content::Mapped(map), read: AtomicU64::new(0) })
+    }
+
+    /// A file that is built into the program; `name` is for messages.
+    pub fn embedded(name: PathBuf, bytes: &'static [u8]) -> Self {
+        Self { path: name, content: Content::Embedded(bytes), read: AtomicU64::new(0) }
     }
 
     /// Where the file is.
@@ -33,8 +49,38 @@ impl MappedFile {
         &self.path
     }
 
-    /// Its contents.
+    /// Its contents, for headers.
     pub fn bytes(&self) -> &[u8] {
-        &self.map
+        match &self.content {
+            Content::Mapped(map) => map,
+            Content::Embedded(bytes) => bytes,
+        }
+    }
+
+    /// A part of its contents, for weights: counted in [`Self::bytes_read`]. `None` if it reaches past the end.
+    pub fn weights(&self, range: Range<usize>) -> Option<&[u8]> {
+        let bytes = self.bytes().get(range)?;
+        self.read.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        Some(bytes)
+    }
+
+    /// Bytes that went through [`Self::weights`].
+    pub fn bytes_read(&self) -> u64 {
+        self.read.load(Ordering::Relaxed)
+    }
+
+    /// Gives the pages of a part back to the system: they were converted, and would else count as this process's memory
+    /// for as long as the model lives. Whoever reads them again gets them from the file.
+    #[allow(unsafe_code)]
+    pub fn release(&self, range: Range<usize>) {
+        if let Content::Mapped(map) = &self.content
+            && range.end <= map.len()
+            && !range.is_empty()
+        {
+            // SAFETY: the map is private to reading and backed by the file, so dropping its pages loses nothing: the
+            // next access, on whichever thread, reads the same bytes from the file again.
+            // A system that refuses the advice keeps the pages, which is no more than a waste.
+            let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len()) };
+        }
     }
 }

@@ -5,13 +5,16 @@
 //! it expects.
 
 mod composed;
+mod dense;
 pub(crate) mod gguf;
 mod mapped;
 mod safetensors;
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 pub use composed::{Adapter, Composed, HEAD, Rounding};
+pub use dense::Dense;
 pub use gguf::GgufFile;
 pub use mapped::MappedFile;
 pub use safetensors::SafetensorsFiles;
@@ -27,6 +30,16 @@ pub struct TensorInfo {
     pub precision: Precision,
 }
 
+impl TensorInfo {
+    /// The tensor seen as a matrix: the outermost dimension by all others. A vector has one column.
+    pub fn matrix(&self) -> (usize, usize) {
+        match &self.shape[..] {
+            [] => (1, 1),
+            [rows, rest @ ..] => (*rows, rest.iter().product()),
+        }
+    }
+}
+
 /// Types that hold a tensor's values exactly. Every one of them widens to float32 without loss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Precision {
@@ -38,13 +51,30 @@ pub enum Precision {
     Bf16,
 }
 
+/// A rectangle of a tensor that is seen as a matrix; see [`TensorInfo::matrix`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Slice {
+    /// Rows, in the outermost dimension.
+    pub rows: Range<usize>,
+    /// Columns, in all others.
+    pub columns: Range<usize>,
+}
+
+impl Slice {
+    /// Values in it.
+    pub fn len(&self) -> usize {
+        self.rows.len() * self.columns.len()
+    }
+}
+
 /// Named tensors. Shared by the threads that load layers side by side.
 pub trait WeightSource: Send + Sync {
     /// What is known of a tensor; `None` if there is no such tensor.
     fn info(&self, name: &str) -> Option<TensorInfo>;
 
-    /// Reads a tensor as float32, row after row.
-    fn read(&self, name: &str) -> Result<Vec<f32>, ModelError>;
+    /// Reads a slice of a tensor as float32, row after row, from no more of the file than it takes. The slice lies within
+    /// the tensor; callers go through [`Self::read`].
+    fn read_within(&self, name: &str, slice: &Slice) -> Result<Vec<f32>, ModelError>;
 
     /// Every tensor's name, sorted.
     fn names(&self) -> Vec<String>;
@@ -52,10 +82,36 @@ pub trait WeightSource: Send + Sync {
     /// The file that holds a tensor, or would hold it; for messages.
     fn origin(&self, name: &str) -> PathBuf;
 
-    /// Reads a tensor of which the shape is known.
+    /// Bytes of weights that were read from files so far.
+    fn bytes_read(&self) -> u64;
+
+    /// Reads a slice of a tensor as float32, row after row.
+    fn read(&self, name: &str, slice: &Slice) -> Result<Vec<f32>, ModelError> {
+        let info = self.info(name).ok_or_else(|| self.missing(name))?;
+        let (rows, columns) = info.matrix();
+        if slice.rows.end > rows || slice.columns.end > columns {
+            let (rows, columns) = (&slice.rows, &slice.columns);
+            return Err(ModelError::malformed(
+                &self.origin(name),
+                format!(
+                    "tensor {name:?} has shape {:?}, which has no rows {rows:?} by columns {columns:?}",
+                    info.shape
+                ),
+            ));
+        }
+        self.read_within(name, slice)
+    }
+
+    /// Reads a whole tensor as float32.
+    fn read_all(&self, name: &str) -> Result<Vec<f32>, ModelError> {
+        let (rows, columns) = self.info(name).ok_or_else(|| self.missing(name))?.matrix();
+        self.read_within(name, &Slice { rows: 0..rows, columns: 0..columns })
+    }
+
+    /// Reads a whole tensor of which the shape is known.
     fn read_shape(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
         self.expect(name, shape)?;
-        self.read(name)
+        self.read_all(name)
     }
 
     /// The tensor's precision, if it is there and has this shape.

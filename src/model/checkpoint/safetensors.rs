@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors};
 
-use super::{MappedFile, Precision, TensorInfo, WeightSource};
+use super::{Dense, MappedFile, Precision, Slice, TensorInfo, WeightSource};
 use crate::model::ModelError;
 use crate::model::error::read_json;
 
@@ -16,35 +15,8 @@ use crate::model::error::read_json;
 pub struct SafetensorsFiles {
     /// The file, or the index of a sharded checkpoint.
     path: PathBuf,
-    files: Vec<File>,
+    files: Vec<MappedFile>,
     tensors: BTreeMap<String, Entry>,
-}
-
-/// What holds the bytes.
-#[derive(Debug)]
-enum File {
-    Mapped(MappedFile),
-    /// Built into the program.
-    Embedded {
-        name: PathBuf,
-        bytes: &'static [u8],
-    },
-}
-
-impl File {
-    fn path(&self) -> &Path {
-        match self {
-            Self::Mapped(file) => file.path(),
-            Self::Embedded { name, .. } => name,
-        }
-    }
-
-    fn bytes(&self) -> &[u8] {
-        match self {
-            Self::Mapped(file) => file.bytes(),
-            Self::Embedded { bytes, .. } => bytes,
-        }
-    }
 }
 
 /// Where a tensor stands. Ranges were checked against the file's length by the header's parser.
@@ -66,15 +38,15 @@ struct Index {
 impl SafetensorsFiles {
     /// One file.
     pub fn open(path: &Path) -> Result<Self, ModelError> {
-        Self::single(File::Mapped(MappedFile::open(path)?))
+        Self::single(MappedFile::open(path)?)
     }
 
     /// A file that is built into the program; `name` is for messages.
     pub fn embedded(name: PathBuf, bytes: &'static [u8]) -> Result<Self, ModelError> {
-        Self::single(File::Embedded { name, bytes })
+        Self::single(MappedFile::embedded(name, bytes))
     }
 
-    fn single(file: File) -> Result<Self, ModelError> {
+    fn single(file: MappedFile) -> Result<Self, ModelError> {
         let tensors = entries(&file, 0)?;
         Ok(Self { path: file.path().to_path_buf(), files: vec![file], tensors })
     }
@@ -93,7 +65,7 @@ impl SafetensorsFiles {
             if name.contains(['/', '\\']) || *name == ".." {
                 return Err(ModelError::malformed(index, format!("shard {name:?} is not a file name")));
             }
-            let file = File::Mapped(MappedFile::open(&folder.join(name))?);
+            let file = MappedFile::open(&folder.join(name))?;
             let mut shard = entries(&file, i)?;
             shard.retain(|tensor, _| weight_map.get(tensor) == Some(name));
             tensors.extend(shard);
@@ -115,7 +87,7 @@ impl SafetensorsFiles {
     }
 }
 
-fn entries(file: &File, index: usize) -> Result<BTreeMap<String, Entry>, ModelError> {
+fn entries(file: &MappedFile, index: usize) -> Result<BTreeMap<String, Entry>, ModelError> {
     let malformed = |e: safetensors::SafeTensorError| {
         ModelError::malformed(file.path(), format!("not a readable safetensors file: {e}"))
     };
@@ -139,30 +111,25 @@ fn entries(file: &File, index: usize) -> Result<BTreeMap<String, Entry>, ModelEr
 impl WeightSource for SafetensorsFiles {
     fn info(&self, name: &str) -> Option<TensorInfo> {
         let entry = self.tensors.get(name)?;
-        let precision = match entry.dtype {
-            Dtype::F16 => Precision::F16,
-            Dtype::BF16 => Precision::Bf16,
-            // Others are refused when read, where the message can name them.
-            _ => Precision::F32,
-        };
+        // Types without a precision are refused when read, where the message can name them.
+        let precision = precision(entry.dtype).unwrap_or(Precision::F32);
         Some(TensorInfo { shape: entry.shape.clone(), precision })
     }
 
-    fn read(&self, name: &str) -> Result<Vec<f32>, ModelError> {
+    fn read_within(&self, name: &str, slice: &Slice) -> Result<Vec<f32>, ModelError> {
         let entry = self.tensors.get(name).ok_or_else(|| self.missing(name))?;
-        let bytes = &self.files[entry.file].bytes()[entry.bytes.clone()];
-        // Files are little-endian, and tensors need not be aligned in them.
-        match entry.dtype {
-            Dtype::F32 => Ok(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()),
-            Dtype::F16 => Ok(bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect()),
-            Dtype::BF16 => Ok(bytes.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect()),
-            found => Err(ModelError::Dtype {
-                path: self.origin(name),
-                tensor: name.to_owned(),
-                expected: "F32, F16 or BF16",
-                found: format!("{found:?}"),
-            }),
-        }
+        let precision = precision(entry.dtype).ok_or_else(|| ModelError::Dtype {
+            path: self.origin(name),
+            tensor: name.to_owned(),
+            expected: "F32, F16 or BF16",
+            found: format!("{:?}", entry.dtype),
+        })?;
+        let columns = entry.shape.iter().skip(1).product();
+        Ok(Dense { precision, columns, bytes: entry.bytes.clone() }.read(&self.files[entry.file], slice))
+    }
+
+    fn bytes_read(&self) -> u64 {
+        self.files.iter().map(MappedFile::bytes_read).sum()
     }
 
     fn names(&self) -> Vec<String> {
@@ -174,5 +141,14 @@ impl WeightSource for SafetensorsFiles {
             Some(entry) => self.files[entry.file].path().to_path_buf(),
             None => self.path.clone(),
         }
+    }
+}
+
+fn precision(dtype: Dtype) -> Option<Precision> {
+    match dtype {
+        Dtype::F32 => Some(Precision::F32),
+        Dtype::F16 => Some(Precision::F16),
+        Dtype::BF16 => Some(Precision::Bf16),
+        _ => None,
     }
 }

@@ -23,7 +23,7 @@ impl Embedding {
     ) -> Loaded<Self> {
         let shape = (vocabulary, features);
         let precision = weights.expect(name, &[vocabulary, features])?;
-        let values = weights.read(name)?;
+        let values = weights.read_all(name)?;
         let table = match precision {
             Precision::F32 => Tensor::from_vec(values, shape, device)?,
             Precision::F16 => {

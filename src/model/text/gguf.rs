@@ -55,7 +55,7 @@ pub fn read(file: &GgufFile) -> Result<TextAssets, ModelError> {
     let mut assets = TextAssets {
         tokenizer_json: Some(tokenizer_json(file, &tokens)?.to_string().into_bytes().into()),
         chat_template: file.string("tokenizer.chat_template")?.map(str::to_owned),
-        template_variables: BTreeMap::new(),
+        ..TextAssets::default()
     };
     for (variable, key) in [
         ("bos_token", "tokenizer.ggml.bos_token_id"),
