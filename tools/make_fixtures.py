@@ -11,8 +11,9 @@ import argparse
 from pathlib import Path
 
 import torch
+from transformers.utils import logging
 
-from fixtures import architectures, core
+from fixtures import architectures, core, nemo, tokenizers
 
 
 def main() -> None:
@@ -21,10 +22,13 @@ def main() -> None:
     parser.add_argument("--only", default="", metavar="TEXT", help="only the folders whose names hold this")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    for name, fixture in architectures.ALL.items():
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    for name, fixture in {**architectures.ALL, **nemo.TWINS}.items():
         if args.only in name:
             core.write(args.folder / "hf" / name, fixture)
-            print(f"{name}: {core.size(args.folder / 'hf' / name) / 1000:.0f} kB")
+    tokenizers.write_all(args.folder / "tokenizer", args.only)
+    nemo.write_all(args.folder, args.only)
 
 
 if __name__ == "__main__":
