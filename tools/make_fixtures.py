@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from transformers.utils import logging
 
-from fixtures import architectures, core, nemo, tokenizers
+from fixtures import architectures, core, internlm2, nemo, reward_models, tokenizers
 
 
 def main() -> None:
@@ -24,7 +24,7 @@ def main() -> None:
     torch.set_num_threads(1)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    for name, fixture in {**architectures.ALL, **nemo.TWINS}.items():
+    for name, fixture in {**architectures.ALL, **internlm2.ALL, **reward_models.ALL, **nemo.TWINS}.items():
         if args.only in name:
             core.write(args.folder / "hf" / name, fixture)
     tokenizers.write_all(args.folder / "tokenizer", args.only)
