@@ -3,6 +3,7 @@ use std::io::Write;
 use zip::write::{SimpleFileOptions, ZipWriter};
 
 use super::*;
+use crate::model::checkpoint::open_folder;
 
 /// Writes pickles opcode by opcode, as `torch.save` does with protocol 2.
 #[derive(Default)]
@@ -101,6 +102,32 @@ fn views_of_one_storage_are_read_each_by_its_strides() {
     assert_eq!(file.bytes_read(), 48);
     let message = file.read_all("ids").unwrap_err().to_string();
     assert!(message.contains("\"ids\" has type LongStorage"), "{message}");
+}
+
+/// What PyTorch wrote, against the same weights as safetensors.
+#[test]
+fn every_tensor_of_a_fixture_is_that_of_the_twin() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    for (bin, twin) in [
+        ("llama-f32", "llama-rope-dynamic"),
+        ("nemotron-f16-sharded", "nemotron-biases-f16"),
+        ("mistral-bf16-views", "mistral-no-window"),
+        ("lm-row-tied-bf16", "lm-row-tied-bf16"),
+        ("qrm-mixed-sharded", "qrm-mixed"),
+    ] {
+        let bin = open_folder(&fixtures.join("bin").join(bin)).unwrap();
+        let twin = open_folder(&fixtures.join("hf").join(twin)).unwrap();
+        for name in twin.names() {
+            let info = twin.info(&name).unwrap();
+            assert_eq!(bin.info(&name).unwrap(), info, "{name}");
+            let bits =
+                |values: Result<Vec<f32>, _>| -> Vec<u32> { values.unwrap().iter().map(|v| v.to_bits()).collect() };
+            assert_eq!(bits(bin.read_all(&name)), bits(twin.read_all(&name)), "{name}");
+            let (rows, columns) = info.matrix();
+            let corner = Slice { rows: rows / 2..rows, columns: columns / 3..columns };
+            assert_eq!(bits(bin.read(&name, &corner)), bits(twin.read(&name, &corner)), "{name} {corner:?}");
+        }
+    }
 }
 
 #[test]
