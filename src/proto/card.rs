@@ -2,8 +2,6 @@
 //!
 //! Invariant: a card survives the round trip, but for the tokenizer, which does not travel.
 
-use std::collections::BTreeMap;
-
 use super::v1;
 use crate::engine::{ModelCard, ReadPolicy, TextAssets};
 
@@ -82,6 +80,8 @@ fn non_empty(text: String) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use prost::Message as _;
 
     use super::*;

@@ -202,6 +202,7 @@ impl RewardService for Service {
                 context_tokens: 1024,
                 vocabulary_size: 256,
                 text: TextAssets::default(),
+                reads: Default::default(),
             },
             in_flight_limit: self.manners.in_flight_limit,
             over_long: "reject".into(),
