@@ -6,12 +6,12 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use reward_sidecar::aggregate::{self, Facts};
+use reward_sidecar::aggregate;
 use reward_sidecar::config::{self, Flags, Origin, SCORE};
 use reward_sidecar::engine::ModelCard;
 use reward_sidecar::model;
 use reward_sidecar::reward::Code;
-use reward_sidecar::rollout::{AggregationSpec, FinishReason};
+use reward_sidecar::rollout::AggregationSpec;
 use reward_sidecar::sidecar::{self, Sidecar};
 
 use super::failure::Failure;
@@ -125,8 +125,7 @@ impl Score {
 
 /// What is wrong with `--weights` or `--weighting` is said before anything is scored.
 fn check_weights(defaults: &AggregationSpec, card: &ModelCard) -> Result<(), Failure> {
-    let facts = Facts { completion_tokens: None, finish_reason: FinishReason::Unspecified };
-    aggregate::bind(defaults, card, facts).map(drop).map_err(|rejection| {
+    aggregate::bind(defaults, card, false).map(drop).map_err(|rejection| {
         let attributes = match rejection.code {
             // These list them already.
             Code::UnknownAttribute | Code::UnknownWeighting => String::new(),
