@@ -31,7 +31,7 @@ fn fixtures() -> PathBuf {
 
 fn load(folder: &Path) -> Result<ModelEngine, ModelError> {
     let nowhere = PathBuf::from("/nonexistent");
-    ModelEngine::load(&Config { model: folder.to_str().unwrap().into(), threads: 2, cache_dir: nowhere })
+    ModelEngine::load(&Config { model: folder.to_str().unwrap().into(), tp: 1, threads: 2, cache_dir: nowhere })
 }
 
 #[test]
@@ -122,8 +122,8 @@ fn a_manifest_over_a_folder_gives_the_same_scores() {
     let batch = MicroBatch::pack(&[[1_u32, 2, 3], [1, 5, 8]], true);
     assert_eq!(plain.score(&batch).unwrap(), composed.score(&batch).unwrap());
     let report = serde_json::to_value(composed.report()).unwrap();
-    assert_eq!(report["head"], json!([1, 42]));
-    assert_eq!(report["read"], "last-token");
+    assert_eq!((&report["head"]["kind"], &report["head_parameters"]), (&json!("linear"), &json!(42)));
+    assert_eq!(report["reads"]["at"], "last-token");
     assert_eq!(report["files"].as_array().unwrap().len(), 4);
 }
 

@@ -1,43 +1,110 @@
-//! Linear layers: `y = x Wᵀ`, with several matrices side by side where they share their input.
+//! Linear layers: `y = x Wᵀ + b`, whole or one rank's share of them, with several matrices side by side where they share
+//! their input.
+
+use std::ops::Range;
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
 
 use super::{Loaded, output, values};
-use crate::model::checkpoint::WeightSource;
-use crate::model::kernels::{PackedMatrix, linear};
+use crate::model::backbone::RankContext;
+use crate::model::checkpoint::Slice;
+use crate::model::collective::Collective;
+use crate::model::kernels::{Addends, PackedMatrix, linear};
 
-/// A linear layer without bias, packed once for the kernel that reads it.
+/// A linear layer, packed once for the kernel that reads it.
 pub struct Linear {
     weight: PackedMatrix,
+    bias: Option<Vec<f32>>,
+}
+
+/// A matrix of the checkpoint, `[outputs, inputs]`, and the part of it that is wanted.
+#[derive(Debug, Clone)]
+pub struct Matrix<'a> {
+    /// Its name without `.weight`; a bias is `.bias` under the same name.
+    pub name: &'a str,
+    /// All of its outputs.
+    pub outputs: usize,
+    /// All of its inputs.
+    pub inputs: usize,
+    /// The outputs wanted, one range after the other.
+    pub rows: Vec<Range<usize>>,
+    /// The inputs wanted.
+    pub columns: Range<usize>,
+}
+
+impl<'a> Matrix<'a> {
+    /// All of a matrix.
+    pub fn whole(name: &'a str, outputs: usize, inputs: usize) -> Self {
+        Self { name, outputs, inputs, rows: vec![0..outputs], columns: 0..inputs }
+    }
+
+    /// Some of its outputs.
+    pub fn rows(self, rows: Vec<Range<usize>>) -> Self {
+        Self { rows, ..self }
+    }
+
+    /// Some of its inputs.
+    pub fn columns(self, columns: Range<usize>) -> Self {
+        Self { columns, ..self }
+    }
+
+    fn read(&self, context: &RankContext) -> Loaded<Vec<f32>> {
+        let name = format!("{}.weight", self.name);
+        context.weights.expect(&name, &[self.outputs, self.inputs])?;
+        let mut values = Vec::new();
+        for rows in &self.rows {
+            let slice = Slice { rows: rows.clone(), columns: self.columns.clone() };
+            let mut part = context.weights.read(&name, &slice)?;
+            match values.is_empty() {
+                true => values = part,
+                false => values.append(&mut part),
+            }
+        }
+        Ok(values)
+    }
+
+    fn read_bias(&self, context: &RankContext) -> Loaded<Vec<f32>> {
+        let name = format!("{}.bias", self.name);
+        context.weights.expect(&name, &[self.outputs])?;
+        let read = |rows: &Range<usize>| context.weights.read(&name, &Slice { rows: rows.clone(), columns: 0..1 });
+        Ok(self.rows.iter().map(read).collect::<Loaded<Vec<_>>>()?.concat())
+    }
 }
 
 impl Linear {
-    /// The matrix `name`, `[outputs, inputs]`.
-    pub fn load(weights: &dyn WeightSource, name: &str, outputs: usize, inputs: usize) -> Loaded<Self> {
-        Self::load_fused(weights, &[(name, outputs)], inputs)
+    /// Matrices over the same input, in this order side by side in the output; `bias` says whether they have one.
+    pub fn load(context: &RankContext, matrices: &[Matrix], bias: bool) -> Loaded<Self> {
+        let parts = matrices.iter().map(|matrix| matrix.read(context)).collect::<Loaded<Vec<_>>>()?;
+        let parts: Vec<&[f32]> = parts.iter().map(Vec::as_slice).collect();
+        let inputs = matrices.first().map_or(0, |matrix| matrix.columns.len());
+        let bias = match bias {
+            true => Some(matrices.iter().map(|matrix| matrix.read_bias(context)).collect::<Loaded<Vec<_>>>()?.concat()),
+            false => None,
+        };
+        Ok(Self { weight: PackedMatrix::pack_rows(&parts, inputs), bias })
     }
 
-    /// Several matrices over the same input; their outputs come side by side, in this order.
-    pub fn load_fused(weights: &dyn WeightSource, parts: &[(&str, usize)], inputs: usize) -> Loaded<Self> {
-        let read = |(name, outputs): &(&str, usize)| weights.read_shape(name, &[*outputs, inputs]);
-        let matrices = parts.iter().map(read).collect::<Loaded<Vec<_>>>()?;
-        let matrices: Vec<&[f32]> = matrices.iter().map(Vec::as_slice).collect();
-        Ok(Self { weight: PackedMatrix::pack_rows(&matrices, inputs) })
-    }
-
-    /// `x Wᵀ` of `x: [tokens, inputs]`.
+    /// `x Wᵀ + b` of `x: [tokens, inputs]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        x.apply_op1_no_bwd(&Product(self))
+        x.apply_op1_no_bwd(&Product { linear: self, bias: self.bias.as_deref() })
     }
 
-    /// `residual + x Wᵀ`.
-    pub fn forward_add(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
-        x.apply_op2_no_bwd(residual, &Product(self))
+    /// `x Wᵀ + b (+ residual)` where every rank holds some of the inputs: the ranks' products are added up first.
+    pub fn forward_reduce(&self, x: &Tensor, residual: Option<&Tensor>, ranks: &dyn Collective) -> Result<Tensor> {
+        if ranks.world() == 1 {
+            let product = Product { linear: self, bias: self.bias.as_deref() };
+            return match residual {
+                Some(residual) => x.apply_op2_no_bwd(residual, &product),
+                None => x.apply_op1_no_bwd(&product),
+            };
+        }
+        let partial = x.apply_op1_no_bwd(&Product { linear: self, bias: None })?;
+        finish(&ranks.all_reduce(&partial)?, self.bias.as_deref(), residual)
     }
 
     /// Bytes of the weights in memory.
     pub fn bytes(&self) -> usize {
-        self.weight.bytes()
+        self.weight.bytes() + self.bias.as_deref().map_or(0, size_of_val)
     }
 
     /// The packed weights, for layers that are made of several.
@@ -45,15 +112,38 @@ impl Linear {
         &self.weight
     }
 
-    fn product(&self, x: &[f32], layout: &Layout, residual: Option<&[f32]>) -> Result<(CpuStorage, Shape)> {
-        let (tokens, _) = layout.shape().dims2()?;
-        let mut y = vec![0.0; tokens * self.weight.n()];
-        linear(x, &self.weight, residual, &mut y);
-        Ok(output(y, tokens, self.weight.n()))
+    /// The bias, for the same.
+    pub(super) fn bias(&self) -> Option<&[f32]> {
+        self.bias.as_deref()
     }
 }
 
-struct Product<'a>(&'a Linear);
+/// `sum + bias + residual`, in the order in which one rank alone adds them.
+pub(super) fn finish(sum: &Tensor, bias: Option<&[f32]>, residual: Option<&Tensor>) -> Result<Tensor> {
+    let sum = match bias {
+        Some(bias) => sum.broadcast_add(&Tensor::new(bias, sum.device())?)?,
+        None => sum.clone(),
+    };
+    match residual {
+        Some(residual) => sum + residual,
+        None => Ok(sum),
+    }
+}
+
+struct Product<'a> {
+    linear: &'a Linear,
+    bias: Option<&'a [f32]>,
+}
+
+impl Product<'_> {
+    fn product(&self, x: &[f32], layout: &Layout, residual: Option<&[f32]>) -> Result<(CpuStorage, Shape)> {
+        let (tokens, _) = layout.shape().dims2()?;
+        let weight = &self.linear.weight;
+        let mut y = vec![0.0; tokens * weight.n()];
+        linear(x, weight, Addends { bias: self.bias, residual }, &mut y);
+        Ok(output(y, tokens, weight.n()))
+    }
+}
 
 impl CustomOp1 for Product<'_> {
     fn name(&self) -> &'static str {
@@ -61,7 +151,7 @@ impl CustomOp1 for Product<'_> {
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        self.0.product(values(x, layout)?, layout, None)
+        self.product(values(x, layout)?, layout, None)
     }
 }
 
@@ -77,6 +167,6 @@ impl CustomOp2 for Product<'_> {
         r: &CpuStorage,
         r_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        self.0.product(values(x, x_layout)?, x_layout, Some(values(r, r_layout)?))
+        self.product(values(x, x_layout)?, x_layout, Some(values(r, r_layout)?))
     }
 }
