@@ -3,9 +3,10 @@
 //! The inner activations are several times as wide as the hidden state. In blocks they stay in the cache, and a large
 //! micro-batch needs no more memory for them than a small one.
 
+use std::borrow::Cow;
+
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
 
-use super::linear::finish;
 use super::{Activation, Linear, Loaded, Matrix, output, values};
 use crate::model::backbone::RankContext;
 use crate::model::collective::Collective;
@@ -57,15 +58,26 @@ impl FeedForward {
 
     /// The layer of `x: [tokens, hidden]`, plus `residual`.
     pub fn forward(&self, x: &Tensor, residual: Option<&Tensor>, ranks: &dyn Collective) -> Result<Tensor> {
-        if ranks.world() == 1 {
-            let blocks = Blocks { layer: self, bias: self.down.bias() };
-            return match residual {
-                Some(residual) => x.apply_op2_no_bwd(residual, &blocks),
-                None => x.apply_op1_no_bwd(&blocks),
-            };
+        let blocks = Blocks { layer: self };
+        match (ranks.world(), residual) {
+            (1, None) => x.apply_op1_no_bwd(&blocks),
+            (1, Some(residual)) => x.apply_op2_no_bwd(residual, &blocks),
+            _ => self.down.reduce(x, |x| Cow::Owned(self.inner(x)), residual, ranks),
         }
-        let partial = x.apply_op1_no_bwd(&Blocks { layer: self, bias: None })?;
-        finish(&ranks.all_reduce(&partial)?, self.down.bias(), residual)
+    }
+
+    /// `act(gate) * up`, or `act(up)`, of some rows.
+    fn inner(&self, x: &[f32]) -> Vec<f32> {
+        let wide = self.up.weight().n();
+        let mut inner = vec![0.0; x.len() / self.up.weight().k() * wide];
+        linear(x, self.up.weight(), Addends { bias: self.up.bias(), residual: None }, &mut inner);
+        if !self.gated {
+            activate(self.activation, &mut inner);
+            return inner;
+        }
+        let mut gated = vec![0.0; inner.len() / 2];
+        gate(self.activation, &inner, wide / 2, &mut gated);
+        gated
     }
 
     /// Bytes of the weights in memory.
@@ -76,36 +88,17 @@ impl FeedForward {
 
 struct Blocks<'a> {
     layer: &'a FeedForward,
-    /// Of the way down.
-    bias: Option<&'a [f32]>,
 }
 
 impl Blocks<'_> {
     fn run(&self, x: &[f32], residual: Option<&[f32]>) -> (CpuStorage, Shape) {
-        let FeedForward { up, gated, activation, down } = self.layer;
-        let (hidden, features, wide) = (down.weight().n(), down.weight().k(), up.weight().n());
+        let down = &self.layer.down;
+        let hidden = down.weight().n();
         let tokens = x.len() / hidden;
-        let rows = tokens.min(BLOCK_ROWS);
-        let mut inner = vec![0.0; rows * wide];
-        let mut gates = vec![0.0; if *gated { rows * features } else { 0 }];
         let mut y = vec![0.0; tokens * hidden];
         for (i, (x, y)) in x.chunks(BLOCK_ROWS * hidden).zip(y.chunks_mut(BLOCK_ROWS * hidden)).enumerate() {
-            let rows = x.len() / hidden;
-            let inner = &mut inner[..rows * wide];
-            linear(x, up.weight(), Addends { bias: up.bias(), residual: None }, inner);
-            let inner = match gated {
-                true => {
-                    let gates = &mut gates[..rows * features];
-                    gate(*activation, inner, features, gates);
-                    gates
-                }
-                false => {
-                    activate(*activation, inner);
-                    inner
-                }
-            };
             let residual = residual.map(|r| &r[i * BLOCK_ROWS * hidden..][..y.len()]);
-            linear(inner, down.weight(), Addends { bias: self.bias, residual }, y);
+            linear(&self.layer.inner(x), down.weight(), Addends { bias: down.bias(), residual }, y);
         }
         output(y, tokens, hidden)
     }
