@@ -3,8 +3,6 @@
 //! The inner activations are several times as wide as the hidden state. In blocks they stay in the cache, and a large
 //! micro-batch needs no more memory for them than a small one.
 
-use std::borrow::Cow;
-
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
 
 use super::{Activation, Linear, Loaded, Matrix, output, values};
@@ -62,22 +60,26 @@ impl FeedForward {
         match (ranks.world(), residual) {
             (1, None) => x.apply_op1_no_bwd(&blocks),
             (1, Some(residual)) => x.apply_op2_no_bwd(residual, &blocks),
-            _ => self.down.reduce(x, |x| Cow::Owned(self.inner(x)), residual, ranks),
+            _ => {
+                let mut wide = Vec::new();
+                self.down.reduce(x, |x, inner| self.inner(x, &mut wide, inner), residual, ranks)
+            }
         }
     }
 
-    /// `act(gate) * up`, or `act(up)`, of some rows.
-    fn inner(&self, x: &[f32]) -> Vec<f32> {
-        let wide = self.up.weight().n();
-        let mut inner = vec![0.0; x.len() / self.up.weight().k() * wide];
-        linear(x, self.up.weight(), Addends { bias: self.up.bias(), residual: None }, &mut inner);
-        if !self.gated {
-            activate(self.activation, &mut inner);
-            return inner;
+    /// `act(gate) * up`, or `act(up)`, of some rows; `wide` is scratch.
+    fn inner(&self, x: &[f32], wide: &mut Vec<f32>, inner: &mut Vec<f32>) {
+        let up = self.up.weight();
+        let width = x.len() / up.k() * up.n();
+        let buffer = if self.gated { &mut *wide } else { &mut *inner };
+        buffer.resize(width, 0.0);
+        linear(x, up, Addends { bias: self.up.bias(), residual: None }, buffer);
+        if self.gated {
+            inner.resize(width / 2, 0.0);
+            gate(self.activation, wide, up.n() / 2, inner);
+        } else {
+            activate(self.activation, inner);
         }
-        let mut gated = vec![0.0; inner.len() / 2];
-        gate(self.activation, &inner, wide / 2, &mut gated);
-        gated
     }
 
     /// Bytes of the weights in memory.
@@ -95,10 +97,12 @@ impl Blocks<'_> {
         let down = &self.layer.down;
         let hidden = down.weight().n();
         let tokens = x.len() / hidden;
+        let (mut wide, mut inner) = (Vec::new(), Vec::new());
         let mut y = vec![0.0; tokens * hidden];
         for (i, (x, y)) in x.chunks(BLOCK_ROWS * hidden).zip(y.chunks_mut(BLOCK_ROWS * hidden)).enumerate() {
             let residual = residual.map(|r| &r[i * BLOCK_ROWS * hidden..][..y.len()]);
-            linear(&self.layer.inner(x), down.weight(), Addends { bias: down.bias(), residual }, y);
+            self.layer.inner(x, &mut wide, &mut inner);
+            linear(&inner, down.weight(), Addends { bias: down.bias(), residual }, y);
         }
         output(y, tokens, hidden)
     }

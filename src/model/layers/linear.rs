@@ -1,7 +1,6 @@
 //! Linear layers: `y = x Wᵀ + b`, whole or one rank's share of them, with several matrices side by side where they share
 //! their input.
 
-use std::borrow::Cow;
 use std::ops::Range;
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Device, Layout, Result, Shape, Storage, Tensor, bail};
@@ -99,16 +98,16 @@ impl Linear {
         match (ranks.world(), residual) {
             (1, None) => x.apply_op1_no_bwd(&whole),
             (1, Some(residual)) => x.apply_op2_no_bwd(residual, &whole),
-            _ => self.reduce(x, |x| Cow::Borrowed(x), residual, ranks),
+            _ => self.reduce(x, |x, inner| x.clone_into(inner), residual, ranks),
         }
     }
 
-    /// The sum over all ranks of `inner(x) Wᵀ`, on every rank, with bias and residual. Along a line the ranks finish the dot
+    /// The sum over all ranks of `inner(x) Wᵀ`, on every rank, with bias and residual; `inner` fills a buffer. Along a line the ranks finish the dot
     /// products that one rank alone would make, each its run of them.
     pub(super) fn reduce(
         &self,
         x: &Tensor,
-        inner: impl for<'a> Fn(&'a [f32]) -> Cow<'a, [f32]>,
+        mut inner: impl FnMut(&[f32], &mut Vec<f32>),
         residual: Option<&Tensor>,
         ranks: &dyn Collective,
     ) -> Result<Tensor> {
@@ -118,13 +117,13 @@ impl Linear {
         let Storage::Cpu(storage) = &*storage else { bail!("expected activations on the CPU") };
         let blocks = values(storage, layout)?.chunks(BLOCK_ROWS * inputs);
         let zeros = |x: &[f32]| vec![0.0; x.len() / inputs * outputs];
-        let mut sums = Vec::new();
+        let (mut rows, mut sums) = (Vec::new(), Vec::new());
         let sum = match ranks.line() {
             Some(line) => {
                 for x in blocks {
-                    let inner = inner(x);
+                    inner(x, &mut rows);
                     let mut y = line.take()?.unwrap_or_else(|| zeros(x));
-                    linear_continue(&inner, &self.weight, Addends::NONE, &mut y);
+                    linear_continue(&rows, &self.weight, Addends::NONE, &mut y);
                     sums.extend(line.hand_on(y)?.into_iter().flatten());
                 }
                 let rows = sums.len() / outputs;
@@ -134,7 +133,8 @@ impl Linear {
             None => {
                 for x in blocks {
                     let mut y = zeros(x);
-                    linear(&inner(x), &self.weight, Addends::NONE, &mut y);
+                    inner(x, &mut rows);
+                    linear(&rows, &self.weight, Addends::NONE, &mut y);
                     sums.append(&mut y);
                 }
                 let rows = sums.len() / outputs;
