@@ -348,7 +348,9 @@ mod tests {
         let [steps, none] = answers(&output).try_into().unwrap();
         assert_eq!((&steps["reward"], &steps["tokens"]), (&2.0.into(), &5.into()));
         let step = |tokens: &[u32]| {
-            let [length, checksum] = EchoEngine::expected(tokens);
+            // The fewest digits that read back to the same float32, read as a float64.
+            let digits = |value: f32| value.to_string().parse::<f64>().unwrap();
+            let [length, checksum] = EchoEngine::expected(tokens).map(digits);
             let attributes = serde_json::json!({"length": length, "checksum": checksum});
             serde_json::json!({"tokens": tokens.len(), "reward": length, "attributes": attributes})
         };

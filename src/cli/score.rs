@@ -53,10 +53,12 @@ const EXAMPLES: &str = r#"A line of the rollout file, in one of four forms:
   {"id":"a3","input_ids":[1,2,3]}
   {"id":"a4","prompt_ids":[1,2],"completion_ids":[3,4],"finish_reason":"length"}
 Optional: group, finish_reason (stop, length), weights, weighting, deadline_ms, priority, aggregation.
+An assistant's message in a prompt may say "score":true: that turn is scored too, by the conversation up to it.
 
 A line of the rewards file:
   {"id":"a1","reward":1.25,"attributes":{"helpfulness":1.25},"tokens":57,"truncated":false,"model_version":"..."}
   {"id":"a9","error":{"code":"TOO_LONG","message":"..."}}
+Scored turns, and the steps of a process reward model, add "reads":[{"tokens":9,"reward":...,"attributes":{...}},...].
 A rollout without an id comes back as {"id":null,"line":12,"error":...}.
 
 Examples:
