@@ -3,14 +3,16 @@
 
 mod common;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use common::*;
-use reward_sidecar::batch::MicroBatch;
+use reward_sidecar::batch::{At, MicroBatch, Sequence};
 use reward_sidecar::client::Client;
 use reward_sidecar::engine::{
     EchoEngine, Engine, EngineError, ModelCard, ReadAt, ReadPolicy, Reduce, ScoreTable, TextAssets,
 };
+use reward_sidecar::model::{self, ModelEngine};
 use reward_sidecar::proto::v1::RejectionCode as Code;
 use reward_sidecar::proto::v1::{self, rollout::Input};
 use reward_sidecar::rollout::{self, Message, Rollout};
@@ -118,6 +120,32 @@ async fn every_labelled_turn_is_scored_by_its_own_prefix() {
         }
         assert_eq!(rejection(&replies[1]), Some(Code::NonFinite));
         sidecar.drain().await.unwrap();
+    }
+}
+
+/// Through a real model, too: a read in the middle has the bits of a rollout that ends there.
+#[test]
+fn a_read_has_the_bits_of_a_rollout_that_ends_there() {
+    for name in ["llama3-sharded", "mistral-window"] {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/hf").join(name);
+        let model = folder.to_str().unwrap().into();
+        let config = model::Config { model, tp: 1, threads: 2, cache_dir: "/nonexistent".into() };
+        let mut engine = ModelEngine::load(&config).unwrap();
+        let vocabulary = u64::from(engine.card().vocabulary_size);
+        let mut random = Random(7);
+        let tokens: Vec<u32> = (0..100).map(|_| random.below(vocabulary) as u32).collect();
+        let ends: Vec<u32> = (0..tokens.len() as u32).filter(|_| random.below(3) == 0).collect();
+        let mut bits = |batch: &MicroBatch| -> Vec<Vec<u32>> {
+            let table = engine.score(batch).unwrap();
+            (0..table.rows()).map(|i| table.row(i).unwrap().iter().map(|v| v.to_bits()).collect()).collect()
+        };
+        let prefixes: Vec<&[u32]> = ends.iter().map(|&end| &tokens[..=end as usize]).collect();
+        let alone: Vec<_> = prefixes.iter().flat_map(|prefix| bits(&MicroBatch::pack(&[prefix], false))).collect();
+        let steps = [Sequence { tokens: &tokens, at: At::Positions(&ends), rollout: 0 }];
+        assert_eq!(bits(&MicroBatch::pack_sequences(&steps, true)), alone, "{name}");
+        let turns: Vec<_> =
+            prefixes.iter().map(|prefix| Sequence { tokens: prefix, at: At::Last, rollout: 0 }).collect();
+        assert_eq!(bits(&MicroBatch::pack_sequences(&turns, true)), alone, "{name}");
     }
 }
 
