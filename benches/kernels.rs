@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use reward_sidecar::batch::MicroBatch;
 use reward_sidecar::model::kernels::{
-    AttentionOptions, AttentionPlan, HeadLayout, PackedMatrix, attention, linear, rms_norm, rotary, silu_mul,
+    Activation, Addends, AttentionOptions, AttentionPlan, HeadLayout, PackedMatrix, attention, gate, linear, rms_norm,
+    rotary,
 };
 
 /// Each figure is the best of several runs that together take at least this long.
@@ -70,7 +71,7 @@ fn bench_linear(bench: &Bench) {
         for t in [1, 16, 64, 256, 1024, 2048] {
             let (x, mut y) = (values(t * k), vec![0.0; t * n]);
             let flops = 2.0 * (t * n * k) as f64;
-            bench.compute(&format!("linear {k} -> {n}, {t} rows"), flops, || linear(&x, &w, None, &mut y));
+            bench.compute(&format!("linear {k} -> {n}, {t} rows"), flops, || linear(&x, &w, Addends::NONE, &mut y));
         }
     }
 }
@@ -93,7 +94,7 @@ fn bench_rows(bench: &Bench) {
     let (x, weight, mut out) = (values(t * 576), values(576), values(t * 576));
     bench.memory("rms_norm 2048 x 576", 8 * t * 576, || rms_norm(&x, &weight, 1e-5, &mut out));
     let (x, mut out) = (values(t * 3072), values(t * 1536));
-    bench.memory("silu_mul 2048 x 1536", 12 * t * 1536, || silu_mul(&x, 1536, &mut out));
+    bench.memory("silu_mul 2048 x 1536", 12 * t * 1536, || gate(Activation::Silu, &x, 1536, &mut out));
     let layout = HeadLayout { heads: 9, kv_heads: 3, head_dim: 64 };
     let (mut qkv, angles) = (values(t * layout.row()), values(t * 32));
     bench.memory("rotary 2048 x 12 heads", 8 * t * 12 * 64, || rotary(&mut qkv, layout, &angles, &angles));

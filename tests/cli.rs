@@ -63,7 +63,7 @@ fn configuration_errors_exit_2() {
         refused(&[command, "--threads", "x"], &[], &["error[CONFIG]", "--threads", "'x'"]);
     }
     refused(&["serve", "--model", "demo", "--grpc", "off"], &[], &["error[CONFIG]", "nothing to listen on"]);
-    refused(&["serve", "--model", "demo", "--tp", "2"], &[], &["error[CONFIG]", "not built yet"]);
+    refused(&["score", "--model", "demo", "--tp", "2"], &[], &["error[MODEL]", "tp is 2", "possible: 1, 3, 9"]);
 }
 
 #[test]

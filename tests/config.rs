@@ -175,8 +175,8 @@ fn limits_have_ceilings_and_zero_is_refused_where_it_makes_no_sense() {
 
 #[test]
 fn more_ranks_are_not_built_yet() {
-    refused(None, &[], &["--tp", "2"], &["tensor parallelism is not built yet"]);
-    assert!(load(None, &[], &["--tp", "1"]).is_ok());
+    refused(None, &[], &["--tp", "0"], &["a whole number from 1"]);
+    assert_eq!(load(None, &[], &["--tp", "8"]).unwrap().settings.tp, 8);
 }
 
 #[test]

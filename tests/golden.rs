@@ -34,7 +34,7 @@ fn golden(text: &str) -> Golden {
 
 fn engine(model: &str, threads: usize) -> ModelEngine {
     let cache_dir = dirs::cache_dir().expect("a home folder").join("reward-sidecar");
-    ModelEngine::load(&Config { model: model.into(), threads, cache_dir }).unwrap_or_else(|e| panic!("{e}"))
+    ModelEngine::load(&Config { model: model.into(), tp: 1, threads, cache_dir }).unwrap_or_else(|e| panic!("{e}"))
 }
 
 /// Bits of the scores of some rollouts, packed into one micro-batch.
@@ -110,5 +110,5 @@ fn the_card_names_the_demo_as_it_is() {
     assert_eq!(card.text.template_variables["eos_token"], "<|im_end|>");
     assert!(card.text.chat_template.as_deref().unwrap().contains("<|im_start|>assistant"));
     let report = lora.report();
-    assert_eq!((report.shape.layers, report.shape.hidden, report.head), (18, 576, [5, 576]));
+    assert_eq!((report.shape.layers, report.shape.hidden, report.head_parameters), (18, 576, 5 * 576));
 }

@@ -41,6 +41,7 @@ from transformers.utils import logging
 
 from fixtures import (
     adapters,
+    aliases,
     architectures,
     core,
     gguf_files,
@@ -61,7 +62,7 @@ def committed(folder: Path, only: str) -> None:
         if only in name:
             core.write(folder / "hf" / name, fixture)
     tokenizers.write_all(folder / "tokenizer", only)
-    for formats in (nemo, torch_files, gguf_files, adapters):
+    for formats in (aliases, nemo, torch_files, gguf_files, adapters):
         formats.write_all(folder, only)
     print(f"{core.size(folder) / 1e6:.2f} MB in {folder}")
 

@@ -66,7 +66,10 @@ fn to_text(Inspected { report, template }: &Inspected) -> String {
             shape.layers, shape.hidden, shape.feed_forward, shape.heads, shape.kv_heads, shape.head_dim
         ),
     );
-    line("head", &format!("{} x {}, at the {}", report.head[0], report.head[1], name_of(&report.read)));
+    line(
+        "head",
+        &format!("{}, {} weights, at {}", report.head.kind, report.head_parameters, name_of(&report.reads.at)),
+    );
     line("attributes", &report.attributes.join(", "));
     for (name, weights) in &report.weightings {
         let default = if report.default_weighting.as_ref() == Some(name) { " (default)" } else { "" };
@@ -78,12 +81,17 @@ fn to_text(Inspected { report, template }: &Inspected) -> String {
     }
     line("context", &format!("{} tokens", shape.context));
     line("vocabulary", &format!("{} ids", shape.vocabulary));
-    line("parameters", &report.parameters);
+    line("parameters", &format!("{} and {} in the head", report.parameters.total(), report.head_parameters));
     line("precision", &report.precision);
     for (rank, bytes) in report.bytes_per_rank.iter().enumerate() {
         line("memory", &format!("rank {rank}: {:.1} MiB of weights", *bytes as f64 / f64::from(1 << 20)));
     }
+    let degrees: Vec<String> = report.degrees.iter().map(usize::to_string).collect();
+    line("degrees", &format!("tp may be {}", degrees.join(", ")));
     line("threads", &report.threads);
+    if !report.unread_settings.is_empty() {
+        line("not looked at", &report.unread_settings.join(", "));
+    }
     for file in &report.files {
         line("file", &file.display());
     }

@@ -63,12 +63,6 @@ pub enum ConfigError {
     /// A server without an address.
     #[error("grpc and uds are both off: there is nothing to listen on; set one of them")]
     NothingToListenOn,
-    /// More than one rank was asked for.
-    #[error("tp = {ranks}: tensor parallelism is not built yet; tp must be 1")]
-    TensorParallel {
-        /// How many.
-        ranks: u32,
-    },
 }
 
 fn hint(nearest: &Option<String>) -> String {

@@ -183,9 +183,9 @@ pub(super) const KEYS: &[Key] = &[
         name: "tp",
         kind: limit(limits::MAX_THREADS, "MAX_THREADS"),
         default: || count(1),
-        commands: SERVE | SCORE,
+        commands: SERVE | SCORE | INSPECT,
         value_name: "N",
-        about: "Tensor-parallel ranks; only 1 is built so far",
+        about: "Tensor-parallel ranks, which share the model by its heads",
     },
     Key {
         name: "threads",

@@ -35,7 +35,7 @@ pub struct Settings {
     /// Which reward model; empty where none was named.
     pub model: String,
     /// Tensor-parallel ranks.
-    pub tp: u32,
+    pub tp: usize,
     /// CPU threads of the forward pass; 0 means all cores.
     pub threads: usize,
     /// Where downloaded bases are kept.
@@ -113,7 +113,12 @@ impl Settings {
         if self.model.is_empty() {
             return Err(ConfigError::NoModel);
         }
-        Ok(model::Config { model: self.model.clone(), threads: self.threads, cache_dir: self.cache_dir.clone() })
+        Ok(model::Config {
+            model: self.model.clone(),
+            tp: self.tp,
+            threads: self.threads,
+            cache_dir: self.cache_dir.clone(),
+        })
     }
 
     /// What only a server needs: somewhere to listen.
@@ -163,9 +168,6 @@ pub fn load<const COMMAND: u8>(
     merged.set_flags(flags.values())?;
     merged.settle();
     let settings = merged.settings();
-    if settings.tp != 1 {
-        return Err(ConfigError::TensorParallel { ranks: settings.tp });
-    }
     Ok(Loaded { settings, merged })
 }
 

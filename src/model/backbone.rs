@@ -4,7 +4,10 @@ use candle_core::{Device, Result, Tensor};
 
 use super::ModelError;
 use super::checkpoint::WeightSource;
+use super::collective::Collective;
+use super::decoder::DecoderSpec;
 use super::settings::Settings;
+use super::shard::Shard;
 use crate::batch::MicroBatch;
 
 /// A family of models; a line in [`super::arch::ARCHITECTURES`].
@@ -13,72 +16,36 @@ pub trait Architecture: Sync {
     /// with a head.
     fn names(&self) -> &'static [&'static str];
 
-    /// Loads everything but the head.
-    fn load(&self, context: &RankContext) -> std::result::Result<Box<dyn Backbone>, ModelError>;
+    /// What its configuration describes; refuses what would change the numbers and is not implemented.
+    fn spec(&self, settings: &Settings) -> std::result::Result<DecoderSpec, ModelError>;
 }
 
-/// What one rank loads from, and where to.
+/// What one rank loads from, which share of it, and where to.
 pub struct RankContext<'a> {
-    /// The model's configuration.
-    pub settings: &'a Settings,
     /// The model's weights.
     pub weights: &'a dyn WeightSource,
+    /// The rank's share.
+    pub shard: Shard,
     /// Where its tensors go.
     pub device: Device,
 }
 
-/// A loaded model without its head.
+/// One rank's part of a loaded model without its head.
 pub trait Backbone: Send + Sync {
-    /// Sizes, for reports and for what is built upon it.
-    fn shape(&self) -> &Shape;
+    /// Bytes of its weights in memory.
+    fn bytes(&self) -> usize;
 
-    /// The final hidden state, normed, at the batch's reads: `[reads, hidden]`.
-    fn forward(&self, batch: &DeviceBatch) -> Result<Tensor>;
+    /// The final hidden state, normed, at the rows that are read: `[reads, hidden]`, the same on every rank. All ranks
+    /// run the same pass at the same time.
+    fn forward(&self, pass: &Pass) -> Result<Tensor>;
 }
 
-/// Sizes of a loaded model.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Shape {
-    /// Transformer layers.
-    pub layers: usize,
-    /// Features of the hidden state.
-    pub hidden: usize,
-    /// Query heads.
-    pub heads: usize,
-    /// Key and value heads.
-    pub kv_heads: usize,
-    /// Features of a head.
-    pub head_dim: usize,
-    /// Features inside the feed-forward layers.
-    pub feed_forward: usize,
-    /// Tokens that there are.
-    pub vocabulary: usize,
-    /// Longest rollout in tokens.
-    pub context: usize,
-    /// Weights, head excluded.
-    pub parameters: usize,
-    /// Their bytes in memory.
-    pub bytes: usize,
-}
-
-/// A micro-batch on its way through a device.
-pub struct DeviceBatch<'a> {
-    /// The forest: positions, and who attends to whom.
-    pub micro_batch: &'a MicroBatch,
-    /// Token ids, `[tokens]`, u32.
-    pub tokens: Tensor,
-    /// Rows at which the head reads, `[reads]`, u32.
-    pub reads: Tensor,
-}
-
-impl<'a> DeviceBatch<'a> {
-    /// Brings a micro-batch to a device.
-    pub fn new(micro_batch: &'a MicroBatch, device: &Device) -> Result<Self> {
-        let reads: Vec<u32> = micro_batch.reads.iter().map(|read| read.row).collect();
-        Ok(Self {
-            micro_batch,
-            tokens: Tensor::new(&micro_batch.tokens[..], device)?,
-            reads: Tensor::new(reads, device)?,
-        })
-    }
+/// A micro-batch on its way through one rank.
+pub struct Pass<'a> {
+    /// Tokens, positions, and the forest that says who attends to whom.
+    pub batch: &'a MicroBatch,
+    /// Rows that are read: the batch's reads, and what else the head wants to see.
+    pub reads: &'a [u32],
+    /// The other ranks.
+    pub ranks: &'a dyn Collective,
 }

@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 use super::checkpoint::{Adapter, Composed, GgufFile, SafetensorsFile, Shards, WeightSource, open_folder};
 use super::digest::{Fingerprint, tree_hash};
 use super::error::{read_json, read_text};
-use super::manifest::{Manifest, ReadPosition, check_weightings};
+use super::head::HeadSpec;
+use super::manifest::{Manifest, check_weightings};
 use super::settings::Settings;
 use super::{Config, ModelError, demo, pip, text};
-use crate::engine::TextAssets;
+use crate::engine::{ReadPolicy, TextAssets};
 
 /// The kinds of model reference, for people.
 pub const FORMS: &[(&str, &str)] = &[
@@ -42,7 +43,9 @@ pub struct Blueprint {
     /// The weighting that counts where a request names none.
     pub default_weighting: Option<String>,
     /// Where the head reads.
-    pub read: ReadPosition,
+    pub reads: ReadPolicy,
+    /// What kind of head it is.
+    pub head: HeadSpec,
     /// Every file that the model was read from; embedded ones are not.
     pub files: Vec<PathBuf>,
     /// What the weights are made of, for the fingerprint.
@@ -104,7 +107,7 @@ impl Blueprint {
         fingerprint.add("variables", format!("{:?}", self.text.template_variables).as_bytes());
         fingerprint.add("attributes", format!("{attributes:?}").as_bytes());
         fingerprint.add("weightings", format!("{:?} {:?}", self.weightings, self.default_weighting).as_bytes());
-        fingerprint.add("read", format!("{:?}", self.read).as_bytes());
+        fingerprint.add("head", format!("{:?} {:?}", self.reads, self.head).as_bytes());
         fingerprint.add("precision", super::PRECISION.as_bytes());
         Ok(fingerprint.short())
     }
@@ -147,7 +150,8 @@ fn folder(path: &Path) -> Result<Blueprint, ModelError> {
         attributes,
         weightings,
         default_weighting: None,
-        read: ReadPosition::LastToken,
+        reads: ReadPolicy::default(),
+        head: HeadSpec::default(),
         files,
     })
 }
@@ -266,7 +270,8 @@ fn composed(files: &Files, config: &Config) -> Result<Blueprint, ModelError> {
         attributes: Some(manifest.attributes),
         weightings: manifest.weightings,
         default_weighting: manifest.default_weighting,
-        read: manifest.read,
+        reads: ReadPolicy::default(),
+        head: HeadSpec::default(),
         files: read_from,
         ingredients,
     })

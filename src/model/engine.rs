@@ -4,63 +4,28 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use candle_core::Device;
 use rayon::ThreadPool;
 
-use super::backbone::{Backbone, DeviceBatch, RankContext, Shape};
 use super::blueprint::Blueprint;
-use super::head::Head;
-use super::manifest::ReadPosition;
+use super::decoder::DecoderSpec;
+use super::head::{self, Head, HeadContext, HeadSpec, Hidden};
+use super::ranks::{self, Ranks};
+use super::report::Report;
 use super::settings::default_labels;
 use super::{Config, ModelError, PRECISION, arch};
 use crate::batch::MicroBatch;
-use crate::engine::{Engine, EngineError, ModelCard, ReadPolicy, ScoreTable};
+use crate::engine::{Engine, EngineError, ModelCard, ScoreTable};
 
 /// A model, ready to score. The forward pass runs on threads of its own.
 pub struct ModelEngine {
     card: Arc<ModelCard>,
-    backbone: Box<dyn Backbone>,
-    head: Head,
-    pool: ThreadPool,
-    read: ReadPosition,
+    spec: DecoderSpec,
+    ranks: Ranks,
+    head: Box<dyn Head>,
+    head_spec: HeadSpec,
+    pool: Arc<ThreadPool>,
+    unread_settings: Vec<String>,
     files: Vec<PathBuf>,
-}
-
-/// What is to be known of a loaded model, for people and programs.
-#[derive(Debug, Clone, serde::Serialize)]
-pub struct Report {
-    /// Name of the model.
-    pub name: String,
-    /// Identifies weights, precision and template.
-    pub model_version: String,
-    /// Architecture as the configuration calls it.
-    pub architecture: String,
-    /// Sizes of the backbone.
-    pub shape: Shape,
-    /// Shape of the head: attributes, hidden.
-    pub head: [usize; 2],
-    /// Names of the outputs, in order.
-    pub attributes: Vec<String>,
-    /// Named vectors of attribute weights.
-    pub weightings: BTreeMap<String, BTreeMap<String, f64>>,
-    /// The weighting that counts where a request names none.
-    pub default_weighting: Option<String>,
-    /// The token at which the head reads.
-    pub read: ReadPosition,
-    /// Whether text is taken, or token ids only.
-    pub tokenizer: bool,
-    /// Whether conversations are taken.
-    pub chat_template: bool,
-    /// Type of the arithmetic.
-    pub precision: &'static str,
-    /// Weights, head included.
-    pub parameters: usize,
-    /// Bytes of the weights in memory, for each rank.
-    pub bytes_per_rank: Vec<usize>,
-    /// Threads of the forward pass.
-    pub threads: usize,
-    /// Files that the model was read from.
-    pub files: Vec<PathBuf>,
 }
 
 impl ModelEngine {
@@ -70,17 +35,18 @@ impl ModelEngine {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
         };
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .thread_name(|i| format!("forward-{i}"))
-            .build()
-            .map_err(|e| ModelError::Threads { threads, reason: e.to_string() })?;
+        let pool = Arc::new(ranks::pool(threads)?);
         let started = std::time::Instant::now();
         let blueprint = Blueprint::open(config)?;
-        let (version, loaded) = pool.install(|| rayon::join(|| fingerprint(&blueprint), || load_weights(&blueprint)));
-        let (backbone, head) = loaded?;
-        let Blueprint { name, settings, text, weightings, default_weighting, read, files, .. } = blueprint;
-        let attributes = blueprint.attributes.unwrap_or_else(|| default_labels(head.attributes()));
+        let architecture = arch::find(&blueprint.settings)?;
+        let spec = architecture.spec(&blueprint.settings)?;
+        let (version, loaded) = pool
+            .install(|| rayon::join(|| fingerprint(&blueprint), || load_weights(&blueprint, &spec, config.tp, &pool)));
+        let (ranks, head) = loaded?;
+        blueprint.settings.refuse_unread()?;
+        let Blueprint { name, settings, text, weightings, default_weighting, reads, files, head: head_spec, .. } =
+            blueprint;
+        let attributes = blueprint.attributes.unwrap_or_else(|| default_labels(head.outputs()));
         let (weightings, default_weighting) = match &attributes[..] {
             // One output is the reward; of several nobody but the user knows what they are worth.
             [only] if weightings.is_empty() => {
@@ -89,7 +55,6 @@ impl ModelEngine {
             }
             _ => (weightings, default_weighting),
         };
-        let shape = backbone.shape();
         let card = ModelCard {
             model_version: format!("{name}@{}-{PRECISION}", version?).into(),
             name,
@@ -97,38 +62,43 @@ impl ModelEngine {
             attributes,
             weightings,
             default_weighting,
-            context_tokens: shape.context as u32,
-            vocabulary_size: shape.vocabulary as u32,
+            context_tokens: spec.context as u32,
+            vocabulary_size: spec.vocabulary as u32,
             text,
-            reads: ReadPolicy::default(),
+            reads,
         };
         tracing::info!(
-            model_version = %card.model_version, parameters = shape.parameters, threads,
+            model_version = %card.model_version, parameters = spec.parameters().total(), threads, ranks = ranks.world(),
             load_ms = started.elapsed().as_millis() as u64, "model loaded"
         );
-        Ok(Self { card: Arc::new(card), backbone, head, pool, read, files })
+        let unread_settings = settings.unread().into_iter().map(str::to_owned).collect();
+        Ok(Self { card: Arc::new(card), spec, ranks, head, head_spec, pool, unread_settings, files })
     }
 
     /// What is to be known of the model.
     pub fn report(&self) -> Report {
-        let shape = self.backbone.shape();
-        let head = [self.head.attributes(), shape.hidden];
+        let mut bytes_per_rank = self.ranks.bytes();
+        bytes_per_rank[0] += self.head.bytes();
         Report {
             name: self.card.name.clone(),
             model_version: self.card.model_version.to_string(),
             architecture: self.card.architecture.clone(),
-            shape: shape.clone(),
-            head,
+            shape: (&self.spec).into(),
+            head: self.head_spec.clone(),
             attributes: self.card.attributes.clone(),
             weightings: self.card.weightings.clone(),
             default_weighting: self.card.default_weighting.clone(),
-            read: self.read,
+            reads: self.card.reads.clone(),
             tokenizer: self.card.text.tokenizer_json.is_some(),
             chat_template: self.card.text.chat_template.is_some(),
             precision: PRECISION,
-            parameters: shape.parameters + head[0] * head[1],
-            bytes_per_rank: vec![shape.bytes + self.head.bytes()],
+            parameters: self.spec.parameters(),
+            head_parameters: self.head.parameters(),
+            bytes_per_rank,
+            bytes_read_per_rank: self.ranks.bytes_read(),
+            degrees: self.spec.degrees(),
             threads: self.pool.current_num_threads(),
+            unread_settings: self.unread_settings.clone(),
             files: self.files.clone(),
         }
     }
@@ -139,15 +109,22 @@ fn fingerprint(blueprint: &Blueprint) -> Result<String, ModelError> {
     blueprint.fingerprint(blueprint.attributes.as_deref().unwrap_or_default())
 }
 
-fn load_weights(blueprint: &Blueprint) -> Result<(Box<dyn Backbone>, Head), ModelError> {
-    let architecture = arch::find(&blueprint.settings)?;
+fn load_weights(
+    blueprint: &Blueprint,
+    spec: &DecoderSpec,
+    world: usize,
+    pool: &Arc<ThreadPool>,
+) -> Result<(Ranks, Box<dyn Head>), ModelError> {
     let weights = blueprint.weights.as_ref();
-    let context = RankContext { settings: &blueprint.settings, weights, device: Device::Cpu };
-    let hidden = blueprint.settings.required_size("hidden_size")?;
-    let names = blueprint.attributes.as_ref().map(Vec::len);
     // The head first: it is small, and what most often is missing.
-    let head = Head::load(weights, names, hidden)?;
-    Ok((architecture.load(&context)?, head))
+    let head = head::load(&HeadContext {
+        settings: &blueprint.settings,
+        weights,
+        hidden: spec.hidden,
+        names: blueprint.attributes.as_ref().map(Vec::len),
+        spec: &blueprint.head,
+    })?;
+    Ok((Ranks::load(spec, weights, world, pool)?, head))
 }
 
 impl Engine for ModelEngine {
@@ -156,14 +133,17 @@ impl Engine for ModelEngine {
     }
 
     fn score(&mut self, batch: &MicroBatch) -> Result<ScoreTable, EngineError> {
-        let Self { backbone, head, pool, .. } = self;
-        let scores = pool.install(|| -> candle_core::Result<Vec<f32>> {
-            let batch = DeviceBatch::new(batch, &Device::Cpu)?;
-            head.forward(&backbone.forward(&batch)?)?.flatten_all()?.to_vec1()
-        });
+        let head = self.head.as_ref();
+        let mut rows: Vec<u32> = batch.reads.iter().map(|read| read.row).collect();
+        rows.extend(head.companions(batch).unwrap_or_default());
+        let scores = self.ranks.forward(batch, &rows).and_then(|hidden| hidden.flatten_all()?.to_vec1::<f32>());
         // Rows that are not finite go through: whoever asked for them is told, and the others keep their scores.
         scores
-            .map(|values| ScoreTable::new(self.head.attributes(), values))
+            .map(|hidden| {
+                let (reads, companions) = hidden.split_at(batch.reads.len() * self.spec.hidden);
+                let values = self.pool.install(|| head.forward(Hidden { reads, companions }));
+                ScoreTable::new(head.outputs(), values)
+            })
             // What follows the first line is a backtrace, which is nothing for callers.
             .map_err(|e| EngineError::Forward(e.to_string().lines().next().unwrap_or_default().to_owned()))
     }

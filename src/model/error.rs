@@ -88,6 +88,21 @@ pub enum ModelError {
         /// What is supported.
         expected: String,
     },
+    /// The model cannot be shared by so many ranks.
+    #[error(
+        "tp is {found}, but {heads} query heads in {kv_heads} groups can be shared by no such number of ranks; possible: \
+         {possible}"
+    )]
+    Degree {
+        /// As asked for.
+        found: usize,
+        /// Query heads of the model.
+        heads: usize,
+        /// Its key-value heads.
+        kv_heads: usize,
+        /// Degrees that there are.
+        possible: String,
+    },
     /// The base of a composed model cannot be had.
     #[error("{reason}\n{remedy}")]
     Base {

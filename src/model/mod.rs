@@ -8,6 +8,8 @@ mod arch;
 mod backbone;
 mod blueprint;
 mod checkpoint;
+mod collective;
+mod decoder;
 mod demo;
 mod digest;
 mod engine;
@@ -17,18 +19,22 @@ pub mod kernels;
 mod layers;
 mod manifest;
 mod pip;
+mod ranks;
+mod report;
 mod settings;
+mod shard;
 mod text;
 
 use std::path::PathBuf;
 
 use crate::engine::Engine;
 
-pub use backbone::Shape;
 pub use blueprint::FORMS;
-pub use engine::{ModelEngine, Report};
+pub use decoder::Parameters;
+pub use engine::ModelEngine;
 pub use error::ModelError;
-pub use manifest::ReadPosition;
+pub use head::HeadSpec;
+pub use report::{Report, Shape};
 
 /// Type of the arithmetic; part of every model version.
 const PRECISION: &str = "f32";
@@ -38,6 +44,8 @@ const PRECISION: &str = "f32";
 pub struct Config {
     /// A model reference; see [`FORMS`].
     pub model: String,
+    /// Tensor-parallel ranks.
+    pub tp: usize,
     /// CPU threads of the forward pass; 0 means all cores.
     pub threads: usize,
     /// Where downloaded bases are kept.

@@ -1,17 +1,81 @@
 //! A model's `config.json`, read field by field: a wrong type is an error that names file and field, never a default.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use serde_json::Value;
 
 use super::ModelError;
 
-/// The fields of a model's configuration.
-#[derive(Debug, Clone)]
+/// The fields of a model's configuration. It remembers which of them somebody has read: what nobody reads may still be
+/// meant to change the numbers.
+#[derive(Debug)]
 pub struct Settings {
     path: PathBuf,
     value: Value,
+    /// Top-level fields that were asked for.
+    read: Mutex<BTreeSet<String>>,
 }
+
+/// Fields that say nothing about the numbers of a forward pass, though they sound like it.
+const HARMLESS: &[&str] = &[
+    "attention_dropout",
+    "attn_implementation",
+    "_attn_implementation",
+    "_attn_implementation_autoset",
+    "attn_pdrop",
+    "cache_implementation",
+    "final_logit_softcapping",
+    "gradient_checkpointing",
+    "initializer_range",
+    "layer_norm_initializer",
+    "parallelize",
+    "problem_type",
+    "resid_pdrop",
+    "residual_dropout",
+    "scale_attn_by_inverse_layer_idx",
+    "task_specific_params",
+    "tie_word_embeddings",
+    "use_logits_to_keep",
+];
+
+/// Parts of names of fields that change the numbers in one model or another.
+const SUSPICIOUS: &[&str] = &[
+    "act",
+    "alibi",
+    "alpha",
+    "attention",
+    "attn",
+    "bias",
+    "cap",
+    "clip",
+    "expert",
+    "gate",
+    "gating",
+    "layer_types",
+    "logit",
+    "mean",
+    "merge",
+    "moe",
+    "multiplier",
+    "mup",
+    "norm",
+    "parallel",
+    "pool",
+    "position",
+    "quant",
+    "residual",
+    "rope",
+    "rotary",
+    "scal",
+    "sliding",
+    "softmax",
+    "sparse",
+    "std",
+    "temperature",
+    "window",
+];
 
 impl Settings {
     /// Settings that were read from `path`.
@@ -19,7 +83,7 @@ impl Settings {
         if !value.is_object() {
             return Err(ModelError::malformed(path, "not a JSON object"));
         }
-        Ok(Self { path: path.to_path_buf(), value })
+        Ok(Self { path: path.to_path_buf(), value, read: Mutex::default() })
     }
 
     /// The file.
@@ -39,7 +103,15 @@ impl Settings {
 
     /// A field; `None` if absent or null. `a.b` is field `b` of object `a`.
     pub fn get(&self, field: &str) -> Option<&Value> {
+        let top = field.split('.').next().unwrap_or(field);
+        // Nothing can go wrong between lock and unlock, so a poisoned lock holds a whole set.
+        self.read.lock().unwrap_or_else(PoisonError::into_inner).insert(top.to_owned());
         field.split('.').try_fold(&self.value, |value, part| value.get(part)).filter(|v| !v.is_null())
+    }
+
+    /// Whether a field is there, be it null.
+    pub fn has(&self, field: &str) -> bool {
+        self.value.get(field).is_some()
     }
 
     /// A whole number from 1 to 2^31, which no size in a model exceeds.
@@ -106,6 +178,34 @@ impl Settings {
         }
     }
 
+    /// Fields that nobody has asked for.
+    pub fn unread(&self) -> Vec<&str> {
+        let read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        let fields = self.value.as_object().into_iter().flatten();
+        fields.map(|(name, _)| name.as_str()).filter(|name| !read.contains(*name)).collect()
+    }
+
+    /// Refuses a field that nobody has asked for, has a value, and by its name may change the numbers: better no reward
+    /// than a wrong one. To be called when everything is loaded.
+    pub fn refuse_unread(&self) -> Result<(), ModelError> {
+        for name in self.unread() {
+            let value = &self.value[name];
+            let empty = match value {
+                Value::Null | Value::Bool(false) => true,
+                Value::Array(items) => items.is_empty(),
+                Value::Object(fields) => fields.is_empty(),
+                _ => false,
+            };
+            let suspicious = SUSPICIOUS.iter().any(|part| name.to_ascii_lowercase().contains(part));
+            if !empty && suspicious && !HARMLESS.contains(&name) {
+                let expected = "no such field: it is not known here, and may change the numbers. If it does not, take it \
+                                out of the file";
+                return Err(self.unsupported(name, expected));
+            }
+        }
+        Ok(())
+    }
+
     fn typed<'a, T>(
         &'a self,
         field: &str,
@@ -150,6 +250,17 @@ mod tests {
         assert_eq!(settings(json!({"num_labels": 2})).labels().unwrap().unwrap(), ["LABEL_0", "LABEL_1"]);
         assert_eq!(settings(json!({})).labels().unwrap(), None);
         assert!(settings(json!({"id2label": {"0": "a", "2": "b"}})).labels().is_err());
+    }
+
+    #[test]
+    fn a_field_that_may_change_the_numbers_is_not_ignored() {
+        let config = json!({"hidden_size": 8, "residual_multiplier": 0.2, "use_cache": true, "mlp_bias": false});
+        let settings = settings(config);
+        assert_eq!(settings.size("hidden_size").unwrap(), Some(8));
+        assert_eq!(settings.unread(), ["mlp_bias", "residual_multiplier", "use_cache"]);
+        assert!(settings.refuse_unread().unwrap_err().to_string().contains("residual_multiplier = 0.2"));
+        settings.number("residual_multiplier").unwrap();
+        settings.refuse_unread().unwrap();
     }
 
     #[test]

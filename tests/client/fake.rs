@@ -156,6 +156,7 @@ pub fn rewards_of(rollout: &v1::Rollout) -> Rewards {
         model_version: "fake-1".into(),
         queue_ns: 0,
         forward_ns: 0,
+        reads: Vec::new(),
     }
 }
 
@@ -202,6 +203,7 @@ impl RewardService for Service {
                 context_tokens: 1024,
                 vocabulary_size: 256,
                 text: TextAssets::default(),
+                reads: Default::default(),
             },
             in_flight_limit: self.manners.in_flight_limit,
             over_long: "reject".into(),

@@ -1,13 +1,31 @@
 //! The architectures that can be loaded. A new one is one file here and one line in [`ARCHITECTURES`].
+//!
+//! An architecture reads a configuration, with transformers' defaults for what it leaves out, and says which form of
+//! [`super::decoder`] it describes. What would change the numbers and is not implemented is refused.
 
+mod common;
+mod gemma2;
+mod internlm2;
 mod llama;
+mod mistral;
+mod nemotron;
+mod qwen2;
+mod qwen3;
 
 use super::ModelError;
 use super::backbone::Architecture;
 use super::settings::Settings;
 
 /// Every known architecture.
-pub const ARCHITECTURES: &[&dyn Architecture] = &[&llama::Llama];
+pub const ARCHITECTURES: &[&dyn Architecture] = &[
+    &nemotron::Nemotron,
+    &llama::Llama,
+    &mistral::Mistral,
+    &qwen2::Qwen2,
+    &qwen3::Qwen3,
+    &gemma2::Gemma2,
+    &internlm2::InternLm2,
+];
 
 /// The architecture that a configuration names.
 pub fn find(settings: &Settings) -> Result<&'static dyn Architecture, ModelError> {

@@ -83,22 +83,61 @@ impl PackedMatrix {
     }
 }
 
-/// `y = x wᵀ (+ residual)`: `x` is `[t, k]`, `w` is `[n, k]`, `residual` and `y` are `[t, n]`. The residual is added to
-/// the finished dot product.
+/// What is added to a finished dot product: the bias, and to their sum the residual.
+///
+/// A dot product may also be finished in several calls, over consecutive runs of `k`: see [`linear_continue`].
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Addends<'a> {
+    /// `[n]`, the same for every row.
+    pub bias: Option<&'a [f32]>,
+    /// `[t, n]`.
+    pub residual: Option<&'a [f32]>,
+}
+
+impl<'a> Addends<'a> {
+    /// Nothing.
+    pub const NONE: Self = Self { bias: None, residual: None };
+
+    /// Adds its part to columns `columns` of row `row` of a `[t, n]` matrix.
+    #[inline]
+    fn add(&self, row: usize, n: usize, columns: &Range<usize>, y: &mut [f32]) {
+        for part in [self.bias.map(|b| &b[columns.clone()]), self.residual.map(|r| &r[row * n..][columns.clone()])] {
+            if let Some(part) = part {
+                y.iter_mut().zip(part).for_each(|(y, part)| *y += part);
+            }
+        }
+    }
+}
+
+/// `y = x wᵀ (+ bias) (+ residual)`: `x` is `[t, k]`, `w` is `[n, k]`, `y` is `[t, n]`.
 ///
 /// # Panics
 /// If the lengths do not agree.
-pub fn linear(x: &[f32], w: &PackedMatrix, residual: Option<&[f32]>, y: &mut [f32]) {
+pub fn linear(x: &[f32], w: &PackedMatrix, addends: Addends, y: &mut [f32]) {
+    run(x, w, addends, false, y);
+}
+
+/// As [`linear`], but every dot product goes on from the value that `y` holds: the matrix is a run of columns of a wider
+/// one, and `y` what the columns before it made. The result has the bits of one call over all of them.
+///
+/// # Panics
+/// If the lengths do not agree.
+pub fn linear_continue(x: &[f32], w: &PackedMatrix, addends: Addends, y: &mut [f32]) {
+    run(x, w, addends, true, y);
+}
+
+fn run(x: &[f32], w: &PackedMatrix, addends: Addends, continued: bool, y: &mut [f32]) {
     let t = x.len() / w.k;
     assert_eq!(x.len(), t * w.k, "the input holds a broken row of {}", w.k);
     assert_eq!(y.len(), t * w.n, "the output of {t} rows has {} values each", w.n);
-    assert!(residual.is_none_or(|r| r.len() == y.len()), "the residual has the shape of the output");
+    assert!(addends.bias.is_none_or(|b| b.len() == w.n), "the bias has one value for each of {} outputs", w.n);
+    assert!(addends.residual.is_none_or(|r| r.len() == y.len()), "the residual has the shape of the output");
     if y.is_empty() {
         return;
     }
     let columns = column_blocks(t, w);
     let blocks = grid::blocks(y, w.n, steps(t, BLOCK_ROWS), &columns);
-    blocks.into_par_iter().with_max_len(1).for_each(|block| linear_block(x, w, residual, block));
+    blocks.into_par_iter().with_max_len(1).for_each(|block| linear_block(x, w, &addends, continued, block));
 }
 
 /// Columns are cut, at the borders of panels, only where the rows alone would leave threads idle: each cut packs the
@@ -111,7 +150,7 @@ fn column_blocks(t: usize, w: &PackedMatrix) -> Vec<Range<usize>> {
     steps(w.n, panels_each * w.isa.width()).collect()
 }
 
-fn linear_block(x: &[f32], w: &PackedMatrix, residual: Option<&[f32]>, mut block: Block) {
+fn linear_block(x: &[f32], w: &PackedMatrix, addends: &Addends, continued: bool, mut block: Block) {
     let (isa, width, k) = (w.isa, w.isa.width(), w.k);
     // Equal runs rather than full ones and a short last one.
     let depth = k.div_ceil(k.div_ceil(MAX_DEPTH));
@@ -131,7 +170,7 @@ fn linear_block(x: &[f32], w: &PackedMatrix, residual: Option<&[f32]>, mut block
                     let mut acc = [0.0; MAX_HEIGHT * MAX_WIDTH];
                     let acc = &mut acc[..height * width];
                     let pieces = &mut block.pieces[row..row + rows];
-                    if depth.start > 0 {
+                    if continued || depth.start > 0 {
                         for (acc, piece) in acc.chunks_exact_mut(width).zip(pieces.iter()) {
                             acc[..within.len()].copy_from_slice(&piece[within.clone()]);
                         }
@@ -140,10 +179,8 @@ fn linear_block(x: &[f32], w: &PackedMatrix, residual: Option<&[f32]>, mut block
                     for (i, (acc, piece)) in acc.chunks_exact(width).zip(pieces).enumerate() {
                         let piece = &mut piece[within.clone()];
                         piece.copy_from_slice(&acc[..within.len()]);
-                        if let Some(residual) = residual.filter(|_| depth.end == k) {
-                            let start = (block.rows.start + row + i) * w.n;
-                            let residual = &residual[start + columns.start..start + columns.end];
-                            piece.iter_mut().zip(residual).for_each(|(y, r)| *y += r);
+                        if depth.end == k {
+                            addends.add(block.rows.start + row + i, w.n, &columns, piece);
                         }
                     }
                     row += rows;
@@ -176,14 +213,13 @@ mod tests {
     use super::*;
 
     /// The definition, one output at a time.
-    fn reference(x: &[f32], w: &[f32], k: usize, residual: Option<&[f32]>) -> Vec<f32> {
+    fn reference(x: &[f32], w: &[f32], k: usize, addends: Addends) -> Vec<f32> {
+        let n = w.len() / k;
         let dots = x.chunks_exact(k).flat_map(|x| {
             w.chunks_exact(k).map(move |w| x.iter().zip(w).fold(0.0f32, |sum, (x, w)| x.mul_add(*w, sum)))
         });
-        match residual {
-            None => dots.collect(),
-            Some(residual) => dots.zip(residual).map(|(y, r)| y + r).collect(),
-        }
+        let with_bias = dots.enumerate().map(|(i, y)| addends.bias.map_or(y, |bias| y + bias[i % n]));
+        with_bias.enumerate().map(|(i, y)| addends.residual.map_or(y, |residual| y + residual[i])).collect()
     }
 
     /// Every height of tile with and without padding, more than one block of rows, broken panels, broken depths.
@@ -205,13 +241,14 @@ mod tests {
     #[test]
     fn every_instruction_set_gives_the_bits_of_the_definition() {
         for (t, n, k) in SHAPES {
-            let (x, w, r) = (floats(t * k, 1), floats(n * k, 2), floats(t * n, 3));
+            let (x, w, r, b) = (floats(t * k, 1), floats(n * k, 2), floats(t * n, 3), floats(n, 4));
             for isa in Isa::available() {
                 let packed = PackedMatrix::pack_for(isa, &[&w], k);
-                for residual in [None, Some(&r[..])] {
+                for (bias, residual) in [(None, None), (None, Some(&r[..])), (Some(&b[..]), Some(&r[..]))] {
+                    let addends = Addends { bias, residual };
                     let mut y = vec![f32::NAN; t * n];
-                    linear(&x, &packed, residual, &mut y);
-                    assert_same_bits(&y, &reference(&x, &w, k, residual), isa.name());
+                    linear(&x, &packed, addends, &mut y);
+                    assert_same_bits(&y, &reference(&x, &w, k, addends), isa.name());
                 }
             }
         }
@@ -223,13 +260,31 @@ mod tests {
             let (x, w) = (floats(t * k, 4), PackedMatrix::pack(n, k, &floats(n * k, 5)));
             let mut rows = vec![0.0; t * n];
             for (x, y) in x.chunks_exact(k).zip(rows.chunks_exact_mut(n)) {
-                linear(x, &w, None, y);
+                linear(x, &w, Addends::NONE, y);
             }
             for threads in 1..=3 {
                 let mut y = vec![0.0; t * n];
-                in_pool(threads, || linear(&x, &w, None, &mut y));
+                in_pool(threads, || linear(&x, &w, Addends::NONE, &mut y));
                 assert_same_bits(&y, &rows, "threads");
             }
+        }
+    }
+
+    #[test]
+    fn a_dot_product_goes_on_where_it_was_left() {
+        for (t, n, k) in SHAPES.into_iter().filter(|(_, _, k)| *k > 2) {
+            let (x, w, b, r) = (floats(t * k, 1), floats(n * k, 2), floats(n, 3), floats(t * n, 4));
+            let addends = Addends { bias: Some(&b), residual: Some(&r) };
+            let cuts = [0, k / 3, k / 2 + 1, k];
+            let mut y = vec![0.0; t * n];
+            for cut in cuts.windows(2).map(|cut| cut[0]..cut[1]).filter(|cut| !cut.is_empty()) {
+                let columns =
+                    |matrix: &[f32]| matrix.chunks_exact(k).flat_map(|row| &row[cut.clone()]).copied().collect();
+                let (x, w): (Vec<f32>, Vec<f32>) = (columns(&x), columns(&w));
+                let addends = if cut.end == k { addends } else { Addends::NONE };
+                linear_continue(&x, &PackedMatrix::pack(n, cut.len(), &w), addends, &mut y);
+            }
+            assert_same_bits(&y, &reference(&x, &w, k, addends), "in pieces");
         }
     }
 
@@ -241,12 +296,12 @@ mod tests {
         assert_eq!((packed.n(), packed.k()), (37, k));
         assert!(packed.bytes() >= 37 * k * 4);
         let mut y = vec![0.0; t * 37];
-        linear(&x, &packed, None, &mut y);
-        assert_same_bits(&y, &reference(&x, &[a, b].concat(), k, None), "both");
+        linear(&x, &packed, Addends::NONE, &mut y);
+        assert_same_bits(&y, &reference(&x, &[a, b].concat(), k, Addends::NONE), "both");
     }
 
     #[test]
     fn nothing_in_nothing_out() {
-        linear(&[], &PackedMatrix::pack(3, 2, &floats(6, 9)), None, &mut []);
+        linear(&[], &PackedMatrix::pack(3, 2, &floats(6, 9)), Addends::NONE, &mut []);
     }
 }

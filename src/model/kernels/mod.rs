@@ -23,12 +23,12 @@ mod norm;
 mod rotary;
 mod simd;
 #[cfg(test)]
-mod testing;
+pub(super) mod testing;
 mod tile;
 
-pub use activation::silu_mul;
+pub use activation::{Activation, activate, gate};
 pub use attention::{AttentionOptions, AttentionPlan, HeadLayout, attention};
 pub use isa::Isa;
-pub use linear::{PackedMatrix, linear};
-pub use norm::rms_norm;
+pub use linear::{Addends, PackedMatrix, linear, linear_continue};
+pub use norm::{layer_norm, rms_norm, rms_norm_heads};
 pub use rotary::rotary;

@@ -1,7 +1,7 @@
 //! What the kernels' tests share.
 
 /// `len` values in [-1, 1), the same for the same seed.
-pub(super) fn floats(len: usize, seed: u64) -> Vec<f32> {
+pub(in crate::model) fn floats(len: usize, seed: u64) -> Vec<f32> {
     let mut state = seed;
     (0..len)
         .map(|_| {
@@ -16,13 +16,13 @@ pub(super) fn floats(len: usize, seed: u64) -> Vec<f32> {
 }
 
 /// Runs `f` in a pool of `threads`.
-pub(super) fn in_pool<R: Send>(threads: usize, f: impl FnOnce() -> R + Send) -> R {
+pub(in crate::model) fn in_pool<R: Send>(threads: usize, f: impl FnOnce() -> R + Send) -> R {
     rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a few threads").install(f)
 }
 
 /// Fails at the first value whose bits differ.
 #[track_caller]
-pub(super) fn assert_same_bits(found: &[f32], expected: &[f32], what: &str) {
+pub(in crate::model) fn assert_same_bits(found: &[f32], expected: &[f32], what: &str) {
     assert_eq!(found.len(), expected.len(), "{what}");
     for (i, (f, e)) in found.iter().zip(expected).enumerate() {
         assert!(f.to_bits() == e.to_bits(), "{what}: value {i} is {f:?}, expected {e:?}");

@@ -1,29 +1,40 @@
 //! The embedding table. Kept in the precision of the checkpoint, which may be half the memory; a gathered row is
 //! widened to float32, which loses nothing.
 
-use candle_core::{DType, Device, Result, Tensor};
+use std::ops::Range;
+
+use candle_core::{DType, Result, Tensor};
 use half::{bf16, f16};
 
 use super::Loaded;
-use crate::model::checkpoint::{Precision, WeightSource};
+use crate::model::backbone::RankContext;
+use crate::model::checkpoint::{Precision, Slice};
+use crate::model::collective::Collective;
 
-/// An embedding table.
+/// An embedding table, or the rows of some of its tokens.
 pub struct Embedding {
+    /// `[tokens, features]`; one row of zeros more where other ranks hold the other tokens.
     table: Tensor,
+    tokens: Range<usize>,
+    scale: Option<f64>,
 }
 
 impl Embedding {
-    /// The table `name`, `[vocabulary, features]`.
+    /// This rank's rows of the table `name`, `[vocabulary, features]`. Rows are multiplied by `scale` once widened.
     pub fn load(
-        weights: &dyn WeightSource,
+        context: &RankContext,
         name: &str,
         vocabulary: usize,
         features: usize,
-        device: &Device,
+        scale: Option<f32>,
     ) -> Loaded<Self> {
-        let shape = (vocabulary, features);
-        let precision = weights.expect(name, &[vocabulary, features])?;
-        let values = weights.read_all(name)?;
+        let precision = context.weights.expect(name, &[vocabulary, features])?;
+        let tokens = context.shard.of(vocabulary);
+        let mut values = context.weights.read(name, &Slice { rows: tokens.clone(), columns: 0..features })?;
+        if tokens.len() < vocabulary {
+            values.resize(values.len() + features, 0.0);
+        }
+        let (shape, device) = ((values.len() / features, features), &context.device);
         let table = match precision {
             Precision::F32 => Tensor::from_vec(values, shape, device)?,
             Precision::F16 => {
@@ -33,12 +44,28 @@ impl Embedding {
                 Tensor::from_vec(values.into_iter().map(bf16::from_f32).collect::<Vec<_>>(), shape, device)?
             }
         };
-        Ok(Self { table })
+        Ok(Self { table, tokens, scale: scale.map(f64::from) })
     }
 
-    /// The rows of `tokens: [tokens]` (u32), as float32 `[tokens, features]`.
-    pub fn forward(&self, tokens: &Tensor) -> Result<Tensor> {
-        self.table.index_select(tokens, 0)?.to_dtype(DType::F32)
+    /// The rows of `tokens`, as float32 `[tokens, features]`.
+    pub fn forward(&self, tokens: &[u32], ranks: &dyn Collective) -> Result<Tensor> {
+        let device = self.table.device();
+        let rows = match ranks.world() {
+            1 => self.table.index_select(&Tensor::new(tokens, device)?, 0)?.to_dtype(DType::F32)?,
+            _ => {
+                // Tokens of other ranks read the zeros.
+                let row = |&token: &u32| match self.tokens.contains(&(token as usize)) {
+                    true => token - self.tokens.start as u32,
+                    false => self.tokens.len() as u32,
+                };
+                let rows = Tensor::new(tokens.iter().map(row).collect::<Vec<_>>(), device)?;
+                ranks.all_reduce(&self.table.index_select(&rows, 0)?.to_dtype(DType::F32)?)?
+            }
+        };
+        match self.scale {
+            Some(scale) => rows.affine(scale, 0.0),
+            None => Ok(rows),
+        }
     }
 
     /// Bytes of the table in memory.

@@ -11,12 +11,12 @@ mod linear;
 mod norm;
 mod rotary;
 
-pub use activation::Activation;
-pub use attention::Attention;
+pub use activation::{Activation, read_activation};
+pub use attention::attend;
 pub use embedding::Embedding;
 pub use feed_forward::{FeedForward, FeedForwardNames};
-pub use linear::Linear;
-pub use norm::RmsNorm;
+pub use linear::{Linear, Matrix};
+pub use norm::{HeadNorm, Norm, NormKind};
 pub use rotary::Rotary;
 
 use candle_core::{CpuStorage, Layout, Result, Shape, bail};

@@ -1,8 +1,6 @@
 //! Text assets of a GGUF file: a `tokenizer.json` built from its vocabulary and merges, its chat template, its special
 //! tokens.
 
-use std::collections::BTreeMap;
-
 use serde_json::{Map, Value, json};
 
 use crate::engine::TextAssets;

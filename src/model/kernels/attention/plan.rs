@@ -119,7 +119,8 @@ impl AttentionPlan {
         }
     }
 
-    pub(super) fn layout(&self) -> HeadLayout {
+    /// How the heads lie in the rows that it is for.
+    pub fn layout(&self) -> HeadLayout {
         self.layout
     }
 

@@ -1,0 +1,89 @@
+//! What is to be known of a loaded model, for people and programs.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use super::decoder::{DecoderSpec, Parameters};
+use super::head::HeadSpec;
+use crate::engine::ReadPolicy;
+
+/// What is to be known of a loaded model.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Report {
+    /// Name of the model.
+    pub name: String,
+    /// Identifies weights, precision and template.
+    pub model_version: String,
+    /// Architecture as the configuration calls it.
+    pub architecture: String,
+    /// Sizes of the backbone.
+    pub shape: Shape,
+    /// Kind and options of the head.
+    pub head: HeadSpec,
+    /// Names of the outputs, in order.
+    pub attributes: Vec<String>,
+    /// Named vectors of attribute weights.
+    pub weightings: BTreeMap<String, BTreeMap<String, f64>>,
+    /// The weighting that counts where a request names none.
+    pub default_weighting: Option<String>,
+    /// Where the head reads.
+    pub reads: ReadPolicy,
+    /// Whether text is taken, or token ids only.
+    pub tokenizer: bool,
+    /// Whether conversations are taken.
+    pub chat_template: bool,
+    /// Type of the arithmetic.
+    pub precision: &'static str,
+    /// Weights of the backbone, by where they stand.
+    pub parameters: Parameters,
+    /// Weights of the head.
+    pub head_parameters: usize,
+    /// Bytes of the weights in memory, for each rank; the head is on the first.
+    pub bytes_per_rank: Vec<usize>,
+    /// Bytes of weights that each rank took out of the files, without the head.
+    pub bytes_read_per_rank: Vec<u64>,
+    /// Numbers of ranks that the model can be shared by.
+    pub degrees: Vec<usize>,
+    /// Threads of the forward pass, all ranks together.
+    pub threads: usize,
+    /// Fields of the configuration that were not looked at.
+    pub unread_settings: Vec<String>,
+    /// Files that the model was read from.
+    pub files: Vec<PathBuf>,
+}
+
+/// Sizes of a model.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Shape {
+    /// Transformer layers.
+    pub layers: usize,
+    /// Features of the hidden state.
+    pub hidden: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads.
+    pub kv_heads: usize,
+    /// Features of a head.
+    pub head_dim: usize,
+    /// Features inside the feed-forward layers.
+    pub feed_forward: usize,
+    /// Tokens that there are.
+    pub vocabulary: usize,
+    /// Longest rollout in tokens.
+    pub context: usize,
+}
+
+impl From<&DecoderSpec> for Shape {
+    fn from(spec: &DecoderSpec) -> Self {
+        Self {
+            layers: spec.layers,
+            hidden: spec.hidden,
+            heads: spec.heads.heads,
+            kv_heads: spec.heads.kv_heads,
+            head_dim: spec.heads.head_dim,
+            feed_forward: spec.feed_forward,
+            vocabulary: spec.vocabulary,
+            context: spec.context,
+        }
+    }
+}
