@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::checkpoint::{Adapter, Composed, GgufFile, SafetensorsFile, Shards, WeightSource, open_folder};
+use super::checkpoint::{Adapter, Composed, GgufFile, NemoCheckpoint, SafetensorsFile, WeightSource, open_folder};
 use super::digest::{Fingerprint, tree_hash};
 use super::error::{read_json, read_text};
 use super::head::HeadSpec;
@@ -20,7 +20,12 @@ pub const FORMS: &[(&str, &str)] = &[
     ("demo", "the built-in demo model: a LoRA adapter and a head on a small base"),
     ("demo-head", "its smaller variant: the head alone on the unchanged base"),
     ("FILE.toml", "a manifest that composes a base, an optional LoRA adapter and a head"),
-    ("FOLDER", "a folder with a reward-model.toml, or in Hugging Face layout (config.json, model.safetensors)"),
+    (
+        "FOLDER",
+        "a folder with a reward-model.toml, in Hugging Face layout (config.json, model.safetensors or \
+               pytorch_model.bin), or in NeMo's (model_config.yaml, model_weights)",
+    ),
+    ("FILE.nemo", "NeMo's folder as the tar file that it makes of it"),
 ];
 
 /// The manifest that makes a folder a composed model.
@@ -76,13 +81,16 @@ impl Blueprint {
             let manifest = path.join(MANIFEST_FILE);
             return match manifest.exists() {
                 true => composed(&Files::Beside(manifest), config),
-                false if path.join("config.json").exists() => folder(path),
-                false => Err(unknown(&format!("the folder has neither a {MANIFEST_FILE} nor a config.json"))),
+                false if path.join("config.json").exists() || NemoCheckpoint::is(path) => plain(path),
+                false => Err(unknown(&format!(
+                    "the folder has neither a {MANIFEST_FILE} nor a config.json nor a model_config.yaml"
+                ))),
             };
         }
         match path.extension().and_then(|e| e.to_str()) {
             _ if !path.exists() => Err(unknown("no such file or folder")),
             Some("toml") => composed(&Files::Beside(path.to_path_buf()), config),
+            Some("nemo") => plain(path),
             Some("gguf") => Err(unknown(&format!(
                 "a GGUF file has no head; write a {MANIFEST_FILE} that names it as the base, and a head"
             ))),
@@ -113,28 +121,45 @@ impl Blueprint {
     }
 }
 
-/// A folder in Hugging Face layout, read.
-struct HfFolder {
+/// What a path holds, in whatever format.
+struct Source {
     settings: Settings,
-    weights: Shards,
+    weights: Box<dyn WeightSource>,
     text: TextAssets,
+    /// Files of weights.
+    weight_files: Vec<PathBuf>,
+    /// Every file, those included.
     files: Vec<PathBuf>,
 }
 
-impl HfFolder {
-    fn read(folder: &Path) -> Result<Self, ModelError> {
-        let config = folder.join("config.json");
+impl Source {
+    fn open(path: &Path) -> Result<Self, ModelError> {
+        if NemoCheckpoint::is(path) {
+            let checkpoint = NemoCheckpoint::open(path)?;
+            let settings = Settings::new(&checkpoint.config_path(), checkpoint.config().clone())?;
+            let text = text::nemo::read(&checkpoint)?;
+            let files = checkpoint.paths();
+            return Ok(Self { settings, weights: Box::new(checkpoint), text, weight_files: files.clone(), files });
+        }
+        if !path.is_dir() {
+            let file = GgufFile::open(path)?;
+            let (settings, text) = (Settings::new(path, file.config()?)?, text::gguf::read(&file)?);
+            let files = vec![path.to_path_buf()];
+            return Ok(Self { settings, weights: Box::new(file), text, weight_files: files.clone(), files });
+        }
+        let config = path.join("config.json");
         let settings = Settings::new(&config, read_json(&config)?)?;
-        let weights = open_folder(folder)?;
-        let (text, text_files) = text::folder::read(folder)?;
-        let files = [vec![config], weights.paths(), text_files].concat();
-        Ok(Self { settings, weights, text, files })
+        let weights = open_folder(path)?;
+        let (text, text_files) = text::folder::read(path)?;
+        let weight_files = weights.paths();
+        let files = [vec![config], weight_files.clone(), text_files].concat();
+        Ok(Self { settings, weights: Box::new(weights), text, weight_files, files })
     }
 }
 
-/// A reward model in a folder in Hugging Face layout.
-fn folder(path: &Path) -> Result<Blueprint, ModelError> {
-    let HfFolder { settings, weights, text, files } = HfFolder::read(path)?;
+/// A reward model that is all in one place: a folder, or a file that is as good as one.
+fn plain(path: &Path) -> Result<Blueprint, ModelError> {
+    let Source { settings, weights, text, weight_files, files } = Source::open(path)?;
     let attributes = settings.labels()?;
     let weightings = BTreeMap::new();
     if let Some(labels) = &attributes {
@@ -143,9 +168,9 @@ fn folder(path: &Path) -> Result<Blueprint, ModelError> {
     let name = std::path::absolute(path).ok().and_then(|p| Some(p.file_name()?.to_string_lossy().into_owned()));
     Ok(Blueprint {
         name: name.unwrap_or_else(|| "model".to_owned()),
-        ingredients: weights.paths().into_iter().map(Ingredient::File).collect(),
+        ingredients: weight_files.into_iter().map(Ingredient::File).collect(),
         settings,
-        weights: Box::new(weights),
+        weights,
         text,
         attributes,
         weightings,
@@ -212,22 +237,9 @@ fn composed(files: &Files, config: &Config) -> Result<Blueprint, ModelError> {
         (None, Some(base)) => pip::cached(base, &config.cache_dir)?,
         (None, None) => unreachable!("Manifest::parse asks for one of the two"),
     };
-    let (mut settings, base, mut text): (_, Box<dyn WeightSource>, _) = match base_path.is_dir() {
-        true => {
-            let HfFolder { settings, weights, text, files } = HfFolder::read(&base_path)?;
-            ingredients.extend(weights.paths().into_iter().map(Ingredient::File));
-            read_from.extend(files);
-            (settings, Box::new(weights), text)
-        }
-        false => {
-            let file = GgufFile::open(&base_path)?;
-            ingredients.push(Ingredient::File(base_path.clone()));
-            read_from.push(base_path.clone());
-            let settings = Settings::new(&base_path, file.config()?)?;
-            let text = text::gguf::read(&file)?;
-            (settings, Box::new(file), text)
-        }
-    };
+    let Source { mut settings, weights: base, mut text, weight_files, files: base_files } = Source::open(&base_path)?;
+    ingredients.extend(weight_files.into_iter().map(Ingredient::File));
+    read_from.extend(base_files);
     if let Some(layers) = manifest.base.layers {
         let found = settings.required_size("num_hidden_layers")?;
         if layers > found {
