@@ -142,9 +142,8 @@ impl TokenCost {
     pub(super) fn of(spec: &DecoderSpec, dtype: Dtype) -> Self {
         let (layers, hidden) = (spec.layers as u64, spec.hidden as u64);
         let size = dtype.activation_bytes();
-        let matrices = Share::of(spec, Shard::WHOLE, 0, 1).matrices;
         Self {
-            matrix_flops: 2 * matrices,
+            matrix_flops: matrix_flops(spec, 1),
             all_reduce_bytes_per_layer: 2 * hidden * size,
             all_reduce_bytes: layers * 2 * hidden * size,
             all_reduce_bytes_embedding: hidden * size,
@@ -152,6 +151,15 @@ impl TokenCost {
             stage_hop_bytes: hidden * size,
         }
     }
+}
+
+/// Floating-point operations for a token in the layers' matrices on all of `tp` ranks together: where there are more than
+/// heads of keys and values, several work out the same ones.
+pub(super) fn matrix_flops(spec: &DecoderSpec, tp: usize) -> u64 {
+    let heads = spec.heads;
+    let repeats = (tp / heads.kv_heads).saturating_sub(1) as u64;
+    let key_value = (spec.layers * spec.hidden * 2 * heads.kv_heads * heads.head_dim) as u64;
+    2 * (Share::of(spec, Shard::WHOLE, 0, 1).matrices + repeats * key_value)
 }
 
 /// Floating-point operations of attention for a token of a rollout of `tokens`, on average: for each key that it sees, two

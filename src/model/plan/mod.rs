@@ -21,7 +21,7 @@ pub use cost::{RankBytes, TokenCost};
 pub use dtype::Dtype;
 pub use gpu::{GPUS, Gpu};
 
-use cost::{activation_bytes, attention_flops, largest_rank, parameters, ring_bytes};
+use cost::{activation_bytes, attention_flops, largest_rank, matrix_flops, parameters, ring_bytes};
 
 /// Mean lengths of rollouts that attention is told for, besides the one asked for.
 const LENGTHS: [usize; 4] = [512, 1024, 2048, 4096];
@@ -308,7 +308,7 @@ impl Planner<'_> {
         let ring_bytes_per_layer = ring_bytes(token.all_reduce_bytes_per_layer, tp);
         let ring_bytes_per_stage = ring_bytes_per_layer * (self.spec.layers / pp) as f64;
         let peak = gpus as f64 * gpu.peak_flops(dtype);
-        let matrices = token.matrix_flops as f64;
+        let matrices = matrix_flops(self.spec, tp) as f64;
         let computation = utilisation * peak / (matrices + attention_flops(self.spec, tokens));
         // The first stage adds up the embedding too.
         let busiest = ring_bytes_per_stage + ring_bytes(token.all_reduce_bytes_embedding, tp);

@@ -102,6 +102,10 @@ fn rates_of_the_reference_model() {
     let fp8 = Request { gpus: Some(8), pp: 1, dtype: Dtype::Fp8, ..request() };
     assert_eq!(rounded(rate(fp8.clone()).matrices_at_peak, 3), "2.39e4");
     assert!(plan(&fp8).unwrap().deployment.fit.fits);
+    // Sixteen ranks work out each of eight heads' keys and values twice.
+    let sixteen = rate(Request { tp: Some(16), pp: 1, ..request() }).matrices_at_peak;
+    let twice = 2.0 * (331_584_897_024.0 + 96.0 * 2.0 * 8.0 * 192.0 * 18_432.0);
+    assert!((sixteen / (16.0 * 989e12 / twice) - 1.0).abs() < 1e-12, "{sixteen}");
     // Over PCIe the sums decide: 48 layers, and the embedding, on 32 GB a second.
     let pcie = rate(Request { gpu: Gpu::find("l40s").unwrap(), tp: Some(8), ..request() });
     let limit = 32e9 / (129_024.0 * 48.0 + 64_512.0);
