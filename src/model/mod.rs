@@ -19,6 +19,7 @@ pub mod kernels;
 mod layers;
 mod manifest;
 mod pip;
+pub mod plan;
 mod ranks;
 mod report;
 mod settings;
