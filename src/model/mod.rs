@@ -9,6 +9,7 @@ mod backbone;
 mod blueprint;
 mod checkpoint;
 mod demo;
+mod device;
 mod digest;
 mod engine;
 mod error;
@@ -16,6 +17,10 @@ mod head;
 pub mod kernels;
 mod layers;
 mod manifest;
+#[cfg(feature = "cuda")]
+#[expect(dead_code, reason = "the layers of other devices than the CPU come next")]
+#[path = "collective/nccl.rs"]
+mod nccl;
 mod pip;
 mod settings;
 mod text;
@@ -26,6 +31,7 @@ use crate::engine::Engine;
 
 pub use backbone::Shape;
 pub use blueprint::FORMS;
+pub use device::{DeviceChoice, UnknownDevice};
 pub use engine::{ModelEngine, Report};
 pub use error::ModelError;
 pub use manifest::ReadPosition;

@@ -9,6 +9,8 @@ mod embedding;
 mod feed_forward;
 mod linear;
 mod norm;
+#[expect(dead_code, reason = "the layers of other devices than the CPU come next")]
+mod portable_attention;
 mod rotary;
 
 pub use activation::Activation;
