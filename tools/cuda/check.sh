@@ -48,7 +48,7 @@ stub() {
 
 write_stubs() {
   local cudarc
-  cudarc=$(cargo metadata --locked --format-version 1 | "${PYTHON:-python3}" -c '
+  cudarc=$(cargo metadata --locked --format-version 1 --features cuda | "${PYTHON:-python3}" -c '
 import json, os, sys
 packages = json.load(sys.stdin)["packages"]
 print(next(os.path.dirname(p["manifest_path"]) for p in packages if p["name"] == "cudarc"))')
@@ -66,7 +66,8 @@ write_stubs
 
 step "lint for compute capability $CUDA_COMPUTE_CAP" \
   cargo clippy --release --locked --features cuda --all-targets -- -D warnings
-step "build and link" cargo build --release --locked --features cuda --bin reward-sidecar
+# With an example, as everywhere in the Makefile: so that dependencies have the features that the lints built them with.
+step "build and link" cargo build --release --locked --features cuda --bin reward-sidecar --example demo
 
 # Every symbol is looked up now, in NVIDIA's libraries and the stubs.
 export LD_LIBRARY_PATH=$CUDA_HOME/lib:$stubs LD_BIND_NOW=1

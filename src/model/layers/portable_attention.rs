@@ -12,6 +12,7 @@ use std::ops::Range;
 
 use candle_core::{D, DType, Device, Result, Tensor};
 
+use super::paths::{Path, join};
 use crate::batch::MicroBatch;
 use crate::model::kernels::{AttentionOptions, HeadLayout};
 
@@ -23,21 +24,19 @@ const TILE_ROWS: usize = 512;
 const TILE_SCORES: usize = 1 << 25;
 
 /// The forest of a micro-batch as this attention needs it: made once, used by every layer.
-pub struct Paths {
-    segments: Vec<Path>,
-    /// 0, 1, 2, ... to the end of the longest path; u32, on the device.
+pub struct PortablePlan {
+    paths: Vec<Path>,
+    /// 0, 1, 2, ... to the end of the longest path; u32.
     positions: Tensor,
 }
 
-/// The path from a root through one segment.
-struct Path {
-    /// Rows of the segment.
-    rows: Range<usize>,
-    /// Position of its first row.
-    first: usize,
-    /// Rows of the whole path in order of position, consecutive ones together. Most paths have one run or two: in a
-    /// packed forest the first child lies behind its parent.
-    runs: Vec<Range<usize>>,
+impl PortablePlan {
+    /// The plan for the rows of `batch`, on `device`.
+    pub fn new(batch: &MicroBatch, device: &Device) -> Result<Self> {
+        let paths = Path::all(batch);
+        let longest = paths.iter().map(Path::end).max().unwrap_or(0);
+        Ok(Self { paths, positions: Tensor::arange(0, longest as u32, device)? })
+    }
 }
 
 /// Consecutive rows of one segment, and the positions that they may see.
@@ -48,62 +47,33 @@ struct Tile {
     keys: Range<usize>,
 }
 
-impl Paths {
-    /// The paths of `batch`, for tensors on `device`.
-    pub fn new(batch: &MicroBatch, device: &Device) -> Result<Self> {
-        let mut segments: Vec<Path> = Vec::with_capacity(batch.segments.len());
-        for segment in &batch.segments {
-            let rows = segment.tokens.start as usize..segment.tokens.end as usize;
-            let (first, mut runs) = match segment.parent {
-                Some(parent) => (segments[parent as usize].end(), segments[parent as usize].runs.clone()),
-                None => (0, Vec::new()),
-            };
-            match runs.last_mut() {
-                Some(run) if run.end == rows.start => run.end = rows.end,
-                _ => runs.push(rows.clone()),
-            }
-            segments.push(Path { rows, first, runs });
-        }
-        let longest = segments.iter().map(Path::end).max().unwrap_or(0);
-        Ok(Self { segments, positions: Tensor::arange(0, longest as u32, device)? })
-    }
-}
-
-impl Path {
-    /// The position behind its last row.
-    fn end(&self) -> usize {
-        self.first + self.rows.len()
-    }
-
-    /// The segment's rows in tiles of at most `scores` scores.
-    fn tiles(&self, heads: usize, window: Option<usize>, scores: usize) -> impl Iterator<Item = Tile> {
+impl Tile {
+    /// The rows of a path's segment in tiles of at most `scores` scores.
+    fn all(path: &Path, heads: usize, window: Option<usize>, scores: usize) -> impl Iterator<Item = Self> {
         // A tile that is no higher than the window is wide sees less than twice the window.
-        let keys = window.map_or(self.end(), |window| self.end().min(2 * window));
-        let most = window.unwrap_or(usize::MAX).min(TILE_ROWS);
-        let height = (scores / (heads * keys)).clamp(1, most);
-        self.rows.clone().step_by(height).map(move |row| {
-            let rows = row..self.rows.end.min(row + height);
-            let position = self.first + row - self.rows.start;
+        let window_rows = window.unwrap_or(usize::MAX);
+        let most_keys = path.end().min(window_rows.saturating_mul(2));
+        let height = (scores / (heads * most_keys)).clamp(1, window_rows.min(TILE_ROWS));
+        path.rows.clone().step_by(height).map(move |row| {
+            let rows = row..path.rows.end.min(row + height);
+            let position = path.first + row - path.rows.start;
             let keys = first_seen(position, window)..position + rows.len();
-            Tile { rows, position, keys }
+            Self { rows, position, keys }
         })
     }
 
-    /// The keys and values of these positions: `[heads, positions, head_dim]` of `kv: [heads, tokens, head_dim]`.
-    fn gather(&self, kv: &Tensor, positions: Range<usize>) -> Result<Tensor> {
-        let mut parts = Vec::with_capacity(self.runs.len());
-        let mut first = 0;
-        for run in &self.runs {
-            let end = first + run.len();
-            let (from, to) = (positions.start.max(first), positions.end.min(end));
-            if from < to {
-                parts.push(kv.narrow(1, run.start + from - first, to - from)?);
+    /// Which key each row sees, `[rows, keys]`: 1 if it does.
+    fn visible(&self, positions: &Tensor, window: Option<usize>) -> Result<Tensor> {
+        let rows = positions.narrow(0, self.position, self.rows.len())?.unsqueeze(1)?;
+        let keys = positions.narrow(0, self.keys.start, self.keys.len())?.unsqueeze(0)?;
+        let causal = keys.broadcast_le(&rows)?;
+        match window {
+            Some(window) if self.keys.len() > window => {
+                let last_row = keys.affine(1.0, (window - 1) as f64)?;
+                causal.mul(&last_row.broadcast_ge(&rows)?)
             }
-            first = end;
-        }
-        match &parts[..] {
-            [whole] => Ok(whole.clone()),
-            parts => Tensor::cat(parts, 1),
+            // What the last row sees, which reaches least far back, begins no later than the tile's first key.
+            _ => Ok(causal),
         }
     }
 }
@@ -115,19 +85,19 @@ fn first_seen(position: usize, window: Option<usize>) -> usize {
 
 /// Attention of every row over the positions of its path, its own last: `qkv` is `[tokens, layout.row()]`, with queries
 /// and keys already rotated; the result is `[tokens, heads * head_dim]`, of the same type. The rows are those of
-/// `paths`, on the same device.
+/// `plan`, on the same device.
 pub fn portable_attention(
     qkv: &Tensor,
-    paths: &Paths,
+    plan: &PortablePlan,
     layout: HeadLayout,
     options: AttentionOptions,
 ) -> Result<Tensor> {
-    attention_in_tiles(qkv, paths, layout, options, TILE_SCORES)
+    attention_in_tiles(qkv, plan, layout, options, TILE_SCORES)
 }
 
 fn attention_in_tiles(
     qkv: &Tensor,
-    paths: &Paths,
+    plan: &PortablePlan,
     layout: HeadLayout,
     options: AttentionOptions,
     tile_scores: usize,
@@ -146,37 +116,20 @@ fn attention_in_tiles(
     let kv = qkv.narrow(1, heads * head_dim, 2 * kv_heads * head_dim)?.to_dtype(DType::F32)?;
     let kv = kv.reshape((tokens, 2 * kv_heads, head_dim))?.transpose(0, 1)?.contiguous()?;
 
-    let mut mixed = Vec::with_capacity(paths.segments.len());
-    for path in &paths.segments {
+    let mut mixed = Vec::with_capacity(plan.paths.len());
+    for path in &plan.paths {
         let seen = first_seen(path.first, options.window)..path.end();
-        let kv = path.gather(&kv, seen.clone())?;
-        for tile in path.tiles(heads, options.window, tile_scores) {
+        let kv = join(path.parts(&kv, 1, seen.clone())?, 1)?;
+        for tile in Tile::all(path, heads, options.window, tile_scores) {
             let queries = queries.narrow(1, tile.rows.start * group, tile.rows.len() * group)?;
             let kv = kv.narrow(1, tile.keys.start - seen.start, tile.keys.len())?;
             let (keys, values) = (kv.narrow(0, 0, kv_heads)?, kv.narrow(0, kv_heads, kv_heads)?);
-            let visible = tile.visible(&paths.positions, options.window)?;
+            let visible = tile.visible(&plan.positions, options.window)?;
             mixed.push(attend(&queries, &keys, &values, &visible, options.soft_cap)?.to_dtype(qkv.dtype())?);
         }
     }
     let mixed = Tensor::cat(&mixed, 1)?.reshape((kv_heads, tokens, group * head_dim))?;
     mixed.transpose(0, 1)?.reshape((tokens, heads * head_dim))
-}
-
-impl Tile {
-    /// Which key each row sees, `[rows, keys]`: 1 if it does.
-    fn visible(&self, positions: &Tensor, window: Option<usize>) -> Result<Tensor> {
-        let rows = positions.narrow(0, self.position, self.rows.len())?.unsqueeze(1)?;
-        let keys = positions.narrow(0, self.keys.start, self.keys.len())?.unsqueeze(0)?;
-        let causal = keys.broadcast_le(&rows)?;
-        match window {
-            Some(window) if self.keys.len() > window => {
-                let last_row = keys.affine(1.0, (window - 1) as f64)?;
-                causal.mul(&last_row.broadcast_ge(&rows)?)
-            }
-            // What the last row sees, which reaches least far back, begins no later than the tile's first key.
-            _ => Ok(causal),
-        }
-    }
 }
 
 /// The mix of `values` for each of `queries: [kv_heads, rows * group, head_dim]`, scaled, over `keys` and `values`,
@@ -200,8 +153,6 @@ fn attend(queries: &Tensor, keys: &Tensor, values: &Tensor, visible: &Tensor, so
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
-
     use half::bf16;
     use proptest::prelude::*;
 
@@ -263,8 +214,8 @@ mod tests {
         scores: usize,
     ) -> Vec<f32> {
         let qkv = Tensor::from_slice(qkv, (batch.tokens.len(), layout.row()), &Device::Cpu).unwrap();
-        let paths = Paths::new(batch, &Device::Cpu).unwrap();
-        let out = attention_in_tiles(&qkv.to_dtype(dtype).unwrap(), &paths, layout, options, scores).unwrap();
+        let plan = PortablePlan::new(batch, &Device::Cpu).unwrap();
+        let out = attention_in_tiles(&qkv.to_dtype(dtype).unwrap(), &plan, layout, options, scores).unwrap();
         assert_eq!(out.dtype(), dtype);
         assert_eq!(out.dims(), [batch.tokens.len(), layout.heads * layout.head_dim]);
         out.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1().unwrap()
@@ -276,7 +227,8 @@ mod tests {
     /// are added; scale, cap, difference and exponential add a few epsilons of that magnitude. An error of d in a score
     /// is one of d in its weight and, through the total, one of d in the others. The mix of k values adds k half
     /// epsilons, and the total as many.
-    fn bound(layout: HeadLayout, options: AttentionOptions, longest: usize) -> f32 {
+    fn bound(batch: &MicroBatch, layout: HeadLayout, options: AttentionOptions) -> f32 {
+        let longest = batch.positions.iter().max().unwrap() + 1;
         let magnitude = options.scale * layout.head_dim as f32;
         f32::EPSILON * ((layout.head_dim as f32 + 8.0) * magnitude + longest as f32 + 16.0)
     }
@@ -293,12 +245,11 @@ mod tests {
     fn agrees_with_the_kernel_whatever_the_tiles() {
         for share in [true, false] {
             let batch = MicroBatch::pack(&forest(), share);
-            let longest = *batch.positions.iter().max().unwrap() as usize + 1;
             for layout in LAYOUTS {
                 let qkv = values(batch.tokens.len() * layout.row());
                 for options in all_options(layout) {
                     let expected = by_kernel(&batch, layout, options, &qkv);
-                    let bound = 2.0 * bound(layout, options, longest);
+                    let bound = 2.0 * bound(&batch, layout, options);
                     // A row a tile, a few rows a tile, a segment a tile.
                     for scores in [1, 1000, TILE_SCORES] {
                         let found = in_tiles(&batch, layout, options, &qkv, DType::F32, scores);
@@ -318,7 +269,7 @@ mod tests {
         for options in all_options(layout) {
             let expected = by_kernel(&batch, layout, options, &qkv);
             let found = in_tiles(&batch, layout, options, &qkv, DType::BF16, 1000);
-            let bound = 2.0 * bound(layout, options, 120);
+            let bound = 2.0 * bound(&batch, layout, options);
             // Rounding to nearest is off by half an epsilon of the type at most; what is rounded is off by `bound`.
             let tolerance = |expected: f32| bound + (expected.abs() + bound) * bf16::EPSILON.to_f32() / 2.0;
             assert_close(&found, &expected, tolerance, &format!("{options:?}"));
@@ -354,7 +305,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn paths_and_tiles_hold_every_position_once(
+        fn tiles_hold_every_row_once_and_few_scores(
             shapes in prop::collection::vec((0usize..40, 1usize..30, 0u32..3), 1..10),
             window in prop::option::of(1usize..50),
             scores in 1usize..2000,
@@ -362,20 +313,17 @@ mod tests {
             let rollouts: Vec<_> =
                 shapes.into_iter().map(|(prefix, tail, token)| [vec![9; prefix], vec![token; tail]].concat()).collect();
             let batch = MicroBatch::pack(&rollouts, true);
-            let mut rows_seen = HashSet::new();
-            for path in Paths::new(&batch, &Device::Cpu).unwrap().segments {
-                let tokens: Vec<u32> =
-                    path.runs.iter().flat_map(|run| batch.tokens[run.clone()].iter().copied()).collect();
-                prop_assert_eq!(tokens, batch.path(path.rows.end as u32 - 1));
-                prop_assert!(path.runs.windows(2).all(|pair| pair[0].end < pair[1].start));
-                for tile in path.tiles(4, window, scores) {
+            let mut next = 0;
+            for path in Path::all(&batch) {
+                for tile in Tile::all(&path, 4, window, scores) {
+                    prop_assert_eq!(tile.rows.start, next);
                     prop_assert!(tile.rows.len() == 1 || 4 * tile.rows.len() * tile.keys.len() <= scores);
                     prop_assert_eq!(tile.position, batch.positions[tile.rows.start] as usize);
                     prop_assert_eq!(tile.keys.end, batch.positions[tile.rows.end - 1] as usize + 1);
-                    prop_assert!(tile.rows.clone().all(|row| rows_seen.insert(row)));
+                    next = tile.rows.end;
                 }
             }
-            prop_assert_eq!(rows_seen.len(), batch.tokens.len());
+            prop_assert_eq!(next, batch.tokens.len());
         }
     }
 }
