@@ -1,8 +1,9 @@
 //! Ranks on the GPUs of one machine: NCCL, ordered on the streams on which candle computes.
 //!
-//! Invariant: all ranks of a group make the same calls in the same order, with tensors of the same shape and type. A
-//! call returns when it is enqueued; what reads its result on the same device comes after it, on the same stream. A rank
-//! that stays away leaves the others waiting on their GPUs, which only the end of the process ends.
+//! Invariant: all ranks of a group make the same calls in the same order, with tensors of the same type and, but for the
+//! last dimension of an all-gather, the same shape. A call returns when it is enqueued; what reads its result on the same
+//! device comes after it, on the same stream. A rank that stays away leaves the others waiting on their GPUs, which only
+//! the end of the process ends.
 
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
@@ -10,9 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use candle_core::cuda::cudarc::driver::{CudaSlice, DeviceRepr};
 use candle_core::cuda::cudarc::nccl::{Comm, NcclType, ReduceOp, result::NcclError};
 use candle_core::cuda::{CudaDType, CudaStorageSlice};
-use candle_core::{
-    CpuStorage, CudaDevice, CudaStorage, CustomOp1, D, DType, Device, Error, Layout, Result, Shape, Tensor, bail,
-};
+use candle_core::{CpuStorage, CudaDevice, CudaStorage, CustomOp1, Device, Error, Layout, Result, Shape, Tensor, bail};
 
 /// One rank of a group.
 pub struct Nccl {
@@ -70,14 +69,18 @@ impl Nccl {
         self.call(x, Operation::AllReduce)
     }
 
-    /// All ranks' `x` side by side along the last dimension, in order of rank.
+    /// All ranks' `x` side by side along the last dimension, in order of rank. That dimension may differ from rank to
+    /// rank; how it does is asked first, for which the host waits.
     pub fn all_gather(&self, x: &Tensor) -> Result<Tensor> {
-        let columns = x.dim(D::Minus1)?;
-        let rows = x.elem_count() / columns.max(1);
-        let mut shape = x.dims().to_vec();
-        *shape.last_mut().expect("a tensor with a last dimension has a dimension") = self.world * columns;
-        let gathered = self.call(x, Operation::AllGather)?;
-        gathered.reshape((self.world, rows, columns))?.transpose(0, 1)?.reshape(shape)
+        let last = x.dims().len().checked_sub(1).ok_or_else(|| Error::Msg("all-gather of a scalar".into()))?;
+        let columns = x.dim(last)?;
+        let all: Vec<u32> =
+            self.call(&Tensor::new(&[columns as u32], x.device())?, Operation::AllGather)?.flatten_all()?.to_vec1()?;
+        let widest = all.iter().map(|&columns| columns as usize).max().unwrap_or(columns);
+        // NCCL wants as much of every rank. [world, ..., widest]
+        let gathered = self.call(&x.pad_with_zeros(last, 0, widest - columns)?.contiguous()?, Operation::AllGather)?;
+        let part = |(rank, &columns): (usize, &u32)| gathered.get(rank)?.narrow(last, 0, columns as usize);
+        Tensor::cat(&all.iter().enumerate().map(part).collect::<Result<Vec<_>>>()?, last)
     }
 
     /// The `x` of rank `root`. Of the others' only shape and type matter.
@@ -149,7 +152,8 @@ impl CustomOp1 for Call<'_> {
             CudaStorageSlice::F32(values) => self.run(&x.device, values, start..end),
             CudaStorageSlice::F16(values) => self.run(&x.device, values, start..end),
             CudaStorageSlice::BF16(values) => self.run(&x.device, values, start..end),
-            _ => bail!("{} takes {:?}, {:?} or {:?}", self.name(), DType::F32, DType::F16, DType::BF16),
+            CudaStorageSlice::U32(values) => self.run(&x.device, values, start..end),
+            _ => bail!("{} takes float32, float16, bfloat16 or u32", self.name()),
         }?;
         let mut shape = layout.dims().to_vec();
         if let Operation::AllGather = self.operation {
