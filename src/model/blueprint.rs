@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::checkpoint::{Adapter, Composed, GgufFile, SafetensorsFiles, WeightSource, open_folder};
+use super::checkpoint::{Adapter, Composed, GgufFile, SafetensorsFile, Shards, WeightSource, open_folder};
 use super::digest::{Fingerprint, tree_hash};
 use super::error::{read_json, read_text};
 use super::head::HeadSpec;
@@ -116,7 +116,7 @@ impl Blueprint {
 /// A folder in Hugging Face layout, read.
 struct HfFolder {
     settings: Settings,
-    weights: SafetensorsFiles,
+    weights: Shards,
     text: TextAssets,
     files: Vec<PathBuf>,
 }
@@ -181,19 +181,19 @@ impl Files {
         }
     }
 
-    fn safetensors(&self, file: &Path, ingredients: &mut Vec<Ingredient>) -> Result<SafetensorsFiles, ModelError> {
+    fn safetensors(&self, file: &Path, ingredients: &mut Vec<Ingredient>) -> Result<SafetensorsFile, ModelError> {
         let path = self.resolve(file);
         match self {
             Self::Beside(_) => {
                 ingredients.push(Ingredient::File(path.clone()));
-                SafetensorsFiles::open(&path)
+                SafetensorsFile::open(&path)
             }
             Self::Embedded(demo) => {
                 let bytes = demo.file(file).ok_or_else(|| {
                     ModelError::malformed(&demo.manifest_path(), format!("{} is not built in", file.display()))
                 })?;
                 ingredients.push(Ingredient::Embedded(bytes));
-                SafetensorsFiles::embedded(path, bytes)
+                SafetensorsFile::embedded(path, bytes)
             }
         }
     }
