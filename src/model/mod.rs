@@ -11,6 +11,7 @@ mod checkpoint;
 mod collective;
 mod decoder;
 mod demo;
+mod device;
 mod digest;
 mod engine;
 mod error;
@@ -18,7 +19,12 @@ mod head;
 pub mod kernels;
 mod layers;
 mod manifest;
+#[cfg(feature = "cuda")]
+#[expect(dead_code, reason = "the layers of other devices than the CPU come next")]
+#[path = "collective/nccl.rs"]
+mod nccl;
 mod pip;
+pub mod plan;
 mod ranks;
 mod report;
 mod settings;
@@ -31,6 +37,7 @@ use crate::engine::Engine;
 
 pub use blueprint::FORMS;
 pub use decoder::Parameters;
+pub use device::{DeviceChoice, UnknownDevice};
 pub use engine::ModelEngine;
 pub use error::ModelError;
 pub use head::HeadSpec;
