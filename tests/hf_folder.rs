@@ -31,7 +31,12 @@ fn fixtures() -> PathBuf {
 
 fn load(folder: &Path) -> Result<ModelEngine, ModelError> {
     let nowhere = PathBuf::from("/nonexistent");
-    ModelEngine::load(&Config { model: folder.to_str().unwrap().into(), tp: 1, threads: 2, cache_dir: nowhere })
+    ModelEngine::load(&Config {
+        model: folder.to_str().unwrap().into(),
+        threads: 2,
+        cache_dir: nowhere,
+        ..Config::default()
+    })
 }
 
 #[test]
