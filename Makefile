@@ -10,7 +10,7 @@ VENV   := target/venv
 # without them candle would be built a second time.
 BUILD  := $(CARGO) build --release --locked --bin reward-sidecar --example demo
 
-.PHONY: demo test check bench observability fixtures deny clean
+.PHONY: demo test check bench observability fixtures deny cuda-check clean
 .DEFAULT_GOAL := help
 
 help:
@@ -20,6 +20,7 @@ help:
 	@echo "make bench          the measured table of the README, on this machine"
 	@echo "make observability  spans into a real OTLP collector, metrics into a real Prometheus"
 	@echo "make fixtures       write the tests' tiny checkpoints again (needs torch; about 5 GB)"
+	@echo "make cuda-check     compile and link the GPU binary, without a GPU (a quarter of an hour; about 1 GB)"
 	@echo "make deny           licences, bans and sources of all dependencies (needs cargo-deny)"
 
 demo:
@@ -60,6 +61,9 @@ fixtures:
 	$(PYTHON) -m venv target/fixtures-venv
 	target/fixtures-venv/bin/python -m pip install --quiet -r tools/requirements.txt
 	target/fixtures-venv/bin/python tools/make_fixtures.py
+
+cuda-check:
+	tools/cuda/check.sh
 
 deny:
 	$(CARGO) deny --offline check licenses bans sources

@@ -42,7 +42,7 @@ enum Prompt {
 impl Line {
     fn messages(&self) -> Vec<Message> {
         match &self.prompt {
-            Prompt::Text(text) => vec![Message { role: "user".into(), content: text.clone() }],
+            Prompt::Text(text) => vec![Message::new("user", text)],
             Prompt::Messages(messages) => messages.clone(),
         }
     }

@@ -171,7 +171,7 @@ fn rollouts(step: usize, samples: &[[usize; GROUP]; QUESTIONS.len()]) -> impl It
             id: format!("step {step}, question {q}, sample {i}"),
             group: format!("{step}/{q}"),
             input: Some(Input::Chat {
-                messages: vec![Message { role: "user".into(), content: (*question).into() }],
+                messages: vec![Message::new("user", *question)],
                 completion: answers[answer].into(),
             }),
             ..Rollout::default()

@@ -61,7 +61,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             id: format!("{g}/{c}"),
             group: format!("{g}"),
             input: Some(Input::Chat {
-                messages: vec![Message { role: "user".into(), content: group.prompt.into() }],
+                messages: vec![Message::new("user", group.prompt)],
                 completion: (*completion).into(),
             }),
             ..Rollout::default()

@@ -16,7 +16,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let rollout = Rollout {
         id: "once".into(),
         input: Some(Input::Chat {
-            messages: vec![Message { role: "user".into(), content: "Why do cats purr?".into() }],
+            messages: vec![Message::new("user", "Why do cats purr?")],
             completion: "Mostly when they are content, for instance while being stroked; but a cat may also purr to \
                          calm itself when it is ill or afraid."
                 .into(),

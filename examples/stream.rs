@@ -37,7 +37,7 @@ fn rollouts() -> impl Iterator<Item = Rollout> {
             // Rollouts with the same prompt: the server may compute the prompt once.
             group: format!("{p}"),
             input: Some(Input::Chat {
-                messages: vec![Message { role: "user".into(), content: (*prompt).into() }],
+                messages: vec![Message::new("user", *prompt)],
                 completion: (*completion).into(),
             }),
             ..Rollout::default()

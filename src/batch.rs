@@ -31,47 +31,97 @@ pub struct Segment {
     pub parent: Option<SegmentId>,
 }
 
-/// The packed row at which the head reads one rollout.
+/// A packed row at which the head reads a rollout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Read {
     /// The row.
     pub row: u32,
-    /// Index of the rollout among those given to [`MicroBatch::pack`].
+    /// The rollout: [`Sequence::rollout`] of the sequence that is read.
     pub rollout: u32,
 }
 
+/// Tokens to be packed, and where the head reads them. A rollout is one such sequence, or several: a conversation of
+/// which more turns than the last are scored.
+#[derive(Debug, Clone, Copy)]
+pub struct Sequence<'a> {
+    /// The tokens; never empty.
+    pub tokens: &'a [u32],
+    /// The positions that are read.
+    pub at: At<'a>,
+    /// Whose tokens these are.
+    pub rollout: u32,
+}
+
+/// Positions of a sequence at which the head reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum At<'a> {
+    /// The last one.
+    Last,
+    /// These, counted from 0.
+    Positions(&'a [u32]),
+}
+
+impl Sequence<'_> {
+    /// Number of reads.
+    fn reads(&self) -> usize {
+        match self.at {
+            At::Last => 1,
+            At::Positions(positions) => positions.len(),
+        }
+    }
+}
+
 impl MicroBatch {
-    /// Packs rollouts, reading each at its last token. Reads come out in the order of `rollouts`.
-    ///
-    /// With `share_prefixes` every distinct prefix is stored once, however many rollouts begin with it; without, every
-    /// rollout is a root of its own. The rewards are the same.
+    /// Packs rollouts, reading each at its last token. Reads come out in the order of `rollouts`, by whose indices they
+    /// go.
     ///
     /// # Panics
-    /// If a rollout is empty or the batch has more than `u32::MAX` tokens; intake lets neither through.
+    /// As [`Self::pack_sequences`].
     pub fn pack<T: AsRef<[u32]>>(rollouts: &[T], share_prefixes: bool) -> Self {
-        let mut order: Vec<u32> = (0..rollouts.len() as u32).collect();
+        let sequence = |(i, tokens): (usize, _)| Sequence { tokens, at: At::Last, rollout: i as u32 };
+        let sequences: Vec<_> = rollouts.iter().map(T::as_ref).enumerate().map(sequence).collect();
+        Self::pack_sequences(&sequences, share_prefixes)
+    }
+
+    /// Packs sequences. Reads come out in the order of `sequences`, and of the positions of each.
+    ///
+    /// With `share_prefixes` every distinct prefix is stored once, however many sequences begin with it; without, every
+    /// sequence is a root of its own. The rewards are the same.
+    ///
+    /// # Panics
+    /// If a sequence is empty, a position is outside of it, or the batch has more than `u32::MAX` tokens; intake lets none of
+    /// these through.
+    pub fn pack_sequences(sequences: &[Sequence], share_prefixes: bool) -> Self {
+        let mut order: Vec<u32> = (0..sequences.len() as u32).collect();
         if share_prefixes {
-            // In lexicographic order the rollouts that share a prefix are neighbours, and a depth-first walk of
+            // In lexicographic order the sequences that share a prefix are neighbours, and a depth-first walk of
             // the radix tree needs no more than the common length of each pair of neighbours.
-            order.sort_by(|&a, &b| rollouts[a as usize].as_ref().cmp(rollouts[b as usize].as_ref()));
+            order.sort_by_key(|&i| sequences[i as usize].tokens);
         }
-        // What each rollout shares with the next one in order.
+        // What each sequence shares with the next one in order.
         let shared_with_next: Vec<usize> = order
             .windows(2)
             .map(|w| match share_prefixes {
-                true => common_prefix(rollouts[w[0] as usize].as_ref(), rollouts[w[1] as usize].as_ref()),
+                true => common_prefix(sequences[w[0] as usize].tokens, sequences[w[1] as usize].tokens),
                 false => 0,
             })
             .collect();
-        let mut batch = Self { reads: vec![Read { row: 0, rollout: 0 }; rollouts.len()], ..Self::default() };
-        // Segments from the root to the previous rollout's end: (segment, first position after it).
+        // The place of each sequence's first read.
+        let mut places = Vec::with_capacity(sequences.len());
+        let mut reads = 0;
+        for sequence in sequences {
+            places.push(reads);
+            reads += sequence.reads();
+        }
+        let mut batch = Self { reads: vec![Read { row: 0, rollout: 0 }; reads], ..Self::default() };
+        // Segments from the root to the previous sequence's end: (segment, first position after it).
         let mut path: Vec<(SegmentId, u32)> = Vec::new();
         for (i, &index) in order.iter().enumerate() {
-            let tokens = rollouts[index as usize].as_ref();
-            assert!(!tokens.is_empty(), "an empty rollout reached the packer");
+            let Sequence { tokens, at, rollout } = sequences[index as usize];
+            assert!(!tokens.is_empty(), "an empty sequence reached the packer");
             let shared = if i == 0 { 0 } else { shared_with_next[i - 1] };
             batch.leave(&mut path, shared as u32);
-            // Segments are cut where a later rollout branches off, so that none needs splitting afterwards.
+            // Segments are cut where a later sequence branches off, so that none needs splitting afterwards.
             let mut from = shared;
             for to in branch_points(&shared_with_next[i.min(shared_with_next.len())..], shared).chain([tokens.len()]) {
                 if to > from {
@@ -79,7 +129,14 @@ impl MicroBatch {
                     from = to;
                 }
             }
-            batch.reads[index as usize] = Read { row: batch.row_at(&path, tokens.len() as u32 - 1), rollout: index };
+            let last = [tokens.len() as u32 - 1];
+            let positions = match at {
+                At::Last => &last[..],
+                At::Positions(positions) => positions,
+            };
+            for (place, &position) in (places[index as usize]..).zip(positions) {
+                batch.reads[place] = Read { row: batch.row_at(&path, position), rollout };
+            }
         }
         batch
     }
@@ -132,7 +189,7 @@ impl MicroBatch {
     }
 }
 
-/// Lengths, above `from` and ascending, at which later rollouts branch off a rollout, given the common lengths of
+/// Lengths, above `from` and ascending, at which later sequences branch off a sequence, given the common lengths of
 /// each pair of neighbours from it on: in sorted order what it shares with a later one is the least on the way there.
 fn branch_points(shared_with_next: &[usize], from: usize) -> impl Iterator<Item = usize> {
     let mut points = Vec::new();
@@ -147,6 +204,14 @@ fn branch_points(shared_with_next: &[usize], from: usize) -> impl Iterator<Item 
         }
     }
     points.into_iter().rev()
+}
+
+/// Number of distinct prefixes: the tokens that are computed for these sequences where prefixes are shared.
+pub fn unique_tokens(sequences: &[&[u32]]) -> usize {
+    let mut sorted = sequences.to_vec();
+    sorted.sort_unstable();
+    let shared: usize = sorted.windows(2).map(|w| common_prefix(w[0], w[1])).sum();
+    sorted.iter().map(|sequence| sequence.len()).sum::<usize>() - shared
 }
 
 /// Length of the longest common prefix.
@@ -168,6 +233,19 @@ mod tests {
         prop::collection::vec(prop::collection::vec(0u32..3, 1..12), 0..24)
     }
 
+    /// Tokens, and the positions that are read; `None` for the last one.
+    type Part = (Vec<u32>, Option<Vec<u32>>);
+
+    /// Rollouts of one to four sequences, some read at several positions, some at none.
+    fn read_rollouts() -> impl Strategy<Value = Vec<Vec<Part>>> {
+        let part = prop::collection::vec((0u32..3, any::<bool>()), 1..12).prop_flat_map(|marked| {
+            let tokens: Vec<u32> = marked.iter().map(|(token, _)| *token).collect();
+            let positions = (0..).zip(&marked).filter(|(_, (_, read))| *read).map(|(p, _)| p).collect::<Vec<u32>>();
+            (Just(tokens), prop::option::of(Just(positions)))
+        });
+        prop::collection::vec(prop::collection::vec(part, 1..5), 0..10)
+    }
+
     proptest! {
         #[test]
         fn every_read_sees_its_own_rollout(rollouts in rollouts(), share: bool) {
@@ -178,6 +256,35 @@ mod tests {
                 prop_assert_eq!(&batch.path(read.row), tokens);
                 prop_assert_eq!(batch.positions[read.row as usize] as usize, tokens.len() - 1);
             }
+        }
+
+        /// Every read sees the tokens from its sequence's first to its own, and no other.
+        #[test]
+        fn every_read_of_many_sees_its_own_tokens(rollouts in read_rollouts(), share: bool) {
+            let mut sequences = Vec::new();
+            let mut expected = Vec::new();
+            for (rollout, parts) in rollouts.iter().enumerate() {
+                let rollout = rollout as u32;
+                for (tokens, positions) in parts {
+                    let at = positions.as_deref().map_or(At::Last, At::Positions);
+                    sequences.push(Sequence { tokens, at, rollout });
+                    match positions {
+                        None => expected.push((rollout, tokens.as_slice())),
+                        Some(positions) => {
+                            expected.extend(positions.iter().map(|&p| (rollout, &tokens[..=p as usize])));
+                        }
+                    }
+                }
+            }
+            let batch = MicroBatch::pack_sequences(&sequences, share);
+            prop_assert_eq!(batch.reads.len(), expected.len());
+            for (read, (rollout, tokens)) in batch.reads.iter().zip(expected) {
+                prop_assert_eq!(read.rollout, rollout);
+                prop_assert_eq!(batch.path(read.row), tokens);
+            }
+            let tokens: Vec<&[u32]> = sequences.iter().map(|s| s.tokens).collect();
+            let unique = if share { unique_tokens(&tokens) } else { tokens.iter().map(|t| t.len()).sum() };
+            prop_assert_eq!(batch.tokens.len(), unique);
         }
 
         #[test]

@@ -1,6 +1,7 @@
 //! `trait Engine`: micro-batch in, score table out. The one seam between the sidecar and any model.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::batch::MicroBatch;
@@ -47,7 +48,7 @@ pub struct ReadPolicy {
     pub at: ReadAt,
     /// A token that is put behind every rollout that does not end with it; the head was trained to be read there.
     pub append: Option<u32>,
-    /// A run of tokens that every rollout must hold: the head looks for it. Empty: none.
+    /// A run of tokens that every rollout must hold: the head looks for the last one. Empty: none.
     pub needs: Vec<u32>,
 }
 
@@ -103,7 +104,8 @@ pub enum Bos {
     /// Where the tokenizer would put one: exactly one, whatever the template brought.
     #[default]
     AsTokenizer,
-    /// Never; the model was trained without.
+    /// None is added: the model was trained without. One that the template or the text itself writes stays, for what
+    /// is given as templated is scored as it stands.
     Never,
 }
 
@@ -127,6 +129,12 @@ impl ScoreTable {
     /// The scores of read `i`, in the order of the card's attributes.
     pub fn row(&self, i: usize) -> Option<&[f32]> {
         self.values.chunks_exact(self.columns).nth(i)
+    }
+
+    /// The scores of several reads in a row; `None` where there are not so many.
+    pub fn slice(&self, reads: Range<usize>) -> Option<Vec<&[f32]>> {
+        let values = self.values.get(reads.start * self.columns..reads.end * self.columns)?;
+        Some(values.chunks_exact(self.columns).collect())
     }
 
     /// Number of columns.
@@ -171,6 +179,11 @@ impl EchoEngine {
             reads: ReadPolicy::default(),
         };
         Self { card: Arc::new(card) }
+    }
+
+    /// The same with another card's text and reads.
+    pub fn taking(self, text: TextAssets, reads: ReadPolicy) -> Self {
+        Self { card: Arc::new(ModelCard { text, reads, ..ModelCard::clone(&self.card) }) }
     }
 
     /// What the engine says of these tokens.

@@ -12,12 +12,24 @@ pub const MAX_NAME_BYTES: usize = 256;
 /// Most messages in one conversation: a template is rendered for each, before any token is counted.
 pub const MAX_MESSAGES: usize = 4096;
 
+/// Most steps of a chat template's program in one rendering. The published templates take a few hundred per message, so
+/// that [`MAX_MESSAGES`] fit ten times; one that loops for ever ends within a second.
+pub const MAX_TEMPLATE_STEPS: u64 = 20_000_000;
+
+/// Most rendered text of one rollout's scored turns, each with all before it: a conversation of n turns has n squared of
+/// it. Four times the longest rollout; the tokens are limited by [`MAX_ROLLOUT_TOKENS`].
+pub const MAX_TURNS_BYTES: usize = 4 * MAX_TEXT_BYTES;
+
 /// Longest text of one rollout in bytes. 1 Mi tokens of ordinary text fit; a larger one is a mistake, and would hold
 /// a tokenizer thread for seconds.
 pub const MAX_TEXT_BYTES: usize = 8 << 20;
 
-/// Most token ids in one rollout: row numbers of a micro-batch are `u32`, and no published context is longer.
+/// Most token ids in one rollout, its scored turns included, each with all before it: row numbers of a micro-batch are
+/// `u32`, and no published context is longer.
 pub const MAX_ROLLOUT_TOKENS: usize = 1 << 20;
+
+/// Most reads of one rollout: each comes back with all attributes, and a reply must stay below [`MAX_MESSAGE_BYTES`].
+pub const MAX_READS: usize = 1 << 16;
 
 /// Most unique tokens in one micro-batch: row numbers are `u32`, and activations are a few hundred kB per token for
 /// the largest models.

@@ -19,6 +19,20 @@ pub struct Rewards {
     pub queue_ns: u64,
     /// The forward pass of the micro-batch.
     pub forward_ns: u64,
+    /// Every read in order, where the head reads this rollout at several places; empty where it reads the last token
+    /// alone.
+    pub reads: Vec<ReadRewards>,
+}
+
+/// What the model says of a rollout at one of several reads.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ReadRewards {
+    /// Tokens up to and including the one that is read, counted in what was scored.
+    pub tokens: u32,
+    /// The attributes there, as [`Rewards::attributes`].
+    pub attributes: Vec<f32>,
+    /// Those attributes, aggregated as the rollout asked. Finite.
+    pub reward: f32,
 }
 
 /// The one answer to a rollout.
@@ -89,7 +103,7 @@ codes! {
     BadId = "BAD_ID",
     /// The id is in flight already.
     DuplicateId = "DUPLICATE_ID",
-    /// The chat template refused the messages.
+    /// The chat template refused the messages, or they cannot be scored as asked.
     BadMessages = "BAD_MESSAGES",
     /// Not JSON, not UTF-8, a wrong type, an unknown field.
     Malformed = "MALFORMED",
@@ -117,6 +131,8 @@ codes! {
     EngineFailed = "ENGINE_FAILED",
     /// A ticket was dropped unanswered.
     Lost = "LOST",
+    /// The tokens hold no place at which the head could read.
+    NoReadPosition = "NO_READ_POSITION",
 }
 
 impl std::fmt::Display for Code {

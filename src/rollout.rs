@@ -7,7 +7,10 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
+
+use crate::batch::{At, Sequence};
+use crate::engine::Reduce;
 
 /// Deserializes what must be written as an object: serde would take a struct's fields from a list as well.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,8 +42,41 @@ fn optional_object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer:
     Ok(Option::<Object<T>>::deserialize(deserializer)?.map(|Object(value)| value))
 }
 
+/// Deserializes a map in which no name stands twice: serde would take the last and forget the others.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Distinct<T>(pub BTreeMap<String, T>);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Distinct<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Entries<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Entries<T> {
+            type Value = Distinct<T>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Distinct<T>, A::Error> {
+                let mut entries = BTreeMap::new();
+                while let Some(name) = map.next_key::<String>()? {
+                    if entries.contains_key(&name) {
+                        return Err(A::Error::custom(format!("{name}: given twice")));
+                    }
+                    entries.insert(name, map.next_value()?);
+                }
+                Ok(Distinct(entries))
+            }
+        }
+        deserializer.deserialize_map(Entries(PhantomData))
+    }
+}
+
+fn distinct<'de, D: Deserializer<'de>, T: Deserialize<'de>>(d: D) -> Result<BTreeMap<String, T>, D::Error> {
+    Distinct::deserialize(d).map(|Distinct(entries)| entries)
+}
+
 fn objects<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<BTreeMap<String, T>, D::Error> {
-    let objects = BTreeMap::<String, Object<T>>::deserialize(deserializer)?;
+    let objects: BTreeMap<String, Object<T>> = distinct(deserializer)?;
     Ok(objects.into_iter().map(|(name, Object(value))| (name, value)).collect())
 }
 
@@ -89,14 +125,28 @@ pub enum Input {
 }
 
 /// One message of a conversation.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Message {
     /// Who speaks.
     pub role: String,
     /// What is said.
     pub content: String,
+    /// Whether this turn is scored too, as if it were the completion of what comes before it. For an assistant's
+    /// messages only. Chat templates do not see it.
+    #[serde(default, skip_serializing)]
+    pub score: bool,
 }
+
+impl Message {
+    /// A message that is not scored for itself.
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
+        Self { role: role.into(), content: content.into(), score: false }
+    }
+}
+
+/// The role of those whose turns are scored, and of a completion.
+pub const ASSISTANT: &str = "assistant";
 
 /// Why a completion ended.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -121,6 +171,7 @@ pub struct AggregationSpec {
     /// A weighting that the model names.
     pub weighting: Option<String>,
     /// Weights by attribute; empty means none were given.
+    #[serde(deserialize_with = "distinct")]
     pub weights: BTreeMap<String, f64>,
     /// Transforms by attribute.
     #[serde(deserialize_with = "objects")]
@@ -174,11 +225,15 @@ pub struct LengthPenalty {
     pub target_tokens: u32,
 }
 
-/// A rollout that intake has proved: non-empty, within the context, every id within the vocabulary.
+/// A rollout that intake has proved: non-empty, within the context, every id within the vocabulary, read where the
+/// model's card says.
 #[derive(Debug, Clone)]
 pub struct ValidRollout {
-    /// The tokens to be scored; the read is the last one. Shared, so that queue and batch need no copy.
+    /// The tokens to be scored, to the end of the completion and what the template puts behind it. Shared, so that queue
+    /// and batch need no copy.
     pub tokens: Arc<[u32]>,
+    /// Where they are read.
+    pub reads: Reads,
     /// Tokens that belong to the completion, where the input form tells.
     pub completion_tokens: Option<u32>,
     /// Whether the prompt was cut to fit.
@@ -189,4 +244,66 @@ pub struct ValidRollout {
     pub group: String,
     /// Higher goes first.
     pub priority: i32,
+}
+
+/// Where the head reads one rollout.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reads {
+    /// At its last token: one read, which is the rollout's.
+    Last,
+    /// At the end of each of its steps; the rollout's attributes are made of theirs.
+    Steps {
+        /// Positions in the rollout's tokens, ascending, at least one.
+        ends: Arc<[u32]>,
+        /// How.
+        reduce: Reduce,
+    },
+    /// At the last token of earlier turns, then at the rollout's own, which gives its attributes.
+    Turns(Arc<[Turn]>),
+}
+
+/// An earlier turn that is scored: as if it were the completion of a rollout of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Turn {
+    /// The conversation up to it, as the template ends one.
+    pub tokens: Arc<[u32]>,
+    /// Tokens of the turn's own content, where somebody asked for them.
+    pub completion_tokens: Option<u32>,
+}
+
+impl ValidRollout {
+    /// What is packed for this rollout, as number `rollout`, in the order of its reads.
+    pub fn sequences(&self, rollout: u32) -> impl Iterator<Item = Sequence<'_>> {
+        let (turns, at): (&[Turn], _) = match &self.reads {
+            Reads::Last => (&[], At::Last),
+            Reads::Steps { ends, .. } => (&[], At::Positions(ends)),
+            Reads::Turns(turns) => (turns, At::Last),
+        };
+        let turns = turns.iter().map(move |turn| Sequence { tokens: &turn.tokens, at: At::Last, rollout });
+        turns.chain([Sequence { tokens: &self.tokens, at, rollout }])
+    }
+
+    /// Number of reads; at least one.
+    pub fn read_count(&self) -> usize {
+        match &self.reads {
+            Reads::Last => 1,
+            Reads::Steps { ends, .. } => ends.len(),
+            Reads::Turns(turns) => turns.len() + 1,
+        }
+    }
+
+    /// For each read, the number of tokens up to and including the one that is read.
+    pub fn read_lengths(&self) -> Vec<u32> {
+        let own = self.tokens.len() as u32;
+        match &self.reads {
+            Reads::Last => vec![own],
+            Reads::Steps { ends, .. } => ends.iter().map(|end| end + 1).collect(),
+            Reads::Turns(turns) => turns.iter().map(|turn| turn.tokens.len() as u32).chain([own]).collect(),
+        }
+    }
+
+    /// Tokens of all that is packed for this rollout, each sequence for itself.
+    pub fn total_tokens(&self) -> usize {
+        self.sequences(0).map(|sequence| sequence.tokens.len()).sum()
+    }
 }

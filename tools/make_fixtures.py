@@ -37,6 +37,8 @@ import argparse
 from pathlib import Path
 
 import torch
+from transformers.utils import logging
+
 from fixtures import (
     adapters,
     aliases,
@@ -50,7 +52,6 @@ from fixtures import (
     tokenizers,
     torch_files,
 )
-from transformers.utils import logging
 
 FOLDERS = {**architectures.ALL, **internlm2.ALL, **reward_models.ALL, **nemo.TWINS}
 

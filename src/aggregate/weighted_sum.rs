@@ -1,7 +1,7 @@
 //! `weighted_sum`, the default: transforms, weights, offset, penalties, clip. The formula stands in
 //! `proto/reward/v1/reward.proto` at `Aggregation`.
 
-use super::{Aggregation, Bound, Facts};
+use super::{Aggregation, Bound};
 use crate::engine::ModelCard;
 use crate::reward::{Code, Rejection};
 use crate::rollout::{AggregationSpec, Clip, FinishReason, Transform};
@@ -22,7 +22,7 @@ impl Aggregation for WeightedSum {
         "weighted_sum"
     }
 
-    fn bind(&self, spec: &AggregationSpec, card: &ModelCard, facts: Facts) -> Result<Bound, Rejection> {
+    fn bind(&self, spec: &AggregationSpec, card: &ModelCard, length_known: bool) -> Result<Bound, Rejection> {
         let weights = weights_of(spec, card)?;
         let mut terms = Vec::with_capacity(weights.len());
         for (name, &weight) in weights {
@@ -39,29 +39,31 @@ impl Aggregation for WeightedSum {
         check_clip(spec.clip, || "clip".into())?;
         let clip = spec.clip;
 
-        let mut constant = spec.offset.unwrap_or(0.0);
-        finite(constant, || "offset".into())?;
-        if let Some(penalty) = spec.unfinished_penalty {
-            finite(penalty, || "unfinished_penalty".into())?;
-            if facts.finish_reason == FinishReason::Length {
-                constant -= penalty;
-            }
-        }
+        let offset = spec.offset.unwrap_or(0.0);
+        finite(offset, || "offset".into())?;
+        let unfinished_penalty = spec.unfinished_penalty.unwrap_or(0.0);
+        finite(unfinished_penalty, || "unfinished_penalty".into())?;
         if let Some(penalty) = spec.length_penalty {
             finite(penalty.per_token, || "length_penalty.per_token".into())?;
             if penalty.per_token < 0.0 {
                 return Err(bad("length_penalty.per_token", "must not be negative"));
             }
-            let tokens = facts.completion_tokens.ok_or_else(|| {
-                bad(
+            if !length_known {
+                return Err(bad(
                     "length_penalty",
                     "needs to know the completion's length; send chat or prompt and completion ids instead of one text",
-                )
-            })?;
-            constant -= penalty.per_token * f64::from(tokens.saturating_sub(penalty.target_tokens));
+                ));
+            }
         }
+        let length_penalty = spec.length_penalty.unwrap_or_default();
 
-        Ok(Box::new(move |attributes| {
+        Ok(Box::new(move |attributes, facts| {
+            let mut constant = offset;
+            if facts.finish_reason == FinishReason::Length {
+                constant -= unfinished_penalty;
+            }
+            let over = facts.completion_tokens.unwrap_or(0).saturating_sub(length_penalty.target_tokens);
+            constant -= length_penalty.per_token * f64::from(over);
             let sum: f64 =
                 terms.iter().map(|t| t.weight * apply_transform(&t.transform, f64::from(attributes[t.column]))).sum();
             apply_clip(clip, sum + constant)
@@ -159,6 +161,7 @@ fn apply_clip(clip: Clip, value: f64) -> f64 {
 mod tests {
     use std::collections::BTreeMap;
 
+    use super::super::Facts;
     use super::*;
     use crate::engine::{EchoEngine, Engine};
     use crate::rollout::LengthPenalty;
@@ -175,11 +178,11 @@ mod tests {
     }
 
     fn reward(spec: AggregationSpec, facts: Facts, attributes: &[f32]) -> f64 {
-        super::super::bind(&spec, &card(), facts).unwrap()(attributes)
+        super::super::bind(&spec, &card(), facts.completion_tokens.is_some()).unwrap()(attributes, facts)
     }
 
     fn code(spec: AggregationSpec, card: &ModelCard) -> (Code, String) {
-        match super::super::bind(&spec, card, FACTS) {
+        match super::super::bind(&spec, card, true) {
             Ok(_) => panic!("accepted {spec:?}"),
             Err(rejection) => (rejection.code, rejection.message),
         }
@@ -222,6 +225,7 @@ mod tests {
         assert_eq!(reward(spec.clone(), FACTS, &[5.0, 7.0]), 13.25);
         let cut_off = Facts { finish_reason: FinishReason::Length, ..FACTS };
         assert_eq!(reward(spec.clone(), cut_off, &[5.0, 7.0]), 9.25);
+        assert_eq!(reward(spec.clone(), Facts::STEP, &[5.0, 7.0]), 14.25, "a step bears no penalty");
         let clipped = AggregationSpec { clip: Clip { min: None, max: Some(10.0) }, ..spec };
         assert_eq!(reward(clipped, FACTS, &[5.0, 7.0]), 10.0);
     }
@@ -279,7 +283,6 @@ mod tests {
             length_penalty: Some(LengthPenalty { per_token: 0.1, target_tokens: 1 }),
             ..Default::default()
         };
-        let facts = Facts { completion_tokens: None, ..FACTS };
-        assert_eq!(super::super::bind(&spec, &card(), facts).err().unwrap().code, Code::BadOption);
+        assert_eq!(super::super::bind(&spec, &card(), false).err().unwrap().code, Code::BadOption);
     }
 }

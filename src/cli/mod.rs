@@ -5,6 +5,7 @@ mod failure;
 mod inspect;
 mod lines;
 mod pipeline;
+mod plan;
 mod progress;
 mod rewards_file;
 mod rollout_file;
@@ -47,6 +48,7 @@ enum Command {
     Serve(serve::Serve),
     Score(score::Score),
     Inspect(inspect::Inspect),
+    Plan(plan::PlanCommand),
     Bench(bench::Bench),
 }
 
@@ -56,6 +58,7 @@ pub fn run() -> ExitCode {
         Command::Serve(serve) => serve.run(),
         Command::Score(score) => score.run(),
         Command::Inspect(inspect) => inspect.run(),
+        Command::Plan(plan) => plan.run(),
         Command::Bench(bench) => bench.run(),
     };
     done.unwrap_or_else(|failure| failure.report())

@@ -215,7 +215,7 @@ impl RecentIds {
 mod tests {
     use std::sync::Mutex;
 
-    use reward_sidecar::engine::EchoEngine;
+    use reward_sidecar::engine::{EchoEngine, ReadAt, ReadPolicy, Reduce, TextAssets};
     use reward_sidecar::sidecar::{Config, Sidecar};
 
     use super::*;
@@ -253,10 +253,19 @@ mod tests {
         output: impl Write + Send + 'static,
         defaults: AggregationSpec,
     ) -> Result<Progress, Failure> {
+        score_with(EchoEngine::new(64), input, output, defaults)
+    }
+
+    fn score_with(
+        engine: EchoEngine,
+        input: impl BufRead + Send + 'static,
+        output: impl Write + Send + 'static,
+        defaults: AggregationSpec,
+    ) -> Result<Progress, Failure> {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
         let done = runtime.block_on(async {
             let config = Config { max_batch_tokens: 256, queue_rollouts: 8, ..Config::default() };
-            let sidecar = Sidecar::start(config, Box::new(EchoEngine::new(64))).await.unwrap();
+            let sidecar = Sidecar::start(config, Box::new(engine)).await.unwrap();
             let job = Job {
                 input: Box::new(input),
                 output: Box::new(output),
@@ -327,6 +336,26 @@ mod tests {
         assert!(score(lines.as_bytes(), output.clone(), defaults).unwrap().all_scored());
         let rewards: Vec<_> = answers(&output).iter().map(|answer| answer["reward"].as_f64().unwrap()).collect();
         assert_eq!(rewards, [-2.0, 6.0, 2.0, -1.5]);
+    }
+
+    #[test]
+    fn steps_are_listed_with_the_rollout() {
+        let at = ReadAt::EveryToken { token: 9, reduce: Reduce::Min };
+        let engine = EchoEngine::new(64).taking(TextAssets::default(), ReadPolicy { at, ..ReadPolicy::default() });
+        let lines = "{\"id\":\"a\",\"input_ids\":[1,9,2,9,3]}\n{\"id\":\"b\",\"input_ids\":[1,2]}\n";
+        let output = Shared::default();
+        score_with(engine, lines.as_bytes(), output.clone(), AggregationSpec::default()).unwrap();
+        let [steps, none] = answers(&output).try_into().unwrap();
+        assert_eq!((&steps["reward"], &steps["tokens"]), (&2.0.into(), &5.into()));
+        let step = |tokens: &[u32]| {
+            // The fewest digits that read back to the same float32, read as a float64.
+            let digits = |value: f32| value.to_string().parse::<f64>().unwrap();
+            let [length, checksum] = EchoEngine::expected(tokens).map(digits);
+            let attributes = serde_json::json!({"length": length, "checksum": checksum});
+            serde_json::json!({"tokens": tokens.len(), "reward": length, "attributes": attributes})
+        };
+        assert_eq!(steps["reads"], serde_json::json!([step(&[1, 9]), step(&[1, 9, 2, 9])]));
+        assert_eq!(none["error"]["code"], "NO_READ_POSITION");
     }
 
     /// An endless input whose output nobody reads.

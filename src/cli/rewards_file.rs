@@ -4,7 +4,7 @@
 use std::io::{self, Write};
 
 use reward_sidecar::engine::ModelCard;
-use reward_sidecar::reward::{Outcome, Rejection, Rewards};
+use reward_sidecar::reward::{Outcome, ReadRewards, Rejection, Rewards};
 use serde::Serialize;
 use serde::ser::{SerializeMap as _, Serializer};
 
@@ -35,6 +35,8 @@ struct Scored<'a> {
     tokens: u32,
     truncated: bool,
     model_version: &'a str,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    reads: Vec<Read<'a>>,
 }
 
 impl<'a> Scored<'a> {
@@ -46,7 +48,23 @@ impl<'a> Scored<'a> {
             tokens: rewards.tokens,
             truncated: rewards.truncated,
             model_version: &rewards.model_version,
+            reads: rewards.reads.iter().map(|read| Read::new(card, read)).collect(),
         }
+    }
+}
+
+/// One of several reads.
+#[derive(Serialize)]
+struct Read<'a> {
+    tokens: u32,
+    reward: f32,
+    attributes: Attributes<'a>,
+}
+
+impl<'a> Read<'a> {
+    fn new(card: &'a ModelCard, read: &'a ReadRewards) -> Self {
+        let attributes = Attributes { names: &card.attributes, values: &read.attributes };
+        Self { tokens: read.tokens, reward: read.reward, attributes }
     }
 }
 
@@ -102,7 +120,16 @@ mod tests {
 
     fn rewards(reward: f32, attributes: Vec<f32>) -> Outcome {
         let model_version = "v1".into();
-        Ok(Rewards { reward, attributes, tokens: 57, truncated: false, model_version, queue_ns: 1, forward_ns: 2 })
+        Ok(Rewards {
+            reward,
+            attributes,
+            tokens: 57,
+            truncated: false,
+            model_version,
+            queue_ns: 1,
+            forward_ns: 2,
+            reads: Vec::new(),
+        })
     }
 
     #[test]
@@ -118,6 +145,16 @@ mod tests {
             "{\"id\":\"a9\",\"error\":{\"code\":\"TOO_LONG\",\"message\":\"too\\nlong\"}}\n"
         );
         assert!(written(None, &rejection).starts_with("{\"id\":null,\"line\":12,\"error\":{"));
+    }
+
+    #[test]
+    fn several_reads_are_listed() {
+        let read = |tokens, reward| ReadRewards { tokens, attributes: vec![reward, 0.25], reward };
+        let outcome = rewards(2.0, vec![2.0, 0.5]).map(|r| Rewards { reads: vec![read(3, 0.5), read(57, 2.0)], ..r });
+        let line = written(Some("a"), &outcome);
+        let reads = "\"reads\":[{\"tokens\":3,\"reward\":0.5,\"attributes\":{\"length\":0.5,\"checksum\":0.25}},\
+                     {\"tokens\":57,\"reward\":2.0,\"attributes\":{\"length\":2.0,\"checksum\":0.25}}]}\n";
+        assert!(line.ends_with(reads), "{line}");
     }
 
     proptest! {

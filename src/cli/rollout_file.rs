@@ -3,7 +3,7 @@
 //!
 //! | form | fields |
 //! |---|---|
-//! | conversation | `prompt` (text, or a list of `{"role", "content"}`) and `completion` |
+//! | conversation | `prompt` (text, or a list of `{"role", "content"}`, an assistant's also with `"score": true`) and `completion` |
 //! | templated text | `text` |
 //! | token ids | `input_ids` |
 //! | token ids, apart | `prompt_ids` and `completion_ids` |
@@ -12,12 +12,11 @@
 //! `weighting`, `deadline_ms`, `priority`, `aggregation` (an [`AggregationSpec`]). `null` counts as absent. Unknown
 //! fields are refused.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use reward_sidecar::limits::MAX_ID_BYTES;
 use reward_sidecar::reward::{Code, Rejection};
-use reward_sidecar::rollout::{AggregationSpec, FinishReason, Input, Message, Object, Rollout};
+use reward_sidecar::rollout::{AggregationSpec, Distinct, FinishReason, Input, Message, Object, Rollout};
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
 /// A parsed line.
@@ -62,7 +61,7 @@ struct Fields {
     prompt_ids: Option<Ids>,
     completion_ids: Option<Ids>,
     finish_reason: Option<String>,
-    weights: Option<BTreeMap<String, f64>>,
+    weights: Option<Distinct<f64>>,
     weighting: Option<String>,
     deadline_ms: Option<u64>,
     priority: Option<i32>,
@@ -220,7 +219,7 @@ impl<'de> serde::Deserialize<'de> for Prompt {
             }
 
             fn visit_str<E>(self, text: &str) -> Result<Prompt, E> {
-                Ok(Prompt(vec![Message { role: "user".into(), content: text.into() }]))
+                Ok(Prompt(vec![Message::new("user", text)]))
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Prompt, A::Error> {
@@ -327,7 +326,7 @@ fn aggregation(fields: &mut Fields) -> Result<AggregationSpec, Rejection> {
         Rejection::new(Code::BadOption, format!("{field}: given both by itself and in aggregation; give it once"))
     };
     let mut spec = fields.aggregation.take().map(|Object(spec)| spec).unwrap_or_default();
-    if let Some(weights) = fields.weights.take() {
+    if let Some(Distinct(weights)) = fields.weights.take() {
         if !spec.weights.is_empty() {
             return Err(twice("weights"));
         }

@@ -1,5 +1,7 @@
 //! Tests of the rollout file.
 
+use std::collections::BTreeMap;
+
 use proptest::prelude::*;
 use reward_sidecar::rollout::{Clip, LengthPenalty, Transform};
 
@@ -27,7 +29,7 @@ fn assert_bad(line: &str, code: Code, names: &str) {
 
 #[test]
 fn the_four_forms() {
-    let user = |content: &str| Message { role: "user".into(), content: content.into() };
+    let user = |content: &str| Message::new("user", content);
     assert_eq!(
         good(r#"{"id":"a1","group":"g7","prompt":"hi","completion":"ho"}"#),
         Rollout {
@@ -40,6 +42,13 @@ fn the_four_forms() {
     assert_eq!(
         good(r#"{"id":"a1","prompt":[{"role":"user","content":"hi"}],"completion":""}"#).input,
         Some(Input::Chat { messages: vec![user("hi")], completion: String::new() })
+    );
+    let scored = r#"{"id":"a1","completion":"","prompt":[{"role":"user","content":"hi"},
+        {"role":"assistant","content":"ho","score":true},{"role":"user","content":"hi","score":false}]}"#;
+    let ho = Message { score: true, ..Message::new("assistant", "ho") };
+    assert_eq!(
+        good(scored).input,
+        Some(Input::Chat { messages: vec![user("hi"), ho, user("hi")], completion: String::new() })
     );
     assert_eq!(good(r#"{"id":"a2","text":"t"}"#).input, Some(Input::Text("t".into())));
     assert_eq!(good(r#"{"id":"a3","input_ids":[1,2,4294967295]}"#).input, Some(Input::TokenIds(vec![1, 2, u32::MAX])));
@@ -159,6 +168,24 @@ fn options_given_twice() {
     assert_bad(twice, Code::BadOption, "weights: given both");
     let twice = r#"{"id":"a","text":"t","weighting":"w","aggregation":{"weighting":"w"}}"#;
     assert_bad(twice, Code::BadOption, "weighting: given both");
+}
+
+/// The last one would win otherwise, and nobody would know.
+#[test]
+fn names_given_twice() {
+    for line in [
+        r#"{"id":"a","text":"t","weights":{"x":1,"y":2,"x":1}}"#,
+        r#"{"id":"a","text":"t","aggregation":{"weights":{"x":1,"x":2}}}"#,
+        r#"{"id":"a","text":"t","aggregation":{"transforms":{"x":{},"x":{"mean":1}}}}"#,
+    ] {
+        assert_bad(line, Code::Malformed, "x: given twice");
+    }
+    assert_bad(r#"{"id":"a","text":"t","aggregation":{"offset":1,"offset":1}}"#, Code::Malformed, "duplicate field");
+    assert_bad(
+        r#"{"id":"a","prompt":[{"role":"user","content":"c","score":1}],"completion":""}"#,
+        Code::Malformed,
+        "prompt: invalid type: integer `1`",
+    );
 }
 
 #[test]

@@ -6,12 +6,12 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use reward_sidecar::aggregate::{self, Facts};
+use reward_sidecar::aggregate;
 use reward_sidecar::config::{self, Flags, Origin, SCORE};
 use reward_sidecar::engine::ModelCard;
 use reward_sidecar::model;
 use reward_sidecar::reward::Code;
-use reward_sidecar::rollout::{AggregationSpec, FinishReason};
+use reward_sidecar::rollout::AggregationSpec;
 use reward_sidecar::sidecar::{self, Sidecar};
 
 use super::failure::Failure;
@@ -53,10 +53,12 @@ const EXAMPLES: &str = r#"A line of the rollout file, in one of four forms:
   {"id":"a3","input_ids":[1,2,3]}
   {"id":"a4","prompt_ids":[1,2],"completion_ids":[3,4],"finish_reason":"length"}
 Optional: group, finish_reason (stop, length), weights, weighting, deadline_ms, priority, aggregation.
+An assistant's message in a prompt may say "score":true: that turn is scored too, by the conversation up to it.
 
 A line of the rewards file:
   {"id":"a1","reward":1.25,"attributes":{"helpfulness":1.25},"tokens":57,"truncated":false,"model_version":"..."}
   {"id":"a9","error":{"code":"TOO_LONG","message":"..."}}
+Scored turns, and the steps of a process reward model, add "reads":[{"tokens":9,"reward":...,"attributes":{...}},...].
 A rollout without an id comes back as {"id":null,"line":12,"error":...}.
 
 Examples:
@@ -125,8 +127,7 @@ impl Score {
 
 /// What is wrong with `--weights` or `--weighting` is said before anything is scored.
 fn check_weights(defaults: &AggregationSpec, card: &ModelCard) -> Result<(), Failure> {
-    let facts = Facts { completion_tokens: None, finish_reason: FinishReason::Unspecified };
-    aggregate::bind(defaults, card, facts).map(drop).map_err(|rejection| {
+    aggregate::bind(defaults, card, false).map(drop).map_err(|rejection| {
         let attributes = match rejection.code {
             // These list them already.
             Code::UnknownAttribute | Code::UnknownWeighting => String::new(),

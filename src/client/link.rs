@@ -159,7 +159,8 @@ async fn attempt(address: &Address) -> Result<Link, Failure> {
     let mut stub = RewardServiceClient::new(channel)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
-    let served = card_from_wire(stub.get_model(GetModelRequest {}).await?.into_inner());
+    let card = stub.get_model(GetModelRequest {}).await?.into_inner();
+    let served = card_from_wire(card).map_err(|error| Failure::Final(error.to_string()))?;
     Ok(Link { stub, served })
 }
 

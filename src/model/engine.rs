@@ -66,10 +66,8 @@ impl ModelEngine {
             }
             _ => (weightings, default_weighting),
         };
-        // What several ranks add up is rounded in another order than on one.
-        let degree = if ranks.world() == 1 { String::new() } else { format!("-tp{}", ranks.world()) };
         let card = ModelCard {
-            model_version: format!("{name}@{}-{PRECISION}{degree}", version?).into(),
+            model_version: format!("{name}@{}-{PRECISION}", version?).into(),
             name,
             architecture: settings.architecture()?.to_owned(),
             attributes,

@@ -3,6 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
+use super::DeviceChoice;
+
 /// Why a model cannot be loaded. Always a matter of usage or configuration, never of one rollout.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
@@ -117,6 +119,16 @@ pub enum ModelError {
         /// What failed.
         reason: String,
         /// What to do, with the exact command and path.
+        remedy: String,
+    },
+    /// The device is missing, or cannot be used.
+    #[error("cannot compute on {device}: {reason}\n{remedy}")]
+    Device {
+        /// As chosen.
+        device: DeviceChoice,
+        /// What was found.
+        reason: String,
+        /// What to do.
         remedy: String,
     },
     /// The tensor library failed.

@@ -12,6 +12,7 @@ mod checkpoint;
 mod collective;
 mod decoder;
 mod demo;
+mod device;
 mod digest;
 mod engine;
 mod error;
@@ -19,7 +20,12 @@ mod head;
 pub mod kernels;
 mod layers;
 mod manifest;
+#[cfg(feature = "cuda")]
+#[expect(dead_code, reason = "the layers of other devices than the CPU come next")]
+#[path = "collective/nccl.rs"]
+mod nccl;
 mod pip;
+pub mod plan;
 mod preset;
 mod ranks;
 mod report;
@@ -33,10 +39,10 @@ use crate::engine::Engine;
 
 pub use blueprint::FORMS;
 pub use decoder::Parameters;
+pub use device::{DeviceChoice, UnknownDevice};
 pub use engine::ModelEngine;
 pub use error::ModelError;
 pub use head::HeadSpec;
-pub use preset::configuration as preset_configuration;
 pub use report::{PresetReport, Report, Shape};
 
 /// Type of the arithmetic; part of every model version.

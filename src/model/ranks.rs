@@ -109,3 +109,48 @@ impl Ranks {
         self.0.len()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A rank that adds up what all ranks say, unless the first token asks it to fail.
+    struct Says(f32);
+
+    /// Tokens that make rank 1 fail in its own way.
+    const ERROR: u32 = 1;
+    const PANIC: u32 = 2;
+
+    impl Backbone for Says {
+        fn bytes(&self) -> usize {
+            0
+        }
+
+        fn forward(&self, pass: &Pass) -> Result<Tensor> {
+            let before = Tensor::from_vec(vec![self.0], (1, 1), &Device::Cpu)?;
+            let first = pass.ranks.all_reduce(&before)?;
+            match (pass.ranks.rank(), pass.batch.tokens[0]) {
+                (1, ERROR) => bail!("no memory left"),
+                (1, PANIC) => panic!("a broken rank"),
+                _ => pass.ranks.all_reduce(&first),
+            }
+        }
+    }
+
+    #[test]
+    fn a_rank_that_fails_fails_the_pass_and_the_next_one_is_well() {
+        let rank = |says| Rank { backbone: Box::new(Says(says)), pool: Arc::new(pool(1).unwrap()), bytes_read: 0 };
+        let ranks = Ranks(vec![rank(1.0), rank(2.0), rank(4.0)]);
+        let pass = |token: u32| {
+            let hidden = ranks.forward(&MicroBatch::pack(&[[token]], true), &[0])?;
+            hidden.flatten_all()?.to_vec1::<f32>()
+        };
+        for _ in 0..20 {
+            assert_eq!(pass(0).unwrap(), [21.0]);
+            let error = pass(ERROR).unwrap_err().to_string();
+            assert!(error.contains("rank 1 failed: no memory left"), "{error}");
+            let error = pass(PANIC).unwrap_err().to_string();
+            assert!(error.contains("rank 1 failed: it panicked"), "{error}");
+        }
+    }
+}

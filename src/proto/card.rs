@@ -1,14 +1,14 @@
 //! A model's card from and to the wire.
 //!
-//! Invariant: a card survives the round trip, but for the tokenizer, which does not travel.
+//! Invariant: a card survives the round trip, but for the tokenizer and what text needs beside it, which do not travel.
 
 use super::v1;
-use crate::engine::{ModelCard, ReadPolicy, TextAssets};
+use crate::engine::{ModelCard, ReadAt, ReadPolicy, Reduce, TextAssets};
 
 /// A model, and the terms on which a server scores with it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ServedModel {
-    /// The model. Its tokenizer does not travel: [`TextAssets::tokenizer_json`] is `None` on the client's side.
+    /// The model. Its tokenizer does not travel: of [`TextAssets`], the client's side has the chat template alone.
     pub model: ModelCard,
     /// Rollouts of one stream that may be unanswered at a time.
     pub in_flight_limit: u32,
@@ -16,6 +16,16 @@ pub struct ServedModel {
     pub over_long: String,
     /// Names of the aggregations a rollout may ask for.
     pub aggregations: Vec<String>,
+}
+
+/// A card that follows the protocol of no version this program knows.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the model's card makes a rollout's attributes of its steps' in way {reduce}, which this program does not know; update it"
+)]
+pub struct BadCard {
+    /// The number on the wire.
+    pub reduce: i32,
 }
 
 /// A model's card for the wire.
@@ -41,12 +51,13 @@ pub fn card_to_wire(served: &ServedModel) -> v1::ModelCard {
         in_flight_limit: served.in_flight_limit,
         over_long: served.over_long.clone(),
         aggregations: served.aggregations.clone(),
+        reads: Some(reads_to_wire(&model.reads)),
     }
 }
 
 /// A model's card as the wire has it.
-pub fn card_from_wire(card: v1::ModelCard) -> ServedModel {
-    ServedModel {
+pub fn card_from_wire(card: v1::ModelCard) -> Result<ServedModel, BadCard> {
+    Ok(ServedModel {
         model: ModelCard {
             name: card.name,
             model_version: card.model_version.into(),
@@ -65,12 +76,35 @@ pub fn card_from_wire(card: v1::ModelCard) -> ServedModel {
                 chat_template: non_empty(card.chat_template),
                 ..TextAssets::default()
             },
-            reads: ReadPolicy::default(),
+            reads: reads_from_wire(card.reads.unwrap_or_default())?,
         },
         in_flight_limit: card.in_flight_limit,
         over_long: card.over_long,
         aggregations: card.aggregations,
-    }
+    })
+}
+
+fn reads_to_wire(reads: &ReadPolicy) -> v1::ReadPolicy {
+    let (step_token, reduce) = match reads.at {
+        ReadAt::LastToken => (None, v1::Reduce::Unspecified),
+        ReadAt::EveryToken { token, reduce: Reduce::Product } => (Some(token), v1::Reduce::Product),
+        ReadAt::EveryToken { token, reduce: Reduce::Min } => (Some(token), v1::Reduce::Min),
+        ReadAt::EveryToken { token, reduce: Reduce::Mean } => (Some(token), v1::Reduce::Mean),
+        ReadAt::EveryToken { token, reduce: Reduce::Last } => (Some(token), v1::Reduce::Last),
+    };
+    v1::ReadPolicy { step_token, reduce: reduce.into(), append: reads.append, needs: reads.needs.clone() }
+}
+
+fn reads_from_wire(reads: v1::ReadPolicy) -> Result<ReadPolicy, BadCard> {
+    let at = match (reads.step_token, v1::Reduce::try_from(reads.reduce)) {
+        (None, _) => ReadAt::LastToken,
+        (Some(token), Ok(v1::Reduce::Product)) => ReadAt::EveryToken { token, reduce: Reduce::Product },
+        (Some(token), Ok(v1::Reduce::Min)) => ReadAt::EveryToken { token, reduce: Reduce::Min },
+        (Some(token), Ok(v1::Reduce::Mean)) => ReadAt::EveryToken { token, reduce: Reduce::Mean },
+        (Some(token), Ok(v1::Reduce::Last)) => ReadAt::EveryToken { token, reduce: Reduce::Last },
+        (Some(_), Ok(v1::Reduce::Unspecified) | Err(_)) => return Err(BadCard { reduce: reads.reduce }),
+    };
+    Ok(ReadPolicy { at, append: reads.append, needs: reads.needs })
 }
 
 /// The wire spells absence as an empty string.
@@ -101,7 +135,11 @@ mod tests {
             reads: ReadPolicy::default(),
         };
         let bare = ModelCard { default_weighting: None, text: TextAssets::default(), ..model.clone() };
-        for model in [model, bare] {
+        let steps =
+            |reduce| ReadPolicy { at: ReadAt::EveryToken { token: 7, reduce }, append: Some(0), needs: vec![5, 0, 5] };
+        let reading = [Reduce::Product, Reduce::Min, Reduce::Mean, Reduce::Last].map(steps);
+        let reading = reading.map(|reads| ModelCard { reads, ..model.clone() });
+        for model in [model, bare].into_iter().chain(reading) {
             let served = ServedModel {
                 model,
                 in_flight_limit: 1024,
@@ -109,7 +147,18 @@ mod tests {
                 aggregations: vec!["weighted_sum".into()],
             };
             let bytes = card_to_wire(&served).encode_to_vec();
-            assert_eq!(card_from_wire(v1::ModelCard::decode(bytes.as_slice()).unwrap()), served);
+            assert_eq!(card_from_wire(v1::ModelCard::decode(bytes.as_slice()).unwrap()), Ok(served));
         }
+    }
+
+    #[test]
+    fn an_unknown_way_to_read_is_no_guess() {
+        for reduce in [0, 5] {
+            let reads = Some(v1::ReadPolicy { step_token: Some(7), reduce, ..Default::default() });
+            let card = v1::ModelCard { reads, ..Default::default() };
+            assert_eq!(card_from_wire(card), Err(BadCard { reduce }));
+        }
+        // A server of an earlier version says nothing of reads.
+        assert_eq!(card_from_wire(v1::ModelCard::default()).unwrap().model.reads, ReadPolicy::default());
     }
 }

@@ -5,7 +5,7 @@ mod card;
 mod reply;
 mod rollout;
 
-pub use card::{ServedModel, card_from_wire, card_to_wire};
+pub use card::{BadCard, ServedModel, card_from_wire, card_to_wire};
 pub use reply::{BadReply, code_from_wire, code_to_wire, outcome_from_wire, outcome_to_wire};
 pub use rollout::{rollout_from_wire, rollout_to_wire};
 

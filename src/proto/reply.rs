@@ -3,7 +3,7 @@
 //! Invariant: what comes from the wire as rewards is finite; anything else is a [`BadReply`].
 
 use super::v1;
-use crate::reward::{Code, Outcome, Rejection, Rewards};
+use crate::reward::{Code, Outcome, ReadRewards, Rejection, Rewards};
 
 /// A reply that follows the protocol of no version this program knows.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -43,6 +43,7 @@ pub fn outcome_to_wire(id: String, outcome: Outcome) -> v1::Reply {
             model_version: rewards.model_version.to_string(),
             queue_ns: rewards.queue_ns,
             forward_ns: rewards.forward_ns,
+            reads: rewards.reads.into_iter().map(read_to_wire).collect(),
         }),
         Err(rejection) => v1::reply::Outcome::Rejection(v1::Rejection {
             code: code_to_wire(rejection.code).into(),
@@ -62,7 +63,10 @@ pub fn outcome_from_wire(reply: v1::Reply) -> (String, Result<Outcome, BadReply>
             None => Err(BadReply::UnknownCode { id: id.clone(), code: rejection.code, message: rejection.message }),
         },
         Some(v1::reply::Outcome::Rewards(rewards)) => {
-            if rewards.attributes.iter().chain([&rewards.reward]).all(|value| value.is_finite()) {
+            let finite = |attributes: &[f32], reward: f32| attributes.iter().chain([&reward]).all(|v| v.is_finite());
+            if finite(&rewards.attributes, rewards.reward)
+                && rewards.reads.iter().all(|read| finite(&read.attributes, read.reward))
+            {
                 Ok(Ok(Rewards {
                     reward: rewards.reward,
                     attributes: rewards.attributes,
@@ -71,6 +75,7 @@ pub fn outcome_from_wire(reply: v1::Reply) -> (String, Result<Outcome, BadReply>
                     model_version: rewards.model_version.into(),
                     queue_ns: rewards.queue_ns,
                     forward_ns: rewards.forward_ns,
+                    reads: rewards.reads.into_iter().map(read_from_wire).collect(),
                 }))
             } else {
                 Err(BadReply::NonFinite { id: id.clone() })
@@ -78,6 +83,14 @@ pub fn outcome_from_wire(reply: v1::Reply) -> (String, Result<Outcome, BadReply>
         }
     };
     (id, outcome)
+}
+
+fn read_to_wire(read: ReadRewards) -> v1::ReadRewards {
+    v1::ReadRewards { tokens: read.tokens, attributes: read.attributes, reward: read.reward }
+}
+
+fn read_from_wire(read: v1::ReadRewards) -> ReadRewards {
+    ReadRewards { tokens: read.tokens, attributes: read.attributes, reward: read.reward }
 }
 
 /// A code for the wire.
@@ -104,6 +117,7 @@ pub fn code_to_wire(code: Code) -> v1::RejectionCode {
         Code::NonFinite => v1::RejectionCode::NonFinite,
         Code::EngineFailed => v1::RejectionCode::EngineFailed,
         Code::Lost => v1::RejectionCode::Lost,
+        Code::NoReadPosition => v1::RejectionCode::NoReadPosition,
     }
 }
 
@@ -129,16 +143,25 @@ mod tests {
 
     fn outcome() -> impl Strategy<Value = Outcome> {
         let finite = || any::<f32>().prop_filter("never sent", |x| x.is_finite());
-        let rewards = (finite(), vec(finite(), 0..6), any::<u32>(), any::<bool>(), text(), any::<u64>(), any::<u64>())
-            .prop_map(|(reward, attributes, tokens, truncated, version, queue_ns, forward_ns)| Rewards {
-                reward,
-                attributes,
+        let read = || {
+            (any::<u32>(), vec(finite(), 0..6), finite()).prop_map(|(tokens, attributes, reward)| ReadRewards {
                 tokens,
+                attributes,
+                reward,
+            })
+        };
+        let rewards = (read(), any::<bool>(), text(), any::<(u64, u64)>(), vec(read(), 0..4)).prop_map(
+            |(own, truncated, version, (queue_ns, forward_ns), reads)| Rewards {
+                reward: own.reward,
+                attributes: own.attributes,
+                tokens: own.tokens,
                 truncated,
                 model_version: version.into(),
                 queue_ns,
                 forward_ns,
-            });
+                reads,
+            },
+        );
         prop_oneof![
             rewards.prop_map(Ok),
             (0..Code::ALL.len(), text()).prop_map(|(i, message)| Err(Rejection::new(Code::ALL[i], message))),
@@ -182,6 +205,9 @@ mod tests {
         );
         for (reward, attribute) in [(f32::NAN, 0.0), (0.0, f32::INFINITY)] {
             let rewards = v1::Rewards { reward, attributes: vec![attribute], ..Default::default() };
+            assert_eq!(bad(Some(v1::reply::Outcome::Rewards(rewards))), BadReply::NonFinite { id: id() });
+            let read = v1::ReadRewards { reward, attributes: vec![attribute], tokens: 1 };
+            let rewards = v1::Rewards { reads: vec![read], ..Default::default() };
             assert_eq!(bad(Some(v1::reply::Outcome::Rewards(rewards))), BadReply::NonFinite { id: id() });
         }
     }

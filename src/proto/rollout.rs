@@ -57,10 +57,9 @@ pub fn rollout_to_wire(rollout: Rollout) -> v1::Rollout {
 
 fn input_from_wire(input: v1::rollout::Input) -> Input {
     match input {
-        v1::rollout::Input::Chat(v1::Chat { messages, completion }) => Input::Chat {
-            messages: messages.into_iter().map(|m| Message { role: m.role, content: m.content }).collect(),
-            completion,
-        },
+        v1::rollout::Input::Chat(v1::Chat { messages, completion }) => {
+            Input::Chat { messages: messages.into_iter().map(message_from_wire).collect(), completion }
+        }
         v1::rollout::Input::Text(text) => Input::Text(text),
         v1::rollout::Input::TokenIds(v1::TokenIds { ids }) => Input::TokenIds(ids),
         v1::rollout::Input::PromptCompletionIds(v1::PromptCompletionIds { prompt, completion }) => {
@@ -72,7 +71,7 @@ fn input_from_wire(input: v1::rollout::Input) -> Input {
 fn input_to_wire(input: Input) -> v1::rollout::Input {
     match input {
         Input::Chat { messages, completion } => v1::rollout::Input::Chat(v1::Chat {
-            messages: messages.into_iter().map(|m| v1::Message { role: m.role, content: m.content }).collect(),
+            messages: messages.into_iter().map(message_to_wire).collect(),
             completion,
         }),
         Input::Text(text) => v1::rollout::Input::Text(text),
@@ -81,6 +80,14 @@ fn input_to_wire(input: Input) -> v1::rollout::Input {
             v1::rollout::Input::PromptCompletionIds(v1::PromptCompletionIds { prompt, completion })
         }
     }
+}
+
+fn message_from_wire(message: v1::Message) -> Message {
+    Message { role: message.role, content: message.content, score: message.score }
+}
+
+fn message_to_wire(message: Message) -> v1::Message {
+    v1::Message { role: message.role, content: message.content, score: message.score }
 }
 
 fn aggregation_from_wire(aggregation: v1::Aggregation) -> AggregationSpec {
@@ -151,8 +158,8 @@ mod tests {
     fn input() -> impl Strategy<Value = Input> {
         let ids = || vec(any::<u32>(), 0..6);
         prop_oneof![
-            (vec((text(), text()), 0..4), text()).prop_map(|(messages, completion)| Input::Chat {
-                messages: messages.into_iter().map(|(role, content)| Message { role, content }).collect(),
+            (vec((text(), text(), any::<bool>()), 0..4), text()).prop_map(|(messages, completion)| Input::Chat {
+                messages: messages.into_iter().map(|(role, content, score)| Message { role, content, score }).collect(),
                 completion
             }),
             text().prop_map(Input::Text),

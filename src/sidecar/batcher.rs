@@ -16,6 +16,8 @@ use crate::batch::common_prefix;
 pub struct Waiting<'a> {
     /// Its tokens.
     pub tokens: &'a [u32],
+    /// Unique tokens of its other sequences (earlier turns that are scored), which no other rollout is expected to share.
+    pub beside: usize,
     /// Its group; empty means none.
     pub group: &'a str,
     /// Higher goes first.
@@ -28,6 +30,13 @@ pub struct Waiting<'a> {
     pub bypassed: u32,
     /// Its caller left.
     pub withdrawn: bool,
+}
+
+impl Waiting<'_> {
+    /// Tokens that it adds to a micro-batch in which it shares nothing.
+    pub fn cost(&self) -> usize {
+        self.tokens.len() + self.beside
+    }
 }
 
 /// The limits of one micro-batch.
@@ -93,7 +102,7 @@ pub fn plan(waiting: &[Waiting], now: Instant, demand: Demand, limits: &Limits) 
     let patience = oldest + limits.max_wait;
     let urgent = live.iter().any(|&i| waiting[i].deadline.is_some_and(|deadline| deadline <= patience));
     let patience_over = demand == Demand::Now && (urgent || patience <= now);
-    let submitted: usize = live.iter().map(|&i| waiting[i].tokens.len()).sum();
+    let submitted: usize = live.iter().map(|&i| waiting[i].cost()).sum();
     let may_be_full = live.len() >= limits.max_rollouts || submitted >= limits.max_tokens;
     if patience_over || (demand != Demand::Met && may_be_full) {
         let choice = choose(waiting, &live, limits);
@@ -212,9 +221,8 @@ struct Bag<'a> {
 impl Bag<'_> {
     /// Takes a rollout if the budget allows; the first always goes in.
     fn take(&mut self, i: usize) -> bool {
-        let tokens = self.waiting[i].tokens;
         let shared = if self.limits.share_prefixes { self.shared(i) } else { 0 };
-        let unique = self.unique + tokens.len() - shared;
+        let unique = self.unique + self.waiting[i].cost() - shared;
         let fits = unique <= self.limits.max_tokens && self.taken.len() < self.limits.max_rollouts;
         if !fits && !self.taken.is_empty() {
             return false;
@@ -245,6 +253,7 @@ mod tests {
     #[derive(Debug, Clone)]
     struct Rollout {
         tokens: Vec<u32>,
+        beside: usize,
         group: String,
         priority: i32,
         arrived_ms: u64,
@@ -256,6 +265,7 @@ mod tests {
     fn rollout() -> impl Strategy<Value = Rollout> {
         (
             prop::collection::vec(0u32..3, 1..20),
+            prop_oneof![3 => Just(0usize), 1 => 0usize..30],
             prop::sample::select(vec!["", "", "g1", "g2"]),
             -2..3i32,
             0u64..50,
@@ -263,14 +273,8 @@ mod tests {
             0u32..5,
             prop::bool::weighted(0.1),
         )
-            .prop_map(|(tokens, group, priority, arrived_ms, deadline_ms, bypassed, withdrawn)| Rollout {
-                tokens,
-                group: group.into(),
-                priority,
-                arrived_ms,
-                deadline_ms,
-                bypassed,
-                withdrawn,
+            .prop_map(|(tokens, beside, group, priority, arrived_ms, deadline_ms, bypassed, withdrawn)| {
+                Rollout { tokens, beside, group: group.into(), priority, arrived_ms, deadline_ms, bypassed, withdrawn }
             })
     }
 
@@ -280,6 +284,7 @@ mod tests {
             .iter()
             .map(|r| Waiting {
                 tokens: &r.tokens,
+                beside: r.beside,
                 group: &r.group,
                 priority: r.priority,
                 arrived: at(r.arrived_ms),
@@ -321,7 +326,8 @@ mod tests {
             }
             let tokens: Vec<&[u32]> = plan.batch.iter().map(|&i| waiting[i].tokens).collect();
             prop_assert!(tokens.len() <= max_rollouts);
-            let unique = MicroBatch::pack(&tokens, share).tokens.len();
+            let beside: usize = plan.batch.iter().map(|&i| waiting[i].beside).sum();
+            let unique = MicroBatch::pack(&tokens, share).tokens.len() + beside;
             prop_assert!(unique <= max_tokens || tokens.len() == 1, "{unique} unique tokens");
 
             for &i in &plan.bypassed {
@@ -347,6 +353,7 @@ mod tests {
             let limits = limits(20, 4, true);
             let mut queue: Vec<Rollout> = lengths.iter().enumerate().map(|(i, &n)| Rollout {
                 tokens: (0..n as u32).map(|t| t + 100 * i as u32).collect(),
+                beside: 0,
                 group: String::new(),
                 priority: -5,
                 arrived_ms: i as u64,
@@ -360,7 +367,7 @@ mod tests {
             for _ in 0..limits.max_bypass as usize + patient {
                 for _ in 0..flood {
                     time += 1;
-                    queue.push(Rollout { tokens: vec![7; 19], group: String::new(), priority: 9, arrived_ms: time,
+                    queue.push(Rollout { tokens: vec![7; 19], beside: 0, group: String::new(), priority: 9, arrived_ms: time,
                         deadline_ms: Some(time + 10_000), bypassed: 0, withdrawn: false });
                 }
                 time += 100;
@@ -380,6 +387,7 @@ mod tests {
     fn plain(tokens: &[u32], arrived_ms: u64) -> Rollout {
         Rollout {
             tokens: tokens.to_vec(),
+            beside: 0,
             group: String::new(),
             priority: 0,
             arrived_ms,

@@ -13,6 +13,7 @@ use super::batcher::{self, Demand, Limits, Waiting};
 use super::intake::{Admitted, draining, expired};
 use super::{Config, Ticket, metrics};
 use crate::aggregate::Bound;
+use crate::batch::unique_tokens;
 use crate::reward::{Code, Rejection};
 use crate::rollout::ValidRollout;
 
@@ -31,7 +32,7 @@ pub(super) struct Queue {
 
 struct State {
     waiting: Vec<Pending>,
-    /// Tokens of those who wait.
+    /// What those who wait cost a micro-batch, in tokens, each for itself.
     tokens: usize,
     /// Until when the packer sleeps if nothing wakes it, and from how many waiting tokens on it must look: so that an
     /// arrival costs the same however many wait.
@@ -82,6 +83,8 @@ pub(super) struct Pending {
     pub(super) deadline: Option<Instant>,
     pub(super) arrived: Instant,
     pub(super) ticket: Ticket,
+    /// See [`Waiting::beside`].
+    beside: usize,
     bypassed: u32,
     /// Open while it waits.
     queued: tracing::Span,
@@ -106,6 +109,19 @@ impl Drop for Unanswered {
 }
 
 impl Pending {
+    fn waiting(&self) -> Waiting<'_> {
+        Waiting {
+            tokens: &self.rollout.tokens,
+            beside: self.beside,
+            group: &self.rollout.group,
+            priority: self.rollout.priority,
+            arrived: self.arrived,
+            deadline: self.deadline,
+            bypassed: self.bypassed,
+            withdrawn: self.ticket.withdrawn(),
+        }
+    }
+
     /// Why it should not be scored any more, if so.
     pub(super) fn obsolete(&self, now: Instant) -> Option<Rejection> {
         if self.ticket.withdrawn() {
@@ -183,13 +199,14 @@ impl Queue {
         ticket.accept();
         let Admitted { rollout, bound, deadline, room } = admitted;
         let queued = info_span!(parent: ticket.span(), "queue");
+        let beside = beside(&rollout, self.limits.share_prefixes);
         let (room, _unanswered) = (Some(room), Unanswered::count(&self.unanswered));
         let mut state = self.lock();
         if state.closed {
             drop(state);
             return ticket.answer(Err(draining()));
         }
-        state.tokens += rollout.tokens.len();
+        state.tokens += rollout.tokens.len() + beside;
         let may_go = state.waiting.is_empty()
             || state.tokens >= state.full_from
             || state.waiting.len() + 1 >= self.limits.max_rollouts;
@@ -201,6 +218,7 @@ impl Queue {
             deadline,
             arrived,
             ticket,
+            beside,
             bypassed: 0,
             queued,
             room,
@@ -279,7 +297,8 @@ impl Queue {
                 demand if alone => (demand, Duration::ZERO),
                 demand => (demand, self.limits.max_wait),
             };
-            let plan = batcher::plan(&view(&state.waiting), now, demand, &Limits { max_wait, ..self.limits });
+            let view: Vec<_> = state.waiting.iter().map(Pending::waiting).collect();
+            let plan = batcher::plan(&view, now, demand, &Limits { max_wait, ..self.limits });
             for &i in &plan.bypassed {
                 state.waiting[i].bypassed += 1;
             }
@@ -290,7 +309,7 @@ impl Queue {
                 if !batch.is_empty() {
                     state.demand = Demand::Met;
                 }
-                state.tokens = state.waiting.iter().map(|p| p.rollout.tokens.len()).sum();
+                state.tokens = state.waiting.iter().map(|p| p.waiting().cost()).sum();
                 metrics::queue(state.waiting.len(), state.tokens);
                 // Answering runs callers' code: not under the lock.
                 drop(state);
@@ -321,19 +340,14 @@ impl Queue {
     }
 }
 
-fn view(waiting: &[Pending]) -> Vec<Waiting<'_>> {
-    waiting
-        .iter()
-        .map(|p| Waiting {
-            tokens: &p.rollout.tokens,
-            group: &p.rollout.group,
-            priority: p.rollout.priority,
-            arrived: p.arrived,
-            deadline: p.deadline,
-            bypassed: p.bypassed,
-            withdrawn: p.ticket.withdrawn(),
-        })
-        .collect()
+/// Tokens that a rollout's other sequences add to its own.
+fn beside(rollout: &ValidRollout, share_prefixes: bool) -> usize {
+    let sequences: Vec<&[u32]> = rollout.sequences(0).map(|sequence| sequence.tokens).collect();
+    let all = match share_prefixes {
+        true => unique_tokens(&sequences),
+        false => rollout.total_tokens(),
+    };
+    all - rollout.tokens.len()
 }
 
 struct Taken {

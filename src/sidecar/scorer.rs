@@ -10,12 +10,13 @@ use tracing::info_span;
 
 use super::intake::draining;
 use super::metrics::{self, Stage};
+use super::outcome::{Times, outcome};
 use super::queue::{Pending, Queue};
 use crate::batch::MicroBatch;
 use crate::engine::{Engine, EngineError, ModelCard, ScoreTable};
-use crate::reward::{Code, Outcome, Rejection, Rewards};
+use crate::reward::{Code, Rejection};
 
-/// A micro-batch and those who wait for it, in the order of its reads.
+/// A micro-batch and those who wait for it, in the order of its reads: each has one or more of them in a row.
 struct Packed {
     batch: MicroBatch,
     pendings: Vec<Pending>,
@@ -24,8 +25,8 @@ struct Packed {
 impl Packed {
     fn new(pendings: Vec<Pending>, share_prefixes: bool) -> Self {
         let began = Instant::now();
-        let tokens: Vec<&[u32]> = pendings.iter().map(|p| &*p.rollout.tokens).collect();
-        let batch = MicroBatch::pack(&tokens, share_prefixes);
+        let sequences: Vec<_> = (0..).zip(&pendings).flat_map(|(i, pending)| pending.rollout.sequences(i)).collect();
+        let batch = MicroBatch::pack_sequences(&sequences, share_prefixes);
         metrics::stage(Stage::Pack, began.elapsed());
         Self { batch, pendings }
     }
@@ -85,7 +86,7 @@ fn run(queue: &Queue, next: &Receiver<Packed>, mut engine: Box<dyn Engine>, pack
         let Ok(packed) = next.recv() else { return };
         queue.batch_taken();
         let Some(Packed { batch, pendings }) = without_obsolete(packed, queue, packing) else { continue };
-        let submitted = pendings.iter().map(|p| p.rollout.tokens.len()).sum();
+        let submitted = pendings.iter().map(|p| p.rollout.total_tokens()).sum();
         metrics::batch(batch.tokens.len(), submitted, pendings.len(), packing.max_batch_tokens);
         // One span per rollout, so that each trace shows its own forward pass.
         let spans: Vec<_> = pendings.iter().map(|p| info_span!(parent: p.ticket.span(), "forward")).collect();
@@ -137,12 +138,16 @@ fn reply(
 ) {
     match scored {
         Ok(table) => {
-            for (i, pending) in pendings.into_iter().enumerate() {
+            let mut first = 0;
+            for pending in pendings {
                 let _span = info_span!(parent: pending.ticket.span(), "reply").entered();
                 let replying = Instant::now();
                 let queued = started.saturating_duration_since(pending.arrived);
-                let row = table.row(i).unwrap_or_default();
-                let outcome = rewards(card, &pending, row, queued, forward);
+                let reads = first..first + pending.rollout.read_count();
+                first = reads.end;
+                let rows = table.slice(reads).expect("`score` has counted the rows");
+                let times = Times { queued, forward };
+                let outcome = outcome(card, &pending.rollout, &pending.bound, &rows, times);
                 if let Ok(rewards) = &outcome {
                     metrics::rewards(card, rewards);
                 }
@@ -159,26 +164,4 @@ fn reply(
             pendings.into_iter().for_each(|p| p.ticket.answer(Err(rejection.clone())));
         }
     }
-}
-
-/// A number that can be trusted, or a reason.
-fn rewards(card: &ModelCard, pending: &Pending, row: &[f32], queued: Duration, forward: Duration) -> Outcome {
-    if let Some(at) = row.iter().position(|v| !v.is_finite()) {
-        let what = format!("the model gave {} for attribute '{}'", row[at], card.attributes[at]);
-        return Err(Rejection::new(Code::NonFinite, what));
-    }
-    let reward = (pending.bound)(row) as f32;
-    if !reward.is_finite() {
-        let what = "the aggregation overflows float32; use smaller weights or a clip";
-        return Err(Rejection::new(Code::NonFinite, what));
-    }
-    Ok(Rewards {
-        reward,
-        attributes: row.to_vec(),
-        tokens: pending.rollout.tokens.len() as u32,
-        truncated: pending.rollout.truncated,
-        model_version: Arc::clone(&card.model_version),
-        queue_ns: queued.as_nanos() as u64,
-        forward_ns: forward.as_nanos() as u64,
-    })
 }

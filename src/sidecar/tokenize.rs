@@ -1,28 +1,25 @@
 //! Conversations and text into token ids, exactly as the model's own library would.
 //!
-//! The invariant: exactly one beginning-of-sequence token where the tokenizer puts one, whatever the template brought.
+//! The invariant: exactly one beginning-of-sequence token where the tokenizer puts one, whatever the template brought;
+//! none is added for a model that was trained without.
 
-use std::io::{self, Write};
 use std::ops::Range;
 
-use minijinja::value::Kwargs;
-use minijinja::{Environment, ErrorKind, Value};
-use serde::Serialize as _;
 use tokenizers::Tokenizer;
 
-use crate::engine::TextAssets;
+use super::template::Template;
+use crate::engine::{Bos, TextAssets};
 use crate::reward::{Code, Rejection};
-use crate::rollout::Message;
+use crate::rollout::{ASSISTANT, Message};
 
 /// The model's tokenizer and chat template.
 pub struct Text {
     tokenizer: Option<Tokenizer>,
-    /// The id that the tokenizer puts first, if it does.
+    /// The id that is to come first: the one that the tokenizer puts there, if it does and the model wants it.
     bos: Option<u32>,
     /// The id of the text that the model calls its beginning-of-sequence token.
     named_bos: Option<u32>,
-    template: Option<Environment<'static>>,
-    variables: Value,
+    template: Option<Template>,
 }
 
 /// A conversation as the model reads it.
@@ -32,8 +29,6 @@ pub struct Rendered {
     /// Where the completion stands in it.
     pub completion: Range<usize>,
 }
-
-const TEMPLATE: &str = "chat_template";
 
 impl Text {
     /// Loads what the model brought; the error says what is wrong with it.
@@ -50,18 +45,17 @@ impl Text {
             }
             None => None,
         };
-        let bos = match &tokenizer {
-            Some(tokenizer) => leading_special(tokenizer)?,
-            None => None,
+        let bos = match (&tokenizer, assets.bos) {
+            (Some(tokenizer), Bos::AsTokenizer) => leading_special(tokenizer)?,
+            (Some(_), Bos::Never) | (None, _) => None,
         };
         let template = match &assets.chat_template {
-            Some(source) if source.trim().is_empty() => return Err("the model's chat template is empty".into()),
-            Some(source) => Some(environment(source).map_err(|e| format!("the model's chat template: {e:#}"))?),
+            Some(source) => Some(Template::new(source, &assets.template_variables)?),
             None => None,
         };
         let named_bos = tokenizer.as_ref().zip(assets.template_variables.get("bos_token"));
         let named_bos = named_bos.and_then(|(tokenizer, token)| tokenizer.token_to_id(token));
-        Ok(Self { tokenizer, bos, named_bos, template, variables: Value::from_serialize(&assets.template_variables) })
+        Ok(Self { tokenizer, bos, named_bos, template })
     }
 
     /// Whether the text begins with the beginning-of-sequence token, put there by the tokenizer or by the template.
@@ -72,7 +66,7 @@ impl Text {
     /// Applies the chat template, without a prompt for a further turn.
     pub fn render(&self, messages: &[Message], completion: &str) -> Result<Rendered, Rejection> {
         let mut turns = messages.to_vec();
-        turns.push(Message { role: "assistant".into(), content: completion.to_owned() });
+        turns.push(Message::new(ASSISTANT, completion));
         let text = self.apply(&turns, false)?;
         // Where the completion begins: behind the prompt as the policy saw it, if the template is of that kind,
         // else where the text last says what the completion says.
@@ -85,19 +79,13 @@ impl Text {
     }
 
     fn apply(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, Rejection> {
-        let environment = self.template.as_ref().ok_or_else(|| {
+        let template = self.template.as_ref().ok_or_else(|| {
             Rejection::new(
                 Code::BadMessages,
                 "chat: the model has no chat template; send text that carries the template already, or token ids",
             )
         })?;
-        let template = environment.get_template(TEMPLATE).map_err(|e| refused(&e))?;
-        template
-            // As transformers calls it where there are none of either.
-            .render(minijinja::context! {
-                messages, add_generation_prompt, tools => (), documents => (), ..self.variables.clone()
-            })
-            .map_err(|e| refused(&e))
+        template.render(messages, add_generation_prompt)
     }
 
     /// Token ids of a text that carries its template.
@@ -138,62 +126,6 @@ fn leading_special(tokenizer: &Tokenizer) -> Result<Option<u32>, String> {
     Ok(with.get_ids().first().copied().filter(|first| without.get_ids().first() != Some(first)))
 }
 
-/// The template with what transformers gives it: trimmed blocks, Python's string methods and JSON, `raise_exception`. Not
-/// `strftime_now`: a reward must not depend on the day, and templates that know it have a fixed date for those who
-/// do not.
-fn environment(source: &str) -> Result<Environment<'static>, minijinja::Error> {
-    let mut environment = Environment::new();
-    environment.set_trim_blocks(true);
-    environment.set_lstrip_blocks(true);
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-    environment.add_function("raise_exception", |message: String| -> Result<String, minijinja::Error> {
-        Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
-    });
-    environment.add_filter("tojson", to_json);
-    environment.add_template_owned(TEMPLATE, source.to_owned())?;
-    Ok(environment)
-}
-
-/// `tojson` as transformers has it: Python's `json.dumps(value, ensure_ascii=False, indent=indent)`.
-fn to_json(value: &Value, options: Kwargs) -> Result<String, minijinja::Error> {
-    let indent: Option<usize> = options.get("indent")?;
-    options.assert_all_used()?;
-    let mut json = Vec::new();
-    let written = match indent {
-        Some(spaces) => {
-            let spaces = " ".repeat(spaces.min(16));
-            let formatter = serde_json::ser::PrettyFormatter::with_indent(spaces.as_bytes());
-            value.serialize(&mut serde_json::Serializer::with_formatter(&mut json, formatter))
-        }
-        None => value.serialize(&mut serde_json::Serializer::with_formatter(&mut json, PythonSpacing)),
-    };
-    let fail = |e: &dyn std::fmt::Display| minijinja::Error::new(ErrorKind::BadSerialization, e.to_string());
-    written.map_err(|e| fail(&e))?;
-    String::from_utf8(json).map_err(|e| fail(&e))
-}
-
-/// A blank behind commas and colons.
-struct PythonSpacing;
-
-impl serde_json::ser::Formatter for PythonSpacing {
-    fn begin_array_value<W: ?Sized + Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
-        if first { Ok(()) } else { out.write_all(b", ") }
-    }
-
-    fn begin_object_key<W: ?Sized + Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
-        if first { Ok(()) } else { out.write_all(b", ") }
-    }
-
-    fn begin_object_value<W: ?Sized + Write>(&mut self, out: &mut W) -> io::Result<()> {
-        out.write_all(b": ")
-    }
-}
-
-fn refused(error: &minijinja::Error) -> Rejection {
-    let detail = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
-    Rejection::new(Code::BadMessages, format!("chat: the model's chat template refused the messages: {detail}"))
-}
-
 fn untokenizable(error: &tokenizers::Error) -> Rejection {
     Rejection::new(Code::Malformed, format!("text: cannot be tokenized: {error}"))
 }
@@ -209,6 +141,10 @@ mod tests {
 
     /// Words as tokens; `<s>` is 1, and is put first where `adds_bos`.
     fn text(template: Option<&str>, adds_bos: bool) -> Text {
+        Text::new(&assets(template, adds_bos)).unwrap()
+    }
+
+    fn assets(template: Option<&str>, adds_bos: bool) -> TextAssets {
         let words = ["<unk>", "<s>", "</s>", "user", "assistant", "two", "and", "make", "four"];
         let vocab: BTreeMap<&str, usize> = words.iter().enumerate().map(|(i, w)| (*w, i)).collect();
         let special = |id: usize| {
@@ -233,17 +169,16 @@ mod tests {
             "decoder": null,
             "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "<unk>"},
         });
-        Text::new(&TextAssets {
+        TextAssets {
             tokenizer_json: Some(json.to_string().into_bytes().into()),
             chat_template: template.map(str::to_owned),
             template_variables: BTreeMap::from([("bos_token".into(), "<s>".into())]),
             ..TextAssets::default()
-        })
-        .unwrap()
+        }
     }
 
     fn user(content: &str) -> Message {
-        Message { role: "user".into(), content: content.into() }
+        Message::new("user", content)
     }
 
     #[test]
@@ -277,6 +212,16 @@ mod tests {
         assert_eq!(self::text(None, false).encode("two").unwrap(), [5]);
     }
 
+    /// What the text or the template writes is not taken away: nothing is cut silently.
+    #[test]
+    fn no_beginning_is_added_where_the_model_was_trained_without() {
+        let text = Text::new(&TextAssets { bos: Bos::Never, ..assets(None, true) }).unwrap();
+        assert_eq!(text.encode("two and").unwrap(), [5, 6]);
+        assert_eq!(text.encode("<s>two and").unwrap(), [1, 5, 6]);
+        let (ids, part) = text.encode_part("two and", 4..7).unwrap();
+        assert_eq!((&ids[part], ids.len()), (&[6][..], 2));
+    }
+
     #[test]
     fn a_beginning_is_known_whoever_wrote_it() {
         for adds_bos in [true, false] {
@@ -285,29 +230,14 @@ mod tests {
         }
     }
 
-    /// What transformers 5.23 makes of it.
     #[test]
-    fn json_is_pythons_json() {
-        let template =
-            "{{ messages[0]|tojson }}{{ [1, none, 2.5]|tojson(indent=2) }}{% if tools is defined %}!{% endif %}";
-        let rendered = text(Some(template), false).render(&[user("<b> 'é'\n")], "").unwrap().text;
-        assert_eq!(rendered, "{\"role\": \"user\", \"content\": \"<b> 'é'\\n\"}[\n  1,\n  null,\n  2.5\n]!");
-    }
-
-    #[test]
-    fn what_a_template_refuses_is_a_rejection() {
-        let strict =
-            "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}";
-        let system = Message { role: "system".into(), content: "be brief".into() };
-        let rejection = text(Some(strict), false).render(&[system], "").err().unwrap();
+    fn a_conversation_needs_a_template() {
+        let rejection = text(None, false).render(&[user("two")], "").err().unwrap();
         assert_eq!(rejection.code, Code::BadMessages);
-        assert!(rejection.message.contains("System role not supported"), "{rejection}");
-        let none = text(None, false).render(&[user("two")], "").err().unwrap();
-        assert_eq!(none.code, Code::BadMessages);
     }
 
     #[test]
-    fn a_broken_template_is_found_at_the_start() {
+    fn what_is_broken_is_found_at_the_start() {
         let assets = TextAssets { chat_template: Some("{% for %}".into()), ..TextAssets::default() };
         assert!(Text::new(&assets).err().unwrap().contains("chat template"));
         let assets = TextAssets { tokenizer_json: Some(b"{}".as_slice().into()), ..TextAssets::default() };

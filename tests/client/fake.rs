@@ -156,6 +156,7 @@ pub fn rewards_of(rollout: &v1::Rollout) -> Rewards {
         model_version: "fake-1".into(),
         queue_ns: 0,
         forward_ns: 0,
+        reads: Vec::new(),
     }
 }
 

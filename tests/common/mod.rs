@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reward_sidecar::batch::MicroBatch;
-use reward_sidecar::engine::{EchoEngine, Engine, EngineError, ModelCard, ScoreTable};
+use reward_sidecar::engine::{EchoEngine, Engine, EngineError, ModelCard, ScoreTable, TextAssets};
 use reward_sidecar::proto::v1;
 use reward_sidecar::proto::v1::reward_service_client::RewardServiceClient;
 use reward_sidecar::sidecar::{Config, Sidecar};
@@ -39,6 +39,33 @@ pub fn loopback() -> Config {
 
 pub async fn echo(config: Config) -> Sidecar {
     Sidecar::start(config, Box::new(EchoEngine::new(CONTEXT))).await.unwrap()
+}
+
+/// Words as tokens: `wN` is token N, `user` 100, `assistant` 101, `end` 102. A conversation is the words of its
+/// messages, each behind its role, and `end` where nobody is to answer.
+pub fn words() -> TextAssets {
+    let mut vocab = serde_json::Map::new();
+    vocab.extend((0..100).map(|n| (format!("w{n}"), n.into())));
+    vocab.extend([("user", 100), ("assistant", 101), ("end", 102)].map(|(word, id)| (word.to_owned(), id.into())));
+    let json = serde_json::json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+        "pre_tokenizer": {"type": "Whitespace"}, "post_processor": null, "decoder": null,
+        "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "w0"},
+    });
+    let template = "{% for m in messages %}{{ m.role }} {{ m.content }} {% endfor %}\
+                    {{ 'assistant ' if add_generation_prompt else 'end' }}";
+    TextAssets {
+        tokenizer_json: Some(json.to_string().into_bytes().into()),
+        chat_template: Some(template.into()),
+        ..TextAssets::default()
+    }
+}
+
+/// One read of a reply, as the wire has it.
+pub fn read_of(tokens: &[u32]) -> v1::ReadRewards {
+    let attributes = EchoEngine::expected(tokens);
+    // The default weighting is length: 1.
+    v1::ReadRewards { tokens: tokens.len() as u32, attributes: attributes.to_vec(), reward: attributes[0] }
 }
 
 pub async fn connect(sidecar: &Sidecar) -> RewardServiceClient<Channel> {

@@ -45,7 +45,7 @@ pub fn groups() -> Workload {
         let mut prompt = Vec::new();
         for _ in 0..2 {
             prompt.push(user(words.sentence(30, 90)));
-            prompt.push(Message { role: "assistant".into(), content: words.sentence(60, 180) });
+            prompt.push(Message::new("assistant", words.sentence(60, 180)));
         }
         prompt.push(user(words.sentence(30, 90)));
         for i in 0..16 {
@@ -56,7 +56,7 @@ pub fn groups() -> Workload {
 }
 
 fn user(content: String) -> Message {
-    Message { role: "user".into(), content }
+    Message::new("user", content)
 }
 
 fn rollout(id: String, group: String, messages: Vec<Message>, completion: String) -> Rollout {

@@ -29,4 +29,21 @@ pub trait Collective: Send + Sync {
 
     /// The tensor of rank `root`, on every rank.
     fn broadcast(&self, x: &Tensor, root: usize) -> Result<Tensor>;
+
+    /// The line from each rank to the next, where there is one: with it, sums over all ranks get the bits that one rank
+    /// alone would give them.
+    fn line(&self) -> Option<&dyn Line> {
+        None
+    }
+}
+
+/// Ranks in a line: each takes unfinished sums from the one before it, goes on with them, and hands them to the next. What
+/// the last one has is what one rank alone would have, for it was made in the same order. While a rank works on one block of
+/// rows, the one before it is at the next block already.
+pub trait Line: Sync {
+    /// The sums that the rank before this one has got to; `None` for the first, which begins.
+    fn take(&self) -> Result<Option<Vec<f32>>>;
+
+    /// Hands sums to the next rank. The last one gets them back.
+    fn hand_on(&self, sums: Vec<f32>) -> Result<Option<Vec<f32>>>;
 }

@@ -1,14 +1,16 @@
 //! Ranks that are threads of one process: they hand each other their tensors in shared memory.
 //!
-//! An all-reduce is a reduce-scatter and an all-gather: rank `r` adds up the `r`-th part of all tensors, rank 0's first,
+//! Unfinished sums go from rank to rank along a line. An all-reduce is a reduce-scatter and an all-gather: rank `r` adds up the `r`-th part of all tensors, rank 0's first,
 //! and everybody collects the parts. So the work is shared, and the order of summation fixed.
 
 use std::any::Any;
+use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use candle_core::{Result, Tensor, bail};
 
-use super::Collective;
+use super::{Collective, Line};
 use crate::model::shard::Shard;
 
 /// The table around which the ranks of one forward pass meet. Each pass gets a new one, so that nothing of a failed one
@@ -25,6 +27,10 @@ struct Table {
     /// How many have taken what they came for.
     taken: usize,
     round: u64,
+    /// Sums on their way from each rank to the next.
+    on_the_way: Vec<VecDeque<Vec<f32>>>,
+    /// Who will say nothing any more.
+    left: Vec<bool>,
     /// Why there will be no more rounds.
     failure: Option<String>,
 }
@@ -32,7 +38,14 @@ struct Table {
 impl Exchange {
     /// A table for `world` ranks.
     pub fn new(world: usize) -> Arc<Self> {
-        let table = Table { slots: vec![None; world], taken: 0, round: 0, failure: None };
+        let table = Table {
+            slots: vec![None; world],
+            taken: 0,
+            round: 0,
+            on_the_way: vec![VecDeque::new(); world],
+            left: vec![false; world],
+            failure: None,
+        };
         Arc::new(Self { world, table: Mutex::new(table), changed: Condvar::new() })
     }
 
@@ -52,7 +65,8 @@ impl Exchange {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wait_until(&self, ready: impl Fn(&Table) -> bool) -> Result<MutexGuard<'_, Table>> {
+    /// Waits until something is ready that the ranks `on` have to bring about.
+    fn wait(&self, on: Range<usize>, ready: impl Fn(&Table) -> bool) -> Result<MutexGuard<'_, Table>> {
         let mut table = self.lock();
         loop {
             // Who has everything goes on, even if somebody has left meanwhile.
@@ -62,6 +76,9 @@ impl Exchange {
             if let Some(reason) = &table.failure {
                 bail!("{reason}");
             }
+            if let Some(rank) = on.clone().find(|rank| table.left[*rank]) {
+                bail!("rank {rank} failed: it left");
+            }
             table = self.changed.wait(table).unwrap_or_else(PoisonError::into_inner);
         }
     }
@@ -69,12 +86,13 @@ impl Exchange {
     /// Puts `mine` down and takes everybody's, in order of the ranks.
     fn meet<T: Send + Sync + 'static>(&self, rank: usize, mine: T) -> Result<Vec<Arc<T>>> {
         // The last round's things must be cleared away first.
-        let mut table = self.wait_until(|table| table.slots[rank].is_none())?;
+        let mut table = self.wait(0..self.world, |table| table.slots[rank].is_none())?;
         table.slots[rank] = Some(Arc::new(mine));
         let round = table.round;
         self.changed.notify_all();
         drop(table);
-        let mut table = self.wait_until(|table| table.round == round && table.slots.iter().all(Option::is_some))?;
+        let everybody = |table: &Table| table.round == round && table.slots.iter().all(Option::is_some);
+        let mut table = self.wait(0..self.world, everybody)?;
         let all: Option<Vec<Arc<T>>> =
             table.slots.iter().map(|slot| Arc::clone(slot.as_ref()?).downcast::<T>().ok()).collect();
         table.taken += 1;
@@ -92,6 +110,9 @@ impl Exchange {
     }
 }
 
+/// Blocks of sums that may lie between two ranks: enough that neither waits while the other is at work on one.
+const ON_THE_WAY: usize = 2;
+
 /// One rank's seat at an [`Exchange`]. Once it is dropped, nobody waits for this rank any more.
 pub struct ThreadRank {
     exchange: Arc<Exchange>,
@@ -107,7 +128,13 @@ impl ThreadRank {
 
 impl Drop for ThreadRank {
     fn drop(&mut self) {
-        self.fail(if std::thread::panicking() { "it panicked" } else { "it left" });
+        match std::thread::panicking() {
+            true => self.fail("it panicked"),
+            false => {
+                self.exchange.lock().left[self.rank] = true;
+                self.exchange.changed.notify_all();
+            }
+        }
     }
 }
 
@@ -149,6 +176,31 @@ impl Collective for ThreadRank {
             Some(x) => Ok(x.clone()),
             None => bail!("ranks named different roots of one broadcast"),
         }
+    }
+
+    fn line(&self) -> Option<&dyn Line> {
+        Some(self)
+    }
+}
+
+impl Line for ThreadRank {
+    fn take(&self) -> Result<Option<Vec<f32>>> {
+        let Some(before) = self.rank.checked_sub(1) else { return Ok(None) };
+        let mut table = self.exchange.wait(before..self.rank, |table| !table.on_the_way[before].is_empty())?;
+        let sums = table.on_the_way[before].pop_front();
+        self.exchange.changed.notify_all();
+        Ok(sums)
+    }
+
+    fn hand_on(&self, sums: Vec<f32>) -> Result<Option<Vec<f32>>> {
+        if self.rank + 1 == self.exchange.world {
+            return Ok(Some(sums));
+        }
+        let mut table =
+            self.exchange.wait(self.rank + 1..self.rank + 2, |table| table.on_the_way[self.rank].len() < ON_THE_WAY)?;
+        table.on_the_way[self.rank].push_back(sums);
+        self.exchange.changed.notify_all();
+        Ok(None)
     }
 }
 
@@ -217,6 +269,25 @@ mod tests {
         });
         for said in said {
             assert_eq!(said.unwrap().unwrap(), (vec![0.0, 1.0, 1.0, 2.0, 2.0, 2.0], vec![1.0, 1.0]));
+        }
+    }
+
+    #[test]
+    fn sums_go_along_the_line_block_by_block() {
+        let blocks = 20;
+        let said = on(4, |rank| {
+            let line = rank.line().unwrap();
+            (0..blocks)
+                .map(|block| {
+                    let mut sums = line.take()?.unwrap_or_else(|| vec![block as f32]);
+                    sums.push(rank.rank() as f32);
+                    line.hand_on(sums)
+                })
+                .collect::<Result<Vec<_>>>()
+        });
+        for (rank, said) in said.into_iter().enumerate() {
+            let expected = |block| (rank == 3).then(|| vec![block as f32, 0.0, 1.0, 2.0, 3.0]);
+            assert_eq!(said.unwrap().unwrap(), (0..blocks).map(expected).collect::<Vec<_>>());
         }
     }
 

@@ -84,6 +84,8 @@ impl PackedMatrix {
 }
 
 /// What is added to a finished dot product: the bias, and to their sum the residual.
+///
+/// A dot product may also be finished in several calls, over consecutive runs of `k`: see [`linear_continue`].
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Addends<'a> {
     /// `[n]`, the same for every row.
@@ -112,6 +114,19 @@ impl<'a> Addends<'a> {
 /// # Panics
 /// If the lengths do not agree.
 pub fn linear(x: &[f32], w: &PackedMatrix, addends: Addends, y: &mut [f32]) {
+    run(x, w, addends, false, y);
+}
+
+/// As [`linear`], but every dot product goes on from the value that `y` holds: the matrix is a run of columns of a wider
+/// one, and `y` what the columns before it made. The result has the bits of one call over all of them.
+///
+/// # Panics
+/// If the lengths do not agree.
+pub fn linear_continue(x: &[f32], w: &PackedMatrix, addends: Addends, y: &mut [f32]) {
+    run(x, w, addends, true, y);
+}
+
+fn run(x: &[f32], w: &PackedMatrix, addends: Addends, continued: bool, y: &mut [f32]) {
     let t = x.len() / w.k;
     assert_eq!(x.len(), t * w.k, "the input holds a broken row of {}", w.k);
     assert_eq!(y.len(), t * w.n, "the output of {t} rows has {} values each", w.n);
@@ -122,7 +137,7 @@ pub fn linear(x: &[f32], w: &PackedMatrix, addends: Addends, y: &mut [f32]) {
     }
     let columns = column_blocks(t, w);
     let blocks = grid::blocks(y, w.n, steps(t, BLOCK_ROWS), &columns);
-    blocks.into_par_iter().with_max_len(1).for_each(|block| linear_block(x, w, &addends, block));
+    blocks.into_par_iter().with_max_len(1).for_each(|block| linear_block(x, w, &addends, continued, block));
 }
 
 /// Columns are cut, at the borders of panels, only where the rows alone would leave threads idle: each cut packs the
@@ -135,7 +150,7 @@ fn column_blocks(t: usize, w: &PackedMatrix) -> Vec<Range<usize>> {
     steps(w.n, panels_each * w.isa.width()).collect()
 }
 
-fn linear_block(x: &[f32], w: &PackedMatrix, addends: &Addends, mut block: Block) {
+fn linear_block(x: &[f32], w: &PackedMatrix, addends: &Addends, continued: bool, mut block: Block) {
     let (isa, width, k) = (w.isa, w.isa.width(), w.k);
     // Equal runs rather than full ones and a short last one.
     let depth = k.div_ceil(k.div_ceil(MAX_DEPTH));
@@ -155,7 +170,7 @@ fn linear_block(x: &[f32], w: &PackedMatrix, addends: &Addends, mut block: Block
                     let mut acc = [0.0; MAX_HEIGHT * MAX_WIDTH];
                     let acc = &mut acc[..height * width];
                     let pieces = &mut block.pieces[row..row + rows];
-                    if depth.start > 0 {
+                    if continued || depth.start > 0 {
                         for (acc, piece) in acc.chunks_exact_mut(width).zip(pieces.iter()) {
                             acc[..within.len()].copy_from_slice(&piece[within.clone()]);
                         }
@@ -252,6 +267,24 @@ mod tests {
                 in_pool(threads, || linear(&x, &w, Addends::NONE, &mut y));
                 assert_same_bits(&y, &rows, "threads");
             }
+        }
+    }
+
+    #[test]
+    fn a_dot_product_goes_on_where_it_was_left() {
+        for (t, n, k) in SHAPES.into_iter().filter(|(_, _, k)| *k > 2) {
+            let (x, w, b, r) = (floats(t * k, 1), floats(n * k, 2), floats(n, 3), floats(t * n, 4));
+            let addends = Addends { bias: Some(&b), residual: Some(&r) };
+            let cuts = [0, k / 3, k / 2 + 1, k];
+            let mut y = vec![0.0; t * n];
+            for cut in cuts.windows(2).map(|cut| cut[0]..cut[1]).filter(|cut| !cut.is_empty()) {
+                let columns =
+                    |matrix: &[f32]| matrix.chunks_exact(k).flat_map(|row| &row[cut.clone()]).copied().collect();
+                let (x, w): (Vec<f32>, Vec<f32>) = (columns(&x), columns(&w));
+                let addends = if cut.end == k { addends } else { Addends::NONE };
+                linear_continue(&x, &PackedMatrix::pack(n, cut.len(), &w), addends, &mut y);
+            }
+            assert_same_bits(&y, &reference(&x, &w, k, addends), "in pieces");
         }
     }
 

@@ -30,6 +30,6 @@ pub use activation::{Activation, activate, gate};
 pub use attention::{AttentionOptions, AttentionPlan, HeadLayout, attention};
 pub use exp::exp;
 pub use isa::Isa;
-pub use linear::{Addends, PackedMatrix, linear};
+pub use linear::{Addends, PackedMatrix, linear, linear_continue};
 pub use norm::{layer_norm, rms_norm, rms_norm_heads};
 pub use rotary::rotary;

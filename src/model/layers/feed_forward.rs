@@ -5,7 +5,6 @@
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
 
-use super::linear::finish;
 use super::{Activation, Linear, Loaded, Matrix, output, values};
 use crate::model::backbone::RankContext;
 use crate::model::collective::Collective;
@@ -57,15 +56,30 @@ impl FeedForward {
 
     /// The layer of `x: [tokens, hidden]`, plus `residual`.
     pub fn forward(&self, x: &Tensor, residual: Option<&Tensor>, ranks: &dyn Collective) -> Result<Tensor> {
-        if ranks.world() == 1 {
-            let blocks = Blocks { layer: self, bias: self.down.bias() };
-            return match residual {
-                Some(residual) => x.apply_op2_no_bwd(residual, &blocks),
-                None => x.apply_op1_no_bwd(&blocks),
-            };
+        let blocks = Blocks { layer: self };
+        match (ranks.world(), residual) {
+            (1, None) => x.apply_op1_no_bwd(&blocks),
+            (1, Some(residual)) => x.apply_op2_no_bwd(residual, &blocks),
+            _ => {
+                let mut wide = Vec::new();
+                self.down.reduce(x, |x, inner| self.inner(x, &mut wide, inner), residual, ranks)
+            }
         }
-        let partial = x.apply_op1_no_bwd(&Blocks { layer: self, bias: None })?;
-        finish(&ranks.all_reduce(&partial)?, self.down.bias(), residual)
+    }
+
+    /// `act(gate) * up`, or `act(up)`, of some rows; `wide` is scratch.
+    fn inner(&self, x: &[f32], wide: &mut Vec<f32>, inner: &mut Vec<f32>) {
+        let up = self.up.weight();
+        let width = x.len() / up.k() * up.n();
+        let buffer = if self.gated { &mut *wide } else { &mut *inner };
+        buffer.resize(width, 0.0);
+        linear(x, up, Addends { bias: self.up.bias(), residual: None }, buffer);
+        if self.gated {
+            inner.resize(width / 2, 0.0);
+            gate(self.activation, wide, up.n() / 2, inner);
+        } else {
+            activate(self.activation, inner);
+        }
     }
 
     /// Bytes of the weights in memory.
@@ -76,36 +90,19 @@ impl FeedForward {
 
 struct Blocks<'a> {
     layer: &'a FeedForward,
-    /// Of the way down.
-    bias: Option<&'a [f32]>,
 }
 
 impl Blocks<'_> {
     fn run(&self, x: &[f32], residual: Option<&[f32]>) -> (CpuStorage, Shape) {
-        let FeedForward { up, gated, activation, down } = self.layer;
-        let (hidden, features, wide) = (down.weight().n(), down.weight().k(), up.weight().n());
+        let down = &self.layer.down;
+        let hidden = down.weight().n();
         let tokens = x.len() / hidden;
-        let rows = tokens.min(BLOCK_ROWS);
-        let mut inner = vec![0.0; rows * wide];
-        let mut gates = vec![0.0; if *gated { rows * features } else { 0 }];
+        let (mut wide, mut inner) = (Vec::new(), Vec::new());
         let mut y = vec![0.0; tokens * hidden];
         for (i, (x, y)) in x.chunks(BLOCK_ROWS * hidden).zip(y.chunks_mut(BLOCK_ROWS * hidden)).enumerate() {
-            let rows = x.len() / hidden;
-            let inner = &mut inner[..rows * wide];
-            linear(x, up.weight(), Addends { bias: up.bias(), residual: None }, inner);
-            let inner = match gated {
-                true => {
-                    let gates = &mut gates[..rows * features];
-                    gate(*activation, inner, features, gates);
-                    gates
-                }
-                false => {
-                    activate(*activation, inner);
-                    inner
-                }
-            };
             let residual = residual.map(|r| &r[i * BLOCK_ROWS * hidden..][..y.len()]);
-            linear(inner, down.weight(), Addends { bias: self.bias, residual }, y);
+            self.layer.inner(x, &mut wide, &mut inner);
+            linear(&inner, down.weight(), Addends { bias: down.bias(), residual }, y);
         }
         output(y, tokens, hidden)
     }

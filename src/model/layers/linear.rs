@@ -3,13 +3,16 @@
 
 use std::ops::Range;
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, Device, Layout, Result, Shape, Storage, Tensor, bail};
 
 use super::{Loaded, output, values};
 use crate::model::backbone::RankContext;
 use crate::model::checkpoint::Slice;
 use crate::model::collective::Collective;
-use crate::model::kernels::{Addends, PackedMatrix, linear};
+use crate::model::kernels::{Addends, PackedMatrix, linear, linear_continue};
+
+/// Rows that go from rank to rank at a time: enough work for every thread, few enough that no rank waits long.
+const BLOCK_ROWS: usize = 384;
 
 /// A linear layer, packed once for the kernel that reads it.
 pub struct Linear {
@@ -89,17 +92,63 @@ impl Linear {
         x.apply_op1_no_bwd(&Product { linear: self, bias: self.bias.as_deref() })
     }
 
-    /// `x Wᵀ + b (+ residual)` where every rank holds some of the inputs: the ranks' products are added up first.
+    /// `x Wᵀ + b (+ residual)` where every rank holds some of the inputs.
     pub fn forward_reduce(&self, x: &Tensor, residual: Option<&Tensor>, ranks: &dyn Collective) -> Result<Tensor> {
-        if ranks.world() == 1 {
-            let product = Product { linear: self, bias: self.bias.as_deref() };
-            return match residual {
-                Some(residual) => x.apply_op2_no_bwd(residual, &product),
-                None => x.apply_op1_no_bwd(&product),
-            };
+        let whole = Product { linear: self, bias: self.bias.as_deref() };
+        match (ranks.world(), residual) {
+            (1, None) => x.apply_op1_no_bwd(&whole),
+            (1, Some(residual)) => x.apply_op2_no_bwd(residual, &whole),
+            _ => self.reduce(x, |x, inner| x.clone_into(inner), residual, ranks),
         }
-        let partial = x.apply_op1_no_bwd(&Product { linear: self, bias: None })?;
-        finish(&ranks.all_reduce(&partial)?, self.bias.as_deref(), residual)
+    }
+
+    /// The sum over all ranks of `inner(x) Wᵀ`, on every rank, with bias and residual; `inner` fills a buffer. Along a line the ranks finish the dot
+    /// products that one rank alone would make, each its run of them.
+    pub(super) fn reduce(
+        &self,
+        x: &Tensor,
+        mut inner: impl FnMut(&[f32], &mut Vec<f32>),
+        residual: Option<&Tensor>,
+        ranks: &dyn Collective,
+    ) -> Result<Tensor> {
+        let outputs = self.weight.n();
+        let (_, inputs) = x.dims2()?;
+        let (storage, layout) = x.storage_and_layout();
+        let Storage::Cpu(storage) = &*storage else { bail!("expected activations on the CPU") };
+        let blocks = values(storage, layout)?.chunks(BLOCK_ROWS * inputs);
+        let zeros = |x: &[f32]| vec![0.0; x.len() / inputs * outputs];
+        let (mut rows, mut sums) = (Vec::new(), Vec::new());
+        let sum = match ranks.line() {
+            Some(line) => {
+                for x in blocks {
+                    inner(x, &mut rows);
+                    let mut y = line.take()?.unwrap_or_else(|| zeros(x));
+                    linear_continue(&rows, &self.weight, Addends::NONE, &mut y);
+                    sums.extend(line.hand_on(y)?.into_iter().flatten());
+                }
+                let rows = sums.len() / outputs;
+                let finished = Tensor::from_vec(sums, (rows, outputs), &Device::Cpu)?;
+                ranks.broadcast(&finished, ranks.world() - 1)?
+            }
+            None => {
+                for x in blocks {
+                    let mut y = zeros(x);
+                    inner(x, &mut rows);
+                    linear(&rows, &self.weight, Addends::NONE, &mut y);
+                    sums.append(&mut y);
+                }
+                let rows = sums.len() / outputs;
+                ranks.all_reduce(&Tensor::from_vec(sums, (rows, outputs), &Device::Cpu)?)?
+            }
+        };
+        let sum = match &self.bias {
+            Some(bias) => sum.broadcast_add(&Tensor::new(&bias[..], sum.device())?)?,
+            None => sum,
+        };
+        match residual {
+            Some(residual) => sum + residual,
+            None => Ok(sum),
+        }
     }
 
     /// Bytes of the weights in memory.
@@ -115,18 +164,6 @@ impl Linear {
     /// The bias, for the same.
     pub(super) fn bias(&self) -> Option<&[f32]> {
         self.bias.as_deref()
-    }
-}
-
-/// `sum + bias + residual`, in the order in which one rank alone adds them.
-pub(super) fn finish(sum: &Tensor, bias: Option<&[f32]>, residual: Option<&Tensor>) -> Result<Tensor> {
-    let sum = match bias {
-        Some(bias) => sum.broadcast_add(&Tensor::new(bias, sum.device())?)?,
-        None => sum.clone(),
-    };
-    match residual {
-        Some(residual) => sum + residual,
-        None => Ok(sum),
     }
 }
 

@@ -7,8 +7,14 @@ mod activation;
 mod attention;
 mod embedding;
 mod feed_forward;
+#[cfg(feature = "flash-attn")]
+#[expect(dead_code, reason = "the layers of other devices than the CPU come next")]
+mod flash_attention;
 mod linear;
 mod norm;
+mod paths;
+#[expect(dead_code, reason = "the layers of other devices than the CPU come next")]
+mod portable_attention;
 mod rotary;
 
 pub use activation::{Activation, read_activation};

@@ -272,15 +272,10 @@ impl Preset {
     }
 }
 
-/// The configuration of the models that a preset is for, as their `config.json` would have it; `None` if the preset does
-/// not say it.
-pub fn configuration(name_or_file: &str) -> Result<Option<serde_json::Value>, ModelError> {
-    let place = place(name_or_file);
-    let config = Preset::find(name_or_file)?.complete(&place)?.config;
-    if config.is_empty() {
-        return Ok(None);
-    }
-    serde_json::to_value(config).map(Some).map_err(|e| ModelError::malformed(&place, format!("[config]: {e}")))
+/// Names and configurations of the published models whose presets say them, as a `config.json` would.
+pub fn published() -> impl Iterator<Item = (String, serde_json::Value)> {
+    let stated = Preset::all().filter(|preset| !preset.config.is_empty());
+    stated.filter_map(|preset| Some((preset.name, serde_json::to_value(preset.config).ok()?)))
 }
 
 /// Names of the presets in the program.

@@ -1,0 +1,150 @@
+//! Where the head reads a token sequence, as the model's [`ReadPolicy`] says, and what the sequence must hold for it. A
+//! function of the tokens alone.
+
+use std::sync::Arc;
+
+use crate::engine::{ReadAt, ReadPolicy};
+use crate::limits::MAX_READS;
+use crate::reward::{Code, Rejection};
+use crate::rollout::Reads;
+
+/// The reads of a sequence.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Found {
+    /// Where they are.
+    pub reads: Reads,
+    /// Position of the first token that they need: nothing from here on may be cut.
+    pub first: usize,
+}
+
+/// Puts the policy's last token behind a sequence that does not end with it.
+pub(super) fn complete(policy: &ReadPolicy, ids: &mut Vec<u32>) {
+    if let Some(append) = policy.append
+        && ids.last() != Some(&append)
+    {
+        ids.push(append);
+    }
+}
+
+/// Finds the reads of a sequence, which is not empty; `field` is for messages.
+pub(super) fn find(policy: &ReadPolicy, field: &str, ids: &[u32]) -> Result<Found, Rejection> {
+    let missing = |what: String| Rejection::new(Code::NoReadPosition, format!("{field}: {what}"));
+    let needed = match policy.needs.as_slice() {
+        [] => ids.len(),
+        needs => ids.windows(needs.len()).rposition(|run| run == needs).ok_or_else(|| {
+            missing(format!("the model's head looks for the token ids {needs:?} in a row, and they are not there"))
+        })?,
+    };
+    let (reads, first) = match policy.at {
+        ReadAt::LastToken => (Reads::Last, ids.len() - 1),
+        ReadAt::EveryToken { token, reduce } => {
+            let ends: Arc<[u32]> = (0..).zip(ids).filter(|(_, id)| **id == token).map(|(end, _)| end).collect();
+            let first = ends.first().ok_or_else(|| {
+                missing(format!("the model reads at every token {token}, the end of a step, and there is none"))
+            })?;
+            if ends.len() > MAX_READS {
+                let what = format!("{field}: {} steps; at most {MAX_READS}", ends.len());
+                return Err(Rejection::new(Code::TooLong, what));
+            }
+            (Reads::Steps { reduce, ends: Arc::clone(&ends) }, *first as usize)
+        }
+    };
+    Ok(Found { reads, first: first.min(needed) })
+}
+
+/// Whether every token that the policy names is in a vocabulary of this size; the error is for who made the model.
+pub(super) fn check(policy: &ReadPolicy, vocabulary_size: u32) -> Result<(), String> {
+    let step = match policy.at {
+        ReadAt::LastToken => None,
+        ReadAt::EveryToken { token, .. } => Some(token),
+    };
+    match step.iter().chain(&policy.append).chain(&policy.needs).find(|id| **id >= vocabulary_size) {
+        None => Ok(()),
+        Some(id) => Err(format!(
+            "the model is to be read at token id {id}, which its vocabulary of {vocabulary_size} does not have"
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::engine::Reduce;
+
+    const STEPS: ReadAt = ReadAt::EveryToken { token: 2, reduce: Reduce::Min };
+
+    fn steps(ends: &[u32]) -> Reads {
+        Reads::Steps { ends: ends.into(), reduce: Reduce::Min }
+    }
+
+    #[test]
+    fn the_last_token() {
+        let policy = ReadPolicy::default();
+        assert_eq!(find(&policy, "input", &[5, 6, 7]).unwrap(), Found { reads: Reads::Last, first: 2 });
+        let policy = ReadPolicy { needs: vec![5, 6], ..policy };
+        // The last run counts.
+        assert_eq!(find(&policy, "input", &[5, 6, 5, 6, 7]).unwrap(), Found { reads: Reads::Last, first: 2 });
+        for ids in [&[5, 7, 6][..], &[6], &[5]] {
+            let rejection = find(&policy, "input", ids).unwrap_err();
+            assert_eq!(rejection.code, Code::NoReadPosition);
+            assert!(rejection.message.starts_with("input:") && rejection.message.contains("[5, 6]"), "{rejection}");
+        }
+    }
+
+    #[test]
+    fn every_step() {
+        let policy = ReadPolicy { at: STEPS, ..ReadPolicy::default() };
+        assert_eq!(find(&policy, "input", &[2, 7, 2, 2, 9]).unwrap(), Found { reads: steps(&[0, 2, 3]), first: 0 });
+        let rejection = find(&policy, "input", &[1, 3]).unwrap_err();
+        assert_eq!(rejection.code, Code::NoReadPosition);
+        assert!(rejection.message.contains("every token 2"), "{rejection}");
+        assert_eq!(find(&policy, "input", &vec![2; MAX_READS + 1]).unwrap_err().code, Code::TooLong);
+    }
+
+    #[test]
+    fn a_last_token_is_appended_once() {
+        let policy = ReadPolicy { append: Some(9), ..ReadPolicy::default() };
+        for given in [vec![1, 9, 2], vec![1, 9, 2, 9]] {
+            let mut ids = given;
+            complete(&policy, &mut ids);
+            assert_eq!(ids, [1, 9, 2, 9]);
+        }
+        let mut ids = vec![1];
+        complete(&ReadPolicy::default(), &mut ids);
+        assert_eq!(ids, [1]);
+    }
+
+    #[test]
+    fn tokens_of_no_vocabulary() {
+        let good = ReadPolicy { at: STEPS, append: Some(4), needs: vec![1, 3] };
+        assert_eq!(check(&good, 5), Ok(()));
+        for (size, names) in [(4, "id 4"), (3, "id 4"), (2, "id 2")] {
+            assert!(check(&good, size).unwrap_err().contains(names), "{size}");
+        }
+        assert!(check(&ReadPolicy { append: None, ..good }, 3).unwrap_err().contains("id 3"));
+    }
+
+    proptest! {
+        /// Whatever is cut before the first needed token, the reads are at the same tokens.
+        #[test]
+        fn a_cut_before_the_first_moves_the_reads_and_loses_none(
+            ids in prop::collection::vec(0u32..4, 1..30),
+            every: bool,
+            needs in prop::collection::vec(0u32..4, 0..3),
+            cut: prop::sample::Index,
+        ) {
+            let policy = ReadPolicy { at: if every { STEPS } else { ReadAt::LastToken }, append: None, needs };
+            let Ok(found) = find(&policy, "input", &ids) else { return Ok(()) };
+            let cut = cut.index(found.first + 1);
+            let after = find(&policy, "input", &ids[cut..]).unwrap();
+            prop_assert_eq!(after.first, found.first - cut);
+            let moved = match found.reads {
+                Reads::Steps { ends, .. } => steps(&ends.iter().map(|end| end - cut as u32).collect::<Vec<_>>()),
+                other => other,
+            };
+            prop_assert_eq!(after.reads, moved);
+        }
+    }
+}

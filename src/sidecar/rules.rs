@@ -1,0 +1,288 @@
+//! From what a caller claims to what is proved: limits, template, tokens, truncation, reads, the aggregation bound to its
+//! columns. A function of the model, the policy for what is too long, and the rollout alone.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::OverLong;
+use super::reading::{self, Found};
+use super::tokenize::Text;
+use crate::aggregate::{self, Bound};
+use crate::engine::{ModelCard, ReadAt};
+use crate::limits;
+use crate::reward::{Code, Rejection};
+use crate::rollout::{ASSISTANT, Input, Message, Reads, Rollout, Turn, ValidRollout};
+
+/// See the module.
+pub(super) struct Rules {
+    card: Arc<ModelCard>,
+    text: Text,
+    over_long: OverLong,
+}
+
+/// Tokens, and how many of them, from which place on, are the completion's; `None` where nobody asked, or where the input
+/// form does not tell.
+struct Tokens {
+    ids: Vec<u32>,
+    completion: Option<Range<usize>>,
+}
+
+impl Rules {
+    /// The error says what is wrong with the model's text or reads.
+    pub(super) fn new(card: Arc<ModelCard>, over_long: OverLong) -> Result<Self, String> {
+        reading::check(&card.reads, card.vocabulary_size)?;
+        Ok(Self { text: Text::new(&card.text)?, card, over_long })
+    }
+
+    pub(super) fn card(&self) -> &Arc<ModelCard> {
+        &self.card
+    }
+
+    pub(super) fn over_long(&self) -> OverLong {
+        self.over_long
+    }
+
+    /// Proves a rollout, or says what is wrong with it.
+    pub(super) fn check(&self, rollout: Rollout) -> Result<(ValidRollout, Bound), Rejection> {
+        check_names(&rollout)?;
+        let input = rollout.input.ok_or_else(|| {
+            Rejection::new(
+                Code::NoInput,
+                "input: none of the four forms was given; send chat, text, token_ids or prompt_completion_ids",
+            )
+        })?;
+        let scored = self.scored_turns(&input)?;
+        let wants_length = rollout.aggregation.length_penalty.is_some();
+        let (mut tokens, mut found) = self.read(&input, wants_length)?;
+        let truncated = tokens.ids.len() > self.context();
+        if truncated {
+            if self.over_long == OverLong::Reject {
+                return Err(self.too_long(&tokens, "shorten it, or run the sidecar with over_long = \"truncate-left\""));
+            }
+            if !scored.is_empty() {
+                // Every turn would lose another part of its own beginning.
+                return Err(self.too_long(&tokens, "nothing is cut of a conversation with scored turns; shorten it"));
+            }
+            if tokens.completion.is_none() {
+                (tokens, found) = self.read(&input, true)?;
+            }
+            self.truncate(&mut tokens, found.first)?;
+            found = reading::find(&self.card.reads, "input", &tokens.ids)?;
+        }
+        let completion_tokens = tokens.completion.as_ref().map(|c| c.len() as u32);
+        let bound = aggregate::bind(&rollout.aggregation, &self.card, completion_tokens.is_some())?;
+        let reads = match &input {
+            Input::Chat { messages, .. } if !scored.is_empty() => {
+                Reads::Turns(self.turns(messages, &scored, tokens.ids.len(), wants_length)?)
+            }
+            _ => found.reads,
+        };
+        let valid = ValidRollout {
+            tokens: tokens.ids.into(),
+            reads,
+            completion_tokens,
+            truncated,
+            finish_reason: rollout.finish_reason,
+            group: rollout.group,
+            priority: rollout.priority,
+        };
+        Ok((valid, bound))
+    }
+
+    fn context(&self) -> usize {
+        self.card.context_tokens as usize
+    }
+
+    /// The input's tokens, complete as the model wants them, and where they are read.
+    fn read(&self, input: &Input, find_completion: bool) -> Result<(Tokens, Found), Rejection> {
+        let mut tokens = self.tokens(input, find_completion)?;
+        if tokens.ids.is_empty() {
+            return Err(Rejection::new(Code::Empty, "input: there is no token to score"));
+        }
+        reading::complete(&self.card.reads, &mut tokens.ids);
+        let found = reading::find(&self.card.reads, "input", &tokens.ids)?;
+        Ok((tokens, found))
+    }
+
+    /// Finding the completion in a text costs a little; `find_completion` says whether it is wanted.
+    fn tokens(&self, input: &Input, find_completion: bool) -> Result<Tokens, Rejection> {
+        match input {
+            Input::Chat { messages, completion } => {
+                let bytes: usize = messages.iter().map(|m| m.role.len() + m.content.len()).sum();
+                check_bytes("chat", bytes + completion.len())?;
+                if messages.is_empty() {
+                    return Err(Rejection::new(
+                        Code::BadMessages,
+                        "chat.messages: there is no message before the completion",
+                    ));
+                }
+                let rendered = self.text.render(messages, completion)?;
+                self.encode(&rendered.text, find_completion.then_some(rendered.completion))
+            }
+            Input::Text(text) => {
+                check_bytes("text", text.len())?;
+                self.encode(text, None)
+            }
+            Input::TokenIds(ids) => {
+                self.check_ids("token_ids.ids", ids)?;
+                Ok(Tokens { ids: ids.clone(), completion: None })
+            }
+            Input::PromptCompletionIds { prompt, completion } => {
+                self.check_ids("prompt_completion_ids.prompt", prompt)?;
+                self.check_ids("prompt_completion_ids.completion", completion)?;
+                let ids = [prompt.as_slice(), completion].concat();
+                Ok(Tokens { completion: Some(prompt.len()..ids.len()), ids })
+            }
+        }
+    }
+
+    fn encode(&self, text: &str, completion: Option<Range<usize>>) -> Result<Tokens, Rejection> {
+        let tokens = match completion {
+            Some(completion) => {
+                let (ids, completion) = self.text.encode_part(text, completion)?;
+                Tokens { ids, completion: Some(completion) }
+            }
+            None => Tokens { ids: self.text.encode(text)?, completion: None },
+        };
+        // A tokenizer may know more tokens than the model has embeddings for; the engine must not see those.
+        self.check_ids("the text's tokens", &tokens.ids)?;
+        Ok(tokens)
+    }
+
+    fn check_ids(&self, field: &str, ids: &[u32]) -> Result<(), Rejection> {
+        if ids.len() > limits::MAX_ROLLOUT_TOKENS {
+            let what = format!("{field}: {} token ids; at most {}", ids.len(), limits::MAX_ROLLOUT_TOKENS);
+            return Err(Rejection::new(Code::TooLong, what));
+        }
+        let size = self.card.vocabulary_size;
+        match ids.iter().position(|&id| id >= size) {
+            None => Ok(()),
+            Some(at) => Err(Rejection::new(
+                Code::TokenOutOfRange,
+                format!("{field}[{at}]: token id {} is outside the model's vocabulary of {size}", ids[at]),
+            )),
+        }
+    }
+
+    fn too_long(&self, tokens: &Tokens, advice: &str) -> Rejection {
+        let (n, context) = (tokens.ids.len(), self.context());
+        Rejection::new(Code::TooLong, format!("input: {n} tokens, the model's context is {context}; {advice}"))
+    }
+
+    /// Cuts the prompt from the left until the context holds the rest, or says why that cannot be. The completion with all
+    /// that follows it stays, and everything from position `first` on, which the reads need; so does a
+    /// beginning-of-sequence token.
+    fn truncate(&self, tokens: &mut Tokens, first: usize) -> Result<(), Rejection> {
+        let bos = usize::from(self.text.opens_with_bos(&tokens.ids));
+        let cut = tokens.ids.len() - self.context();
+        // Where the form does not tell prompt from completion, all that the reads do not need may go.
+        if tokens.completion.as_ref().is_some_and(|c| bos + cut > c.start) {
+            return Err(self.too_long(tokens, "the completion alone does not fit, and only the prompt may be cut"));
+        }
+        if bos + cut > first {
+            let advice = format!("the head needs all from token {first} on, and only what stands before may be cut");
+            return Err(self.too_long(tokens, &advice));
+        }
+        tokens.ids.drain(bos..bos + cut);
+        if let Some(completion) = &mut tokens.completion {
+            *completion = completion.start - cut..completion.end - cut;
+        }
+        Ok(())
+    }
+
+    /// Indices of the messages that are to be scored.
+    fn scored_turns(&self, input: &Input) -> Result<Vec<usize>, Rejection> {
+        let Input::Chat { messages, .. } = input else { return Ok(Vec::new()) };
+        if messages.len() > limits::MAX_MESSAGES {
+            let what = format!("chat.messages: {} messages; at most {}", messages.len(), limits::MAX_MESSAGES);
+            return Err(Rejection::new(Code::TooLong, what));
+        }
+        let scored: Vec<usize> = (0..messages.len()).filter(|&i| messages[i].score).collect();
+        for &i in &scored {
+            let bad = |why: &str| Err(Rejection::new(Code::BadMessages, format!("chat.messages[{i}].score: {why}")));
+            match &messages[i] {
+                Message { role, .. } if role != ASSISTANT => {
+                    return bad(&format!("only messages of the role '{ASSISTANT}' can be scored, not of '{role}'"));
+                }
+                _ if i == 0 => return bad("there is no message before it that it answers"),
+                _ if self.card.reads.at != ReadAt::LastToken => {
+                    return bad("the model reads at the end of every step, and turns are not scored for themselves");
+                }
+                _ => {}
+            }
+        }
+        Ok(scored)
+    }
+
+    /// Each scored turn with all before it, as if it were the completion of a rollout of its own.
+    fn turns(
+        &self,
+        messages: &[Message],
+        scored: &[usize],
+        own_tokens: usize,
+        find_completion: bool,
+    ) -> Result<Arc<[Turn]>, Rejection> {
+        let (mut tokens_in_all, mut bytes_in_all) = (own_tokens, 0);
+        let mut turns = Vec::with_capacity(scored.len());
+        for &i in scored {
+            let field = format!("chat.messages[{i}]");
+            let rendered = self.text.render(&messages[..i], &messages[i].content)?;
+            bytes_in_all += rendered.text.len();
+            let Tokens { mut ids, completion } =
+                self.encode(&rendered.text, find_completion.then_some(rendered.completion))?;
+            reading::complete(&self.card.reads, &mut ids);
+            reading::find(&self.card.reads, &field, &ids)?;
+            tokens_in_all += ids.len();
+            let too_long = |what: String| Err(Rejection::new(Code::TooLong, format!("{field}: {what}")));
+            if ids.len() > self.context() {
+                return too_long(format!(
+                    "{} tokens up to its end, the model's context is {}",
+                    ids.len(),
+                    self.context()
+                ));
+            }
+            if tokens_in_all > limits::MAX_ROLLOUT_TOKENS || bytes_in_all > limits::MAX_TURNS_BYTES {
+                return too_long(format!(
+                    "the scored turns, each with all before it, are more than {} tokens or {} bytes up to here; score fewer",
+                    limits::MAX_ROLLOUT_TOKENS,
+                    limits::MAX_TURNS_BYTES
+                ));
+            }
+            turns.push(Turn { tokens: ids.into(), completion_tokens: completion.map(|c| c.len() as u32) });
+        }
+        Ok(turns.into())
+    }
+}
+
+fn check_names(rollout: &Rollout) -> Result<(), Rejection> {
+    let aggregation = &rollout.aggregation;
+    let names = [("group", rollout.group.as_str()), ("aggregation.name", &aggregation.name)].into_iter();
+    let names = names.chain(aggregation.weighting.as_deref().map(|name| ("aggregation.weighting", name)));
+    let names = names.chain(aggregation.weights.keys().map(|name| ("aggregation.weights", name.as_str())));
+    let names = names.chain(aggregation.transforms.keys().map(|name| ("aggregation.transforms", name.as_str())));
+    for (field, name) in names {
+        if name.len() > limits::MAX_NAME_BYTES {
+            let what = format!("{field}: {} bytes; at most {}", name.len(), limits::MAX_NAME_BYTES);
+            return Err(Rejection::new(Code::BadOption, what));
+        }
+    }
+    match rollout.id.len() {
+        0 => Err(Rejection::new(Code::BadId, "id: is missing or empty; every rollout needs one")),
+        1..=limits::MAX_ID_BYTES => Ok(()),
+        n => Err(Rejection::new(Code::BadId, format!("id: {n} bytes; at most {}", limits::MAX_ID_BYTES))),
+    }
+}
+
+fn check_bytes(field: &str, bytes: usize) -> Result<(), Rejection> {
+    match bytes > limits::MAX_TEXT_BYTES {
+        true => Err(Rejection::new(
+            Code::TooLong,
+            format!("{field}: {bytes} bytes of text; at most {}", limits::MAX_TEXT_BYTES),
+        )),
+        false => Ok(()),
+    }
+}
+
+#[cfg(test)]
+#[path = "rules_tests.rs"]
+mod tests;
