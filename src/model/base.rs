@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use super::ModelError;
-use super::checkpoint::{GgufFile, WeightSource, open_folder};
+use super::checkpoint::{GgufFile, NemoCheckpoint, WeightSource, open_folder};
 use super::digest::Ingredient;
 use super::error::read_json;
 use super::settings::Settings;
@@ -27,12 +27,16 @@ pub struct Opened {
 
 /// Whether a folder holds a model.
 pub fn is_model(folder: &Path) -> bool {
-    folder.join("config.json").exists()
+    folder.join("config.json").exists() || NemoCheckpoint::is(folder)
 }
 
 /// Opens a folder or a file.
 pub fn open(path: &Path) -> Result<Opened, ModelError> {
-    if path.is_dir() { hugging_face(path) } else { gguf(path) }
+    match (NemoCheckpoint::is(path), path.is_dir()) {
+        (true, _) => nemo(path),
+        (false, true) => hugging_face(path),
+        (false, false) => gguf(path),
+    }
 }
 
 /// A folder in Hugging Face layout.
@@ -47,6 +51,19 @@ fn hugging_face(folder: &Path) -> Result<Opened, ModelError> {
         files: [vec![config], weights.paths(), text_files].concat(),
         ingredients: weights.paths().into_iter().map(Ingredient::File).collect(),
         weights: Box::new(weights),
+    })
+}
+
+/// NeMo's folder or tar file.
+fn nemo(path: &Path) -> Result<Opened, ModelError> {
+    let checkpoint = NemoCheckpoint::open(path)?;
+    let (config, files) = (checkpoint.config(), checkpoint.paths());
+    Ok(Opened {
+        settings: Settings::new(config.path(), config.value().clone())?,
+        text: text::nemo::read(&checkpoint)?,
+        ingredients: files.iter().cloned().map(Ingredient::File).collect(),
+        files,
+        weights: Box::new(checkpoint),
     })
 }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::base::{self, Opened};
-use super::checkpoint::{Adapter, Composed, Rounding, SafetensorsFiles, WeightSource};
+use super::checkpoint::{Adapter, Composed, Rounding, SafetensorsFile, WeightSource};
 use super::digest::{Fingerprint, Ingredient};
 use super::error::read_text;
 use super::head::HeadSpec;
@@ -24,7 +24,11 @@ pub const FORMS: &[(&str, &str)] = &[
     ("demo", "the built-in demo model: a LoRA adapter and a head on a small base"),
     ("demo-head", "its smaller variant: the head alone on the unchanged base"),
     ("FILE.toml", "a manifest: how a model is to be used, and what it is composed of"),
-    ("FOLDER", "a folder with a reward-model.toml, or in Hugging Face layout (config.json and weights)"),
+    (
+        "FOLDER",
+        "a folder in Hugging Face layout (config.json), or NeMo's (model_config.yaml), or with a reward-model.toml",
+    ),
+    ("FILE.nemo", "NeMo's folder as the tar file that it makes of it"),
     ("FILE.gguf", "a base without a head; --head FILE names a safetensors file that holds one"),
 ];
 
@@ -196,10 +200,12 @@ impl Found {
                 Self::composed(Place::Beside(path.join(MANIFEST_FILE)), config)
             }
             (true, _) if base::is_model(path) => Ok(Self::plain(path)),
-            (true, _) => Err(unknown(&format!("the folder has neither a {MANIFEST_FILE} nor a config.json"))),
+            (true, _) => Err(unknown(&format!(
+                "the folder has neither a {MANIFEST_FILE} nor a config.json nor a model_config.yaml"
+            ))),
             (false, _) if !path.exists() => Err(unknown("no such file or folder")),
             (false, Some("toml")) => Self::composed(Place::Beside(path.to_path_buf()), config),
-            (false, Some("gguf")) => Ok(Self::plain(path)),
+            (false, Some("gguf" | "nemo")) => Ok(Self::plain(path)),
             (false, _) => Err(unknown("not a kind of file that holds a model")),
         }
     }
@@ -300,21 +306,21 @@ impl Parts<'_> {
         self.ingredients.push(Ingredient::Fact("head".into()));
         self.ingredients.push(Ingredient::File(path.clone()));
         self.files.push(path.clone());
-        Ok(Box::new(SafetensorsFiles::open(&path)?))
+        Ok(Box::new(SafetensorsFile::open(&path)?))
     }
 
-    fn safetensors(&mut self, file: &Path) -> Result<SafetensorsFiles, ModelError> {
+    fn safetensors(&mut self, file: &Path) -> Result<SafetensorsFile, ModelError> {
         let path = self.place.resolve(file);
         let Place::Embedded(demo) = self.place else {
             self.ingredients.push(Ingredient::File(path.clone()));
             self.files.push(path.clone());
-            return SafetensorsFiles::open(&path);
+            return SafetensorsFile::open(&path);
         };
         let Some(bytes) = demo.file(file) else {
             return Err(ModelError::malformed(&self.place.path(), format!("{} is not built in", file.display())));
         };
         self.ingredients.push(Ingredient::Embedded(bytes));
-        SafetensorsFiles::embedded(path, bytes)
+        SafetensorsFile::embedded(path, bytes)
     }
 }
 

@@ -165,7 +165,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::model::checkpoint::SafetensorsFiles;
+    use crate::model::checkpoint::SafetensorsFile;
 
     /// Name, shape and values of a tensor.
     type Given<'a> = (&'a str, &'a [usize], &'a [f32]);
@@ -179,7 +179,7 @@ mod tests {
         });
         let path = folder.join(format!("{}.safetensors", tensors[0].0));
         safetensors::serialize_to_file(views, None, &path).unwrap();
-        Box::new(SafetensorsFiles::open(&path).unwrap())
+        Box::new(SafetensorsFile::open(&path).unwrap())
     }
 
     const WEIGHT: &str = "model.layers.0.mlp.up_proj.weight";
