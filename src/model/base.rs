@@ -57,9 +57,9 @@ fn hugging_face(folder: &Path) -> Result<Opened, ModelError> {
 /// NeMo's folder or tar file.
 fn nemo(path: &Path) -> Result<Opened, ModelError> {
     let checkpoint = NemoCheckpoint::open(path)?;
-    let (config, files) = (checkpoint.config(), checkpoint.paths());
+    let files = checkpoint.paths();
     Ok(Opened {
-        settings: Settings::new(config.path(), config.value().clone())?,
+        settings: Settings::new(&checkpoint.config_path(), checkpoint.config().clone())?,
         text: text::nemo::read(&checkpoint)?,
         ingredients: files.iter().cloned().map(Ingredient::File).collect(),
         files,
