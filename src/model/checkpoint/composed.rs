@@ -1,4 +1,4 @@
-//! A reward model's weights out of a base, an optional LoRA adapter and a head.
+//! Weights out of a base and an optional LoRA adapter.
 //!
 //! What is read is `round(round(base) + scale * B @ A)`: the weights that one would get by merging the adapter and
 //! saving the model in the rounded type.
@@ -11,7 +11,7 @@ use half::bf16;
 use super::{Precision, Slice, TensorInfo, WeightSource};
 use crate::model::ModelError;
 
-/// The name under which every architecture finds the head, `[attributes, hidden]`.
+/// The usual name of a head, `[attributes, hidden]`.
 pub const HEAD: &str = "score.weight";
 
 /// The type that weights are rounded to, before an adapter is merged and after.
@@ -111,7 +111,7 @@ impl Adapter {
     }
 }
 
-/// A base with its adapter and head.
+/// A base with its adapter.
 pub struct Composed {
     /// Where everything else comes from.
     pub base: Box<dyn WeightSource>,
@@ -119,15 +119,10 @@ pub struct Composed {
     pub rounding: Rounding,
     /// Merged into the base.
     pub adapter: Option<Adapter>,
-    /// The head's source and its name there; the base's own head otherwise.
-    pub head: Option<(Box<dyn WeightSource>, String)>,
 }
 
 impl WeightSource for Composed {
     fn info(&self, name: &str) -> Option<TensorInfo> {
-        if let (HEAD, Some((source, tensor))) = (name, &self.head) {
-            return source.info(tensor);
-        }
         let mut info = self.base.info(name)?;
         let adapted = self.adapter.as_ref().is_some_and(|adapter| adapter.pairs.contains_key(name));
         match self.rounding {
@@ -139,9 +134,6 @@ impl WeightSource for Composed {
     }
 
     fn read_within(&self, name: &str, slice: &Slice) -> Result<Vec<f32>, ModelError> {
-        if let (HEAD, Some((source, tensor))) = (name, &self.head) {
-            return source.read_within(tensor, slice);
-        }
         let mut values = self.base.read_within(name, slice)?;
         self.rounding.apply(&mut values);
         if let Some(adapter) = &self.adapter {
@@ -152,31 +144,19 @@ impl WeightSource for Composed {
     }
 
     fn bytes_read(&self) -> u64 {
-        let parts = [self.adapter.as_ref().map(|a| &a.source), self.head.as_ref().map(|(source, _)| source)];
-        self.base.bytes_read() + parts.into_iter().flatten().map(|source| source.bytes_read()).sum::<u64>()
+        self.base.bytes_read() + self.adapter.as_ref().map_or(0, |adapter| adapter.source.bytes_read())
     }
 
     fn names(&self) -> Vec<String> {
-        let mut names = self.base.names();
-        if self.head.is_some() && !names.iter().any(|name| name == HEAD) {
-            names.push(HEAD.into());
-            names.sort();
-        }
-        names
+        self.base.names()
     }
 
     fn origin(&self, name: &str) -> PathBuf {
-        match (name, &self.head) {
-            (HEAD, Some((source, tensor))) => source.origin(tensor),
-            _ => self.base.origin(name),
-        }
+        self.base.origin(name)
     }
 
     fn missing(&self, name: &str) -> ModelError {
-        match (name, &self.head) {
-            (HEAD, Some((source, tensor))) => source.missing(tensor),
-            _ => self.base.missing(name),
-        }
+        self.base.missing(name)
     }
 }
 
@@ -213,7 +193,7 @@ mod tests {
         let base = source(folder.path(), &[(WEIGHT, &[2, 3], &[1.0 + 2f32.powi(-9), 2.0, 3.0, 4.0, 5.0, 6.0])]);
         let pairs = source(folder.path(), &[(A, &[1, 3], &[2f32.powi(-9), 10.0, 0.0]), (B, &[2, 1], &[1.0, -1.0])]);
         let adapter = Adapter::new(pairs, 2.0, base.as_ref(), 1).unwrap();
-        let composed = Composed { base, rounding: Rounding::Bf16, adapter: Some(adapter), head: None };
+        let composed = Composed { base, rounding: Rounding::Bf16, adapter: Some(adapter) };
         assert_eq!(composed.read_all(WEIGHT).unwrap(), [1.0, 22.0, 3.0, 4.0, -15.0, 6.0]);
         let corner = Slice { rows: 1..2, columns: 1..3 };
         assert_eq!(composed.read(WEIGHT, &corner).unwrap(), [-15.0, 6.0]);

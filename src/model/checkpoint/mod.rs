@@ -16,7 +16,7 @@ mod shards;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-pub use composed::{Adapter, Composed, HEAD, Rounding};
+pub use composed::{Adapter, Composed, Rounding};
 pub use dense::Dense;
 pub use gguf::GgufFile;
 pub use mapped::MappedFile;

@@ -37,6 +37,66 @@ const PLAIN: &[(&str, &[&str])] = &[
     ("use_avg_pool", &["false"]),
 ];
 
+/// Parts of names of fields that change the numbers in one model or another. Where nothing here reads such a field and it
+/// is not off, it is refused.
+const SUSPICIOUS: &[&str] = &[
+    "alibi",
+    "attention",
+    "attn",
+    "bias",
+    "cap",
+    "clamp",
+    "expert",
+    "gate",
+    "logit",
+    "mla",
+    "moe",
+    "multiplier",
+    "norm",
+    "pool",
+    "position",
+    "residual",
+    "rope",
+    "rotary",
+    "scal",
+    "sink",
+    "softmax",
+    "sparse",
+    "window",
+];
+
+/// Fields that sound like it, but are about training, speed or other precisions.
+const HARMLESS: &[&str] = &[
+    // Divides scores by the layer's number and multiplies them again, for the sake of float16.
+    "apply_query_key_layer_scaling",
+    "apply_rope_fusion",
+    "attention_backend",
+    "attention_dropout",
+    "attention_softmax_in_fp32",
+    "bias_activation_fusion",
+    "bias_dropout_add_fusion",
+    "bias_dropout_fusion",
+    "bias_gelu_fusion",
+    "do_layer_norm_weight_decay",
+    "expert_model_parallel_size",
+    "expert_tensor_parallel_size",
+    "fp32_residual_connection",
+    "get_attention_mask_from_fusion",
+    "grad_scaler",
+    // The factors of `scale_positional_embedding`, which reads them if it is on.
+    "high_freq_factor",
+    "low_freq_factor",
+    "masked_softmax_fusion",
+    "native_amp_growth_interval",
+    "native_amp_init_scale",
+    "persist_layer_norm",
+    "reset_attention_mask",
+    "reset_position_ids",
+    "scale_factor",
+    "use_flash_attention",
+    "use_scaled_init_method",
+];
+
 /// What the arrays' layout depends on.
 #[derive(Debug)]
 pub struct Architecture {
@@ -123,6 +183,10 @@ pub fn translate(nemo: &Settings) -> Result<(Architecture, Value), ModelError> {
         "tie_word_embeddings": false,
         "num_labels": a.outputs,
     });
+    // No field of transformers: the way in which the head was trained is how some models are known.
+    if let Some(kind) = nemo.text("reward_model_type")? {
+        config["reward_model_type"] = kind.into();
+    }
     if nemo.flag("reward_standardization.enable")?.unwrap_or(false) {
         let std = nemo.required_number("reward_standardization.std")?;
         if std <= 0.0 {
@@ -130,8 +194,28 @@ pub fn translate(nemo: &Settings) -> Result<(Architecture, Value), ModelError> {
         }
         config["mean"] = nemo.required_number("reward_standardization.mean")?.into();
         config["std"] = std.into();
+        config["normalize_reward"] = true.into();
     }
+    refuse_unread(nemo)?;
     Ok((a, config))
+}
+
+/// Refuses a field that nothing has read and that may be meant to change the numbers.
+fn refuse_unread(nemo: &Settings) -> Result<(), ModelError> {
+    let off = |value: &Value| match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+        _ => false,
+    };
+    for name in nemo.unread() {
+        // Without experts, which were refused, nothing is said of them.
+        let harmless = HARMLESS.contains(&name) || name.starts_with("moe_") || nemo.value().get(name).is_none_or(off);
+        if !harmless && SUSPICIOUS.iter().any(|part| name.contains(part)) {
+            return Err(nemo.unsupported(name, "nothing: it may change the numbers, and it is not known"));
+        }
+    }
+    Ok(())
 }
 
 fn architecture(nemo: &Settings) -> Result<Architecture, ModelError> {

@@ -30,7 +30,7 @@ const TORCH_DIST: &str = "is in the format torch_dist, which is not read; write 
 pub struct NemoCheckpoint {
     store: Store,
     layout: Layout,
-    config: Settings,
+    config: Value,
     tokenizer: Option<String>,
 }
 
@@ -62,15 +62,19 @@ impl NemoCheckpoint {
             ModelError::malformed(&store.place(WEIGHTS), "holds no array model.embedding.word_embeddings.weight")
         })?;
         config["vocab_size"] = embedding.shape[0].into();
-        let config = Settings::new(&store.place(CONFIG), config)?;
         let tokenizer = tokenizer(&store, &nemo)?;
         Ok(Self { store, layout, config, tokenizer })
     }
 
     /// The configuration as `config.json` would say it. `num_labels` outputs; `mean` and `std` if rewards are to be
     /// standardised as `(reward - mean) / std`.
-    pub fn config(&self) -> &Settings {
+    pub fn config(&self) -> &Value {
         &self.config
+    }
+
+    /// Where the configuration was read, for messages.
+    pub fn config_path(&self) -> PathBuf {
+        self.store.place(CONFIG)
     }
 
     /// The SentencePiece model, with its place for messages.

@@ -152,7 +152,7 @@ fn other_formats_are_refused_with_what_to_do() {
 fn the_configuration_comes_in_the_terms_of_transformers() {
     let open = |name: &str| NemoCheckpoint::open(&fixtures().join("nemo").join(name)).unwrap();
     let nemotron = open("nemotron-tp8");
-    let value = nemotron.config().value();
+    let value = nemotron.config();
     for (field, expected) in [
         ("architectures", serde_json::json!(["NemotronForSequenceClassification"])),
         ("hidden_act", "relu2".into()),
@@ -168,7 +168,7 @@ fn the_configuration_comes_in_the_terms_of_transformers() {
         assert_eq!(value[field], expected, "{field}");
     }
     let llama = open("llama-tp4");
-    let value = llama.config().value();
+    let value = llama.config();
     assert_eq!(value["architectures"][0], "LlamaForSequenceClassification");
     assert_eq!(value["rms_norm_eps"], 1e-5);
     assert_eq!(value["rope_scaling"]["rope_type"], "llama3");
@@ -196,19 +196,30 @@ fn what_would_change_the_numbers_is_refused_by_name() {
         ("num_attributes: 9", "num_attributes: 5", "expected [5"),
         ("hidden_size: 24", "hidden_size: many", "hidden_size"),
         ("bias: false\n", "bias: false\nqkv_bias: true\n", "qkv_bias = true"),
+        ("fp8: false", "fp8: false\nattn_logit_softcapping: 30.0", "attn_logit_softcapping = 30.0"),
     ] {
         let message = refused("nemotron-tp2", replace(CONFIG, from, to));
         assert!(message.contains(CONFIG) || message.contains("model_weights/"), "{to}: {message}");
         assert!(message.contains(says), "{to}: {message}");
     }
     // Harmless ones are not.
-    assert!(changed("nemotron-tp2", replace(CONFIG, "fp8: false", "fp8: true\nseed: ${model.other}")).is_ok());
+    assert!(
+        changed(
+            "nemotron-tp2",
+            replace(
+                CONFIG,
+                "fp8: false",
+                "fp8: true\nseed: ${model.other}\nattn_logit_softcapping: null\nmoe_router_topk: 2"
+            )
+        )
+        .is_ok()
+    );
 }
 
 #[test]
 fn references_within_the_configuration_are_followed() {
     let context = replace(CONFIG, "max_position_embeddings: 256", "max_position_embeddings: ${.encoder_seq_length}");
-    assert_eq!(changed("nemotron-tp2", context).unwrap().config().value()["max_position_embeddings"], 256);
+    assert_eq!(changed("nemotron-tp2", context).unwrap().config()["max_position_embeddings"], 256);
     let odd = replace(CONFIG, "max_position_embeddings: 256", "max_position_embeddings: ${multiply:2,3}");
     assert!(refused("nemotron-tp2", odd).contains("max_position_embeddings"));
 }
