@@ -25,7 +25,9 @@ fn fixture(name: &str) -> PathBuf {
 }
 
 fn load(path: &Path, tp: usize) -> ModelEngine {
-    let config = Config { model: path.to_str().unwrap().into(), tp, threads: 2, cache_dir: "/nonexistent".into() };
+    // As the files stand: a preset would leave out outputs that were never trained.
+    let (model, preset) = (path.to_str().unwrap().into(), "none".into());
+    let config = Config { model, preset, tp, threads: 2, cache_dir: "/nonexistent".into(), ..Config::default() };
     ModelEngine::load(&config).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
@@ -100,6 +102,19 @@ fn a_gguf_base_takes_a_head_from_beside_it() {
         fs::write(manifests.path().join("reward-model.toml"), text).unwrap();
         for tp in [1, 2, 4] {
             compare(name, &score(&mut load(manifests.path(), tp), &reference), &reference);
+        }
+    }
+}
+
+#[test]
+fn adapters_in_the_layout_of_peft_are_merged() {
+    for name in ["llama", "internlm2", "nemotron-patterns", "qwen3-rslora-bin"] {
+        let folder = fixture("adapter").join(name);
+        let reference = reference(&folder);
+        let whole = score(&mut load(&folder, 1), &reference);
+        compare(name, &whole, &reference);
+        for tp in load(&folder, 1).report().degrees.into_iter().filter(|tp| [2, 3, 4].contains(tp)) {
+            assert_eq!(bits(&score(&mut load(&folder, tp), &reference)), bits(&whole), "{name}, tp {tp}");
         }
     }
 }

@@ -38,7 +38,8 @@ fn load(folder: &Path) -> Result<ModelEngine, ModelError> {
 
 fn load_on(folder: &Path, tp: usize) -> Result<ModelEngine, ModelError> {
     let nowhere = PathBuf::from("/nonexistent");
-    ModelEngine::load(&Config { model: folder.to_str().unwrap().into(), tp, threads: 2, cache_dir: nowhere })
+    let model = folder.to_str().unwrap().into();
+    ModelEngine::load(&Config { model, tp, threads: 2, cache_dir: nowhere, ..Config::default() })
 }
 
 /// The folders with a plain head, and what transformers said of them.

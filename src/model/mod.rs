@@ -6,6 +6,7 @@
 
 mod arch;
 mod backbone;
+mod base;
 mod blueprint;
 mod checkpoint;
 mod collective;
@@ -25,6 +26,7 @@ mod manifest;
 mod nccl;
 mod pip;
 pub mod plan;
+mod preset;
 mod ranks;
 mod report;
 mod settings;
@@ -41,7 +43,7 @@ pub use device::{DeviceChoice, UnknownDevice};
 pub use engine::ModelEngine;
 pub use error::ModelError;
 pub use head::HeadSpec;
-pub use report::{Report, Shape};
+pub use report::{PresetReport, Report, Shape};
 
 /// Type of the arithmetic; part of every model version.
 const PRECISION: &str = "f32";
@@ -51,12 +53,36 @@ const PRECISION: &str = "f32";
 pub struct Config {
     /// A model reference; see [`FORMS`].
     pub model: String,
+    /// How it is to be used: a preset's name or file, `auto` for what the model itself says or gives away, or `none`.
+    pub preset: String,
+    /// A safetensors file that holds the head, where it is apart from the model.
+    pub head: Option<PathBuf>,
+    /// A LoRA adapter in PEFT's layout that is merged into the model.
+    pub adapter: Option<PathBuf>,
+    /// Whether outputs that were never trained are attributes too.
+    pub untrained_attributes: bool,
     /// Tensor-parallel ranks.
     pub tp: usize,
     /// CPU threads of the forward pass; 0 means all cores.
     pub threads: usize,
     /// Where downloaded bases are kept.
     pub cache_dir: PathBuf,
+}
+
+impl Default for Config {
+    /// No model, on one rank and all cores, used as it says itself.
+    fn default() -> Self {
+        Self {
+            model: String::new(),
+            preset: "auto".into(),
+            head: None,
+            adapter: None,
+            untrained_attributes: false,
+            tp: 1,
+            threads: 0,
+            cache_dir: PathBuf::new(),
+        }
+    }
 }
 
 /// Loads the model.

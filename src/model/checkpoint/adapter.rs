@@ -4,8 +4,17 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::{HEAD, PytorchFile, SafetensorsFile, Slice, TensorInfo, WeightSource, peft};
+use serde_json::Value;
+
+use super::{PytorchFile, SafetensorsFile, Slice, TensorInfo, WeightSource, peft};
 use crate::model::ModelError;
+use crate::model::error::read_json;
+
+/// Name of the file that makes a folder an adapter in PEFT's layout.
+pub const ADAPTER_CONFIG: &str = "adapter_config.json";
+
+/// The usual name of a head.
+const HEAD: &str = "score.weight";
 
 /// An adapter, with the names that the base has for what it changes.
 pub struct Adapter {
@@ -56,7 +65,7 @@ impl Adapter {
 
     /// A folder as PEFT writes it: `adapter_config.json` with `adapter_model.safetensors` or `adapter_model.bin`.
     pub fn open_folder(folder: &Path, base: &dyn WeightSource, layers: usize) -> Result<Self, ModelError> {
-        let config_path = folder.join(peft::CONFIG);
+        let config_path = folder.join(ADAPTER_CONFIG);
         let config = peft::Config::open(&config_path)?;
         let (safetensors, bin) = (folder.join("adapter_model.safetensors"), folder.join("adapter_model.bin"));
         let (source, file): (Box<dyn WeightSource>, _) = match (safetensors.exists(), bin.exists()) {
@@ -81,6 +90,24 @@ impl Adapter {
             }
         }
         Ok(adapter)
+    }
+
+    /// The base that a folder names, if that is a path on this machine; a relative one is relative to the folder.
+    pub fn base_of(folder: &Path) -> Result<PathBuf, ModelError> {
+        let path = folder.join(ADAPTER_CONFIG);
+        let config: Value = read_json(&path)?;
+        let named = config.get("base_model_name_or_path").and_then(Value::as_str).unwrap_or_default();
+        let base = folder.join(named);
+        match named.is_empty() || !base.exists() {
+            true => Err(ModelError::malformed(
+                &path,
+                format!(
+                    "base_model_name_or_path is {named:?}, which is no path here; write a reward-model.toml that names the \
+                     base and the adapter"
+                ),
+            )),
+            false => Ok(base),
+        }
     }
 
     /// The files of a folder: configuration and weights.

@@ -1,18 +1,15 @@
-//! A reward model's weights out of a base, an optional LoRA adapter and a head or other tensors that lie over both.
+//! Weights out of a base and an optional LoRA adapter.
 //!
 //! What is read is `round(round(base) + scale * B @ A)`: the weights that one would get by merging the adapter and
 //! saving the model in the rounded type.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use half::bf16;
 
 use super::{Adapter, Precision, Slice, TensorInfo, WeightSource};
 use crate::model::ModelError;
-
-/// The name under which every architecture finds the head, `[attributes, hidden]`.
-pub const HEAD: &str = "score.weight";
 
 /// The type that weights are rounded to, before an adapter is merged and after.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
@@ -33,44 +30,26 @@ impl Rounding {
     }
 }
 
-/// A base with its adapter and what is laid over both.
+/// A base with its adapter.
 pub struct Composed {
     /// Where everything else comes from.
     pub base: Box<dyn WeightSource>,
     /// The type that the base's weights are rounded to.
     pub rounding: Rounding,
-    /// Merged into the base.
+    /// Merged into the base, or in place of it where the adapter has a tensor whole.
     pub adapter: Option<Adapter>,
-    /// Takes the place of tensors of both, such as the head; the first that has a name counts.
-    pub overlays: Vec<Overlay>,
-}
-
-/// Tensors of one source under names of another.
-pub struct Overlay {
-    /// Where they come from.
-    pub source: Box<dyn WeightSource>,
-    /// The name that each has here, and there. One that is not there is missing, whatever lies below.
-    pub names: BTreeMap<String, String>,
-}
-
-impl Overlay {
-    /// A head that is one matrix.
-    pub fn head(source: Box<dyn WeightSource>, tensor: &str) -> Self {
-        Self { source, names: BTreeMap::from([(HEAD.to_owned(), tensor.to_owned())]) }
-    }
 }
 
 impl Composed {
-    /// The tensor that lies over the base's, and its name there.
-    fn overlaid<'a>(&'a self, name: &str) -> Option<(&'a dyn WeightSource, &'a str)> {
-        let found = self.overlays.iter().find_map(|o| Some((o.source.as_ref(), o.names.get(name)?.as_str())));
-        found.or_else(|| self.adapter.as_ref()?.replacement(name))
+    /// The adapter's tensor that takes the place of the base's, and its name there.
+    fn replacement(&self, name: &str) -> Option<(&dyn WeightSource, &str)> {
+        self.adapter.as_ref()?.replacement(name)
     }
 }
 
 impl WeightSource for Composed {
     fn info(&self, name: &str) -> Option<TensorInfo> {
-        if let Some((source, tensor)) = self.overlaid(name) {
+        if let Some((source, tensor)) = self.replacement(name) {
             return source.info(tensor);
         }
         let mut info = self.base.info(name)?;
@@ -84,7 +63,7 @@ impl WeightSource for Composed {
     }
 
     fn read_within(&self, name: &str, slice: &Slice) -> Result<Vec<f32>, ModelError> {
-        if let Some((source, tensor)) = self.overlaid(name) {
+        if let Some((source, tensor)) = self.replacement(name) {
             return source.read_within(tensor, slice);
         }
         let mut values = self.base.read_within(name, slice)?;
@@ -97,26 +76,24 @@ impl WeightSource for Composed {
     }
 
     fn bytes_read(&self) -> u64 {
-        let overlays = self.overlays.iter().map(|overlay| overlay.source.bytes_read());
-        self.base.bytes_read() + self.adapter.as_ref().map_or(0, Adapter::bytes_read) + overlays.sum::<u64>()
+        self.base.bytes_read() + self.adapter.as_ref().map_or(0, Adapter::bytes_read)
     }
 
     fn names(&self) -> Vec<String> {
-        let overlaid = self.overlays.iter().flat_map(|overlay| overlay.names.keys());
-        let replaced = self.adapter.iter().flat_map(Adapter::replaced);
-        let names: BTreeSet<String> = self.base.names().into_iter().chain(overlaid.chain(replaced).cloned()).collect();
+        let replaced = self.adapter.iter().flat_map(Adapter::replaced).cloned();
+        let names: BTreeSet<String> = self.base.names().into_iter().chain(replaced).collect();
         names.into_iter().collect()
     }
 
     fn origin(&self, name: &str) -> PathBuf {
-        match self.overlaid(name) {
+        match self.replacement(name) {
             Some((source, tensor)) => source.origin(tensor),
             None => self.base.origin(name),
         }
     }
 
     fn missing(&self, name: &str) -> ModelError {
-        match self.overlaid(name) {
+        match self.replacement(name) {
             Some((source, tensor)) => source.missing(tensor),
             None => self.base.missing(name),
         }
@@ -129,6 +106,8 @@ mod tests {
 
     use super::*;
     use crate::model::checkpoint::SafetensorsFile;
+
+    const HEAD: &str = "score.weight";
 
     /// Name, shape and values of a tensor.
     type Given<'a> = (&'a str, &'a [usize], &'a [f32]);
@@ -156,7 +135,7 @@ mod tests {
         let base = source(folder.path(), &[(WEIGHT, &[2, 3], &[1.0 + 2f32.powi(-9), 2.0, 3.0, 4.0, 5.0, 6.0])]);
         let pairs = source(folder.path(), &[(A, &[1, 3], &[2f32.powi(-9), 10.0, 0.0]), (B, &[2, 1], &[1.0, -1.0])]);
         let adapter = Adapter::new(pairs, 2.0, base.as_ref(), 1).unwrap();
-        let composed = Composed { base, rounding: Rounding::Bf16, adapter: Some(adapter), overlays: vec![] };
+        let composed = Composed { base, rounding: Rounding::Bf16, adapter: Some(adapter) };
         assert_eq!(composed.read_all(WEIGHT).unwrap(), [1.0, 22.0, 3.0, 4.0, -15.0, 6.0]);
         let corner = Slice { rows: 1..2, columns: 1..3 };
         assert_eq!(composed.read(WEIGHT, &corner).unwrap(), [-15.0, 6.0]);

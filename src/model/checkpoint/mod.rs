@@ -18,8 +18,8 @@ mod shards;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-pub use adapter::Adapter;
-pub use composed::{Composed, HEAD, Overlay, Rounding};
+pub use adapter::{ADAPTER_CONFIG, Adapter};
+pub use composed::{Composed, Rounding};
 pub use dense::Dense;
 pub use gguf::GgufFile;
 pub use mapped::MappedFile;

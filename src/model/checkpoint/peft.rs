@@ -12,9 +12,6 @@ use super::adapter::Part;
 use crate::model::ModelError;
 use crate::model::error::read_json;
 
-/// Name of the configuration.
-pub const CONFIG: &str = "adapter_config.json";
-
 /// Fields of which every value is fine: they say how the adapter was made, and where.
 const HARMLESS: &[&str] = &[
     "auto_mapping",

@@ -183,6 +183,10 @@ pub fn translate(nemo: &Settings) -> Result<(Architecture, Value), ModelError> {
         "tie_word_embeddings": false,
         "num_labels": a.outputs,
     });
+    // No field of transformers: the way in which the head was trained is how some models are known.
+    if let Some(kind) = nemo.text("reward_model_type")? {
+        config["reward_model_type"] = kind.into();
+    }
     if nemo.flag("reward_standardization.enable")?.unwrap_or(false) {
         let std = nemo.required_number("reward_standardization.std")?;
         if std <= 0.0 {
@@ -190,6 +194,7 @@ pub fn translate(nemo: &Settings) -> Result<(Architecture, Value), ModelError> {
         }
         config["mean"] = nemo.required_number("reward_standardization.mean")?.into();
         config["std"] = std.into();
+        config["normalize_reward"] = true.into();
     }
     refuse_unread(nemo)?;
     Ok((a, config))
