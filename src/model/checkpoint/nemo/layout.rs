@@ -216,6 +216,6 @@ mod tests {
         let values = Rows::OfGroups { group: 8, first: 6, count: 2 };
         assert_eq!(values.runs(1..4).collect::<Vec<_>>(), [7..8, 14..16]);
         assert_eq!(values.runs(2..2).count(), 0);
-        assert_eq!(Rows::From(10).runs(2..5).collect::<Vec<_>>(), [12..15]);
+        assert_eq!(Rows::From(10).runs(2..5).next(), Some(12..15));
     }
 }

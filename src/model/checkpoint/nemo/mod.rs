@@ -13,7 +13,9 @@ use layout::{Layout, WEIGHTS};
 use serde_json::Value;
 use store::Store;
 
-use super::{MappedFile, Slice, TensorInfo, WeightSource};
+#[cfg(fuzzing)]
+use super::MappedFile;
+use super::{Slice, TensorInfo, WeightSource};
 use crate::model::ModelError;
 use crate::model::settings::Settings;
 
@@ -49,6 +51,7 @@ impl NemoCheckpoint {
     }
 
     /// Opens a `.nemo` file of which the bytes are there.
+    #[cfg(fuzzing)]
     pub fn read_tar(file: MappedFile) -> Result<Self, ModelError> {
         Self::read(Store::read_tar(file)?)
     }
