@@ -233,7 +233,7 @@ mod tests {
             <|start_header_id|>assistant<|end_header_id|>\n\n1+1=2<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n\
             Evaluate the response to the previous prompt in terms of whether it satisfies this principle: correctness. \
             Only answer Yes or No.<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n";
-        let rendered = template.render(&[&[principle.clone()], &turns[..]].concat(), false).unwrap();
+        let rendered = template.render(&[std::slice::from_ref(&principle), &turns[..]].concat(), false).unwrap();
         assert_eq!(rendered, expected);
         let system = [Message::new("system", "Be brief. "), principle.clone(), turns[0].clone()];
         let seen = template.render(&system, true).unwrap();
