@@ -87,3 +87,21 @@ fn a_rank_reads_as_much_as_of_the_twin() {
         assert_eq!(this.bytes_read_per_rank, other.bytes_read_per_rank, "{name}, tp {degree}");
     }
 }
+
+#[test]
+fn a_gguf_base_takes_a_head_from_beside_it() {
+    for name in ["gguf/llama-q8_0", "gguf/llama3-f16"] {
+        let reference = reference(&fixture(name));
+        let labels: Vec<_> = (0..reference.cases[0].scores.len()).map(|i| format!("label-{i}")).collect();
+        let manifests = tempfile::tempdir().unwrap();
+        let folder = fixture(name);
+        let text = format!(
+            "name = 'composed'\nattributes = {labels:?}\n[base]\npath = '{0}/model.gguf'\n[head]\nfile = '{0}/head.safetensors'\n",
+            folder.display()
+        );
+        fs::write(manifests.path().join("reward-model.toml"), text).unwrap();
+        for tp in [1, 2, 4] {
+            compare(name, &score(&mut load(manifests.path(), tp), &reference), &reference);
+        }
+    }
+}
