@@ -168,3 +168,34 @@ fn a_head_apart_from_a_gguf_file() {
         assert!(engine.report().files.contains(&folder.join("head.safetensors")));
     }
 }
+
+/// Adapters and the folders that they are for.
+const ADAPTERS: [(&str, &str); 4] = [
+    ("adapter/llama", "hf/llama-biases"),
+    ("adapter/qwen3-rslora-bin", "hf/qwen3-bf16"),
+    ("adapter/nemotron-patterns", "hf/nemotron-kv8-bf16"),
+    ("adapter/internlm2", "hf/internlm2-biases-bf16"),
+];
+
+#[test]
+fn an_adapter_is_merged_whoever_names_it() {
+    for (name, base) in ADAPTERS {
+        let (folder, base, reference) = (fixture(name), fixture(base), reference(name));
+        let all: Vec<_> = (0..reference.labels.len()).collect();
+        let mut named = load(&Config { adapter: Some(folder.clone()), ..config(&base) });
+        compare(&mut named, &reference, &all);
+        assert!(named.report().files.contains(&folder.join("adapter_config.json")), "{name}");
+        let manifests = tempfile::tempdir().unwrap();
+        let text = format!(
+            "name = 'm'\n[base]\npath = '{}'\n[adapter]\npath = '{}'\n",
+            base.display(),
+            folder.display()
+        );
+        fs::write(manifests.path().join("reward-model.toml"), text).unwrap();
+        let mut composed = load(&config(manifests.path()));
+        compare(&mut composed, &reference, &all);
+        let version = |engine: &ModelEngine| engine.card().model_version.split('@').nth(1).unwrap().to_owned();
+        assert_eq!(version(&named), version(&composed), "{name}");
+        assert_ne!(version(&named), version(&load(&config(&base))), "{name}");
+    }
+}

@@ -95,9 +95,11 @@ impl Blueprint {
 
         let mut parts = Parts { place: &place, files: &mut files, ingredients: &mut ingredients };
         parts.ingredients.push(Ingredient::Fact(format!("rounding {:?}", base.dtype)));
-        let adapter = match adapter {
-            Some(part) => Some(parts.adapter(&part, weights.as_ref(), &settings)?),
-            None => None,
+        let layers = settings.required_size("num_hidden_layers")?;
+        let adapter = match (&config.adapter, adapter) {
+            (Some(folder), _) => Some(parts.adapter_folder(folder, weights.as_ref(), layers)?),
+            (None, Some(part)) => Some(parts.adapter(&part, weights.as_ref(), layers)?),
+            (None, None) => None,
         };
         let head_weights = match (&config.head, used.head.file.take()) {
             (Some(path), _) => Some(parts.head(path.clone())?),
@@ -286,14 +288,31 @@ impl Parts<'_> {
         &mut self,
         part: &AdapterPart,
         base: &dyn WeightSource,
-        settings: &Settings,
+        layers: usize,
     ) -> Result<Adapter, ModelError> {
-        let layers = settings.required_size("num_hidden_layers")?;
-        let AdapterPart { file, scale, .. } = part;
-        let (file, scale) = (file.clone().unwrap_or_default(), scale.unwrap_or_default());
-        let source = self.safetensors(&file)?;
-        self.ingredients.push(Ingredient::Fact(format!("scale {scale:?}")));
-        Adapter::new(Box::new(source), scale, base, layers)
+        match (&part.path, &part.file, part.scale) {
+            (Some(folder), ..) => self.adapter_folder(&self.place.resolve(folder), base, layers),
+            (None, Some(file), Some(scale)) => {
+                let source = self.safetensors(file)?;
+                self.ingredients.push(Ingredient::Fact(format!("scale {scale:?}")));
+                Adapter::new(Box::new(source), scale, base, layers)
+            }
+            _ => unreachable!("AdapterPart::check asks for a path, or for a file and a scale"),
+        }
+    }
+
+    /// An adapter in PEFT's layout.
+    fn adapter_folder(
+        &mut self,
+        folder: &Path,
+        base: &dyn WeightSource,
+        layers: usize,
+    ) -> Result<Adapter, ModelError> {
+        let adapter = Adapter::open_folder(folder, base, layers)?;
+        self.ingredients.push(Ingredient::Fact("adapter".into()));
+        self.ingredients.extend(adapter.paths().iter().cloned().map(Ingredient::File));
+        self.files.extend(adapter.paths().iter().cloned());
+        Ok(adapter)
     }
 
     fn head_of_manifest(&mut self, file: &Path) -> Result<Box<dyn WeightSource>, ModelError> {
