@@ -186,11 +186,8 @@ fn an_adapter_is_merged_whoever_names_it() {
         compare(&mut named, &reference, &all);
         assert!(named.report().files.contains(&folder.join("adapter_config.json")), "{name}");
         let manifests = tempfile::tempdir().unwrap();
-        let text = format!(
-            "name = 'm'\n[base]\npath = '{}'\n[adapter]\npath = '{}'\n",
-            base.display(),
-            folder.display()
-        );
+        let text =
+            format!("name = 'm'\n[base]\npath = '{}'\n[adapter]\npath = '{}'\n", base.display(), folder.display());
         fs::write(manifests.path().join("reward-model.toml"), text).unwrap();
         let mut composed = load(&config(manifests.path()));
         compare(&mut composed, &reference, &all);

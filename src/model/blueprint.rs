@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::base::{self, Opened};
-use super::checkpoint::{Adapter, Composed, Rounding, SafetensorsFile, WeightSource};
+use super::checkpoint::{ADAPTER_CONFIG, Adapter, Composed, Rounding, SafetensorsFile, WeightSource};
 use super::digest::{Fingerprint, Ingredient};
 use super::error::read_text;
 use super::head::HeadSpec;
@@ -16,7 +16,7 @@ use super::manifest::AdapterPart;
 use super::preset::{self, Preset, check_weightings};
 use super::report::PresetReport;
 use super::settings::Settings;
-use super::{Config, ModelError, demo, pip};
+use super::{Config, ModelError, demo, pip, text};
 use crate::engine::{ReadPolicy, TextAssets};
 
 /// The kinds of model reference, for people.
@@ -26,7 +26,8 @@ pub const FORMS: &[(&str, &str)] = &[
     ("FILE.toml", "a manifest: how a model is to be used, and what it is composed of"),
     (
         "FOLDER",
-        "a folder in Hugging Face layout (config.json), or NeMo's (model_config.yaml), or with a reward-model.toml",
+        "a folder in Hugging Face layout (config.json), NeMo's (model_config.yaml), PEFT's (adapter_config.json), or with a \
+         reward-model.toml",
     ),
     ("FILE.nemo", "NeMo's folder as the tar file that it makes of it"),
     ("FILE.gguf", "a base without a head; --head FILE names a safetensors file that holds one"),
@@ -93,6 +94,14 @@ impl Blueprint {
             settings.set("architectures", vec![body]);
         }
 
+        // A tokenizer beside an adapter is the one that it was trained with.
+        if let Some(folder) = adapter.as_ref().and_then(|part| part.path.as_ref()) {
+            let (beside, beside_files) = text::folder::read(&place.resolve(folder))?;
+            if beside.tokenizer_json.is_some() {
+                text = beside;
+                files.extend(beside_files);
+            }
+        }
         let mut parts = Parts { place: &place, files: &mut files, ingredients: &mut ingredients };
         parts.ingredients.push(Ingredient::Fact(format!("rounding {:?}", base.dtype)));
         let layers = settings.required_size("num_hidden_layers")?;
@@ -201,9 +210,10 @@ impl Found {
             (true, _) if path.join(MANIFEST_FILE).exists() => {
                 Self::composed(Place::Beside(path.join(MANIFEST_FILE)), config)
             }
+            (true, _) if path.join(ADAPTER_CONFIG).exists() => Self::adapted(path),
             (true, _) if base::is_model(path) => Ok(Self::plain(path)),
             (true, _) => Err(unknown(&format!(
-                "the folder has neither a {MANIFEST_FILE} nor a config.json nor a model_config.yaml"
+                "the folder has none of {MANIFEST_FILE}, {ADAPTER_CONFIG}, config.json and model_config.yaml"
             ))),
             (false, _) if !path.exists() => Err(unknown("no such file or folder")),
             (false, Some("toml")) => Self::composed(Place::Beside(path.to_path_buf()), config),
@@ -223,6 +233,13 @@ impl Found {
             manifest: None,
             base: path.to_path_buf(),
         }
+    }
+
+    /// An adapter in PEFT's layout over the base that it names.
+    fn adapted(path: &Path) -> Result<Self, ModelError> {
+        let adapter = Some(AdapterPart { path: Some(path.to_path_buf()), ..AdapterPart::default() });
+        let manifest = Some(Preset { adapter, ..Preset::default() });
+        Ok(Self { manifest, base: Adapter::base_of(path)?, ..Self::plain(path) })
     }
 
     fn composed(place: Place, config: &Config) -> Result<Self, ModelError> {
@@ -284,12 +301,7 @@ struct Parts<'a> {
 }
 
 impl Parts<'_> {
-    fn adapter(
-        &mut self,
-        part: &AdapterPart,
-        base: &dyn WeightSource,
-        layers: usize,
-    ) -> Result<Adapter, ModelError> {
+    fn adapter(&mut self, part: &AdapterPart, base: &dyn WeightSource, layers: usize) -> Result<Adapter, ModelError> {
         match (&part.path, &part.file, part.scale) {
             (Some(folder), ..) => self.adapter_folder(&self.place.resolve(folder), base, layers),
             (None, Some(file), Some(scale)) => {
@@ -302,12 +314,7 @@ impl Parts<'_> {
     }
 
     /// An adapter in PEFT's layout.
-    fn adapter_folder(
-        &mut self,
-        folder: &Path,
-        base: &dyn WeightSource,
-        layers: usize,
-    ) -> Result<Adapter, ModelError> {
+    fn adapter_folder(&mut self, folder: &Path, base: &dyn WeightSource, layers: usize) -> Result<Adapter, ModelError> {
         let adapter = Adapter::open_folder(folder, base, layers)?;
         self.ingredients.push(Ingredient::Fact("adapter".into()));
         self.ingredients.extend(adapter.paths().iter().cloned().map(Ingredient::File));
