@@ -105,3 +105,16 @@ fn a_gguf_base_takes_a_head_from_beside_it() {
         }
     }
 }
+
+#[test]
+fn adapters_in_the_layout_of_peft_are_merged() {
+    for name in ["llama", "internlm2", "nemotron-patterns", "qwen3-rslora-bin"] {
+        let folder = fixture("adapter").join(name);
+        let reference = reference(&folder);
+        let whole = score(&mut load(&folder, 1), &reference);
+        compare(name, &whole, &reference);
+        for tp in load(&folder, 1).report().degrees.into_iter().filter(|tp| [2, 3, 4].contains(tp)) {
+            assert_eq!(bits(&score(&mut load(&folder, tp), &reference)), bits(&whole), "{name}, tp {tp}");
+        }
+    }
+}

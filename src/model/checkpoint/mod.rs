@@ -4,11 +4,13 @@
 //! `transformers` whatever the format; a format that differs translates. Whoever reads a tensor states the shape that
 //! it expects.
 
+mod adapter;
 mod composed;
 mod dense;
 pub(crate) mod gguf;
 mod mapped;
 mod nemo;
+mod peft;
 mod pytorch;
 mod safetensors;
 mod shards;
@@ -16,7 +18,8 @@ mod shards;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-pub use composed::{Adapter, Composed, Rounding};
+pub use adapter::{ADAPTER_CONFIG, Adapter};
+pub use composed::{Composed, Rounding};
 pub use dense::Dense;
 pub use gguf::GgufFile;
 pub use mapped::MappedFile;
