@@ -149,6 +149,11 @@ fn a_manifest_overrides_each_part() {
     let mut engine = load(&config);
     compare(&mut engine, &reference("hf/llama-head-bias-bf16"), &[7]);
     assert_eq!(engine.card().weightings["default"]["a"], 1.0, "of a single attribute");
+    // A manifest that is alone says nothing of weights.
+    let alone = tempfile::tempdir().unwrap();
+    fs::copy(folder.path().join("reward-model.toml"), alone.path().join("reward-model.toml")).unwrap();
+    let message = ModelEngine::load(&Config { model: alone.path().to_str().unwrap().into(), ..config.clone() });
+    assert!(message.err().unwrap().to_string().contains("no [base]"));
     // The flag comes before the file.
     write("name = 'mine'\npreset = 'armorm'\n");
     assert_eq!(load(&Config { preset: "none".into(), ..config.clone() }).card().attributes.len(), 9);
@@ -157,7 +162,7 @@ fn a_manifest_overrides_each_part() {
 
 #[test]
 fn a_head_apart_from_a_gguf_file() {
-    for name in ["gguf/llama-q8_0"] {
+    for name in ["gguf/llama3-f16", "gguf/llama-q8_0"] {
         let (folder, reference) = (fixture(name), reference(name));
         let model = folder.join("model.gguf");
         let message = ModelEngine::load(&config(&model)).err().unwrap().to_string();
