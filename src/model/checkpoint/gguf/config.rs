@@ -2,7 +2,6 @@
 
 use std::f64::consts::PI;
 
-use candle_core::quantized::gguf_file::Value as Field;
 use serde_json::{Value, json};
 
 use super::{GgufFile, Slice};
@@ -55,35 +54,31 @@ impl GgufFile {
     /// Refuses a key of the architecture that nothing reads, is not off, and by its name may change the numbers.
     fn refuse_unread(&self) -> Result<(), ModelError> {
         let prefix = self.key("");
-        let mut keys: Vec<&String> = self.content.metadata.keys().filter(|key| key.starts_with(&prefix)).collect();
+        let mut keys: Vec<&String> = self.header.metadata.keys().filter(|key| key.starts_with(&prefix)).collect();
         keys.sort();
         for key in keys {
-            let value = &self.content.metadata[key];
-            let off = match value {
-                Field::Bool(on) => !on,
-                Field::F32(x) => *x == 0.0,
-                other => self.integer(key).is_ok_and(|n| n == Some(0)) || other.to_string().is_ok_and(|s| s == "none"),
-            };
-            if !off && SUSPICIOUS.iter().any(|part| key[prefix.len()..].contains(part)) {
-                let found = match self.integer(key) {
-                    Ok(Some(number)) => number.to_string(),
-                    _ => format!("{value:?}").chars().take(60).collect(),
-                };
-                return Err(self.unsupported(
-                    key,
-                    &found,
-                    "no such key: it is not known here, and may change the numbers",
-                ));
+            if !SUSPICIOUS.iter().any(|part| key[prefix.len()..].contains(part)) {
+                continue;
             }
+            let found = match (self.integer(key), self.boolean(key), self.float(key), self.string(key)) {
+                (Ok(Some(0)), ..) | (_, Ok(Some(false)), ..) | (.., Ok(Some(0.0)), _) | (.., Ok(Some("none"))) => {
+                    continue;
+                }
+                (Ok(Some(number)), ..) => number.to_string(),
+                (.., Ok(Some(number)), _) => number.to_string(),
+                (.., Ok(Some(text))) => format!("{text:?}"),
+                _ => format!("of type {:?}", self.header.metadata[key].kind),
+            };
+            return Err(self.unsupported(key, &found, "no such key: it is not known here, and may change the numbers"));
         }
         Ok(())
     }
 
     /// Llama 3.1's scaling out of the divisors that llama.cpp makes of it.
     fn rope_scaling(&self, theta: f64, head_dim: usize) -> Result<Value, ModelError> {
-        let Some(tensor) = self.content.tensor_infos.get(ROPE_DIVISORS) else { return Ok(Value::Null) };
-        if tensor.shape.dims() != [head_dim / 2] {
-            let shape = tensor.shape.dims().to_vec();
+        let Some(tensor) = self.header.tensors.get(ROPE_DIVISORS) else { return Ok(Value::Null) };
+        if tensor.shape != [head_dim / 2] {
+            let shape = tensor.shape.to_vec();
             let (path, tensor) = (self.path().to_path_buf(), ROPE_DIVISORS.to_owned());
             return Err(ModelError::Shape { path, tensor, expected: vec![head_dim / 2], found: shape });
         }

@@ -1,8 +1,7 @@
 //! The metadata of a GGUF file, value by value: a wrong type is an error that names file and key, never a default.
 
-use candle_core::quantized::gguf_file::Value;
-
 use super::GgufFile;
+use super::header::Value;
 use crate::model::ModelError;
 
 impl GgufFile {
@@ -13,59 +12,59 @@ impl GgufFile {
 
     /// A text value.
     pub fn string(&self, key: &str) -> Result<Option<&str>, ModelError> {
-        self.value(key, "text", |v| v.to_string().ok().map(String::as_str))
+        self.value(key, "text", |value| value.text(self.bytes()))
     }
 
     /// A list of texts.
     pub fn strings(&self, key: &str) -> Result<Option<Vec<&str>>, ModelError> {
-        self.value(key, "a list of texts", |v| {
-            v.to_vec().ok()?.iter().map(|item| item.to_string().ok().map(String::as_str)).collect()
+        self.value(key, "a list of texts", |value| {
+            value.items(self.bytes())?.iter().map(|item| item.text(self.bytes())).collect()
         })
     }
 
     /// A list of whole numbers.
     pub fn integers(&self, key: &str) -> Result<Option<Vec<usize>>, ModelError> {
-        self.value(key, "a list of whole numbers", |v| v.to_vec().ok()?.iter().map(whole).collect())
+        self.value(key, "a list of whole numbers", |value| {
+            value.items(self.bytes())?.iter().map(|item| item.whole(self.bytes())).collect()
+        })
     }
 
     /// A whole number.
     pub fn integer(&self, key: &str) -> Result<Option<usize>, ModelError> {
-        self.value(key, "a whole number", whole)
+        self.value(key, "a whole number", |value| value.whole(self.bytes()))
     }
 
     /// A yes or no.
     pub fn boolean(&self, key: &str) -> Result<Option<bool>, ModelError> {
-        self.value(key, "true or false", |v| v.to_bool().ok())
+        self.value(key, "true or false", |value| value.boolean(self.bytes()))
     }
 
     pub(super) fn float(&self, key: &str) -> Result<Option<f64>, ModelError> {
-        // The shortest decimal that reads back as the same float32 is the number that was meant (1e-5, not
-        // 9.999999747e-6).
-        self.value(key, "a number", |v| match v {
-            Value::F32(x) => x.to_string().parse().ok(),
-            Value::F64(x) => Some(*x),
-            _ => None,
-        })
+        self.value(key, "a number", |value| value.float(self.bytes()))
     }
 
     pub(super) fn required(&self, key: &str) -> Result<usize, ModelError> {
         self.integer(key)?.ok_or_else(|| ModelError::malformed(self.path(), format!("no metadata {key:?}")))
     }
 
-    fn value<'a, T>(
-        &'a self,
+    fn value<T>(
+        &self,
         key: &str,
         expected: &str,
-        read: impl FnOnce(&'a Value) -> Option<T>,
+        read: impl FnOnce(&Value) -> Option<T>,
     ) -> Result<Option<T>, ModelError> {
-        let Some(value) = self.content.metadata.get(key) else { return Ok(None) };
+        let Some(value) = self.header.metadata.get(key) else { return Ok(None) };
         match read(value) {
             Some(value) => Ok(Some(value)),
-            None => Err(ModelError::malformed(
-                self.path(),
-                format!("metadata {key:?} has type {:?}, expected {expected}", value.value_type()),
-            )),
+            None => {
+                let reason = format!("metadata {key:?} has type {:?}, expected {expected}", value.kind);
+                Err(ModelError::malformed(self.path(), reason))
+            }
         }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        self.file.bytes()
     }
 
     pub(super) fn unsupported(&self, field: &str, found: &str, expected: &str) -> ModelError {
@@ -75,17 +74,5 @@ impl GgufFile {
             found: found.to_owned(),
             expected: expected.to_owned(),
         }
-    }
-}
-
-/// A whole number of any width; negative ones are not.
-fn whole(value: &Value) -> Option<usize> {
-    match value {
-        Value::I8(x) => usize::try_from(*x).ok(),
-        Value::I16(x) => usize::try_from(*x).ok(),
-        Value::I32(x) => usize::try_from(*x).ok(),
-        Value::I64(x) => usize::try_from(*x).ok(),
-        Value::Bool(_) => None,
-        other => usize::try_from(other.to_u64().ok()?).ok(),
     }
 }

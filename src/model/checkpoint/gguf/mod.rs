@@ -7,19 +7,19 @@
 
 mod config;
 mod family;
+mod header;
 mod metadata;
 #[cfg(test)]
 pub(crate) mod tests;
 
 use std::collections::BTreeMap;
-use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 use candle_core::quantized::GgmlDType;
 use candle_core::quantized::ggml_file::qtensor_from_ggml;
-use candle_core::quantized::gguf_file::{Content, TensorInfo as GgufTensor};
 use family::Family;
+use header::{Header, Tensor};
 use rayon::prelude::*;
 
 use super::{MappedFile, Precision, Slice, TensorInfo, WeightSource};
@@ -31,7 +31,7 @@ const CHUNK_ELEMENTS: usize = 1 << 20;
 /// An open GGUF file.
 pub struct GgufFile {
     file: MappedFile,
-    content: Content,
+    header: Header,
     family: &'static Family,
     /// Hugging Face's name of each tensor, and the file's.
     names: BTreeMap<String, String>,
@@ -45,13 +45,11 @@ impl GgufFile {
         Self::read(MappedFile::open(path)?)
     }
 
-    /// Reads the header of a file that is open. Its counts and lengths are compared with the file's length before anything
-    /// is made of them.
+    /// Reads the header of a file that is open.
     pub fn read(file: MappedFile) -> Result<Self, ModelError> {
-        let content = Content::read(&mut Cursor::new(file.bytes()))
-            .map_err(|e| ModelError::malformed(file.path(), format!("not a readable GGUF file: {e}")))?;
+        let header = Header::read(file.bytes()).map_err(|reason| ModelError::malformed(file.path(), reason))?;
         let (names, family) = (BTreeMap::new(), &family::FAMILIES[0]);
-        let mut gguf = Self { file, content, family, names, heads: 0, kv_heads: 0 };
+        let mut gguf = Self { file, header, family, names, heads: 0, kv_heads: 0 };
         let architecture = gguf.string("general.architecture")?.unwrap_or_default();
         gguf.family = family::find(architecture).ok_or_else(|| ModelError::UnknownArchitecture {
             path: gguf.path().to_path_buf(),
@@ -60,11 +58,7 @@ impl GgufFile {
         })?;
         gguf.heads = gguf.required(&gguf.key("attention.head_count"))?;
         gguf.kv_heads = gguf.integer(&gguf.key("attention.head_count_kv"))?.unwrap_or(gguf.heads);
-        for (name, tensor) in &gguf.content.tensor_infos {
-            if TensorInfo::elements(tensor.shape.dims()).is_none() {
-                let reason = format!("tensor {name:?} has shape {:?}", tensor.shape.dims());
-                return Err(ModelError::malformed(gguf.path(), reason));
-            }
+        for name in gguf.header.tensors.keys() {
             // The frequencies of the rotary embedding are no tensor of the model; see `config`.
             if name == config::ROPE_DIVISORS {
                 continue;
@@ -83,25 +77,25 @@ impl GgufFile {
         self.file.path()
     }
 
-    fn tensor(&self, name: &str) -> Option<&GgufTensor> {
-        self.content.tensor_infos.get(self.names.get(name)?)
+    fn tensor(&self, name: &str) -> Option<&Tensor> {
+        self.header.tensors.get(self.names.get(name)?)
     }
 
-    fn read_tensor(&self, name: &str, tensor: &GgufTensor, slice: &Slice) -> Result<Vec<f32>, ModelError> {
+    fn read_tensor(&self, name: &str, tensor: &Tensor, slice: &Slice) -> Result<Vec<f32>, ModelError> {
         // A vector is one row here, and one column for whoever asks.
-        let (rows, slice) = match tensor.shape.dims() {
+        let (rows, slice) = match &tensor.shape[..] {
             [_] => (1, &Slice { rows: 0..1, columns: slice.rows.clone() }),
             dims => (dims.iter().rev().skip(1).product(), slice),
         };
         let row_bytes = self.row_bytes(name, tensor)?;
         let past_the_end = || ModelError::malformed(self.path(), format!("tensor {name:?} reaches past the end"));
-        let start = self.content.tensor_data_offset.checked_add(tensor.offset).and_then(|s| usize::try_from(s).ok());
+        let start = usize::try_from(tensor.offset).ok().and_then(|offset| self.header.data.checked_add(offset));
         let span = start
             .and_then(|start| Some(start..start.checked_add(row_bytes.checked_mul(rows)?)?))
             .filter(|span| span.end <= self.file.bytes().len())
             .ok_or_else(past_the_end)?;
         // Whole blocks of the quantised type that hold the columns.
-        let (block, block_bytes) = (tensor.ggml_dtype.block_size(), tensor.ggml_dtype.type_size());
+        let (block, block_bytes) = (tensor.dtype.block_size(), tensor.dtype.type_size());
         let blocks = slice.columns.start / block..slice.columns.end.div_ceil(block);
         let cut = slice.columns.start - blocks.start * block..slice.columns.end - blocks.start * block;
         let raw = |row: usize| {
@@ -123,7 +117,7 @@ impl GgufFile {
                 for &row in rows {
                     bytes.extend_from_slice(raw(row).ok_or_else(past_the_end)?);
                 }
-                let chunk = qtensor_from_ggml(tensor.ggml_dtype, &bytes, vec![rows.len(), width], &Device::Cpu)?
+                let chunk = qtensor_from_ggml(tensor.dtype, &bytes, vec![rows.len(), width], &Device::Cpu)?
                     .dequantize(&Device::Cpu)?
                     .flatten_all()?
                     .to_vec1::<f32>()?;
@@ -138,9 +132,9 @@ impl GgufFile {
     }
 
     /// Bytes of one row in the file.
-    fn row_bytes(&self, name: &str, tensor: &GgufTensor) -> Result<usize, ModelError> {
-        let (block, bytes) = (tensor.ggml_dtype.block_size(), tensor.ggml_dtype.type_size());
-        let columns = tensor.shape.dims().last().copied().unwrap_or(0);
+    fn row_bytes(&self, name: &str, tensor: &Tensor) -> Result<usize, ModelError> {
+        let (block, bytes) = (tensor.dtype.block_size(), tensor.dtype.type_size());
+        let columns = tensor.shape.last().copied().unwrap_or(0);
         if columns == 0 || !columns.is_multiple_of(block) {
             return Err(ModelError::malformed(
                 self.path(),
@@ -176,12 +170,12 @@ fn interleaved(row: usize, head_dim: usize) -> usize {
 impl WeightSource for GgufFile {
     fn info(&self, name: &str) -> Option<TensorInfo> {
         let tensor = self.tensor(name)?;
-        let precision = match tensor.ggml_dtype {
+        let precision = match tensor.dtype {
             GgmlDType::F16 => Precision::F16,
             GgmlDType::BF16 => Precision::Bf16,
             _ => Precision::F32,
         };
-        Some(TensorInfo { shape: tensor.shape.dims().to_vec(), precision })
+        Some(TensorInfo { shape: tensor.shape.clone(), precision })
     }
 
     fn read_within(&self, name: &str, slice: &Slice) -> Result<Vec<f32>, ModelError> {

@@ -97,6 +97,9 @@ const HARMLESS: &[&str] = &[
     "use_scaled_init_method",
 ];
 
+/// Scalars, lists and mappings in a configuration at most, what aliases repeat included.
+const MAX_YAML_EVENTS: usize = 20_000;
+
 /// What the arrays' layout depends on.
 #[derive(Debug)]
 pub struct Architecture {
@@ -123,8 +126,17 @@ pub struct Architecture {
 
 /// Parses the file.
 pub fn parse(path: &Path, bytes: &[u8]) -> Result<Settings, ModelError> {
-    // The default limits on aliases, depth and events are those of a configuration file, a bomb never comes near memory.
-    let options = serde_saphyr::options! { with_snippet: false };
+    // A published configuration has some 150 lines. A bomb of aliases ends before it comes near memory.
+    let options = serde_saphyr::options! {
+        with_snippet: false,
+        budget: serde_saphyr::budget! {
+            max_events: MAX_YAML_EVENTS,
+            max_nodes: MAX_YAML_EVENTS,
+            max_recorded_anchor_events: MAX_YAML_EVENTS,
+            max_documents: 1,
+        }.into(),
+        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: MAX_YAML_EVENTS },
+    };
     let mut value: Value = serde_saphyr::from_slice_with_options(bytes, options)
         .map_err(|e| ModelError::malformed(path, format!("not readable as YAML: {e}")))?;
     if let Value::Object(fields) = &mut value {

@@ -10,6 +10,7 @@
 //! Source: `src/normalizer.cc`, `bpe_model.cc` and `unigram_model.cc` of SentencePiece; merges as
 //! `transformers/convert_slow_tokenizer.py` recovers them.
 
+mod charsmap;
 mod proto;
 
 use std::collections::HashMap;
@@ -89,6 +90,9 @@ fn check(model: &Model) -> Result<(), String> {
         if !score.is_finite() {
             return Err(format!("has a piece {text:?} with score {score}"));
         }
+    }
+    if !model.charsmap.is_empty() {
+        charsmap::check(model.charsmap)?;
     }
     if usize::try_from(model.unk_id).map_or(true, |id| model.pieces.get(id).is_none_or(|p| p.kind != Kind::Unknown)) {
         return Err(format!("has unk_id {}, which is no piece of that type", model.unk_id));
