@@ -6,7 +6,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use reward_sidecar::batch::MicroBatch;
+use reward_sidecar::batch::{At, MicroBatch, Sequence};
 use reward_sidecar::engine::{Engine, ReadAt, ReadPolicy, Reduce};
 use reward_sidecar::model::{Config, ModelEngine, ModelError};
 use serde_json::{Value, json};
@@ -86,6 +86,18 @@ fn compare(engine: &mut ModelEngine, sequences: &[Vec<u32>], expected: &[Vec<f32
     }
 }
 
+/// Reads one sequence at several positions: the same bits as of sequences that end there.
+#[track_caller]
+fn check_positions(engine: &mut ModelEngine, tokens: &[u32], positions: &[u32]) {
+    let sequence = Sequence { tokens, at: At::Positions(positions), rollout: 0 };
+    let table = engine.score(&MicroBatch::pack_sequences(&[sequence], true)).unwrap();
+    assert_eq!(table.rows(), positions.len());
+    for (i, &position) in positions.iter().enumerate() {
+        let alone = engine.score(&MicroBatch::pack(&[&tokens[..=position as usize]], true)).unwrap();
+        assert_eq!(bits(table.row(i).unwrap()), bits(alone.row(0).unwrap()), "position {position}");
+    }
+}
+
 /// A model that reads the last token, behind `append` if that is given.
 #[track_caller]
 fn check(name: &str, manifest: &str, attributes: &[&str], expected: impl Fn(&Case) -> Vec<f32>) -> ModelEngine {
@@ -156,6 +168,9 @@ fn process_rewards_read_every_step() {
         }
         assert!(sequences.len() > 20, "{}", sequences.len());
         compare(&mut engine, &sequences, &expected);
+        let last = model.reference.cases.last().unwrap();
+        let ends: Vec<_> = last.reads.iter().map(|(position, _)| *position as u32).collect();
+        check_positions(&mut engine, &last.input_ids, &ends);
     }
     // Without a label to look for, the outputs themselves are the attributes.
     let plain = "preset = 'none'\nattributes = ['wrong', 'right']\n[head]\nkind = 'mlp'\n";
@@ -194,6 +209,11 @@ fn gated_objectives() {
         let mut engine = check(name, &manifest, &names, all);
         assert_eq!(engine.card().reads.needs, [109, 106, 91, 107, 27]);
         assert_eq!(engine.card().default_weighting.as_deref(), Some("score"));
+
+        // Each read has its own gate: the last occurrence of the pattern before it, or none yet.
+        let longest = Model::new(name, &manifest).reference.cases.swap_remove(5).input_ids;
+        let last = longest.len() as u32 - 1;
+        check_positions(&mut engine, &longest, &[0, 4, last / 3, last / 2, last - 7, last]);
 
         // A sequence in which the gate finds nothing has no score, and costs the others nothing.
         let whole = Model::new(name, &manifest).reference.cases.swap_remove(2).input_ids;

@@ -149,6 +149,11 @@ fn a_manifest_overrides_each_part() {
     let mut engine = load(&config);
     compare(&mut engine, &reference("hf/llama-head-bias-bf16"), &[7]);
     assert_eq!(engine.card().weightings["default"]["a"], 1.0, "of a single attribute");
+    // A manifest that is alone says nothing of weights.
+    let alone = tempfile::tempdir().unwrap();
+    fs::copy(folder.path().join("reward-model.toml"), alone.path().join("reward-model.toml")).unwrap();
+    let message = ModelEngine::load(&Config { model: alone.path().to_str().unwrap().into(), ..config.clone() });
+    assert!(message.err().unwrap().to_string().contains("no [base]"));
     // The flag comes before the file.
     write("name = 'mine'\npreset = 'armorm'\n");
     assert_eq!(load(&Config { preset: "none".into(), ..config.clone() }).card().attributes.len(), 9);
@@ -157,7 +162,7 @@ fn a_manifest_overrides_each_part() {
 
 #[test]
 fn a_head_apart_from_a_gguf_file() {
-    for name in ["gguf/llama-q8_0"] {
+    for name in ["gguf/llama3-f16", "gguf/llama-q8_0"] {
         let (folder, reference) = (fixture(name), reference(name));
         let model = folder.join("model.gguf");
         let message = ModelEngine::load(&config(&model)).err().unwrap().to_string();
@@ -166,5 +171,33 @@ fn a_head_apart_from_a_gguf_file() {
         compare(&mut engine, &reference, &(0..reference.labels.len()).collect::<Vec<_>>());
         assert_eq!(engine.card().name, "model");
         assert!(engine.report().files.contains(&folder.join("head.safetensors")));
+    }
+}
+
+/// Adapters and the folders that they are for.
+const ADAPTERS: [(&str, &str); 4] = [
+    ("adapter/llama", "hf/llama-biases"),
+    ("adapter/qwen3-rslora-bin", "hf/qwen3-bf16"),
+    ("adapter/nemotron-patterns", "hf/nemotron-kv8-bf16"),
+    ("adapter/internlm2", "hf/internlm2-biases-bf16"),
+];
+
+#[test]
+fn an_adapter_is_merged_whoever_names_it() {
+    for (name, base) in ADAPTERS {
+        let (folder, base, reference) = (fixture(name), fixture(base), reference(name));
+        let all: Vec<_> = (0..reference.labels.len()).collect();
+        let mut named = load(&Config { adapter: Some(folder.clone()), ..config(&base) });
+        compare(&mut named, &reference, &all);
+        assert!(named.report().files.contains(&folder.join("adapter_config.json")), "{name}");
+        let manifests = tempfile::tempdir().unwrap();
+        let text =
+            format!("name = 'm'\n[base]\npath = '{}'\n[adapter]\npath = '{}'\n", base.display(), folder.display());
+        fs::write(manifests.path().join("reward-model.toml"), text).unwrap();
+        let mut composed = load(&config(manifests.path()));
+        compare(&mut composed, &reference, &all);
+        let version = |engine: &ModelEngine| engine.card().model_version.split('@').nth(1).unwrap().to_owned();
+        assert_eq!(version(&named), version(&composed), "{name}");
+        assert_ne!(version(&named), version(&load(&config(&base))), "{name}");
     }
 }

@@ -23,6 +23,9 @@ pub struct Inspect {
     flags: Flags<INSPECT>,
 }
 
+/// Files named in the text; a checkpoint may have thousands.
+const FILES_SHOWN: usize = 12;
+
 /// The report, and the template itself.
 #[derive(Serialize)]
 struct Inspected<'a> {
@@ -105,8 +108,11 @@ fn to_text(Inspected { report, template }: &Inspected) -> String {
     if !report.unread_settings.is_empty() {
         line("not looked at", &report.unread_settings.join(", "));
     }
-    for file in &report.files {
+    for file in report.files.iter().take(FILES_SHOWN) {
         line("file", &file.display());
+    }
+    if let Some(more) = report.files.len().checked_sub(FILES_SHOWN).filter(|more| *more > 0) {
+        line("", &format!("and {more} more; --json names all of them"));
     }
     line("tokenizer", if report.tokenizer { &"yes" } else { &"none: token ids only" });
     match template {

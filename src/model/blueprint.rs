@@ -1,40 +1,23 @@
 //! From a model reference to everything that a model is made of, before any number is computed.
 //!
-//! The kinds of reference stand in [`FORMS`]. Whatever the kind, what comes out is a [`Blueprint`] in Hugging Face's
-//! terms, so that nothing after it knows where a model came from. Two things meet in it: the weights ([`super::base`])
-//! and how they are to be used ([`super::preset`]).
+//! Whatever the kind of reference, what comes out is a [`Blueprint`] in Hugging Face's terms, so that nothing after it
+//! knows where a model came from. Two things meet in it: the weights ([`super::base`]) and how they are to be used
+//! ([`super::preset`]).
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::base::{self, Opened};
-use super::checkpoint::{ADAPTER_CONFIG, Adapter, Composed, Rounding, SafetensorsFile, WeightSource};
+use super::checkpoint::{Adapter, Composed, Rounding, SafetensorsFile, WeightSource};
 use super::digest::{Fingerprint, Ingredient};
-use super::error::read_text;
 use super::head::HeadSpec;
 use super::manifest::AdapterPart;
-use super::preset::{self, Preset, check_weightings};
+use super::preset::{self, check_weightings};
+use super::reference::{Found, MANIFEST_FILE, Place};
 use super::report::PresetReport;
 use super::settings::Settings;
-use super::{Config, ModelError, demo, pip, text};
+use super::{Config, ModelError, text};
 use crate::engine::{ReadPolicy, TextAssets};
-
-/// The kinds of model reference, for people.
-pub const FORMS: &[(&str, &str)] = &[
-    ("demo", "the built-in demo model: a LoRA adapter and a head on a small base"),
-    ("demo-head", "its smaller variant: the head alone on the unchanged base"),
-    ("FILE.toml", "a manifest: how a model is to be used, and what it is composed of"),
-    (
-        "FOLDER",
-        "a folder in Hugging Face layout (config.json), NeMo's (model_config.yaml), PEFT's (adapter_config.json), or with a \
-         reward-model.toml",
-    ),
-    ("FILE.nemo", "NeMo's folder as the tar file that it makes of it"),
-    ("FILE.gguf", "a base without a head; --head FILE names a safetensors file that holds one"),
-];
-
-/// The manifest that says how the model in a folder is to be used.
-const MANIFEST_FILE: &str = "reward-model.toml";
 
 /// Everything that a model is made of.
 pub struct Blueprint {
@@ -94,19 +77,13 @@ impl Blueprint {
             settings.set("architectures", vec![body]);
         }
 
-        // A tokenizer beside an adapter is the one that it was trained with.
-        if let Some(folder) = adapter.as_ref().and_then(|part| part.path.as_ref()) {
-            let (beside, beside_files) = text::folder::read(&place.resolve(folder))?;
-            if beside.tokenizer_json.is_some() {
-                text = beside;
-                files.extend(beside_files);
-            }
-        }
         let mut parts = Parts { place: &place, files: &mut files, ingredients: &mut ingredients };
         parts.ingredients.push(Ingredient::Fact(format!("rounding {:?}", base.dtype)));
-        let adapter = match adapter {
-            Some(part) => Some(parts.adapter(&part, weights.as_ref(), &settings)?),
-            None => None,
+        let layers = settings.required_size("num_hidden_layers")?;
+        let adapter = match (&config.adapter, adapter) {
+            (Some(folder), _) => Some(parts.adapter_folder(folder, weights.as_ref(), layers, &mut text)?),
+            (None, Some(part)) => Some(parts.adapter(&part, weights.as_ref(), layers, &mut text)?),
+            (None, None) => None,
         };
         let head_weights = match (&config.head, used.head.file.take()) {
             (Some(path), _) => Some(parts.head(path.clone())?),
@@ -182,115 +159,6 @@ impl Blueprint {
     }
 }
 
-/// What a reference names.
-struct Found {
-    name: String,
-    /// Where the files that the manifest names are.
-    place: Place,
-    manifest: Option<Preset>,
-    /// The folder or file with most of the weights.
-    base: PathBuf,
-}
-
-impl Found {
-    fn find(config: &Config) -> Result<Self, ModelError> {
-        let reference = config.model.as_str();
-        if let Some(demo) = demo::find(reference) {
-            return Self::composed(Place::Embedded(demo), config);
-        }
-        let path = Path::new(reference);
-        let unknown = |reason: &str| {
-            let forms = FORMS.iter().map(|(form, what)| format!("  {form:<10} {what}")).collect::<Vec<_>>().join("\n");
-            ModelError::Reference { reference: reference.to_owned(), reason: reason.to_owned(), forms }
-        };
-        let extension = path.extension().and_then(|e| e.to_str());
-        match (path.is_dir(), extension) {
-            (true, _) if path.join(MANIFEST_FILE).exists() => {
-                Self::composed(Place::Beside(path.join(MANIFEST_FILE)), config)
-            }
-            (true, _) if path.join(ADAPTER_CONFIG).exists() => Self::adapted(path),
-            (true, _) if base::is_model(path) => Ok(Self::plain(path)),
-            (true, _) => Err(unknown(&format!(
-                "the folder has none of {MANIFEST_FILE}, {ADAPTER_CONFIG}, config.json and model_config.yaml"
-            ))),
-            (false, _) if !path.exists() => Err(unknown("no such file or folder")),
-            (false, Some("toml")) => Self::composed(Place::Beside(path.to_path_buf()), config),
-            (false, Some("gguf" | "nemo")) => Ok(Self::plain(path)),
-            (false, _) => Err(unknown("not a kind of file that holds a model")),
-        }
-    }
-
-    /// A model without a manifest, called as its folder or file is.
-    fn plain(path: &Path) -> Self {
-        let called =
-            |path: PathBuf| Some(if path.is_dir() { path.file_name() } else { path.file_stem() }?.to_os_string());
-        let name = std::path::absolute(path).ok().and_then(called);
-        Self {
-            name: name.map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned()),
-            place: Place::Plain(path.to_path_buf()),
-            manifest: None,
-            base: path.to_path_buf(),
-        }
-    }
-
-    /// An adapter in PEFT's layout over the base that it names.
-    fn adapted(path: &Path) -> Result<Self, ModelError> {
-        let adapter = Some(AdapterPart { path: Some(path.to_path_buf()), ..AdapterPart::default() });
-        let manifest = Some(Preset { adapter, ..Preset::default() });
-        Ok(Self { manifest, base: Adapter::base_of(path)?, ..Self::plain(path) })
-    }
-
-    fn composed(place: Place, config: &Config) -> Result<Self, ModelError> {
-        let path = place.path();
-        let text = match &place {
-            Place::Embedded(demo) => demo.manifest.to_owned(),
-            _ => read_text(&path)?,
-        };
-        let manifest = Preset::parse(&text).map_err(|e| ModelError::malformed(&path, e))?;
-        let base = manifest.base.clone().unwrap_or_default();
-        let base = match (base.path, base.pip) {
-            (Some(path), _) => place.resolve(&path),
-            (None, Some(base)) => pip::cached(&base, &config.cache_dir)?,
-            (None, None) => path.parent().map(Path::to_path_buf).unwrap_or_default(),
-        };
-        Ok(Self { name: manifest.name.clone(), place, manifest: Some(manifest), base })
-    }
-}
-
-/// Where a manifest and the files that it names are.
-enum Place {
-    /// No manifest; this is the model's folder or file.
-    Plain(PathBuf),
-    /// The path of the manifest; others are relative to its folder.
-    Beside(PathBuf),
-    /// Built into the program.
-    Embedded(&'static demo::Demo),
-}
-
-impl Place {
-    /// What messages about the manifest are about.
-    fn path(&self) -> PathBuf {
-        match self {
-            Self::Plain(path) | Self::Beside(path) => path.clone(),
-            Self::Embedded(demo) => demo.manifest_path(),
-        }
-    }
-
-    fn manifest_file(&self) -> Option<PathBuf> {
-        match self {
-            Self::Beside(path) => Some(path.clone()),
-            Self::Plain(_) | Self::Embedded(_) => None,
-        }
-    }
-
-    fn resolve(&self, file: &Path) -> PathBuf {
-        match self {
-            Self::Beside(manifest) => manifest.parent().unwrap_or(Path::new("")).join(file),
-            Self::Plain(_) | Self::Embedded(_) => file.to_path_buf(),
-        }
-    }
-}
-
 /// Opens what a model is composed of, and keeps account of it.
 struct Parts<'a> {
     place: &'a Place,
@@ -303,20 +171,39 @@ impl Parts<'_> {
         &mut self,
         part: &AdapterPart,
         base: &dyn WeightSource,
-        settings: &Settings,
+        layers: usize,
+        text: &mut TextAssets,
     ) -> Result<Adapter, ModelError> {
-        let layers = settings.required_size("num_hidden_layers")?;
-        let AdapterPart { path, file, scale } = part;
-        if let Some(path) = path {
-            let adapter = Adapter::open_folder(&self.place.resolve(path), base, layers)?;
-            self.ingredients.extend(adapter.paths().iter().cloned().map(Ingredient::File));
-            self.files.extend_from_slice(adapter.paths());
-            return Ok(adapter);
+        match (&part.path, &part.file, part.scale) {
+            (Some(folder), ..) => self.adapter_folder(&self.place.resolve(folder), base, layers, text),
+            (None, Some(file), Some(scale)) => {
+                let source = self.safetensors(file)?;
+                self.ingredients.push(Ingredient::Fact(format!("scale {scale:?}")));
+                Adapter::new(Box::new(source), scale, base, layers)
+            }
+            _ => unreachable!("AdapterPart::check asks for a path, or for a file and a scale"),
         }
-        let (file, scale) = (file.clone().unwrap_or_default(), scale.unwrap_or_default());
-        let source = self.safetensors(&file)?;
-        self.ingredients.push(Ingredient::Fact(format!("scale {scale:?}")));
-        Adapter::new(Box::new(source), scale, base, layers)
+    }
+
+    /// An adapter in PEFT's layout. A tokenizer beside it is the one that it was trained with.
+    fn adapter_folder(
+        &mut self,
+        folder: &Path,
+        base: &dyn WeightSource,
+        layers: usize,
+        text: &mut TextAssets,
+    ) -> Result<Adapter, ModelError> {
+        let adapter = Adapter::open_folder(folder, base, layers)?;
+        self.ingredients.push(Ingredient::Fact("adapter".into()));
+        self.ingredients.extend(adapter.paths().iter().cloned().map(Ingredient::File));
+        self.files.extend_from_slice(adapter.paths());
+        let (beside, files) = text::folder::read(folder)?;
+        if beside.tokenizer_json.is_some() {
+            let chat_template = beside.chat_template.or(text.chat_template.take());
+            *text = TextAssets { chat_template, ..beside };
+            self.files.extend(files);
+        }
+        Ok(adapter)
     }
 
     fn head_of_manifest(&mut self, file: &Path) -> Result<Box<dyn WeightSource>, ModelError> {

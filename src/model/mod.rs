@@ -30,6 +30,7 @@ mod pip;
 pub mod plan;
 mod preset;
 mod ranks;
+mod reference;
 mod report;
 mod settings;
 mod shard;
@@ -39,12 +40,12 @@ use std::path::PathBuf;
 
 use crate::engine::Engine;
 
-pub use blueprint::FORMS;
 pub use decoder::Parameters;
 pub use device::{DeviceChoice, UnknownDevice};
 pub use engine::ModelEngine;
 pub use error::ModelError;
 pub use head::HeadSpec;
+pub use reference::FORMS;
 pub use report::{PresetReport, Report, Shape};
 
 /// Type of the arithmetic; part of every model version.

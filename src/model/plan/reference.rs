@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::model::checkpoint::GgufFile;
+use crate::model::checkpoint::{GgufFile, NemoCheckpoint};
 use crate::model::error::{read_json, read_text};
 use crate::model::manifest::Base;
 use crate::model::preset::{self, Preset};
@@ -14,6 +14,7 @@ const FORMS: &[(&str, &str)] = &[
     ("FOLDER", "a folder with a config.json in Hugging Face layout, or with a reward-model.toml"),
     ("FILE.json", "a config.json alone"),
     ("FILE.toml", "a manifest, whose base has a configuration"),
+    ("FILE.nemo", "a NeMo checkpoint, as a file or a folder; only the sizes of its arrays are read"),
     ("FILE.gguf", "a base; only its configuration is read"),
     ("demo", "the built-in demo model"),
 ];
@@ -31,6 +32,10 @@ pub(super) fn config_of(reference: &str, cache_dir: &Path) -> Result<(String, Se
     let path = Path::new(reference);
     let name = std::path::absolute(path).ok().and_then(|path| Some(path.file_stem()?.to_string_lossy().into_owned()));
     let name = name.unwrap_or_else(|| "model".to_owned());
+    if NemoCheckpoint::is(path) {
+        // The sizes of its arrays are part of the configuration; the arrays themselves are not read.
+        return Ok((name, nemo(path)?));
+    }
     if path.is_dir() {
         let (manifest, config) = (path.join("reward-model.toml"), path.join("config.json"));
         return match (manifest.exists(), config.exists()) {
@@ -57,6 +62,11 @@ fn json_file(path: &Path) -> Result<Settings, ModelError> {
     Settings::new(path, read_json(path)?)
 }
 
+fn nemo(path: &Path) -> Result<Settings, ModelError> {
+    let checkpoint = NemoCheckpoint::open(path)?;
+    Settings::new(&checkpoint.config_path(), checkpoint.config().clone())
+}
+
 fn gguf_file(path: &Path) -> Result<Settings, ModelError> {
     Settings::new(path, GgufFile::open(path)?.config()?)
 }
@@ -78,6 +88,7 @@ fn composed(path: &Path, text: &str, cache_dir: &Path) -> Result<(String, Settin
         (None, None) => folder.to_path_buf(),
     };
     let mut settings = match base.is_dir() {
+        _ if NemoCheckpoint::is(&base) => nemo(&base)?,
         true => json_file(&base.join("config.json"))?,
         false => gguf_file(&base)?,
     };

@@ -15,6 +15,8 @@ pub struct Detect {
     pub(super) architectures: Vec<String>,
     /// These fields are there.
     has: Vec<String>,
+    /// These fields are not.
+    lacks: Vec<String>,
     /// These fields have these values.
     equal: toml::Table,
 }
@@ -39,6 +41,12 @@ impl Detect {
         for field in &self.has {
             config.get(field).filter(|value| !value.is_null())?;
             reasons.push(format!("field {field}"));
+        }
+        for field in &self.lacks {
+            if config.get(field).is_some_and(|value| !value.is_null()) {
+                return None;
+            }
+            reasons.push(format!("no field {field}"));
         }
         for (field, expected) in &self.equal {
             let expected = serde_json::to_value(expected).ok()?;
