@@ -132,7 +132,7 @@ fn headers_that_lie_are_refused() {
 #[test]
 fn other_formats_are_refused_with_what_to_do() {
     let torch_dist = replace("model_weights/metadata.json", "\"zarr\"", "\"torch_dist\"");
-    assert!(refused("nemotron-tp2", torch_dist).contains("convert_zarr_to_torch_dist.py --ckpt_format zarr"));
+    assert!(refused("nemotron-tp2", torch_dist).contains("format_utils dcp_to_torch"));
     let unsaid = refused("nemotron-tp2", |folder| {
         fs::remove_file(folder.join("model_weights/metadata.json")).unwrap();
         fs::write(folder.join("model_weights/__0_0.distcp"), "").unwrap();

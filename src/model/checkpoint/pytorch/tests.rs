@@ -155,8 +155,20 @@ fn nothing_is_executed() {
     assert!(refused(pickle(odd)).contains("is called with 1 arguments"));
     assert!(refused(pickle(Writer::new().integer(1).op(b")R"))).contains("calls what is no name"));
     assert!(refused(pickle(Writer::new().integer(1).op(b"}b"))).contains("taken for a list or dictionary"));
-    assert!(refused(pickle(Writer::new().op(b"\x81"))).contains("opcode 0x81"));
+    assert!(refused(pickle(Writer::new().op(b"\x82"))).contains("opcode 0x82"));
     assert!(refused(pickle(Writer::new().op(b"h\x07"))).contains("never remembered"));
+}
+
+#[test]
+fn bytes_beside_the_tensors_are_passed_over() {
+    // `io.BytesIO(b"hello")`, which Transformer Engine leaves in checkpoints, and a `torch.Size`.
+    let before = |writer: Writer| {
+        let bytes = writer.op(b"}").text("extra").global("_io", "BytesIO").op(b")\x81");
+        let state = bytes.global("_codecs", "encode").text("hello").text("latin1").op(b"\x86RK\x00N\x87bs");
+        state.text("size").global("torch", "Size").tuple(&[1]).op(b"\x85Rs").text("model")
+    };
+    let file = read(sample(before, |writer| writer.op(b"s"), "")).unwrap();
+    assert_eq!(file.names(), ["a", "b", "ids"]);
 }
 
 #[test]

@@ -137,13 +137,16 @@ impl<'a> Machine<'a> {
                 (Value::Text(name), Value::Text(module)) => self.global(module, name)?,
                 _ => return Err("STACK_GLOBAL takes two texts".into()),
             },
-            // BINPERSID, REDUCE, BUILD
+            // BINPERSID, REDUCE, NEWOBJ, BUILD
             b'Q' => self.storage()?,
-            b'R' => self.call()?,
+            b'R' | 0x81 => self.call()?,
             b'b' => {
-                // The state of an ordered dictionary is what PyTorch hangs on it (`_metadata`), never an item.
+                // The state of an ordered dictionary is what PyTorch hangs on it (`_metadata`), never an item; that of
+                // bytes is of no use.
                 self.pop()?;
-                self.dictionary()?;
+                if !matches!(self.peek()?, Value::Other) {
+                    self.dictionary()?;
+                }
             }
             _ => return Err(format!("opcode {opcode:#04x} is none that torch.save writes")),
         }
@@ -156,6 +159,8 @@ impl<'a> Machine<'a> {
             ("collections", "OrderedDict") => Global::OrderedDict,
             ("torch._utils", "_rebuild_tensor_v2") => Global::RebuildTensor,
             ("torch._utils", "_rebuild_parameter") => Global::RebuildParameter,
+            ("torch", "Size") => Global::Size,
+            ("_io", "BytesIO") | ("_codecs", "encode") => Global::Inert,
             ("torch", kind) if kind.ends_with("Storage") => Global::Storage(name),
             (module, name) => {
                 return Err(format!("it asks for {module}.{name}, which no weights need; nothing in it was executed"));
@@ -197,8 +202,12 @@ impl<'a> Machine<'a> {
                 let tensor = self.tensor(storage, offset, shape, strides).ok_or("a tensor is malformed")?;
                 self.push(Node::Tensor(tensor))
             }
-            (Global::RebuildParameter, &[tensor, ..]) => {
+            (Global::RebuildParameter, &[tensor, ..]) | (Global::Size, &[tensor]) => {
                 self.stack.push(tensor);
+                Ok(())
+            }
+            (Global::Inert, _) => {
+                self.stack.push(Value::Other);
                 Ok(())
             }
             (callee, arguments) => Err(format!("{callee:?} is called with {} arguments", arguments.len())),

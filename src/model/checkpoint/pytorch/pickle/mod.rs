@@ -39,6 +39,10 @@ pub enum Global {
     RebuildTensor,
     /// `torch._utils._rebuild_parameter`
     RebuildParameter,
+    /// `torch.Size`, a tuple
+    Size,
+    /// `_io.BytesIO` and `_codecs.encode`, which bytes are made of that no tensor is
+    Inert,
     /// `torch.FloatStorage` and its like
     Storage(Span),
 }
