@@ -7,19 +7,19 @@ use crate::model::checkpoint::open_folder;
 
 /// Writes pickles opcode by opcode, as `torch.save` does with protocol 2.
 #[derive(Default)]
-struct Writer(Vec<u8>);
+pub struct Writer(Vec<u8>);
 
 impl Writer {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self(vec![0x80, 2])
     }
 
-    fn op(mut self, bytes: &[u8]) -> Self {
+    pub fn op(mut self, bytes: &[u8]) -> Self {
         self.0.extend(bytes);
         self
     }
 
-    fn text(self, text: &str) -> Self {
+    pub fn text(self, text: &str) -> Self {
         let length = (text.len() as u32).to_le_bytes();
         self.op(b"X").op(&length).op(text.as_bytes())
     }
@@ -37,20 +37,28 @@ impl Writer {
     }
 
     /// A tensor, as a key's value.
-    fn tensor(self, kind: &str, key: &str, elements: usize, offset: usize, shape: &[usize], strides: &[usize]) -> Self {
+    pub fn tensor(
+        self,
+        kind: &str,
+        key: &str,
+        elements: usize,
+        offset: usize,
+        shape: &[usize],
+        strides: &[usize],
+    ) -> Self {
         let storage = self.global("torch._utils", "_rebuild_tensor_v2").op(b"((").text("storage").global("torch", kind);
         let storage = storage.text(key).text("cpu").integer(elements).op(b"tQ");
         let view = storage.integer(offset).tuple(shape).tuple(strides).op(&[0x89]);
         view.global("collections", "OrderedDict").op(b")RtR")
     }
 
-    fn stop(self) -> Vec<u8> {
+    pub fn stop(self) -> Vec<u8> {
         self.op(b".").0
     }
 }
 
 /// An archive of a pickle and its storages.
-fn archive(pickle: Vec<u8>, storages: &[(&str, &[u8])]) -> Vec<u8> {
+pub fn archive(pickle: Vec<u8>, storages: &[(&str, &[u8])]) -> Vec<u8> {
     let mut zip = ZipWriter::new(std::io::Cursor::new(Vec::new()));
     let stored = SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
     let mut entry = |name: &str, bytes: &[u8]| {
