@@ -37,6 +37,10 @@ impl MappedFile {
         // numbers, and a cut a SIGBUS, as with any mapped file, but no broken invariant of a Rust type. Checkpoints
         // are not to be changed while they are loaded; they are replaced by renaming.
         let map = unsafe { Mmap::map(&file) }.map_err(ModelError::io(path))?;
+        if map.starts_with(b"version https://git-lfs") {
+            let reason = "is a pointer of Git LFS, not the file itself; fetch it with `git lfs pull`";
+            return Err(ModelError::malformed(path, reason));
+        }
         Ok(Self { path: path.to_path_buf(), content: Content::Mapped(map), read: AtomicU64::new(0) })
     }
 
