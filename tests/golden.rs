@@ -34,7 +34,8 @@ fn golden(text: &str) -> Golden {
 
 fn engine(model: &str, threads: usize) -> ModelEngine {
     let cache_dir = dirs::cache_dir().expect("a home folder").join("reward-sidecar");
-    ModelEngine::load(&Config { model: model.into(), tp: 1, threads, cache_dir }).unwrap_or_else(|e| panic!("{e}"))
+    ModelEngine::load(&Config { model: model.into(), tp: 1, device: Default::default(), threads, cache_dir })
+        .unwrap_or_else(|e| panic!("{e}"))
 }
 
 /// Bits of the scores of some rollouts, packed into one micro-batch.

@@ -55,7 +55,9 @@ fn a_rank_reads_what_the_plan_says() {
         for &tp in &plan.degrees {
             let model = folder.to_str().unwrap().into();
             // A head of a kind that is not known yet says nothing about the ranks.
-            let Ok(engine) = ModelEngine::load(&Config { model, tp, threads: 1, cache_dir: nowhere() }) else {
+            let Ok(engine) =
+                ModelEngine::load(&Config { model, tp, device: Default::default(), threads: 1, cache_dir: nowhere() })
+            else {
                 continue;
             };
             let report = engine.report();

@@ -36,6 +36,9 @@ pub struct Settings {
     pub model: String,
     /// Tensor-parallel ranks.
     pub tp: usize,
+    /// What to compute on.
+    #[serde(deserialize_with = "parsed")]
+    pub device: model::DeviceChoice,
     /// CPU threads of the forward pass; 0 means all cores.
     pub threads: usize,
     /// Where downloaded bases are kept.
@@ -88,6 +91,15 @@ where
     if text == keys::OFF { Ok(None) } else { text.parse().map(Some).map_err(D::Error::custom) }
 }
 
+/// What is written as text.
+fn parsed<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: std::str::FromStr<Err: std::fmt::Display>,
+{
+    String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+}
+
 impl Settings {
     /// The sidecar's share.
     pub fn sidecar(&self) -> sidecar::Config {
@@ -116,6 +128,7 @@ impl Settings {
         Ok(model::Config {
             model: self.model.clone(),
             tp: self.tp,
+            device: self.device,
             threads: self.threads,
             cache_dir: self.cache_dir.clone(),
         })

@@ -4,15 +4,17 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use candle_core::Device;
 use rayon::ThreadPool;
 
+use super::backend::Backend;
 use super::blueprint::Blueprint;
 use super::decoder::DecoderSpec;
 use super::head::{self, Head, HeadContext, HeadSpec, Hidden};
 use super::ranks::{self, Ranks};
 use super::report::Report;
 use super::settings::default_labels;
-use super::{Config, ModelError, PRECISION, arch};
+use super::{Config, DeviceChoice, ModelError, arch};
 use crate::batch::MicroBatch;
 use crate::engine::{Engine, EngineError, ModelCard, ScoreTable};
 
@@ -20,6 +22,7 @@ use crate::engine::{Engine, EngineError, ModelCard, ScoreTable};
 pub struct ModelEngine {
     card: Arc<ModelCard>,
     spec: DecoderSpec,
+    device: DeviceChoice,
     ranks: Ranks,
     head: Box<dyn Head>,
     head_spec: HeadSpec,
@@ -40,8 +43,11 @@ impl ModelEngine {
         let blueprint = Blueprint::open(config)?;
         let architecture = arch::find(&blueprint.settings)?;
         let spec = architecture.spec(&blueprint.settings)?;
-        let (version, loaded) = pool
-            .install(|| rayon::join(|| fingerprint(&blueprint), || load_weights(&blueprint, &spec, config.tp, &pool)));
+        // Before anything that takes long.
+        spec.check_degree(config.tp)?;
+        let devices = config.device.open_all(config.tp)?;
+        let load = || load_weights(&blueprint, &spec, config.device.backend(), &devices, &pool);
+        let (version, loaded) = pool.install(|| rayon::join(|| fingerprint(&blueprint), load));
         let (ranks, head) = loaded?;
         blueprint.settings.refuse_unread()?;
         let Blueprint { name, settings, text, weightings, default_weighting, reads, files, head: head_spec, .. } =
@@ -56,7 +62,7 @@ impl ModelEngine {
             _ => (weightings, default_weighting),
         };
         let card = ModelCard {
-            model_version: format!("{name}@{}-{PRECISION}", version?).into(),
+            model_version: format!("{name}@{}-{}", version?, config.device.arithmetic(config.tp)).into(),
             name,
             architecture: settings.architecture()?.to_owned(),
             attributes,
@@ -68,11 +74,21 @@ impl ModelEngine {
             reads,
         };
         tracing::info!(
-            model_version = %card.model_version, parameters = spec.parameters().total(), threads, ranks = ranks.world(),
+            model_version = %card.model_version, device = %config.device, parameters = spec.parameters().total(), threads, ranks = ranks.world(),
             load_ms = started.elapsed().as_millis() as u64, "model loaded"
         );
         let unread_settings = settings.unread().into_iter().map(str::to_owned).collect();
-        Ok(Self { card: Arc::new(card), spec, ranks, head, head_spec, pool, unread_settings, files })
+        Ok(Self {
+            card: Arc::new(card),
+            spec,
+            device: config.device,
+            ranks,
+            head,
+            head_spec,
+            pool,
+            unread_settings,
+            files,
+        })
     }
 
     /// What is to be known of the model.
@@ -91,7 +107,7 @@ impl ModelEngine {
             reads: self.card.reads.clone(),
             tokenizer: self.card.text.tokenizer_json.is_some(),
             chat_template: self.card.text.chat_template.is_some(),
-            precision: PRECISION,
+            precision: self.device.backend().precision().name(),
             parameters: self.spec.parameters(),
             head_parameters: self.head.parameters(),
             bytes_per_rank,
@@ -112,7 +128,8 @@ fn fingerprint(blueprint: &Blueprint) -> Result<String, ModelError> {
 fn load_weights(
     blueprint: &Blueprint,
     spec: &DecoderSpec,
-    world: usize,
+    backend: Backend,
+    devices: &[Device],
     pool: &Arc<ThreadPool>,
 ) -> Result<(Ranks, Box<dyn Head>), ModelError> {
     let weights = blueprint.weights.as_ref();
@@ -124,7 +141,7 @@ fn load_weights(
         names: blueprint.attributes.as_ref().map(Vec::len),
         spec: &blueprint.head,
     })?;
-    Ok((Ranks::load(spec, weights, world, pool)?, head))
+    Ok((Ranks::load(spec, weights, backend, devices, pool)?, head))
 }
 
 impl Engine for ModelEngine {
@@ -136,9 +153,9 @@ impl Engine for ModelEngine {
         let head = self.head.as_ref();
         let mut rows: Vec<u32> = batch.reads.iter().map(|read| read.row).collect();
         rows.extend(head.companions(batch).unwrap_or_default());
-        let scores = self.ranks.forward(batch, &rows).and_then(|hidden| hidden.flatten_all()?.to_vec1::<f32>());
+        let hidden = self.ranks.forward(batch, &rows);
         // Rows that are not finite go through: whoever asked for them is told, and the others keep their scores.
-        scores
+        hidden
             .map(|hidden| {
                 let (reads, companions) = hidden.split_at(batch.reads.len() * self.spec.hidden);
                 let values = self.pool.install(|| head.forward(Hidden { reads, companions }));

@@ -6,6 +6,7 @@
 
 mod arch;
 mod backbone;
+mod backend;
 mod blueprint;
 mod checkpoint;
 mod collective;
@@ -19,16 +20,14 @@ mod head;
 pub mod kernels;
 mod layers;
 mod manifest;
-#[cfg(feature = "cuda")]
-#[expect(dead_code, reason = "the layers of other devices than the CPU come next")]
-#[path = "collective/nccl.rs"]
-mod nccl;
 mod pip;
 pub mod plan;
 mod ranks;
 mod report;
 mod settings;
 mod shard;
+mod team;
+mod tensors;
 mod text;
 
 use std::path::PathBuf;
@@ -36,15 +35,13 @@ use std::path::PathBuf;
 use crate::engine::Engine;
 
 pub use blueprint::FORMS;
+pub use checkpoint::Precision;
 pub use decoder::Parameters;
 pub use device::{DeviceChoice, UnknownDevice};
 pub use engine::ModelEngine;
 pub use error::ModelError;
 pub use head::HeadSpec;
 pub use report::{Report, Shape};
-
-/// Type of the arithmetic; part of every model version.
-const PRECISION: &str = "f32";
 
 /// What to load and how.
 #[derive(Debug, Clone)]
@@ -53,6 +50,8 @@ pub struct Config {
     pub model: String,
     /// Tensor-parallel ranks.
     pub tp: usize,
+    /// Where the first rank computes; the others follow.
+    pub device: DeviceChoice,
     /// CPU threads of the forward pass; 0 means all cores.
     pub threads: usize,
     /// Where downloaded bases are kept.

@@ -8,8 +8,10 @@ use rayon::prelude::*;
 
 use super::{Loaded, values, values_mut};
 use crate::model::ModelError;
+use crate::model::backend::Backend;
 use crate::model::kernels::{HeadLayout, rotary};
 use crate::model::settings::Settings;
+use crate::model::tensors;
 
 /// How inverse frequencies are changed to reach further than the model was first trained for.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -186,7 +188,7 @@ impl Rotary {
         Self { inverse_frequencies, attention_factor }
     }
 
-    /// Cosines and sines at these positions.
+    /// Cosines and sines at these positions, in float32.
     pub fn tables(&self, positions: &[u32], device: &Device) -> Result<RotaryTables> {
         let columns = self.inverse_frequencies.len();
         let mut cos = vec![0.0; positions.len() * columns];
@@ -203,10 +205,18 @@ impl Rotary {
         let shape = (positions.len(), columns);
         Ok(RotaryTables { cos: Tensor::from_vec(cos, shape, device)?, sin: Tensor::from_vec(sin, shape, device)? })
     }
+}
 
-    /// Turns the queries and keys of `qkv: [tokens, layout.row()]`, in place.
-    pub fn apply(&self, qkv: &Tensor, layout: HeadLayout, tables: &RotaryTables) -> Result<()> {
-        qkv.inplace_op3(&tables.cos, &tables.sin, &Turn { layout })
+impl RotaryTables {
+    /// `qkv: [tokens, layout.row()]` with its queries and keys turned; the kernel does it in place.
+    pub fn turn(&self, backend: Backend, qkv: Tensor, layout: HeadLayout) -> Result<Tensor> {
+        match backend {
+            Backend::Kernels => {
+                qkv.inplace_op3(&self.cos, &self.sin, &Turn { layout })?;
+                Ok(qkv)
+            }
+            Backend::Tensors(_) => tensors::rotary(&qkv, layout, &self.cos, &self.sin),
+        }
     }
 }
 
