@@ -4,15 +4,17 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use candle_core::Device;
 use rayon::ThreadPool;
 
+use super::backend::Backend;
 use super::blueprint::Blueprint;
 use super::decoder::DecoderSpec;
 use super::head::{self, Head, HeadContext, HeadSpec, Hidden};
 use super::ranks::{self, Ranks};
 use super::report::{PresetReport, Report};
 use super::settings::default_labels;
-use super::{Config, ModelError, PRECISION, arch};
+use super::{Config, DeviceChoice, ModelError, arch};
 use crate::batch::MicroBatch;
 use crate::engine::{Engine, EngineError, ModelCard, ScoreTable};
 
@@ -20,6 +22,7 @@ use crate::engine::{Engine, EngineError, ModelCard, ScoreTable};
 pub struct ModelEngine {
     card: Arc<ModelCard>,
     spec: DecoderSpec,
+    device: DeviceChoice,
     ranks: Ranks,
     head: Box<dyn Head>,
     head_spec: HeadSpec,
@@ -41,8 +44,11 @@ impl ModelEngine {
         let blueprint = Blueprint::open(config)?;
         let architecture = arch::find(&blueprint.settings)?;
         let spec = architecture.spec(&blueprint.settings)?;
-        let (version, loaded) = pool
-            .install(|| rayon::join(|| fingerprint(&blueprint), || load_weights(&blueprint, &spec, config.tp, &pool)));
+        // Before anything that takes long.
+        spec.check_degree(config.tp)?;
+        let devices = config.device.open_all(config.tp)?;
+        let load = || load_weights(&blueprint, &spec, config.device.backend(), &devices, &pool);
+        let (version, loaded) = pool.install(|| rayon::join(|| fingerprint(&blueprint), load));
         let (ranks, head) = loaded?;
         blueprint.settings.refuse_unread()?;
         let Blueprint {
@@ -67,7 +73,7 @@ impl ModelEngine {
             _ => (weightings, default_weighting),
         };
         let card = ModelCard {
-            model_version: format!("{name}@{}-{PRECISION}", version?).into(),
+            model_version: format!("{name}@{}-{}", version?, config.device.arithmetic(config.tp)).into(),
             name,
             architecture: settings.architecture()?.to_owned(),
             attributes,
@@ -79,11 +85,22 @@ impl ModelEngine {
             reads,
         };
         tracing::info!(
-            model_version = %card.model_version, parameters = spec.parameters().total(), threads, ranks = ranks.world(),
+            model_version = %card.model_version, device = %config.device, parameters = spec.parameters().total(), threads, ranks = ranks.world(),
             load_ms = started.elapsed().as_millis() as u64, "model loaded"
         );
         let unread_settings = settings.unread().into_iter().map(str::to_owned).collect();
-        Ok(Self { card: Arc::new(card), spec, ranks, head, head_spec, preset, pool, unread_settings, files })
+        Ok(Self {
+            card: Arc::new(card),
+            spec,
+            device: config.device,
+            ranks,
+            head,
+            head_spec,
+            preset,
+            pool,
+            unread_settings,
+            files,
+        })
     }
 
     /// What is to be known of the model.
@@ -104,7 +121,7 @@ impl ModelEngine {
             bos: self.card.text.bos,
             tokenizer: self.card.text.tokenizer_json.is_some(),
             chat_template: self.card.text.chat_template.is_some(),
-            precision: PRECISION,
+            precision: self.device.backend().precision().name(),
             parameters: self.spec.parameters(),
             head_parameters: self.head.parameters(),
             bytes_per_rank,
@@ -125,7 +142,8 @@ fn fingerprint(blueprint: &Blueprint) -> Result<String, ModelError> {
 fn load_weights(
     blueprint: &Blueprint,
     spec: &DecoderSpec,
-    world: usize,
+    backend: Backend,
+    devices: &[Device],
     pool: &Arc<ThreadPool>,
 ) -> Result<(Ranks, Box<dyn Head>), ModelError> {
     let weights = blueprint.weights.as_ref();
@@ -139,7 +157,7 @@ fn load_weights(
         needs: &blueprint.reads.needs,
         hint: &blueprint.headless_hint(),
     })?;
-    Ok((Ranks::load(spec, weights, world, pool)?, head))
+    Ok((Ranks::load(spec, weights, backend, devices, pool)?, head))
 }
 
 impl Engine for ModelEngine {
@@ -153,9 +171,9 @@ impl Engine for ModelEngine {
         let mut rows: Vec<u32> = batch.reads.iter().map(|read| read.row).collect();
         // A read without its companion gets any row in its place, which is struck out below.
         rows.extend(companions.iter().zip(&batch.reads).map(|(row, read)| row.unwrap_or(read.row)));
-        let scores = self.ranks.forward(batch, &rows).and_then(|hidden| hidden.flatten_all()?.to_vec1::<f32>());
+        let hidden = self.ranks.forward(batch, &rows);
         // Rows that are not finite go through: whoever asked for them is told, and the others keep their scores.
-        scores
+        hidden
             .map(|mut hidden| {
                 let (reads, others) = hidden.split_at_mut(batch.reads.len() * self.spec.hidden);
                 for (row, _) in others.chunks_exact_mut(self.spec.hidden).zip(&companions).filter(|(_, c)| c.is_none())

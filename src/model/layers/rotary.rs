@@ -8,8 +8,10 @@ use rayon::prelude::*;
 
 use super::{Loaded, values, values_mut};
 use crate::model::ModelError;
+use crate::model::backend::Backend;
 use crate::model::kernels::{HeadLayout, rotary};
 use crate::model::settings::Settings;
+use crate::model::tensors;
 
 /// How inverse frequencies are changed to reach further than the model was first trained for.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -74,8 +76,12 @@ impl Rotary {
     /// `rope_theta`. `partial` is the part of a head's features that is turned where the configuration does not say.
     pub fn read(settings: &Settings, head_dim: usize, context: usize, partial: f64) -> Loaded<Self> {
         // transformers lets a non-empty `rope_scaling` win over `rope_parameters`.
-        let nonempty =
-            |object: &&str| settings.get(object).is_some_and(|v| v.as_object().is_none_or(|o| !o.is_empty()));
+        let nonempty = |object: &&str| settings.get(object).and_then(|v| v.as_object()).is_some_and(|o| !o.is_empty());
+        for object in ["rope_scaling", "rope_parameters"] {
+            if settings.get(object).is_some_and(|value| !value.is_object()) {
+                return Err(settings.unsupported(object, "an object"));
+            }
+        }
         let object = ["rope_scaling", "rope_parameters"].into_iter().find(nonempty).unwrap_or("rope_parameters");
         let field = |name: &str| format!("{object}.{name}");
         let theta = match settings.number(&field("rope_theta"))? {
@@ -186,7 +192,7 @@ impl Rotary {
         Self { inverse_frequencies, attention_factor }
     }
 
-    /// Cosines and sines at these positions.
+    /// Cosines and sines at these positions, in float32.
     pub fn tables(&self, positions: &[u32], device: &Device) -> Result<RotaryTables> {
         let columns = self.inverse_frequencies.len();
         let mut cos = vec![0.0; positions.len() * columns];
@@ -203,10 +209,18 @@ impl Rotary {
         let shape = (positions.len(), columns);
         Ok(RotaryTables { cos: Tensor::from_vec(cos, shape, device)?, sin: Tensor::from_vec(sin, shape, device)? })
     }
+}
 
-    /// Turns the queries and keys of `qkv: [tokens, layout.row()]`, in place.
-    pub fn apply(&self, qkv: &Tensor, layout: HeadLayout, tables: &RotaryTables) -> Result<()> {
-        qkv.inplace_op3(&tables.cos, &tables.sin, &Turn { layout })
+impl RotaryTables {
+    /// `qkv: [tokens, layout.row()]` with its queries and keys turned; the kernel does it in place.
+    pub fn turn(&self, backend: Backend, qkv: Tensor, layout: HeadLayout) -> Result<Tensor> {
+        match backend {
+            Backend::Kernels => {
+                qkv.inplace_op3(&self.cos, &self.sin, &Turn { layout })?;
+                Ok(qkv)
+            }
+            Backend::Tensors(_) => tensors::rotary(&qkv, layout, &self.cos, &self.sin),
+        }
     }
 }
 
@@ -328,6 +342,7 @@ mod tests {
         assert_eq!(frequencies(4, old).unwrap(), frequencies(4, new.clone()).unwrap());
         assert_eq!(frequencies(4, new).unwrap(), [0.5, 0.05]);
         assert!(frequencies(4, serde_json::json!({"rope_scaling": {"type": "su"}})).is_err());
+        assert!(frequencies(4, serde_json::json!({"rope_scaling": 2.0})).is_err());
         let stray = serde_json::json!({"rope_parameters": {"rope_type": "linear", "factor": 2.0, "short_factor": [1]}});
         assert!(frequencies(4, stray).unwrap_err().to_string().contains("short_factor"));
     }
