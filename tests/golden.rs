@@ -34,7 +34,7 @@ fn golden(text: &str) -> Golden {
 
 fn engine(model: &str, threads: usize) -> ModelEngine {
     let cache_dir = dirs::cache_dir().expect("a home folder").join("reward-sidecar");
-    ModelEngine::load(&Config { model: model.into(), tp: 1, device: Default::default(), threads, cache_dir })
+    ModelEngine::load(&Config { model: model.into(), threads, cache_dir, ..Config::default() })
         .unwrap_or_else(|e| panic!("{e}"))
 }
 

@@ -56,7 +56,7 @@ fn a_rank_reads_what_the_plan_says() {
             let model = folder.to_str().unwrap().into();
             // A head of a kind that is not known yet says nothing about the ranks.
             let Ok(engine) =
-                ModelEngine::load(&Config { model, tp, device: Default::default(), threads: 1, cache_dir: nowhere() })
+                ModelEngine::load(&Config { model, tp, threads: 1, cache_dir: nowhere(), ..Config::default() })
             else {
                 continue;
             };

@@ -129,8 +129,7 @@ fn a_read_has_the_bits_of_a_rollout_that_ends_there() {
     for name in ["llama3-sharded", "mistral-window"] {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/hf").join(name);
         let model = folder.to_str().unwrap().into();
-        let config =
-            model::Config { model, tp: 1, device: Default::default(), threads: 2, cache_dir: "/nonexistent".into() };
+        let config = model::Config { model, threads: 2, cache_dir: "/nonexistent".into(), ..Default::default() };
         let mut engine = ModelEngine::load(&config).unwrap();
         let vocabulary = u64::from(engine.card().vocabulary_size);
         let mut random = Random(7);

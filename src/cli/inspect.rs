@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use reward_sidecar::config::{self, Flags, INSPECT};
-use reward_sidecar::engine::Engine as _;
+use reward_sidecar::engine::{Bos, Engine as _, ReadAt, ReadPolicy};
 use reward_sidecar::model::{ModelEngine, Report};
 use serde::Serialize;
 
@@ -22,6 +22,9 @@ pub struct Inspect {
     #[command(flatten)]
     flags: Flags<INSPECT>,
 }
+
+/// Files named in the text; a checkpoint may have thousands.
+const FILES_SHOWN: usize = 12;
 
 /// The report, and the template itself.
 #[derive(Serialize)]
@@ -59,6 +62,13 @@ fn to_text(Inspected { report, template }: &Inspected) -> String {
     line("name", &report.name);
     line("model version", &report.model_version);
     line("architecture", &report.architecture);
+    match &report.preset {
+        None => line("preset", &"none"),
+        Some(preset) => {
+            line("preset", &format!("{} ({})", preset.name, preset.why));
+            preset.unverified.iter().for_each(|sentence| line("unverified", sentence));
+        }
+    }
     line(
         "sizes",
         &format!(
@@ -66,9 +76,15 @@ fn to_text(Inspected { report, template }: &Inspected) -> String {
             shape.layers, shape.hidden, shape.feed_forward, shape.heads, shape.kv_heads, shape.head_dim
         ),
     );
+    let options = report.head.options.iter().map(|(name, value)| format!(", {name} = {value}"));
+    line("head", &format!("{}, {} weights{}", report.head.kind, report.head_parameters, options.collect::<String>()));
+    line("read", &reads(&report.reads));
     line(
-        "head",
-        &format!("{}, {} weights, at {}", report.head.kind, report.head_parameters, name_of(&report.reads.at)),
+        "bos",
+        &match report.bos {
+            Bos::AsTokenizer => "one, where the tokenizer puts one",
+            Bos::Never => "never added",
+        },
     );
     line("attributes", &report.attributes.join(", "));
     for (name, weights) in &report.weightings {
@@ -92,8 +108,11 @@ fn to_text(Inspected { report, template }: &Inspected) -> String {
     if !report.unread_settings.is_empty() {
         line("not looked at", &report.unread_settings.join(", "));
     }
-    for file in &report.files {
+    for file in report.files.iter().take(FILES_SHOWN) {
         line("file", &file.display());
+    }
+    if let Some(more) = report.files.len().checked_sub(FILES_SHOWN).filter(|more| *more > 0) {
+        line("", &format!("and {more} more; --json names all of them"));
     }
     line("tokenizer", if report.tokenizer { &"yes" } else { &"none: token ids only" });
     match template {
@@ -106,6 +125,21 @@ fn to_text(Inspected { report, template }: &Inspected) -> String {
         }
     }
     text
+}
+
+/// Where the head reads, in words.
+fn reads(policy: &ReadPolicy) -> String {
+    let mut words = match policy.at {
+        ReadAt::LastToken => "at the last token".to_owned(),
+        ReadAt::EveryToken { token, reduce } => format!("at every token {token}, rollout by {}", name_of(&reduce)),
+    };
+    if let Some(token) = policy.append {
+        let _ = write!(words, ", which is {token}: appended where it is missing");
+    }
+    if !policy.needs.is_empty() {
+        let _ = write!(words, "; every rollout must hold the tokens {:?}", policy.needs);
+    }
+    words
 }
 
 /// The name that a value has in files.

@@ -34,6 +34,16 @@ use layers::Merged;
 pub struct Settings {
     /// Which reward model; empty where none was named.
     pub model: String,
+    /// How it is to be used: a preset's name or file, `auto` or `none`.
+    pub preset: String,
+    /// Where its head is, if apart.
+    #[serde(deserialize_with = "unless_off")]
+    pub head: Option<PathBuf>,
+    /// A LoRA adapter.
+    #[serde(deserialize_with = "unless_off")]
+    pub adapter: Option<PathBuf>,
+    /// Whether outputs that were never trained are attributes too.
+    pub untrained_attributes: bool,
     /// Tensor-parallel ranks.
     pub tp: usize,
     /// What to compute on.
@@ -127,6 +137,10 @@ impl Settings {
         }
         Ok(model::Config {
             model: self.model.clone(),
+            preset: self.preset.clone(),
+            head: self.head.clone(),
+            adapter: self.adapter.clone(),
+            untrained_attributes: self.untrained_attributes,
             tp: self.tp,
             device: self.device,
             threads: self.threads,

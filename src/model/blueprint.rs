@@ -1,39 +1,36 @@
 //! From a model reference to everything that a model is made of, before any number is computed.
 //!
-//! The kinds of reference stand in [`FORMS`]. Whatever the kind, what comes out is a [`Blueprint`] in Hugging Face's
-//! terms, so that nothing after it knows where a model came from.
+//! Whatever the kind of reference, what comes out is a [`Blueprint`] in Hugging Face's terms, so that nothing after it
+//! knows where a model came from. Two things meet in it: the weights ([`super::base`]) and how they are to be used
+//! ([`super::preset`]).
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::checkpoint::{Adapter, Composed, GgufFile, SafetensorsFiles, WeightSource, open_folder};
-use super::digest::{Fingerprint, tree_hash};
-use super::error::{read_json, read_text};
+use super::base::{self, Opened};
+use super::checkpoint::{Adapter, Composed, Rounding, SafetensorsFile, WeightSource};
+use super::digest::{Fingerprint, Ingredient};
 use super::head::HeadSpec;
-use super::manifest::{Manifest, check_weightings};
+use super::manifest::AdapterPart;
+use super::preset::{self, check_weightings};
+use super::reference::{Found, MANIFEST_FILE, Place};
+use super::report::PresetReport;
 use super::settings::Settings;
-use super::{Config, ModelError, demo, pip, text};
+use super::{Config, ModelError, text};
 use crate::engine::{ReadPolicy, TextAssets};
-
-/// The kinds of model reference, for people.
-pub const FORMS: &[(&str, &str)] = &[
-    ("demo", "the built-in demo model: a LoRA adapter and a head on a small base"),
-    ("demo-head", "its smaller variant: the head alone on the unchanged base"),
-    ("FILE.toml", "a manifest that composes a base, an optional LoRA adapter and a head"),
-    ("FOLDER", "a folder with a reward-model.toml, or in Hugging Face layout (config.json, model.safetensors)"),
-];
-
-/// The manifest that makes a folder a composed model.
-const MANIFEST_FILE: &str = "reward-model.toml";
 
 /// Everything that a model is made of.
 pub struct Blueprint {
     /// Name of the model.
     pub name: String,
+    /// The preset in use.
+    pub preset: Option<PresetReport>,
     /// The configuration, as `config.json` says it.
     pub settings: Settings,
-    /// The weights, head included.
+    /// The weights.
     pub weights: Box<dyn WeightSource>,
+    /// The weights of the head, where it is apart.
+    pub head_weights: Option<Box<dyn WeightSource>>,
     /// Tokenizer and template.
     pub text: TextAssets,
     /// Names of the outputs; `None` if nothing names them.
@@ -52,59 +49,93 @@ pub struct Blueprint {
     ingredients: Vec<Ingredient>,
 }
 
-/// One thing that the weights are made of.
-enum Ingredient {
-    File(PathBuf),
-    Embedded(&'static [u8]),
-    /// A number or name that says how the others are put together.
-    Fact(String),
-}
-
 impl Blueprint {
-    /// Finds out what a reference names.
+    /// Finds out what a reference names, and how it is to be used.
     pub fn open(config: &Config) -> Result<Self, ModelError> {
-        let reference = config.model.as_str();
-        if let Some(demo) = demo::find(reference) {
-            return composed(&Files::Embedded(demo), config);
+        let found = Found::find(config)?;
+        let Opened { mut settings, weights, mut text, mut files, mut ingredients } = base::open(&found.base)?;
+        let Found { name, place, manifest, .. } = found;
+        files.extend(place.manifest_file());
+        let mut manifest = manifest.unwrap_or_default();
+        let (base, adapter) = (manifest.base.take().unwrap_or_default(), manifest.adapter.take());
+        if let Some(layers) = base.layers {
+            keep_layers(layers, &mut settings, &place)?;
         }
-        let path = Path::new(reference);
-        let unknown = |reason: &str| {
-            let forms = FORMS.iter().map(|(form, what)| format!("  {form:<10} {what}")).collect::<Vec<_>>().join("\n");
-            ModelError::Reference { reference: reference.to_owned(), reason: reason.to_owned(), forms }
+
+        let named = manifest.preset.take();
+        let chosen = preset::choose(&config.preset, named.as_deref(), &settings)?;
+        let report = chosen.as_ref().map(|chosen| PresetReport {
+            name: chosen.preset.name.clone(),
+            why: chosen.why.clone(),
+            unverified: chosen.preset.unverified.clone(),
+        });
+        let mut used = match chosen {
+            Some(chosen) => manifest.over(chosen.preset).complete(&place.path())?,
+            None => manifest.complete(&place.path())?,
         };
-        if path.is_dir() {
-            let manifest = path.join(MANIFEST_FILE);
-            return match manifest.exists() {
-                true => composed(&Files::Beside(manifest), config),
-                false if path.join("config.json").exists() => folder(path),
-                false => Err(unknown(&format!("the folder has neither a {MANIFEST_FILE} nor a config.json"))),
-            };
+        if let Some(body) = used.body(&settings)?.map(str::to_owned) {
+            settings.set("architectures", vec![body]);
         }
-        match path.extension().and_then(|e| e.to_str()) {
-            _ if !path.exists() => Err(unknown("no such file or folder")),
-            Some("toml") => composed(&Files::Beside(path.to_path_buf()), config),
-            Some("gguf") => Err(unknown(&format!(
-                "a GGUF file has no head; write a {MANIFEST_FILE} that names it as the base, and a head"
-            ))),
-            _ => Err(unknown("not a kind of file that holds a model")),
+
+        let mut parts = Parts { place: &place, files: &mut files, ingredients: &mut ingredients };
+        parts.ingredients.push(Ingredient::Fact(format!("rounding {:?}", base.dtype)));
+        let layers = settings.required_size("num_hidden_layers")?;
+        let adapter = match (&config.adapter, adapter) {
+            (Some(folder), _) => Some(parts.adapter_folder(folder, weights.as_ref(), layers, &mut text)?),
+            (None, Some(part)) => Some(parts.adapter(&part, weights.as_ref(), layers, &mut text)?),
+            (None, None) => None,
+        };
+        let head_weights = match (&config.head, used.head.file.take()) {
+            (Some(path), _) => Some(parts.head(path.clone())?),
+            (None, Some(file)) => Some(parts.head_of_manifest(&file)?),
+            (None, None) => None,
+        };
+        if let Some(bos) = used.bos {
+            text.bos = bos;
         }
+        if let Some(template) = used.chat_template.take() {
+            text.chat_template = Some(template);
+        }
+        let reads = used.read.policy(&settings, &text)?;
+        let mut head = used.head.spec();
+        let attributes = match used.attributes.take() {
+            Some(all) if config.untrained_attributes || used.untrained.is_empty() => Some(all),
+            Some(all) => Some(trained(&all, &used.untrained, &mut head, &place)?),
+            None => settings.labels()?,
+        };
+        if let Some(attributes) = &attributes {
+            check_weightings(attributes, &used.weightings, used.default_weighting.as_deref())
+                .map_err(|e| ModelError::malformed(settings.path(), e))?;
+        }
+        let plain = base.dtype == Rounding::F32 && adapter.is_none();
+        Ok(Self {
+            name,
+            preset: report,
+            weights: if plain { weights } else { Box::new(Composed { base: weights, rounding: base.dtype, adapter }) },
+            head_weights,
+            settings,
+            text,
+            attributes,
+            weightings: used.weightings,
+            default_weighting: used.default_weighting,
+            reads,
+            head,
+            files,
+            ingredients,
+        })
     }
 
     /// A digest of everything that makes the model's numbers.
     pub fn fingerprint(&self, attributes: &[String]) -> Result<String, ModelError> {
         let mut fingerprint = Fingerprint::default();
         for ingredient in &self.ingredients {
-            match ingredient {
-                Ingredient::File(path) => fingerprint.add("file", &tree_hash(path)?),
-                Ingredient::Embedded(bytes) => fingerprint.add("embedded", bytes),
-                Ingredient::Fact(fact) => fingerprint.add("fact", fact.as_bytes()),
-            }
+            ingredient.add_to(&mut fingerprint)?;
         }
         fingerprint.add("settings", self.settings.value().to_string().as_bytes());
         fingerprint.add("tokenizer", self.text.tokenizer_json.as_deref().unwrap_or_default());
         fingerprint.add("template", self.text.chat_template.as_deref().unwrap_or_default().as_bytes());
         // Maps print in the order of their keys, and floats so that they read back the same.
-        fingerprint.add("variables", format!("{:?}", self.text.template_variables).as_bytes());
+        fingerprint.add("variables", format!("{:?} {:?}", self.text.template_variables, self.text.bos).as_bytes());
         fingerprint.add("attributes", format!("{attributes:?}").as_bytes());
         fingerprint.add("weightings", format!("{:?} {:?}", self.weightings, self.default_weighting).as_bytes());
         fingerprint.add("head", format!("{:?} {:?}", self.reads, self.head).as_bytes());
@@ -112,168 +143,126 @@ impl Blueprint {
         fingerprint.add("precision", b"f32");
         Ok(fingerprint.short())
     }
-}
 
-/// A folder in Hugging Face layout, read.
-struct HfFolder {
-    settings: Settings,
-    weights: SafetensorsFiles,
-    text: TextAssets,
-    files: Vec<PathBuf>,
-}
-
-impl HfFolder {
-    fn read(folder: &Path) -> Result<Self, ModelError> {
-        let config = folder.join("config.json");
-        let settings = Settings::new(&config, read_json(&config)?)?;
-        let weights = open_folder(folder)?;
-        let (text, text_files) = text::folder::read(folder)?;
-        let files = [vec![config], weights.paths(), text_files].concat();
-        Ok(Self { settings, weights, text, files })
-    }
-}
-
-/// A reward model in a folder in Hugging Face layout.
-fn folder(path: &Path) -> Result<Blueprint, ModelError> {
-    let HfFolder { settings, weights, text, files } = HfFolder::read(path)?;
-    let attributes = settings.labels()?;
-    let weightings = BTreeMap::new();
-    if let Some(labels) = &attributes {
-        check_weightings(labels, &weightings, None).map_err(|e| ModelError::malformed(settings.path(), e))?;
-    }
-    let name = std::path::absolute(path).ok().and_then(|p| Some(p.file_name()?.to_string_lossy().into_owned()));
-    Ok(Blueprint {
-        name: name.unwrap_or_else(|| "model".to_owned()),
-        ingredients: weights.paths().into_iter().map(Ingredient::File).collect(),
-        settings,
-        weights: Box::new(weights),
-        text,
-        attributes,
-        weightings,
-        default_weighting: None,
-        reads: ReadPolicy::default(),
-        head: HeadSpec::default(),
-        files,
-    })
-}
-
-/// Where a manifest and the files that it names are.
-enum Files {
-    /// The path of the manifest; others are relative to its folder.
-    Beside(PathBuf),
-    /// Built into the program.
-    Embedded(&'static demo::Demo),
-}
-
-impl Files {
-    fn manifest(&self) -> Result<(PathBuf, Manifest), ModelError> {
-        let (path, text) = match self {
-            Self::Beside(path) => (path.clone(), read_text(path)?),
-            Self::Embedded(demo) => (demo.manifest_path(), demo.manifest.to_owned()),
+    /// What to say where the model has no such head as it is used with.
+    pub fn headless_hint(&self) -> String {
+        let architecture = self.settings.architecture().unwrap_or_default();
+        let candidates = preset::candidates(architecture);
+        let presets = match (&self.preset, candidates.is_empty()) {
+            (Some(preset), _) => format!("--preset other than {} ({})", preset.name, preset.why),
+            (None, true) => "--preset".to_owned(),
+            (None, false) => format!("--preset (for {architecture}: {})", candidates.join(", ")),
         };
-        let manifest = Manifest::parse(&text).map_err(|e| ModelError::malformed(&path, e))?;
-        Ok((path, manifest))
-    }
-
-    fn resolve(&self, file: &Path) -> PathBuf {
-        match self {
-            Self::Beside(manifest) => manifest.parent().unwrap_or(Path::new("")).join(file),
-            Self::Embedded(_) => file.to_path_buf(),
-        }
-    }
-
-    fn safetensors(&self, file: &Path, ingredients: &mut Vec<Ingredient>) -> Result<SafetensorsFiles, ModelError> {
-        let path = self.resolve(file);
-        match self {
-            Self::Beside(_) => {
-                ingredients.push(Ingredient::File(path.clone()));
-                SafetensorsFiles::open(&path)
-            }
-            Self::Embedded(demo) => {
-                let bytes = demo.file(file).ok_or_else(|| {
-                    ModelError::malformed(&demo.manifest_path(), format!("{} is not built in", file.display()))
-                })?;
-                ingredients.push(Ingredient::Embedded(bytes));
-                SafetensorsFiles::embedded(path, bytes)
-            }
-        }
+        format!(
+            "; a model becomes a reward model by a {presets}, by --head FILE where the head is apart, or by a {MANIFEST_FILE} \
+             that says what its head is"
+        )
     }
 }
 
-/// A model that a manifest composes.
-fn composed(files: &Files, config: &Config) -> Result<Blueprint, ModelError> {
-    let (manifest_path, manifest) = files.manifest()?;
-    let mut read_from = match files {
-        Files::Beside(path) => vec![path.clone()],
-        Files::Embedded(_) => vec![],
-    };
-    let mut ingredients = Vec::new();
-    let base_path = match (&manifest.base.path, &manifest.base.pip) {
-        (Some(path), _) => files.resolve(path),
-        (None, Some(base)) => pip::cached(base, &config.cache_dir)?,
-        (None, None) => unreachable!("Manifest::parse asks for one of the two"),
-    };
-    let (mut settings, base, mut text): (_, Box<dyn WeightSource>, _) = match base_path.is_dir() {
-        true => {
-            let HfFolder { settings, weights, text, files } = HfFolder::read(&base_path)?;
-            ingredients.extend(weights.paths().into_iter().map(Ingredient::File));
-            read_from.extend(files);
-            (settings, Box::new(weights), text)
+/// Opens what a model is composed of, and keeps account of it.
+struct Parts<'a> {
+    place: &'a Place,
+    files: &'a mut Vec<PathBuf>,
+    ingredients: &'a mut Vec<Ingredient>,
+}
+
+impl Parts<'_> {
+    fn adapter(
+        &mut self,
+        part: &AdapterPart,
+        base: &dyn WeightSource,
+        layers: usize,
+        text: &mut TextAssets,
+    ) -> Result<Adapter, ModelError> {
+        match (&part.path, &part.file, part.scale) {
+            (Some(folder), ..) => self.adapter_folder(&self.place.resolve(folder), base, layers, text),
+            (None, Some(file), Some(scale)) => {
+                let source = self.safetensors(file)?;
+                self.ingredients.push(Ingredient::Fact(format!("scale {scale:?}")));
+                Adapter::new(Box::new(source), scale, base, layers)
+            }
+            _ => unreachable!("AdapterPart::check asks for a path, or for a file and a scale"),
         }
-        false => {
-            let file = GgufFile::open(&base_path)?;
-            ingredients.push(Ingredient::File(base_path.clone()));
-            read_from.push(base_path.clone());
-            let settings = Settings::new(&base_path, file.config()?)?;
-            let text = text::gguf::read(&file)?;
-            (settings, Box::new(file), text)
-        }
-    };
-    if let Some(layers) = manifest.base.layers {
-        let found = settings.required_size("num_hidden_layers")?;
-        if layers > found {
-            let reason = format!("base.layers is {layers}, but {} has {found}", base_path.display());
-            return Err(ModelError::malformed(&manifest_path, reason));
-        }
-        settings.set("num_hidden_layers", layers);
     }
-    let rounding = manifest.base.dtype;
-    ingredients.push(Ingredient::Fact(format!("rounding {rounding:?}")));
-    let adapter = match &manifest.adapter {
-        Some(adapter) => {
-            let source = files.safetensors(&adapter.file, &mut ingredients)?;
-            ingredients.push(Ingredient::Fact(format!("scale {:?}", adapter.scale)));
-            let layers = settings.required_size("num_hidden_layers")?;
-            Some(Adapter::new(Box::new(source), adapter.scale, base.as_ref(), layers)?)
+
+    /// An adapter in PEFT's layout. A tokenizer beside it is the one that it was trained with.
+    fn adapter_folder(
+        &mut self,
+        folder: &Path,
+        base: &dyn WeightSource,
+        layers: usize,
+        text: &mut TextAssets,
+    ) -> Result<Adapter, ModelError> {
+        let adapter = Adapter::open_folder(folder, base, layers)?;
+        self.ingredients.push(Ingredient::Fact("adapter".into()));
+        self.ingredients.extend(adapter.paths().iter().cloned().map(Ingredient::File));
+        self.files.extend_from_slice(adapter.paths());
+        let (beside, files) = text::folder::read(folder)?;
+        if beside.tokenizer_json.is_some() {
+            let chat_template = beside.chat_template.or(text.chat_template.take());
+            *text = TextAssets { chat_template, ..beside };
+            self.files.extend(files);
         }
-        None => None,
-    };
-    let head = match &manifest.head {
-        Some(head) => {
-            let source = files.safetensors(&head.file, &mut ingredients)?;
-            ingredients.push(Ingredient::Fact(format!("head {:?}", head.tensor)));
-            Some((Box::new(source) as Box<dyn WeightSource>, head.tensor.clone()))
+        Ok(adapter)
+    }
+
+    fn head_of_manifest(&mut self, file: &Path) -> Result<Box<dyn WeightSource>, ModelError> {
+        self.ingredients.push(Ingredient::Fact("head".into()));
+        Ok(Box::new(self.safetensors(file)?))
+    }
+
+    /// A head in a file that the user names.
+    fn head(&mut self, path: PathBuf) -> Result<Box<dyn WeightSource>, ModelError> {
+        self.ingredients.push(Ingredient::Fact("head".into()));
+        self.ingredients.push(Ingredient::File(path.clone()));
+        self.files.push(path.clone());
+        Ok(Box::new(SafetensorsFile::open(&path)?))
+    }
+
+    fn safetensors(&mut self, file: &Path) -> Result<SafetensorsFile, ModelError> {
+        let path = self.place.resolve(file);
+        let Place::Embedded(demo) = self.place else {
+            self.ingredients.push(Ingredient::File(path.clone()));
+            self.files.push(path.clone());
+            return SafetensorsFile::open(&path);
+        };
+        let Some(bytes) = demo.file(file) else {
+            return Err(ModelError::malformed(&self.place.path(), format!("{} is not built in", file.display())));
+        };
+        self.ingredients.push(Ingredient::Embedded(bytes));
+        SafetensorsFile::embedded(path, bytes)
+    }
+}
+
+/// Cuts off a base's last layers.
+fn keep_layers(layers: usize, settings: &mut Settings, place: &Place) -> Result<(), ModelError> {
+    let found = settings.required_size("num_hidden_layers")?;
+    if layers > found {
+        let reason = format!("base.layers is {layers}, but {} has {found}", settings.path().display());
+        return Err(ModelError::malformed(&place.path(), reason));
+    }
+    settings.set("num_hidden_layers", layers);
+    Ok(())
+}
+
+/// The attributes that were trained; the head is told which rows they are.
+fn trained(
+    all: &[String],
+    untrained: &[String],
+    head: &mut HeadSpec,
+    place: &Place,
+) -> Result<Vec<String>, ModelError> {
+    for option in ["rows", "outputs"] {
+        if head.options.contains_key(option) {
+            let reason =
+                format!("head.{option} and untrained both say which rows of the head are attributes; name one");
+            return Err(ModelError::malformed(&place.path(), reason));
         }
-        None => None,
-    };
-    if let Files::Beside(_) = files {
-        let named = manifest.adapter.iter().map(|a| &a.file).chain(manifest.head.iter().map(|h| &h.file));
-        read_from.extend(named.map(|file| files.resolve(file)));
     }
-    if manifest.chat_template.is_some() {
-        text.chat_template = manifest.chat_template;
-    }
-    Ok(Blueprint {
-        name: manifest.name,
-        settings,
-        weights: Box::new(Composed { base, rounding, adapter, head }),
-        text,
-        attributes: Some(manifest.attributes),
-        weightings: manifest.weightings,
-        default_weighting: manifest.default_weighting,
-        reads: ReadPolicy::default(),
-        head: HeadSpec::default(),
-        files: read_from,
-        ingredients,
-    })
+    let kept: Vec<usize> = (0..all.len()).filter(|&row| !untrained.contains(&all[row])).collect();
+    let rows: Vec<_> = kept.iter().map(|&row| toml::Value::Integer(row as i64)).collect();
+    head.options.insert("rows".into(), rows.into());
+    head.options.insert("outputs".into(), toml::Value::Integer(all.len() as i64));
+    Ok(kept.into_iter().map(|row| all[row].clone()).collect())
 }

@@ -1,6 +1,6 @@
 //! Checksums of files, and the fingerprint that a model version carries.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
@@ -56,6 +56,29 @@ impl Fingerprint {
     /// The first 12 hex digits: enough that two models of one user do not meet, short enough to be read.
     pub fn short(self) -> String {
         hex(&self.0.finalize()[..6])
+    }
+}
+
+/// One thing that a model's numbers are made of.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Ingredient {
+    /// A file's contents.
+    File(PathBuf),
+    /// The contents of a file in the program.
+    Embedded(&'static [u8]),
+    /// A number or name that says how the others are put together.
+    Fact(String),
+}
+
+impl Ingredient {
+    /// Adds it to a fingerprint.
+    pub fn add_to(&self, fingerprint: &mut Fingerprint) -> Result<(), ModelError> {
+        match self {
+            Self::File(path) => fingerprint.add("file", &tree_hash(path)?),
+            Self::Embedded(bytes) => fingerprint.add("embedded", bytes),
+            Self::Fact(fact) => fingerprint.add("fact", fact.as_bytes()),
+        }
+        Ok(())
     }
 }
 

@@ -12,7 +12,7 @@ use super::blueprint::Blueprint;
 use super::decoder::DecoderSpec;
 use super::head::{self, Head, HeadContext, HeadSpec, Hidden};
 use super::ranks::{self, Ranks};
-use super::report::Report;
+use super::report::{PresetReport, Report};
 use super::settings::default_labels;
 use super::{Config, DeviceChoice, ModelError, arch};
 use crate::batch::MicroBatch;
@@ -26,6 +26,7 @@ pub struct ModelEngine {
     ranks: Ranks,
     head: Box<dyn Head>,
     head_spec: HeadSpec,
+    preset: Option<PresetReport>,
     pool: Arc<ThreadPool>,
     unread_settings: Vec<String>,
     files: Vec<PathBuf>,
@@ -50,8 +51,18 @@ impl ModelEngine {
         let (version, loaded) = pool.install(|| rayon::join(|| fingerprint(&blueprint), load));
         let (ranks, head) = loaded?;
         blueprint.settings.refuse_unread()?;
-        let Blueprint { name, settings, text, weightings, default_weighting, reads, files, head: head_spec, .. } =
-            blueprint;
+        let Blueprint {
+            name,
+            preset,
+            settings,
+            text,
+            weightings,
+            default_weighting,
+            reads,
+            files,
+            head: head_spec,
+            ..
+        } = blueprint;
         let attributes = blueprint.attributes.unwrap_or_else(|| default_labels(head.outputs()));
         let (weightings, default_weighting) = match &attributes[..] {
             // One output is the reward; of several nobody but the user knows what they are worth.
@@ -85,6 +96,7 @@ impl ModelEngine {
             ranks,
             head,
             head_spec,
+            preset,
             pool,
             unread_settings,
             files,
@@ -99,12 +111,14 @@ impl ModelEngine {
             name: self.card.name.clone(),
             model_version: self.card.model_version.to_string(),
             architecture: self.card.architecture.clone(),
+            preset: self.preset.clone(),
             shape: (&self.spec).into(),
             head: self.head_spec.clone(),
             attributes: self.card.attributes.clone(),
             weightings: self.card.weightings.clone(),
             default_weighting: self.card.default_weighting.clone(),
             reads: self.card.reads.clone(),
+            bos: self.card.text.bos,
             tokenizer: self.card.text.tokenizer_json.is_some(),
             chat_template: self.card.text.chat_template.is_some(),
             precision: self.device.backend().precision().name(),
@@ -136,10 +150,12 @@ fn load_weights(
     // The head first: it is small, and what most often is missing.
     let head = head::load(&HeadContext {
         settings: &blueprint.settings,
-        weights,
+        weights: blueprint.head_weights.as_deref().unwrap_or(weights),
         hidden: spec.hidden,
         names: blueprint.attributes.as_ref().map(Vec::len),
         spec: &blueprint.head,
+        needs: &blueprint.reads.needs,
+        hint: &blueprint.headless_hint(),
     })?;
     Ok((Ranks::load(spec, weights, backend, devices, pool)?, head))
 }
@@ -151,13 +167,20 @@ impl Engine for ModelEngine {
 
     fn score(&mut self, batch: &MicroBatch) -> Result<ScoreTable, EngineError> {
         let head = self.head.as_ref();
+        let companions = head.companions(batch);
         let mut rows: Vec<u32> = batch.reads.iter().map(|read| read.row).collect();
-        rows.extend(head.companions(batch).unwrap_or_default());
+        // A read without its companion gets any row in its place, which is struck out below.
+        rows.extend(companions.iter().zip(&batch.reads).map(|(row, read)| row.unwrap_or(read.row)));
         let hidden = self.ranks.forward(batch, &rows);
         // Rows that are not finite go through: whoever asked for them is told, and the others keep their scores.
         hidden
-            .map(|hidden| {
-                let (reads, companions) = hidden.split_at(batch.reads.len() * self.spec.hidden);
+            .map(|mut hidden| {
+                let (reads, others) = hidden.split_at_mut(batch.reads.len() * self.spec.hidden);
+                for (row, _) in others.chunks_exact_mut(self.spec.hidden).zip(&companions).filter(|(_, c)| c.is_none())
+                {
+                    row.fill(f32::NAN);
+                }
+                let (reads, companions) = (&*reads, &*others);
                 let values = self.pool.install(|| head.forward(Hidden { reads, companions }));
                 ScoreTable::new(head.outputs(), values)
             })

@@ -18,6 +18,14 @@ pub enum ModelError {
         /// The known forms, a line each.
         forms: String,
     },
+    /// No preset of that name is known, and there is no such file.
+    #[error("there is no preset {found:?}, nor a file of that name; presets are {known}")]
+    UnknownPreset {
+        /// As given.
+        found: String,
+        /// Names of those in the program.
+        known: String,
+    },
     /// A file is missing or cannot be read.
     #[error("cannot read {}: {source}", path.display())]
     Io {

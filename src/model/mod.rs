@@ -7,6 +7,7 @@
 mod arch;
 mod backbone;
 mod backend;
+mod base;
 mod blueprint;
 mod checkpoint;
 mod collective;
@@ -22,7 +23,9 @@ mod layers;
 mod manifest;
 mod pip;
 pub mod plan;
+mod preset;
 mod ranks;
+mod reference;
 mod report;
 mod settings;
 mod shard;
@@ -34,20 +37,28 @@ use std::path::PathBuf;
 
 use crate::engine::Engine;
 
-pub use blueprint::FORMS;
 pub use checkpoint::Precision;
 pub use decoder::Parameters;
 pub use device::{DeviceChoice, UnknownDevice};
 pub use engine::ModelEngine;
 pub use error::ModelError;
 pub use head::HeadSpec;
-pub use report::{Report, Shape};
+pub use reference::FORMS;
+pub use report::{PresetReport, Report, Shape};
 
 /// What to load and how.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// A model reference; see [`FORMS`].
     pub model: String,
+    /// How it is to be used: a preset's name or file, `auto` for what the model itself says or gives away, or `none`.
+    pub preset: String,
+    /// A safetensors file that holds the head, where it is apart from the model.
+    pub head: Option<PathBuf>,
+    /// A LoRA adapter in PEFT's layout that is merged into the model.
+    pub adapter: Option<PathBuf>,
+    /// Whether outputs that were never trained are attributes too.
+    pub untrained_attributes: bool,
     /// Tensor-parallel ranks.
     pub tp: usize,
     /// Where the first rank computes; the others follow.
@@ -56,6 +67,23 @@ pub struct Config {
     pub threads: usize,
     /// Where downloaded bases are kept.
     pub cache_dir: PathBuf,
+}
+
+impl Default for Config {
+    /// No model, on one rank and all cores, used as it says itself.
+    fn default() -> Self {
+        Self {
+            model: String::new(),
+            preset: "auto".into(),
+            head: None,
+            adapter: None,
+            untrained_attributes: false,
+            tp: 1,
+            device: DeviceChoice::Cpu,
+            threads: 0,
+            cache_dir: PathBuf::new(),
+        }
+    }
 }
 
 /// Loads the model.

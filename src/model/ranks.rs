@@ -120,7 +120,7 @@ mod tests {
     fn hidden(fixture: &str, device: DeviceChoice, tp: usize) -> (DecoderSpec, Vec<f32>) {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/hf").join(fixture);
         let model = folder.to_str().unwrap().to_owned();
-        let config = Config { model, tp, device, threads: 1, cache_dir: "/nonexistent".into() };
+        let config = Config { model, tp, device, threads: 1, cache_dir: "/nonexistent".into(), ..Config::default() };
         let blueprint = Blueprint::open(&config).unwrap();
         let spec = arch::find(&blueprint.settings).unwrap().spec(&blueprint.settings).unwrap();
         let (devices, pool) = (device.open_all(tp).unwrap(), Arc::new(pool(1).unwrap()));

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::decoder::{DecoderSpec, Parameters};
 use super::head::HeadSpec;
-use crate::engine::ReadPolicy;
+use crate::engine::{Bos, ReadPolicy};
 
 /// What is to be known of a loaded model.
 #[derive(Debug, Clone, serde::Serialize)]
@@ -16,6 +16,8 @@ pub struct Report {
     pub model_version: String,
     /// Architecture as the configuration calls it.
     pub architecture: String,
+    /// The preset that it is used with.
+    pub preset: Option<PresetReport>,
     /// Sizes of the backbone.
     pub shape: Shape,
     /// Kind and options of the head.
@@ -28,6 +30,8 @@ pub struct Report {
     pub default_weighting: Option<String>,
     /// Where the head reads.
     pub reads: ReadPolicy,
+    /// Whether text is to begin with a beginning-of-sequence token.
+    pub bos: Bos,
     /// Whether text is taken, or token ids only.
     pub tokenizer: bool,
     /// Whether conversations are taken.
@@ -50,6 +54,17 @@ pub struct Report {
     pub unread_settings: Vec<String>,
     /// Files that the model was read from.
     pub files: Vec<PathBuf>,
+}
+
+/// What is to be known of the preset that a model is used with.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct PresetReport {
+    /// Its name.
+    pub name: String,
+    /// How it came to be chosen.
+    pub why: String,
+    /// What it says and could not be verified, a sentence each.
+    pub unverified: Vec<String>,
 }
 
 /// Sizes of a model.

@@ -20,29 +20,28 @@ pub struct Settings {
 
 /// Fields that say nothing about the numbers of a forward pass, though they sound like it.
 const HARMLESS: &[&str] = &[
-    "attention_dropout",
-    "attn_implementation",
     "_attn_implementation",
     "_attn_implementation_autoset",
+    "_flash_attn_2_enabled",
+    "attention_dropout",
+    "attn_implementation",
     "attn_pdrop",
     "cache_implementation",
     "final_logit_softcapping",
-    "gradient_checkpointing",
-    "initializer_range",
-    "layer_norm_initializer",
-    "parallelize",
-    "problem_type",
+    "init_method_std",
+    "init_std",
     "resid_pdrop",
     "residual_dropout",
-    "scale_attn_by_inverse_layer_idx",
-    "task_specific_params",
-    "tie_word_embeddings",
-    "use_logits_to_keep",
+    "sequence_parallel",
+    "use_flash_attention",
+    "use_flash_attention_2",
+    "use_flash_attn",
 ];
 
 /// Parts of names of fields that change the numbers in one model or another.
 const SUSPICIOUS: &[&str] = &[
-    "act",
+    "act_fn",
+    "activation",
     "alibi",
     "alpha",
     "attention",
@@ -53,6 +52,7 @@ const SUSPICIOUS: &[&str] = &[
     "expert",
     "gate",
     "gating",
+    "hidden_act",
     "layer_types",
     "logit",
     "mean",
@@ -73,7 +73,6 @@ const SUSPICIOUS: &[&str] = &[
     "softmax",
     "sparse",
     "std",
-    "temperature",
     "window",
 ];
 

@@ -181,4 +181,72 @@ mod tests {
             assert_eq!(without_generation_marks(untouched), untouched);
         }
     }
+
+    /// Templates of presets, which are TOML: that is read where there are models.
+    #[cfg(feature = "model")]
+    mod presets {
+        use super::*;
+
+        /// The template of a preset in the program.
+        fn preset(text: &str) -> Template {
+            let preset: toml::Table = text.parse().unwrap();
+            Template::new(
+                preset["chat_template"].as_str().unwrap(),
+                &BTreeMap::from([("bos_token".into(), "<|begin_of_text|>".into())]),
+            )
+            .unwrap()
+        }
+
+        const SYSTEM: &str = "<extra_id_0>System\n\
+            A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, \
+            and polite answers to the user's questions.\n";
+
+        /// The reference model's text, character for character as its card and `steerlm/common.py` have it.
+        #[test]
+        fn the_reference_template_is_the_published_one() {
+            let template = preset(include_str!("../../presets/nemotron-4-340b-reward.toml"));
+            let (user, assistant) = (|text| Message::new("user", text), |text| Message::new("assistant", text));
+            let one = [user("What is 1+1?"), assistant("Ooogo boogu shmugu loogu")];
+            let expected = format!(
+                "{SYSTEM}<extra_id_1>User\nWhat is 1+1?\n<extra_id_1>Assistant\nOoogo boogu shmugu loogu\n<extra_id_2>"
+            );
+            assert_eq!(template.render(&one, false).unwrap(), expected);
+            // A later turn is scored by all that comes before it, and nothing is trimmed.
+            let two = [&one[..], &[user(" And\n2+2? "), assistant("")]].concat();
+            let behind = "<extra_id_1>User\n And\n2+2? \n<extra_id_1>Assistant\n\n<extra_id_2>";
+            let prompt = expected.strip_suffix("<extra_id_2>").unwrap();
+            assert_eq!(template.render(&two, false).unwrap(), format!("{prompt}{behind}"));
+            // What the policy saw is the beginning of what is scored.
+            let seen = template.render(&one[..1], true).unwrap();
+            assert!(expected.starts_with(&seen) && seen.ends_with("<extra_id_1>Assistant\n"), "{seen}");
+            // The one system prompt may be said, and no other.
+            let said = SYSTEM.trim_start_matches("<extra_id_0>System\n").trim_end();
+            let with = |system: &str| template.render(&[&[Message::new("system", system)], &one[..]].concat(), false);
+            assert_eq!(with(said).unwrap(), expected);
+            assert!(with("Be brief.").unwrap_err().message.contains("one system prompt"));
+            assert!(template.render(&[Message::new("tool", "4")], false).is_err());
+        }
+
+        /// The example on the model card, with the date that Llama 3.3's template has where there is no clock.
+        #[test]
+        fn a_principle_is_asked_for_behind_the_response() {
+            let template = preset(include_str!("../../presets/llama-3.3-nemotron-70b-reward-principle.toml"));
+            let principle = Message::new("principle", "correctness");
+            let turns = [Message::new("user", "What is 1+1?"), Message::new("assistant", " 1+1=2\n")];
+            let expected = "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December \
+                2023\nToday Date: 26 Jul 2024\n\n<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nWhat is 1+1?<|eot_id|>\
+                <|start_header_id|>assistant<|end_header_id|>\n\n1+1=2<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n\
+                Evaluate the response to the previous prompt in terms of whether it satisfies this principle: correctness. \
+                Only answer Yes or No.<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n";
+            let rendered = template.render(&[std::slice::from_ref(&principle), &turns[..]].concat(), false).unwrap();
+            assert_eq!(rendered, expected);
+            let system = [Message::new("system", "Be brief. "), principle.clone(), turns[0].clone()];
+            let seen = template.render(&system, true).unwrap();
+            assert!(seen.contains("26 Jul 2024\n\nBe brief.<|eot_id|><|start_header_id|>user"), "{seen}");
+            assert!(seen.ends_with("1+1?<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"), "{seen}");
+            for messages in [turns.to_vec(), [vec![principle.clone(), principle], turns.to_vec()].concat()] {
+                assert!(template.render(&messages, false).unwrap_err().message.contains("exactly one message"));
+            }
+        }
+    }
 }

@@ -43,6 +43,9 @@ pub fn read(settings: &Settings, defaults: &Defaults) -> Result<DecoderSpec, Mod
     if settings.get("quantization_config").is_some() {
         return Err(settings.unsupported("quantization_config", "weights in F32, F16 or BF16"));
     }
+    if settings.text("position_embedding_type")?.is_some_and(|kind| kind != "rope") {
+        return Err(settings.unsupported("position_embedding_type", "\"rope\""));
+    }
     let malformed = |reason: String| ModelError::malformed(settings.path(), reason);
     let hidden = settings.required_size("hidden_size")?;
     let heads = settings.required_size("num_attention_heads")?;

@@ -45,6 +45,10 @@ impl Architecture for Gemma2 {
             true => settings.size("sliding_window")?,
             false => Some(4096),
         };
+        // Older files say it twice.
+        if settings.size("sliding_window_size")?.is_some_and(|size| Some(size) != window) {
+            return Err(settings.unsupported("sliding_window_size", "what sliding_window says"));
+        }
         Ok(DecoderSpec {
             embedding_scale: Some((spec.hidden as f64).sqrt() as f32),
             norm: NormKind::RmsPlusOne,

@@ -1,18 +1,15 @@
-//! A reward model's weights out of a base, an optional LoRA adapter and a head.
+//! Weights out of a base and an optional LoRA adapter.
 //!
 //! What is read is `round(round(base) + scale * B @ A)`: the weights that one would get by merging the adapter and
 //! saving the model in the rounded type.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use half::bf16;
 
-use super::{Precision, Slice, TensorInfo, WeightSource};
+use super::{Adapter, Precision, Slice, TensorInfo, WeightSource};
 use crate::model::ModelError;
-
-/// The name under which every architecture finds the head, `[attributes, hidden]`.
-pub const HEAD: &str = "score.weight";
 
 /// The type that weights are rounded to, before an adapter is merged and after.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
@@ -33,103 +30,30 @@ impl Rounding {
     }
 }
 
-/// A LoRA adapter: `W + scale * B @ A` for each `W` that it names.
-pub struct Adapter {
-    source: Box<dyn WeightSource>,
-    scale: f32,
-    /// Name in the base of each adapted weight, and the names of A and B in the adapter.
-    pairs: BTreeMap<String, (String, String)>,
-}
-
-impl Adapter {
-    /// Names are those of PEFT, with or without its prefix `base_model.model.`: `NAME.lora_A.weight` of shape
-    /// `[r, in]` and `NAME.lora_B.weight` of shape `[out, r]` adapt `NAME.weight`. A head in the same file is left
-    /// to whoever wants it; anything else that would be ignored is refused, a layer beyond the first `layers` included.
-    pub fn new(
-        source: Box<dyn WeightSource>,
-        scale: f32,
-        base: &dyn WeightSource,
-        layers: usize,
-    ) -> Result<Self, ModelError> {
-        let mut pairs = BTreeMap::new();
-        for name in source.names() {
-            let plain = name.strip_prefix("base_model.model.").unwrap_or(&name);
-            let malformed = |reason: String| ModelError::malformed(&source.origin(&name), reason);
-            if let Some(stem) = plain.strip_suffix(".lora_A.weight") {
-                let weight = format!("{stem}.weight");
-                let b = name.replace(".lora_A.weight", ".lora_B.weight");
-                let (a_info, b_info) = (source.info(&name), source.info(&b));
-                let (Some(a_info), Some(b_info)) = (a_info, b_info) else { return Err(source.missing(&b)) };
-                let Some(base_info) = base.info(&weight) else {
-                    return Err(malformed(format!("tensor {name:?} adapts {weight:?}, which the base has not")));
-                };
-                let rank = a_info.shape.first().copied().unwrap_or(0);
-                let layer = weight.strip_prefix("model.layers.").and_then(|rest| rest.split('.').next()?.parse().ok());
-                if layer.is_some_and(|layer: usize| layer >= layers) {
-                    return Err(malformed(format!("tensor {name:?} adapts a layer beyond the {layers} that are kept")));
-                }
-                let [rows, columns] = base_info.shape[..] else {
-                    return Err(malformed(format!("tensor {name:?} adapts {weight:?}, which is not a matrix")));
-                };
-                source.expect(&name, &[rank, columns])?;
-                source.expect(&b, &[rows, rank])?;
-                debug_assert_eq!(b_info.shape, [rows, rank]);
-                pairs.insert(weight, (name, b));
-            } else if let Some(stem) = plain.strip_suffix(".lora_B.weight") {
-                let a = name.replace(".lora_B.weight", ".lora_A.weight");
-                if source.info(&a).is_none() {
-                    return Err(malformed(format!("{stem:?} has lora_B but no lora_A")));
-                }
-            } else if plain != HEAD {
-                return Err(malformed(format!(
-                    "tensor {name:?} is neither lora_A.weight nor lora_B.weight of a linear layer, nor {HEAD}"
-                )));
-            }
-        }
-        Ok(Self { source, scale, pairs })
-    }
-
-    /// Adds `scale * B @ A` to a slice of a matrix of the base.
-    fn merge(&self, name: &str, slice: &Slice, weight: &mut [f32]) -> Result<(), ModelError> {
-        let Some((a, b)) = self.pairs.get(name) else { return Ok(()) };
-        let rank = self.source.info(a).map_or(0, |info| info.shape[0]);
-        let columns = slice.columns.len();
-        if rank == 0 || columns == 0 {
-            return Ok(());
-        }
-        let a = self.source.read(a, &Slice { rows: 0..rank, columns: slice.columns.clone() })?;
-        let b = self.source.read(b, &Slice { rows: slice.rows.clone(), columns: 0..rank })?;
-        let mut delta = vec![0.0; columns];
-        for (row, factors) in weight.chunks_exact_mut(columns).zip(b.chunks_exact(rank)) {
-            delta.fill(0.0);
-            for (factor, a) in factors.iter().zip(a.chunks_exact(columns)) {
-                delta.iter_mut().zip(a).for_each(|(d, a)| *d += factor * a);
-            }
-            row.iter_mut().zip(&delta).for_each(|(w, d)| *w += self.scale * d);
-        }
-        Ok(())
-    }
-}
-
-/// A base with its adapter and head.
+/// A base with its adapter.
 pub struct Composed {
     /// Where everything else comes from.
     pub base: Box<dyn WeightSource>,
     /// The type that the base's weights are rounded to.
     pub rounding: Rounding,
-    /// Merged into the base.
+    /// Merged into the base, or in place of it where the adapter has a tensor whole.
     pub adapter: Option<Adapter>,
-    /// The head's source and its name there; the base's own head otherwise.
-    pub head: Option<(Box<dyn WeightSource>, String)>,
+}
+
+impl Composed {
+    /// The adapter's tensor that takes the place of the base's, and its name there.
+    fn replacement(&self, name: &str) -> Option<(&dyn WeightSource, &str)> {
+        self.adapter.as_ref()?.replacement(name)
+    }
 }
 
 impl WeightSource for Composed {
     fn info(&self, name: &str) -> Option<TensorInfo> {
-        if let (HEAD, Some((source, tensor))) = (name, &self.head) {
+        if let Some((source, tensor)) = self.replacement(name) {
             return source.info(tensor);
         }
         let mut info = self.base.info(name)?;
-        let adapted = self.adapter.as_ref().is_some_and(|adapter| adapter.pairs.contains_key(name));
+        let adapted = self.adapter.as_ref().is_some_and(|adapter| adapter.adapts(name));
         match self.rounding {
             Rounding::Bf16 => info.precision = Precision::Bf16,
             Rounding::F32 if adapted => info.precision = Precision::F32,
@@ -139,7 +63,7 @@ impl WeightSource for Composed {
     }
 
     fn read_within(&self, name: &str, slice: &Slice) -> Result<Vec<f32>, ModelError> {
-        if let (HEAD, Some((source, tensor))) = (name, &self.head) {
+        if let Some((source, tensor)) = self.replacement(name) {
             return source.read_within(tensor, slice);
         }
         let mut values = self.base.read_within(name, slice)?;
@@ -152,30 +76,26 @@ impl WeightSource for Composed {
     }
 
     fn bytes_read(&self) -> u64 {
-        let parts = [self.adapter.as_ref().map(|a| &a.source), self.head.as_ref().map(|(source, _)| source)];
-        self.base.bytes_read() + parts.into_iter().flatten().map(|source| source.bytes_read()).sum::<u64>()
+        self.base.bytes_read() + self.adapter.as_ref().map_or(0, Adapter::bytes_read)
     }
 
     fn names(&self) -> Vec<String> {
-        let mut names = self.base.names();
-        if self.head.is_some() && !names.iter().any(|name| name == HEAD) {
-            names.push(HEAD.into());
-            names.sort();
-        }
-        names
+        let replaced = self.adapter.iter().flat_map(Adapter::replaced).cloned();
+        let names: BTreeSet<String> = self.base.names().into_iter().chain(replaced).collect();
+        names.into_iter().collect()
     }
 
     fn origin(&self, name: &str) -> PathBuf {
-        match (name, &self.head) {
-            (HEAD, Some((source, tensor))) => source.origin(tensor),
-            _ => self.base.origin(name),
+        match self.replacement(name) {
+            Some((source, tensor)) => source.origin(tensor),
+            None => self.base.origin(name),
         }
     }
 
     fn missing(&self, name: &str) -> ModelError {
-        match (name, &self.head) {
-            (HEAD, Some((source, tensor))) => source.missing(tensor),
-            _ => self.base.missing(name),
+        match self.replacement(name) {
+            Some((source, tensor)) => source.missing(tensor),
+            None => self.base.missing(name),
         }
     }
 }
@@ -185,7 +105,9 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::model::checkpoint::SafetensorsFiles;
+    use crate::model::checkpoint::SafetensorsFile;
+
+    const HEAD: &str = "score.weight";
 
     /// Name, shape and values of a tensor.
     type Given<'a> = (&'a str, &'a [usize], &'a [f32]);
@@ -199,7 +121,7 @@ mod tests {
         });
         let path = folder.join(format!("{}.safetensors", tensors[0].0));
         safetensors::serialize_to_file(views, None, &path).unwrap();
-        Box::new(SafetensorsFiles::open(&path).unwrap())
+        Box::new(SafetensorsFile::open(&path).unwrap())
     }
 
     const WEIGHT: &str = "model.layers.0.mlp.up_proj.weight";
@@ -213,7 +135,7 @@ mod tests {
         let base = source(folder.path(), &[(WEIGHT, &[2, 3], &[1.0 + 2f32.powi(-9), 2.0, 3.0, 4.0, 5.0, 6.0])]);
         let pairs = source(folder.path(), &[(A, &[1, 3], &[2f32.powi(-9), 10.0, 0.0]), (B, &[2, 1], &[1.0, -1.0])]);
         let adapter = Adapter::new(pairs, 2.0, base.as_ref(), 1).unwrap();
-        let composed = Composed { base, rounding: Rounding::Bf16, adapter: Some(adapter), head: None };
+        let composed = Composed { base, rounding: Rounding::Bf16, adapter: Some(adapter) };
         assert_eq!(composed.read_all(WEIGHT).unwrap(), [1.0, 22.0, 3.0, 4.0, -15.0, 6.0]);
         let corner = Slice { rows: 1..2, columns: 1..3 };
         assert_eq!(composed.read(WEIGHT, &corner).unwrap(), [-15.0, 6.0]);

@@ -1,6 +1,7 @@
 //! The bytes of a weights file: a read-only memory map, or a file that is built into the program. The one place of the
 //! model room, apart from its kernels, that needs `unsafe`.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -22,7 +23,7 @@ pub struct MappedFile {
 #[derive(Debug)]
 enum Content {
     Mapped(Mmap),
-    Embedded(&'static [u8]),
+    Memory(Cow<'static, [u8]>),
 }
 
 impl MappedFile {
@@ -41,7 +42,13 @@ impl MappedFile {
 
     /// A file that is built into the program; `name` is for messages.
     pub fn embedded(name: PathBuf, bytes: &'static [u8]) -> Self {
-        Self { path: name, content: Content::Embedded(bytes), read: AtomicU64::new(0) }
+        Self { path: name, content: Content::Memory(bytes.into()), read: AtomicU64::new(0) }
+    }
+
+    /// A file that was made up in memory; `name` is for messages.
+    #[cfg(any(test, fuzzing))]
+    pub fn owned(name: PathBuf, bytes: Vec<u8>) -> Self {
+        Self { path: name, content: Content::Memory(bytes.into()), read: AtomicU64::new(0) }
     }
 
     /// Where the file is.
@@ -53,7 +60,7 @@ impl MappedFile {
     pub fn bytes(&self) -> &[u8] {
         match &self.content {
             Content::Mapped(map) => map,
-            Content::Embedded(bytes) => bytes,
+            Content::Memory(bytes) => bytes,
         }
     }
 

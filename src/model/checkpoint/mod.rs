@@ -4,21 +4,30 @@
 //! `transformers` whatever the format; a format that differs translates. Whoever reads a tensor states the shape that
 //! it expects.
 
+mod adapter;
 mod composed;
 mod dense;
 pub(crate) mod gguf;
 mod mapped;
+mod nemo;
+mod peft;
+mod pytorch;
 mod safetensors;
+mod shards;
 
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-pub use composed::{Adapter, Composed, HEAD, Rounding};
+pub use adapter::{ADAPTER_CONFIG, Adapter};
+pub use composed::{Composed, Rounding};
 pub use dense::Dense;
 pub use gguf::GgufFile;
 pub use mapped::MappedFile;
-pub use safetensors::SafetensorsFiles;
+pub use nemo::NemoCheckpoint;
+pub use pytorch::PytorchFile;
+pub use safetensors::SafetensorsFile;
+pub use shards::Shards;
 
 use super::ModelError;
 
@@ -32,6 +41,15 @@ pub struct TensorInfo {
 }
 
 impl TensorInfo {
+    /// Values in a tensor of a shape; `None` if they would not fit into memory as float32, which no honest header says.
+    /// Whoever reads a header asks this first: [`Self::matrix`] multiplies without looking.
+    pub fn elements(shape: &[usize]) -> Option<usize> {
+        // Without the zeros, which would hide an overflow on either side of them.
+        let limit = isize::MAX as usize / size_of::<f32>();
+        shape.iter().try_fold(1, |n: usize, &length| n.checked_mul(length.max(1))).filter(|&n| n <= limit)?;
+        Some(shape.iter().product())
+    }
+
     /// The tensor seen as a matrix: the outermost dimension by all others. A vector has one column.
     pub fn matrix(&self) -> (usize, usize) {
         match &self.shape[..] {
@@ -152,26 +170,28 @@ pub trait WeightSource: Send + Sync {
     }
 }
 
-/// Opens the safetensors of a folder in Hugging Face layout: `model.safetensors.index.json` with its shards, or
-/// `model.safetensors`.
-pub fn open_folder(folder: &Path) -> Result<SafetensorsFiles, ModelError> {
-    let index = folder.join("model.safetensors.index.json");
-    if index.exists() {
-        return SafetensorsFiles::open_sharded(&index);
+/// Weights of a folder in Hugging Face layout, in order of preference: the file, and the index of several files.
+const WEIGHT_FILES: [(&str, Open); 2] = [
+    ("model.safetensors", |path| Ok(Box::new(SafetensorsFile::open(path)?))),
+    ("pytorch_model.bin", |path| Ok(Box::new(PytorchFile::open(path)?))),
+];
+
+/// Opens one weights file of a format.
+type Open = fn(&Path) -> Result<Box<dyn WeightSource>, ModelError>;
+
+/// Opens the weights of a folder in Hugging Face layout: `model.safetensors`, else `pytorch_model.bin`, each as one file or
+/// as the shards that `NAME.index.json` names.
+pub fn open_folder(folder: &Path) -> Result<Shards, ModelError> {
+    for (name, open) in WEIGHT_FILES {
+        let index = folder.join(format!("{name}.index.json"));
+        if index.exists() {
+            return Shards::open(&index, open);
+        }
+        let single = folder.join(name);
+        if single.exists() {
+            return Shards::single(&single, open);
+        }
     }
-    let single = folder.join("model.safetensors");
-    if single.exists() {
-        return SafetensorsFiles::open(&single);
-    }
-    let elsewhere = ["pytorch_model.bin", "pytorch_model.bin.index.json"].iter().any(|f| folder.join(f).exists());
-    Err(ModelError::malformed(
-        folder,
-        match elsewhere {
-            true => {
-                "holds weights as pytorch_model.bin only; convert them to model.safetensors (in Python: \
-                 `AutoModelForSequenceClassification.from_pretrained(folder).save_pretrained(out)`)"
-            }
-            false => "holds no weights: neither model.safetensors nor model.safetensors.index.json",
-        },
-    ))
+    let looked: Vec<_> = WEIGHT_FILES.iter().map(|(name, _)| format!("{name}, {name}.index.json")).collect();
+    Err(ModelError::malformed(folder, format!("holds no weights; looked for {}", looked.join(", "))))
 }

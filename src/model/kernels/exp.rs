@@ -18,7 +18,7 @@ const TANH: [f32; 5] = [-0.333_333_3, 0.133_332_25, -0.053_933_468, 0.021_470_68
 
 /// `e^x`, at most one and a half units in the last place away. Results below the least normal number are zero.
 #[inline(always)]
-pub(super) fn exp(x: f32) -> f32 {
+pub fn exp(x: f32) -> f32 {
     let rounded = x.mul_add(std::f32::consts::LOG2_E, ROUND);
     let n = rounded - ROUND;
     let r = n.mul_add(-LN_2_LOW, n.mul_add(-LN_2_HIGH, x));

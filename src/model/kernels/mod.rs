@@ -28,6 +28,7 @@ mod tile;
 
 pub use activation::{Activation, activate, gate};
 pub use attention::{AttentionOptions, AttentionPlan, HeadLayout, attention};
+pub use exp::exp;
 pub use isa::Isa;
 pub use linear::{Addends, PackedMatrix, linear, linear_continue};
 pub use norm::{layer_norm, rms_norm, rms_norm_heads};

@@ -2,11 +2,10 @@
 
 use std::path::Path;
 
-use serde_json::{Value, json};
-
-use crate::model::checkpoint::GgufFile;
+use crate::model::checkpoint::{GgufFile, NemoCheckpoint};
 use crate::model::error::{read_json, read_text};
-use crate::model::manifest::Manifest;
+use crate::model::manifest::Base;
+use crate::model::preset::{self, Preset};
 use crate::model::settings::Settings;
 use crate::model::{ModelError, demo, pip};
 
@@ -15,45 +14,17 @@ const FORMS: &[(&str, &str)] = &[
     ("FOLDER", "a folder with a config.json in Hugging Face layout, or with a reward-model.toml"),
     ("FILE.json", "a config.json alone"),
     ("FILE.toml", "a manifest, whose base has a configuration"),
+    ("FILE.nemo", "a NeMo checkpoint, as a file or a folder; only the sizes of its arrays are read"),
     ("FILE.gguf", "a base; only its configuration is read"),
     ("demo", "the built-in demo model"),
 ];
 
-/// A published model that can be planned for before anything is downloaded.
-struct Published {
-    name: &'static str,
-    config: fn() -> Value,
-}
-
-const PUBLISHED: &[Published] = &[Published { name: "nemotron-4-340b-reward", config: nemotron_4_340b }];
-
-/// `Nemotron4Config340B` in NVIDIA NeMo, `nemo/collections/llm/gpt/model/nemotron.py`.
-fn nemotron_4_340b() -> Value {
-    json!({
-        "architectures": ["NemotronForSequenceClassification"],
-        "hidden_act": "relu2",
-        "hidden_size": 18432,
-        "intermediate_size": 73728,
-        "num_hidden_layers": 96,
-        "num_attention_heads": 96,
-        "num_key_value_heads": 8,
-        "head_dim": 192,
-        "vocab_size": 256_000,
-        "max_position_embeddings": 4096,
-        "norm_eps": 1e-5,
-        "partial_rotary_factor": 0.5,
-        "rope_theta": 10000.0,
-        "attention_bias": false,
-        "mlp_bias": false,
-    })
-}
-
 /// The configuration of the model that `reference` names, in Hugging Face's terms, and the model's name. `cache_dir` is
 /// where downloaded bases are kept.
 pub(super) fn config_of(reference: &str, cache_dir: &Path) -> Result<(String, Settings), ModelError> {
-    if let Some(Published { name, config }) = PUBLISHED.iter().find(|published| published.name == reference) {
-        let path = format!("(built-in configuration {name:?})");
-        return Ok(((*name).to_owned(), Settings::new(Path::new(&path), config())?));
+    if let Some((name, config)) = preset::published().find(|(name, _)| name == reference) {
+        let settings = Settings::new(Path::new(&format!("(built-in configuration {name:?})")), config)?;
+        return Ok((name, settings));
     }
     if let Some(demo) = demo::find(reference) {
         return composed(&demo.manifest_path(), demo.manifest, cache_dir);
@@ -61,6 +32,10 @@ pub(super) fn config_of(reference: &str, cache_dir: &Path) -> Result<(String, Se
     let path = Path::new(reference);
     let name = std::path::absolute(path).ok().and_then(|path| Some(path.file_stem()?.to_string_lossy().into_owned()));
     let name = name.unwrap_or_else(|| "model".to_owned());
+    if NemoCheckpoint::is(path) {
+        // The sizes of its arrays are part of the configuration; the arrays themselves are not read.
+        return Ok((name, nemo(path)?));
+    }
     if path.is_dir() {
         let (manifest, config) = (path.join("reward-model.toml"), path.join("config.json"));
         return match (manifest.exists(), config.exists()) {
@@ -87,6 +62,11 @@ fn json_file(path: &Path) -> Result<Settings, ModelError> {
     Settings::new(path, read_json(path)?)
 }
 
+fn nemo(path: &Path) -> Result<Settings, ModelError> {
+    let checkpoint = NemoCheckpoint::open(path)?;
+    Settings::new(&checkpoint.config_path(), checkpoint.config().clone())
+}
+
 fn gguf_file(path: &Path) -> Result<Settings, ModelError> {
     Settings::new(path, GgufFile::open(path)?.config()?)
 }
@@ -99,17 +79,20 @@ fn folder_name(folder: &Path) -> String {
 
 /// The base's configuration, with as many layers as the manifest keeps. An adapter is merged and changes no size.
 fn composed(path: &Path, text: &str, cache_dir: &Path) -> Result<(String, Settings), ModelError> {
-    let manifest = Manifest::parse(text).map_err(|e| ModelError::malformed(path, e))?;
-    let base = match (&manifest.base.path, &manifest.base.pip) {
-        (Some(base), _) => path.parent().unwrap_or(Path::new("")).join(base),
-        (None, Some(base)) => pip::cached(base, cache_dir)?,
-        (None, None) => return Err(ModelError::malformed(path, "base has neither path nor pip")),
+    let manifest = Preset::parse(text).map_err(|e| ModelError::malformed(path, e))?;
+    let Base { path: base, pip, layers, .. } = manifest.base.unwrap_or_default();
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let base = match (base, pip) {
+        (Some(base), _) => folder.join(base),
+        (None, Some(base)) => pip::cached(&base, cache_dir)?,
+        (None, None) => folder.to_path_buf(),
     };
     let mut settings = match base.is_dir() {
+        _ if NemoCheckpoint::is(&base) => nemo(&base)?,
         true => json_file(&base.join("config.json"))?,
         false => gguf_file(&base)?,
     };
-    if let Some(layers) = manifest.base.layers {
+    if let Some(layers) = layers {
         let found = settings.required_size("num_hidden_layers")?;
         if layers > found {
             let reason = format!("base.layers is {layers}, but {} has {found}", base.display());
@@ -121,7 +104,7 @@ fn composed(path: &Path, text: &str, cache_dir: &Path) -> Result<(String, Settin
 }
 
 fn unknown(reference: &str, reason: &str) -> ModelError {
-    let published: Vec<_> = PUBLISHED.iter().map(|published| published.name).collect();
+    let published: Vec<_> = preset::published().map(|(name, _)| name).collect();
     let forms = FORMS.iter().map(|(form, what)| format!("  {form:<10} {what}"));
     let published = format!("  {:<10} a published model: {}", "NAME", published.join(", "));
     let forms = forms.chain([published]).collect::<Vec<_>>().join("\n");

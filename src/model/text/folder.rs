@@ -1,4 +1,4 @@
-//! Text assets of a folder in Hugging Face layout: `tokenizer.json`, `tokenizer_config.json`,
+//! Text assets of a folder in Hugging Face layout: `tokenizer.json`, else `tokenizer.model`; `tokenizer_config.json`,
 //! `special_tokens_map.json`, `chat_template.jinja`. Each may be absent; the model then takes less.
 
 use std::collections::BTreeMap;
@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use super::sentencepiece::{self, Extra, ExtraToken};
 use crate::engine::TextAssets;
 use crate::model::ModelError;
 use crate::model::error::{read_file, read_json, read_text};
@@ -25,12 +26,20 @@ pub fn read(folder: &Path) -> Result<(TextAssets, Vec<PathBuf>), ModelError> {
         })
     };
     let tokenizer = present("tokenizer.json");
+    let sentencepiece = if tokenizer.is_none() { present("tokenizer.model") } else { None };
     let configs = [present("special_tokens_map.json"), present("tokenizer_config.json")];
     let template_file = present("chat_template.jinja");
 
-    let mut assets = TextAssets {
-        tokenizer_json: tokenizer.as_deref().map(read_file).transpose()?.map(Into::into),
-        ..TextAssets::default()
+    let mut assets = match (tokenizer, sentencepiece) {
+        (Some(path), _) => TextAssets { tokenizer_json: Some(read_file(&path)?.into()), ..TextAssets::default() },
+        (None, Some(path)) => {
+            let extra = match &configs[1] {
+                Some(config) => extra(&read_json(config)?).map_err(|e| ModelError::malformed(config, e))?,
+                None => Extra::default(),
+            };
+            sentencepiece::read(&read_file(&path)?, &extra).map_err(|e| ModelError::malformed(&path, e))?
+        }
+        (None, None) => TextAssets::default(),
     };
     // The second file wins: `special_tokens_map.json` is what older versions wrote beside it.
     for path in configs.iter().flatten() {
@@ -48,6 +57,27 @@ pub fn read(folder: &Path) -> Result<(TextAssets, Vec<PathBuf>), ModelError> {
         assets.chat_template = Some(read_text(&path)?);
     }
     Ok((assets, files))
+}
+
+/// What `tokenizer_config.json` adds to a SentencePiece model. Classes that begin a text with a token of their own accord
+/// are those of Llama and InternLM2; others are taken at their word.
+fn extra(config: &BTreeMap<String, Value>) -> Result<Extra, String> {
+    let flag = |name: &str| config.get(name).and_then(Value::as_bool);
+    let class = config.get("tokenizer_class").and_then(Value::as_str).unwrap_or_default();
+    let begins = ["Llama", "InternLM2"].iter().any(|family| class.starts_with(family));
+    let mut tokens = Vec::new();
+    if let Some(added) = config.get("added_tokens_decoder").and_then(Value::as_object) {
+        for (id, token) in added {
+            let text = token_text(token).filter(|text| !text.is_empty());
+            let (Ok(id), Some(text)) = (id.parse(), text) else {
+                return Err(format!("added_tokens_decoder has {id:?}: {token}, expected an id and a token's content"));
+            };
+            let special = token.get("special").and_then(Value::as_bool).unwrap_or(false);
+            tokens.push(ExtraToken { id, text: text.to_owned(), special });
+        }
+    }
+    let add_bos = flag("add_bos_token").unwrap_or(begins);
+    Ok(Extra { tokens, add_bos, add_eos: flag("add_eos_token").unwrap_or(false) })
 }
 
 /// A special token is its text, or an object with the text as `content`.

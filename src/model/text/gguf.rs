@@ -13,12 +13,14 @@ const USER_DEFINED: usize = 4;
 
 /// How text is cut before byte pairs are merged, by `tokenizer.ggml.pre`. A new one is a line here; a wrong one gives
 /// other tokens without any sign of it, so an unknown name is refused.
-const PRE_TOKENIZERS: &[(&str, Rule)] = &[("gpt-2", gpt_2), ("smollm", smollm), ("llama-bpe", llama_bpe)];
+const PRE_TOKENIZERS: &[(&str, Rule)] =
+    &[("gpt-2", gpt_2), ("smollm", smollm), ("llama-bpe", llama_bpe), ("qwen2", qwen2)];
 
 type Rule = fn() -> PreTokenizer;
 
 struct PreTokenizer {
     json: Value,
+    normalizer: Value,
     /// Whether a word that is a token as a whole is taken as it is, without looking at merges.
     ignore_merges: bool,
 }
@@ -28,7 +30,7 @@ fn byte_level(use_regex: bool) -> Value {
 }
 
 fn gpt_2() -> PreTokenizer {
-    PreTokenizer { json: byte_level(true), ignore_merges: false }
+    PreTokenizer { json: byte_level(true), normalizer: Value::Null, ignore_merges: false }
 }
 
 /// Every digit is a word of its own.
@@ -36,15 +38,30 @@ fn smollm() -> PreTokenizer {
     let digits = json!({"type": "Digits", "individual_digits": true});
     PreTokenizer {
         json: json!({"type": "Sequence", "pretokenizers": [digits, byte_level(true)]}),
+        normalizer: Value::Null,
         ignore_merges: false,
     }
 }
 
 /// The pattern of Llama 3: digits by threes from the left.
 fn llama_bpe() -> PreTokenizer {
-    let pattern = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-    let split = json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false});
-    PreTokenizer { json: json!({"type": "Sequence", "pretokenizers": [split, byte_level(false)]}), ignore_merges: true }
+    let json = pattern(
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    );
+    PreTokenizer { json, normalizer: Value::Null, ignore_merges: true }
+}
+
+/// The pattern of Qwen 2 to 3: every digit is a word of its own. Letters and their marks come together before.
+fn qwen2() -> PreTokenizer {
+    let json = pattern(
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    );
+    PreTokenizer { json, normalizer: json!({"type": "NFC"}), ignore_merges: false }
+}
+
+fn pattern(regex: &str) -> Value {
+    let split = json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false});
+    json!({"type": "Sequence", "pretokenizers": [split, byte_level(false)]})
 }
 
 /// Reads the text assets.
@@ -79,7 +96,7 @@ fn tokenizer_json(file: &GgufFile, tokens: &[&str]) -> Result<Value, ModelError>
         let known: Vec<_> = PRE_TOKENIZERS.iter().map(|(name, _)| *name).collect();
         return Err(malformed(format!("tokenizer.ggml.pre is {pre:?}; known: {}", known.join(", "))));
     };
-    let PreTokenizer { json: pre_tokenizer, ignore_merges } = pre_tokenizer();
+    let PreTokenizer { json: pre_tokenizer, normalizer, ignore_merges } = pre_tokenizer();
     let types = file.integers("tokenizer.ggml.token_type")?.unwrap_or_default();
     let added: Vec<Value> = types
         .iter()
@@ -113,7 +130,7 @@ fn tokenizer_json(file: &GgufFile, tokens: &[&str]) -> Result<Value, ModelError>
         "truncation": null,
         "padding": null,
         "added_tokens": added,
-        "normalizer": null,
+        "normalizer": normalizer,
         "pre_tokenizer": pre_tokenizer,
         "post_processor": post_processor,
         "decoder": byte_level(true),
@@ -183,10 +200,9 @@ mod tests {
     #[cfg(feature = "sidecar")]
     #[test]
     fn the_tokenizer_tokenises() {
-        for (pre, expected) in
-            [("smollm", vec![0, 4, 5, 5, 1]), ("gpt-2", vec![0, 4, 5, 5, 1]), ("llama-bpe", vec![0, 4, 5, 5, 1])]
-        {
-            let assets = read_with(&[("tokenizer.ggml.pre", Field::String(pre.into()))]).unwrap();
+        let expected = [0, 4, 5, 5, 1];
+        for (pre, _) in PRE_TOKENIZERS {
+            let assets = read_with(&[("tokenizer.ggml.pre", Field::String((*pre).into()))]).unwrap();
             assert_eq!(assets.template_variables["bos_token"], "<s>");
             let tokenizer = tokenizers::Tokenizer::from_bytes(assets.tokenizer_json.unwrap()).unwrap();
             assert_eq!(tokenizer.encode("ab11<tool>", true).unwrap().get_ids(), expected, "{pre}");

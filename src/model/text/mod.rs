@@ -3,3 +3,5 @@
 
 pub mod folder;
 pub mod gguf;
+pub mod nemo;
+pub mod sentencepiece;

@@ -1,0 +1,96 @@
+//! The architectures of GGUF files that can be read: what llama.cpp calls their tensors. A new one is an entry here, if its
+//! names and the order of its rows are certain.
+//!
+//! Source: `gguf-py/gguf/constants.py`, `convert_hf_to_gguf.py` and `llama_model_rope_type` of llama.cpp.
+
+/// An architecture.
+#[derive(Debug)]
+pub struct Family {
+    /// As the file calls it.
+    pub name: &'static str,
+    /// As transformers calls it.
+    pub architecture: &'static str,
+    /// Whether query and key rows are stored for rotary pairs that lie next to each other.
+    pub interleaved: bool,
+    /// A layer's tensors beyond those of [`LAYER`].
+    layer: &'static [(&'static str, &'static str)],
+}
+
+/// Every known architecture.
+pub const FAMILIES: &[Family] = &[
+    Family { name: "llama", architecture: "LlamaForCausalLM", interleaved: true, layer: &[] },
+    Family {
+        name: "qwen2",
+        architecture: "Qwen2ForCausalLM",
+        interleaved: false,
+        layer: &[
+            ("attn_q.bias", "self_attn.q_proj.bias"),
+            ("attn_k.bias", "self_attn.k_proj.bias"),
+            ("attn_v.bias", "self_attn.v_proj.bias"),
+        ],
+    },
+    Family {
+        name: "qwen3",
+        architecture: "Qwen3ForCausalLM",
+        interleaved: false,
+        layer: &[("attn_q_norm.weight", "self_attn.q_norm.weight"), ("attn_k_norm.weight", "self_attn.k_norm.weight")],
+    },
+];
+
+/// Tensors of a layer that all of them have.
+const LAYER: &[(&str, &str)] = &[
+    ("attn_norm.weight", "input_layernorm.weight"),
+    ("attn_q.weight", "self_attn.q_proj.weight"),
+    ("attn_k.weight", "self_attn.k_proj.weight"),
+    ("attn_v.weight", "self_attn.v_proj.weight"),
+    ("attn_output.weight", "self_attn.o_proj.weight"),
+    ("ffn_norm.weight", "post_attention_layernorm.weight"),
+    ("ffn_gate.weight", "mlp.gate_proj.weight"),
+    ("ffn_up.weight", "mlp.up_proj.weight"),
+    ("ffn_down.weight", "mlp.down_proj.weight"),
+];
+
+/// The architecture of a name.
+pub fn find(name: &str) -> Option<&'static Family> {
+    FAMILIES.iter().find(|family| family.name == name)
+}
+
+/// All names, for messages.
+pub fn names() -> String {
+    FAMILIES.iter().map(|family| family.name).collect::<Vec<_>>().join(", ")
+}
+
+impl Family {
+    /// Hugging Face's name of a tensor.
+    pub fn standard_name(&self, name: &str) -> Option<String> {
+        match name {
+            "token_embd.weight" => return Some("model.embed_tokens.weight".into()),
+            "output_norm.weight" => return Some("model.norm.weight".into()),
+            "output.weight" => return Some("lm_head.weight".into()),
+            _ => {}
+        }
+        let (layer, part) = name.strip_prefix("blk.")?.split_once('.')?;
+        let layer: usize = layer.parse().ok()?;
+        let (_, part) = LAYER.iter().chain(self.layer).find(|(theirs, _)| *theirs == part)?;
+        Some(format!("model.layers.{layer}.{part}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_translate_or_are_refused() {
+        let name = |family: &str, name: &str| find(family).unwrap().standard_name(name);
+        assert_eq!(name("llama", "blk.3.ffn_up.weight").as_deref(), Some("model.layers.3.mlp.up_proj.weight"));
+        assert_eq!(name("llama", "blk.3.attn_q.bias"), None);
+        assert_eq!(name("qwen2", "blk.3.attn_q.bias").as_deref(), Some("model.layers.3.self_attn.q_proj.bias"));
+        assert_eq!(
+            name("qwen3", "blk.0.attn_k_norm.weight").as_deref(),
+            Some("model.layers.0.self_attn.k_norm.weight")
+        );
+        assert_eq!(name("qwen3", "blk.x.attn_k_norm.weight"), None);
+        assert!(find("gptj").is_none());
+    }
+}

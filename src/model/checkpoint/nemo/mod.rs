@@ -1,0 +1,183 @@
+//! Checkpoints of NeMo and Megatron in their zarr format: a folder with `model_config.yaml` and the arrays in
+//! `model_weights`, or the `.nemo` file that is a tar of it. Tensors come under the names and in the layouts of
+//! transformers, a slice from no more of each chunk than it takes, whatever degree the chunks were cut for.
+
+mod config;
+mod layout;
+mod store;
+mod zarr;
+
+use std::path::{Path, PathBuf};
+
+use layout::{Layout, WEIGHTS};
+use serde_json::Value;
+use store::Store;
+
+use super::{MappedFile, Slice, TensorInfo, WeightSource};
+use crate::model::ModelError;
+use crate::model::settings::Settings;
+
+const CONFIG: &str = "model_config.yaml";
+
+/// What to do with the format that NeMo writes since 2024.
+const TORCH_DIST: &str = "is in the format torch_dist, which is not read; write it as zarr with NeMo: \
+    torchrun --nproc_per_node=RANKS NeMo/scripts/checkpoint_converters/convert_zarr_to_torch_dist.py --ckpt_format zarr \
+    --model_type gpt --checkpoint_folder FOLDER --checkpoint_name NAME --path_to_save OUT \
+    --tensor_model_parallel_size RANKS --pipeline_model_parallel_size 1 --gpus_per_node RANKS";
+
+/// An open checkpoint.
+#[derive(Debug)]
+pub struct NemoCheckpoint {
+    store: Store,
+    layout: Layout,
+    config: Value,
+    tokenizer: Option<String>,
+}
+
+impl NemoCheckpoint {
+    /// Whether a path looks like such a checkpoint: a folder with NeMo's configuration, or a `.nemo` file.
+    pub fn is(path: &Path) -> bool {
+        path.join(CONFIG).exists() || (path.is_file() && path.extension().is_some_and(|e| e == "nemo"))
+    }
+
+    /// Opens a folder or `.nemo` file.
+    pub fn open(path: &Path) -> Result<Self, ModelError> {
+        match path.is_dir() {
+            true => Self::read(Store::folder(path)?),
+            false => Self::read(Store::tar(path)?),
+        }
+    }
+
+    /// Opens a `.nemo` file of which the bytes are there.
+    pub fn read_tar(file: MappedFile) -> Result<Self, ModelError> {
+        Self::read(Store::read_tar(file)?)
+    }
+
+    fn read(store: Store) -> Result<Self, ModelError> {
+        let nemo = config::parse(&store.place(CONFIG), store.open(CONFIG)?.all())?;
+        check_format(&store)?;
+        let (architecture, mut config) = config::translate(&nemo)?;
+        let layout = Layout::open(&store, &architecture)?;
+        let embedding = layout.tensors.get("model.embed_tokens.weight").ok_or_else(|| {
+            ModelError::malformed(&store.place(WEIGHTS), "holds no array model.embedding.word_embeddings.weight")
+        })?;
+        config["vocab_size"] = embedding.shape[0].into();
+        let tokenizer = tokenizer(&store, &nemo)?;
+        Ok(Self { store, layout, config, tokenizer })
+    }
+
+    /// The configuration as `config.json` would say it. `num_labels` outputs; `mean` and `std` if rewards are to be
+    /// standardised as `(reward - mean) / std`.
+    pub fn config(&self) -> &Value {
+        &self.config
+    }
+
+    /// Where the configuration was read, for messages.
+    pub fn config_path(&self) -> PathBuf {
+        self.store.place(CONFIG)
+    }
+
+    /// The SentencePiece model, with its place for messages.
+    pub fn tokenizer_model(&self) -> Result<Option<(PathBuf, &[u8])>, ModelError> {
+        let Some(name) = &self.tokenizer else { return Ok(None) };
+        Ok(Some((self.store.place(name), self.store.open(name)?.all())))
+    }
+
+    /// The files that make the numbers: configuration, tokenizer and arrays, or the one `.nemo` file.
+    pub fn paths(&self) -> Vec<PathBuf> {
+        let array_of = |name: &str| name.rsplit_once('/').map(|(folder, _)| folder.to_owned());
+        let used = |name: &str| {
+            name == CONFIG
+                || self.tokenizer.as_deref() == Some(name)
+                || array_of(name).is_some_and(|folder| self.layout.arrays.iter().any(|a| a.name() == folder))
+        };
+        self.store.on_disk(self.store.names().filter(|name| used(name)))
+    }
+}
+
+/// Refuses the formats that are not read, with what to do.
+fn check_format(store: &Store) -> Result<(), ModelError> {
+    let metadata = format!("{WEIGHTS}/metadata.json");
+    let malformed = |reason: &str| Err(ModelError::malformed(&store.place(WEIGHTS), reason));
+    let backend = match store.length(&metadata) {
+        Some(_) => {
+            let parsed: Value = serde_json::from_slice(store.open(&metadata)?.all())
+                .map_err(|e| ModelError::malformed(&store.place(&metadata), e.to_string()))?;
+            parsed["sharded_backend"].as_str().map(str::to_owned)
+        }
+        None => None,
+    };
+    let distcp = |name: &str| name.ends_with(".distcp") || name == "model_weights/.metadata";
+    match backend.as_deref() {
+        Some("torch_dist") => return malformed(TORCH_DIST),
+        _ if store.names().any(distcp) => return malformed(TORCH_DIST),
+        Some("zarr") | None => {}
+        Some(other) => return malformed(&format!("has sharded_backend {other:?}, expected \"zarr\"")),
+    }
+    if store.names().any(|name| name.ends_with("model_weights.ckpt")) {
+        return Err(ModelError::malformed(
+            store.path(),
+            "holds model_weights.ckpt, from before distributed checkpoints; convert it with NeMo: \
+             python NeMo/scripts/checkpoint_converters/convert_gpt_nemo_to_mcore.py --input_name_or_path FILE \
+             --output_path OUT",
+        ));
+    }
+    Ok(())
+}
+
+/// The SentencePiece model that the configuration names, else the only one that lies beside it.
+fn tokenizer(store: &Store, nemo: &Settings) -> Result<Option<String>, ModelError> {
+    for field in ["tokenizer.model", "tokenizer.tokenizer_model"] {
+        let name = nemo.text(field)?.map(|name| name.strip_prefix("nemo:").unwrap_or(name));
+        if let Some(name) = name.filter(|name| store.length(name).is_some()) {
+            return Ok(Some(name.to_owned()));
+        }
+    }
+    let found: Vec<_> = store.names().filter(|name| name.ends_with(".model") && !name.contains('/')).collect();
+    let Some((first, others)) = found.split_first() else { return Ok(None) };
+    // The same one is often there twice, under names with different hashes.
+    let content = store.open(first)?;
+    for other in others {
+        if store.open(other)?.all() != content.all() {
+            let reason = format!("holds different tokenizers, {}, and {CONFIG} names none of them", found.join(", "));
+            return Err(ModelError::malformed(store.path(), reason));
+        }
+    }
+    Ok(Some((*first).to_owned()))
+}
+
+impl WeightSource for NemoCheckpoint {
+    fn info(&self, name: &str) -> Option<TensorInfo> {
+        let placed = self.layout.tensors.get(name)?;
+        let precision = self.layout.arrays[placed.array].precision();
+        Some(TensorInfo { shape: placed.shape.clone(), precision })
+    }
+
+    fn read_within(&self, name: &str, slice: &Slice) -> Result<Vec<f32>, ModelError> {
+        let placed = self.layout.tensors.get(name).ok_or_else(|| self.missing(name))?;
+        let array = &self.layout.arrays[placed.array];
+        let mut values = Vec::with_capacity(slice.len());
+        for rows in placed.rows.runs(slice.rows.clone()) {
+            array.read(&self.store, placed.matrix, rows, slice.columns.clone(), &mut values)?;
+        }
+        Ok(values)
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.layout.tensors.keys().cloned().collect()
+    }
+
+    fn origin(&self, name: &str) -> PathBuf {
+        match self.layout.tensors.get(name) {
+            Some(placed) => self.store.place(self.layout.arrays[placed.array].name()),
+            None => self.store.place(WEIGHTS),
+        }
+    }
+
+    fn bytes_read(&self) -> u64 {
+        self.store.bytes_read()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,245 @@
+use std::fs;
+
+use std::ops::Range;
+
+use super::*;
+use crate::model::checkpoint::open_folder;
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
+}
+
+/// A fixture in NeMo's layout and its twin in that of transformers.
+const TWINS: [(&str, &str); 4] = [
+    ("nemotron-tp2", "nemotron-head-bias-bf16"),
+    ("nemotron-tp8", "nemotron-head-bias-bf16"),
+    ("nemotron-tp2.nemo", "nemotron-head-bias-bf16"),
+    ("llama-tp4", "llama-head-bias-bf16"),
+];
+
+/// Cuts of a length: whole, and each part of a few degrees.
+fn cuts(length: usize) -> Vec<Range<usize>> {
+    let degrees = [1, 2, 3, 8];
+    degrees.iter().flat_map(|n| (0..*n).map(move |i| length * i / n..length * (i + 1) / n)).collect()
+}
+
+#[test]
+fn every_slice_of_every_tensor_is_that_of_the_twin() {
+    for (nemo, twin) in TWINS {
+        let nemo = NemoCheckpoint::open(&fixtures().join("nemo").join(nemo)).unwrap();
+        let twin = open_folder(&fixtures().join("hf").join(twin)).unwrap();
+        assert_eq!(nemo.names(), twin.names());
+        for name in twin.names() {
+            let info = twin.info(&name).unwrap();
+            assert_eq!(nemo.info(&name).unwrap(), info, "{name}");
+            let (rows, columns) = info.matrix();
+            for rows in cuts(rows) {
+                for columns in cuts(columns) {
+                    let slice = Slice { rows: rows.clone(), columns };
+                    assert_eq!(
+                        nemo.read(&name, &slice).unwrap(),
+                        twin.read(&name, &slice).unwrap(),
+                        "{name} {slice:?}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_slice_reads_its_own_bytes_whatever_the_chunks() {
+    for (nemo, _) in TWINS {
+        let nemo = NemoCheckpoint::open(&fixtures().join("nemo").join(nemo)).unwrap();
+        for name in nemo.names() {
+            let (rows, columns) = nemo.info(&name).unwrap().matrix();
+            let slice = Slice { rows: rows / 3..rows, columns: columns / 3..columns };
+            let before = nemo.bytes_read();
+            let values = nemo.read(&name, &slice).unwrap().len();
+            assert_eq!(nemo.bytes_read() - before, 2 * values as u64, "{name}");
+        }
+    }
+}
+
+/// A copy of a fixture, with one of its files changed.
+fn changed(fixture: &str, change: impl FnOnce(&Path)) -> Result<NemoCheckpoint, ModelError> {
+    fn copy(from: &Path, to: &Path) {
+        fs::create_dir_all(to).unwrap();
+        for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+            let (from, to) = (entry.path(), to.join(entry.file_name()));
+            match from.is_dir() {
+                true => copy(&from, &to),
+                false => drop(fs::copy(from, to).unwrap()),
+            }
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    copy(&fixtures().join("nemo").join(fixture), folder.path());
+    change(folder.path());
+    NemoCheckpoint::open(folder.path())
+}
+
+fn refused(fixture: &str, change: impl FnOnce(&Path)) -> String {
+    changed(fixture, change).unwrap_err().to_string()
+}
+
+/// Replaces a text in a file.
+fn replace(file: &'static str, from: &'static str, to: &'static str) -> impl FnOnce(&Path) {
+    move |folder| {
+        let path = folder.join(file);
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.contains(from), "{file} has no {from:?}");
+        fs::write(path, text.replace(from, to)).unwrap();
+    }
+}
+
+const QKV: &str = "model_weights/model.decoder.layers.self_attention.linear_qkv.weight";
+
+#[test]
+fn chunks_that_are_missing_or_short_are_named() {
+    let missing = refused("nemotron-tp2", |folder| fs::remove_file(folder.join(QKV).join("1.1.0")).unwrap());
+    assert!(missing.contains("linear_qkv.weight/1.1.0") && missing.contains("missing"), "{missing}");
+    let short = refused("nemotron-tp2", |folder| {
+        let path = folder.join(QKV).join("2.0.0");
+        let bytes = fs::read(&path).unwrap();
+        fs::write(path, &bytes[1..]).unwrap();
+    });
+    assert!(short.contains("linear_qkv.weight/2.0.0") && short.contains("bytes, expected"), "{short}");
+}
+
+#[test]
+fn headers_that_lie_are_refused() {
+    const HEADER: &str = "model_weights/model.decoder.layers.self_attention.linear_qkv.weight/.zarray";
+    for (from, to, says) in [
+        ("\"dtype\": \"bfloat16\"", "\"dtype\": \"<i4\"", "dtype is \"<i4\""),
+        ("\"compressor\": null", "\"compressor\": {\"id\": \"blosc\"}", "compressor is"),
+        ("\"filters\": null", "\"filters\": [{\"id\": \"delta\"}]", "filters is"),
+        ("\"order\": \"C\"", "\"order\": \"F\"", "order is \"F\""),
+        ("\"zarr_format\": 2", "\"zarr_format\": 3", "zarr_format is 3"),
+        ("\"shape\": [", "\"shape\": [3, 3,", "expected a vector or matrix for each layer"),
+        ("\"shape\": [\n        3", "\"shape\": [4611686018427387904", "more than memory"),
+        ("\"shape\": [\n        3", "\"shape\": [-3", "expected usize"),
+        ("\"shape\": [\n        3", "\"shape\": [4", "missing"),
+        ("\"chunks\": [\n        1", "\"chunks\": [0", "sizes above 0"),
+        ("\"chunks\": [\n        1", "\"chunks\": [3", "bytes, expected"),
+        ("{", "[[[[[", ".zarray"),
+    ] {
+        let message = refused("nemotron-tp2", replace(HEADER, from, to));
+        assert!(message.contains("linear_qkv.weight") && message.contains(says), "{to}: {message}");
+    }
+}
+
+#[test]
+fn other_formats_are_refused_with_what_to_do() {
+    let torch_dist = replace("model_weights/metadata.json", "\"zarr\"", "\"torch_dist\"");
+    assert!(refused("nemotron-tp2", torch_dist).contains("convert_zarr_to_torch_dist.py --ckpt_format zarr"));
+    let unsaid = refused("nemotron-tp2", |folder| {
+        fs::remove_file(folder.join("model_weights/metadata.json")).unwrap();
+        fs::write(folder.join("model_weights/__0_0.distcp"), "").unwrap();
+    });
+    assert!(unsaid.contains("format torch_dist"), "{unsaid}");
+    let old = refused("nemotron-tp2", |folder| fs::write(folder.join("model_weights.ckpt"), "").unwrap());
+    assert!(old.contains("convert_gpt_nemo_to_mcore.py"), "{old}");
+    let unknown = refused("nemotron-tp2", |folder| {
+        let array = folder.join("model_weights/model.decoder.layers.self_attention.q_layernorm.weight");
+        fs::create_dir(&array).unwrap();
+        fs::write(array.join(".zarray"), "{}").unwrap();
+    });
+    assert!(unknown.contains("q_layernorm.weight") && unknown.contains("NemotronFor"), "{unknown}");
+}
+
+#[test]
+fn the_configuration_comes_in_the_terms_of_transformers() {
+    let open = |name: &str| NemoCheckpoint::open(&fixtures().join("nemo").join(name)).unwrap();
+    let nemotron = open("nemotron-tp8");
+    let value = nemotron.config();
+    for (field, expected) in [
+        ("architectures", serde_json::json!(["NemotronForSequenceClassification"])),
+        ("hidden_act", "relu2".into()),
+        ("head_dim", 8.into()),
+        ("num_key_value_heads", 8.into()),
+        ("partial_rotary_factor", 0.5.into()),
+        ("max_position_embeddings", 256.into()),
+        ("vocab_size", 480.into()),
+        ("num_labels", 9.into()),
+        ("attention_bias", false.into()),
+        ("rope_scaling", Value::Null),
+    ] {
+        assert_eq!(value[field], expected, "{field}");
+    }
+    let llama = open("llama-tp4");
+    let value = llama.config();
+    assert_eq!(value["architectures"][0], "LlamaForSequenceClassification");
+    assert_eq!(value["rms_norm_eps"], 1e-5);
+    assert_eq!(value["rope_scaling"]["rope_type"], "llama3");
+    assert_eq!(value["rope_scaling"]["original_max_position_embeddings"], 8192.0);
+    assert!(llama.tokenizer_model().unwrap().is_none());
+    let (path, bytes) = nemotron.tokenizer_model().unwrap().unwrap();
+    assert!(path.ends_with("29e0db5f7dd14bcf9f32727ff482502b_nemotron_2_256k.model") && !bytes.is_empty());
+}
+
+#[test]
+fn what_would_change_the_numbers_is_refused_by_name() {
+    for (from, to, says) in [
+        ("activation: squared-relu", "activation: gelu", "activation = \"gelu\""),
+        ("normalization: layernorm1p", "normalization: rmsnorm", "normalization = \"rmsnorm\""),
+        ("position_embedding_type: rope", "position_embedding_type: alibi", "position_embedding_type = \"alibi\""),
+        ("position_embedding_type: rope", "position_embedding_typo: rope", "position_embedding_type = null"),
+        ("transformer_block_type: pre_ln", "transformer_block_type: normformer", "normformer"),
+        ("use_avg_pool: false", "use_avg_pool: true", "use_avg_pool = true"),
+        ("output_sequence: false", "output_sequence: true", "output_sequence = true"),
+        ("headscale: false", "headscale: false\nnum_moe_experts: 8", "num_moe_experts = 8"),
+        ("headscale: false", "headscale: false\nname: megatron_gemma2", "name = \"megatron_gemma2\""),
+        ("num_query_groups: 8", "num_query_groups: 3", "cannot share 3"),
+        ("kv_channels: 8", "kv_channels: 6", "by the configuration"),
+        ("num_layers: 3", "num_layers: 2", "expected [2, "),
+        ("num_attributes: 9", "num_attributes: 5", "expected [5"),
+        ("hidden_size: 24", "hidden_size: many", "hidden_size"),
+        ("bias: false\n", "bias: false\nqkv_bias: true\n", "qkv_bias = true"),
+        ("fp8: false", "fp8: false\nattn_logit_softcapping: 30.0", "attn_logit_softcapping = 30.0"),
+    ] {
+        let message = refused("nemotron-tp2", replace(CONFIG, from, to));
+        assert!(message.contains(CONFIG) || message.contains("model_weights/"), "{to}: {message}");
+        assert!(message.contains(says), "{to}: {message}");
+    }
+    // Harmless ones are not.
+    assert!(
+        changed(
+            "nemotron-tp2",
+            replace(
+                CONFIG,
+                "fp8: false",
+                "fp8: true\nseed: ${model.other}\nattn_logit_softcapping: null\nmoe_router_topk: 2"
+            )
+        )
+        .is_ok()
+    );
+}
+
+#[test]
+fn references_within_the_configuration_are_followed() {
+    let context = replace(CONFIG, "max_position_embeddings: 256", "max_position_embeddings: ${.encoder_seq_length}");
+    assert_eq!(changed("nemotron-tp2", context).unwrap().config()["max_position_embeddings"], 256);
+    let odd = replace(CONFIG, "max_position_embeddings: 256", "max_position_embeddings: ${multiply:2,3}");
+    assert!(refused("nemotron-tp2", odd).contains("max_position_embeddings"));
+}
+
+#[test]
+fn bombs_of_aliases_and_nesting_are_refused() {
+    let levels = (1..30).map(|i| format!("a{i}: &a{i} [*a{0},*a{0},*a{0},*a{0},*a{0},*a{0},*a{0},*a{0}]\n", i - 1));
+    let bomb: String = std::iter::once("a0: &a0 x\n".to_owned()).chain(levels).collect();
+    for yaml in [bomb, "[".repeat(100_000), "a: ".repeat(100_000), "- ".repeat(100_000), "&a [*a]".into(), "\0".into()]
+    {
+        let message = refused("nemotron-tp2", |folder| fs::write(folder.join(CONFIG), &yaml).unwrap());
+        assert!(message.contains(CONFIG), "{message}");
+    }
+}
+
+#[test]
+fn different_tokenizers_without_a_choice_are_refused() {
+    let other = refused("llama-tp4", |folder| {
+        fs::write(folder.join("a.model"), "one").unwrap();
+        fs::write(folder.join("b.model"), "two").unwrap();
+    });
+    assert!(other.contains("a.model, b.model"), "{other}");
+}

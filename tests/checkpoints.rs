@@ -1,0 +1,120 @@
+//! Every checkpoint format gives the rewards of its twin in Hugging Face layout, and reads no more than a rank needs.
+//!
+//! The fixtures come from `tools/make_fixtures.py`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use reward_sidecar::batch::MicroBatch;
+use reward_sidecar::engine::{Engine, ScoreTable};
+use reward_sidecar::model::{Config, ModelEngine};
+
+#[derive(serde::Deserialize)]
+struct Reference {
+    cases: Vec<Case>,
+}
+
+#[derive(serde::Deserialize)]
+struct Case {
+    input_ids: Vec<u32>,
+    scores: Vec<f32>,
+}
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+}
+
+fn load(path: &Path, tp: usize) -> ModelEngine {
+    // As the files stand: a preset would leave out outputs that were never trained.
+    let (model, preset) = (path.to_str().unwrap().into(), "none".into());
+    let config = Config { model, preset, tp, threads: 2, cache_dir: "/nonexistent".into(), ..Config::default() };
+    ModelEngine::load(&config).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+fn reference(folder: &Path) -> Reference {
+    serde_json::from_slice(&fs::read(folder.join("reference.json")).unwrap()).unwrap()
+}
+
+fn score(engine: &mut ModelEngine, reference: &Reference) -> ScoreTable {
+    let rollouts: Vec<&[u32]> = reference.cases.iter().map(|c| &c.input_ids[..]).collect();
+    engine.score(&MicroBatch::pack(&rollouts, true)).unwrap()
+}
+
+fn bits(table: &ScoreTable) -> Vec<Vec<u32>> {
+    (0..table.rows()).map(|i| table.row(i).unwrap().iter().map(|x| x.to_bits()).collect()).collect()
+}
+
+/// The promise: transformers' numbers in float32.
+fn compare(name: &str, table: &ScoreTable, reference: &Reference) {
+    for (i, case) in reference.cases.iter().enumerate() {
+        for (score, expected) in table.row(i).unwrap().iter().zip(&case.scores) {
+            let difference = (score - expected).abs() / expected.abs().max(1.0);
+            assert!(difference <= 1e-4, "{name}, case {i}: {score}, expected {expected}");
+        }
+    }
+}
+
+/// Checkpoints and their twins in Hugging Face layout.
+const TWINS: [(&str, &str); 7] = [
+    ("nemo/nemotron-tp2", "hf/nemotron-head-bias-bf16"),
+    ("nemo/nemotron-tp8", "hf/nemotron-head-bias-bf16"),
+    ("nemo/nemotron-tp2.nemo", "hf/nemotron-head-bias-bf16"),
+    ("nemo/llama-tp4", "hf/llama-head-bias-bf16"),
+    ("bin/llama-f32", "hf/llama-rope-dynamic"),
+    ("bin/nemotron-f16-sharded", "hf/nemotron-biases-f16"),
+    ("bin/mistral-bf16-views", "hf/mistral-no-window"),
+];
+
+#[test]
+fn scores_are_the_twins_to_the_last_bit_at_every_degree() {
+    for (name, twin) in TWINS {
+        let reference = reference(&fixture(twin));
+        let degrees = load(&fixture(twin), 1).report().degrees;
+        for tp in degrees.into_iter().filter(|tp| [1, 2, 3, 4, 8].contains(tp)) {
+            let table = score(&mut load(&fixture(name), tp), &reference);
+            compare(name, &table, &reference);
+            let twin = score(&mut load(&fixture(twin), tp), &reference);
+            assert_eq!(bits(&table), bits(&twin), "{name}, tp {tp}");
+        }
+    }
+}
+
+#[test]
+fn a_rank_reads_as_much_as_of_the_twin() {
+    for (name, twin) in TWINS {
+        let degree = load(&fixture(twin), 1).report().degrees.into_iter().filter(|tp| *tp <= 8).max().unwrap();
+        let (this, other) = (load(&fixture(name), degree).report(), load(&fixture(twin), degree).report());
+        assert_eq!(this.bytes_read_per_rank, other.bytes_read_per_rank, "{name}, tp {degree}");
+    }
+}
+
+#[test]
+fn a_gguf_base_takes_a_head_from_beside_it() {
+    for name in ["gguf/llama-q8_0", "gguf/llama3-f16"] {
+        let reference = reference(&fixture(name));
+        let labels: Vec<_> = (0..reference.cases[0].scores.len()).map(|i| format!("label-{i}")).collect();
+        let manifests = tempfile::tempdir().unwrap();
+        let folder = fixture(name);
+        let text = format!(
+            "name = 'composed'\nattributes = {labels:?}\n[base]\npath = '{0}/model.gguf'\n[head]\nfile = '{0}/head.safetensors'\n",
+            folder.display()
+        );
+        fs::write(manifests.path().join("reward-model.toml"), text).unwrap();
+        for tp in [1, 2, 4] {
+            compare(name, &score(&mut load(manifests.path(), tp), &reference), &reference);
+        }
+    }
+}
+
+#[test]
+fn adapters_in_the_layout_of_peft_are_merged() {
+    for name in ["llama", "internlm2", "nemotron-patterns", "qwen3-rslora-bin"] {
+        let folder = fixture("adapter").join(name);
+        let reference = reference(&folder);
+        let whole = score(&mut load(&folder, 1), &reference);
+        compare(name, &whole, &reference);
+        for tp in load(&folder, 1).report().degrees.into_iter().filter(|tp| [2, 3, 4].contains(tp)) {
+            assert_eq!(bits(&score(&mut load(&folder, tp), &reference)), bits(&whole), "{name}, tp {tp}");
+        }
+    }
+}
