@@ -46,8 +46,9 @@ fn load_tensors(folder: &Path, tp: usize) -> ModelEngine {
 }
 
 fn load_to(folder: &Path, tp: usize, device: DeviceChoice) -> Result<ModelEngine, ModelError> {
-    let (model, cache_dir) = (folder.to_str().unwrap().into(), PathBuf::from("/nonexistent"));
-    ModelEngine::load(&Config { model, tp, device, threads: 2, cache_dir, ..Config::default() })
+    let nowhere = PathBuf::from("/nonexistent");
+    let model = folder.to_str().unwrap().into();
+    ModelEngine::load(&Config { model, tp, device, threads: 2, cache_dir: nowhere, ..Config::default() })
 }
 
 /// The folders with a plain head, and what transformers said of them.

@@ -79,7 +79,7 @@ impl Default for Config {
             adapter: None,
             untrained_attributes: false,
             tp: 1,
-            device: DeviceChoice::default(),
+            device: DeviceChoice::Cpu,
             threads: 0,
             cache_dir: PathBuf::new(),
         }

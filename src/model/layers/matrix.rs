@@ -24,7 +24,8 @@ pub struct Matrix<'a> {
 impl<'a> Matrix<'a> {
     /// All of a matrix.
     pub fn whole(name: &'a str, outputs: usize, inputs: usize) -> Self {
-        Self { name, outputs, inputs, rows: std::iter::once(0..outputs).collect(), columns: 0..inputs }
+        let all = 0..outputs;
+        Self { name, outputs, inputs, rows: vec![all], columns: 0..inputs }
     }
 
     /// Some of its outputs.
