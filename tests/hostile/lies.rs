@@ -42,6 +42,14 @@ fn safetensors_that_lie() {
     refused(copy.path(), file, "not a readable safetensors file");
 }
 
+/// Not a lie, but what is left where a clone brought no weights.
+#[test]
+fn pointers_of_git_lfs() {
+    let copy = Copy::of("hf/bf16-single");
+    copy.write("model.safetensors", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n");
+    refused(copy.path(), "model.safetensors", "git lfs pull");
+}
+
 #[test]
 fn json_in_circles_and_without_end() {
     let copy = Copy::of("hf/llama3-sharded");

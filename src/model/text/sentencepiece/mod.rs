@@ -5,6 +5,8 @@
 //! become `▁`; symbols that the user of the trainer defined are cut out as they are; the rest is cut by BPE or unigram. A
 //! character that is no piece becomes its bytes, or the unknown piece.
 //!
+//! Two things remain that the library does its own way, with models that rewrite characters: a mark on a character that
+//! is rewritten is dropped, and of equally good cuts by unigram it may take another.
 //! As with every tokenizer of transformers, text that spells a control piece (`</s>`) is that piece. SentencePiece itself
 //! would cut it like any other text.
 //! Source: `src/normalizer.cc`, `bpe_model.cc` and `unigram_model.cc` of SentencePiece; merges as
@@ -171,13 +173,17 @@ fn normalizer(model: &Model) -> Value {
         steps.push(json!({"type": "Precompiled", "precompiled_charsmap": map}));
     }
     if model.remove_extra_whitespaces {
-        steps.push(replace(json!({"Regex": r"\A +| +\z"}), ""));
+        steps.push(replace(json!({"Regex": r"\A +"}), ""));
         steps.push(replace(json!({"Regex": " {2,}"}), " "));
     }
     if model.add_dummy_prefix {
         steps.push(json!({"type": "Prepend", "prepend": SPACE}));
     }
     steps.push(replace(json!({"String": " "}), SPACE));
+    if model.remove_extra_whitespaces {
+        // Behind the text, what stood there as `▁` is a space too.
+        steps.push(replace(json!({"Regex": format!(r"{SPACE}+\z")}), ""));
+    }
     json!({"type": "Sequence", "normalizers": steps})
 }
 
