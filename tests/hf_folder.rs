@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use reward_sidecar::batch::MicroBatch;
 use reward_sidecar::engine::{Engine, ScoreTable};
-use reward_sidecar::model::{Config, ModelEngine, ModelError};
+use reward_sidecar::model::{Config, DeviceChoice, ModelEngine, ModelError, Precision};
 use serde_json::{Value, json};
 
 /// What transformers said; `reference.json` in each folder.
@@ -37,9 +37,18 @@ fn load(folder: &Path) -> Result<ModelEngine, ModelError> {
 }
 
 fn load_on(folder: &Path, tp: usize) -> Result<ModelEngine, ModelError> {
+    load_to(folder, tp, DeviceChoice::Cpu)
+}
+
+/// With the tensor operations that GPUs run, in float32.
+fn load_tensors(folder: &Path, tp: usize) -> ModelEngine {
+    load_to(folder, tp, DeviceChoice::CpuTensors(Precision::F32)).unwrap_or_else(|e| panic!("{e}"))
+}
+
+fn load_to(folder: &Path, tp: usize, device: DeviceChoice) -> Result<ModelEngine, ModelError> {
     let nowhere = PathBuf::from("/nonexistent");
     let model = folder.to_str().unwrap().into();
-    ModelEngine::load(&Config { model, tp, threads: 2, cache_dir: nowhere, ..Config::default() })
+    ModelEngine::load(&Config { model, tp, device, threads: 2, cache_dir: nowhere, ..Config::default() })
 }
 
 /// The folders with a plain head, and what transformers said of them.
@@ -113,6 +122,47 @@ fn ranks_together_say_what_one_says_alone() {
     }
     println!("degrees tried: {tried:?}");
     assert!([2, 3, 4, 8].iter().all(|tp| tried.contains_key(tp)));
+}
+
+/// What GPUs will run, on the CPU: not the kernels' bits, but transformers' numbers, however rollouts are packed.
+#[test]
+fn tensor_operations_say_what_transformers_says() {
+    let references = references();
+    for (folder, reference) in &references {
+        let mut engine = load_tensors(folder, 1);
+        assert!(engine.card().model_version.ends_with("-f32-tensors"), "{}", engine.card().model_version);
+        let rollouts: Vec<&[u32]> = reference.cases.iter().map(|c| &c.input_ids[..]).collect();
+        for share in [true, false] {
+            let table = engine.score(&MicroBatch::pack(&rollouts, share)).unwrap();
+            let worst = difference(&table, reference.cases.iter().map(|c| &c.scores[..]));
+            assert!(worst <= 1e-4, "{}: {worst:e}", folder.display());
+        }
+    }
+    assert!(references.len() >= 30);
+}
+
+/// Ranks that add up partial products round differently at each degree, and alike every time at one.
+#[test]
+fn ranks_of_tensors_agree_and_repeat_themselves() {
+    let mut tried = std::collections::BTreeSet::new();
+    for (folder, reference) in references() {
+        let rollouts: Vec<&[u32]> = reference.cases.iter().map(|c| &c.input_ids[..]).collect();
+        let batch = MicroBatch::pack(&rollouts, true);
+        let mut whole = load_tensors(&folder, 1);
+        let alone = whole.score(&batch).unwrap();
+        // One of the fixtures amplifies any rounding: two float32 computations of it are further apart.
+        let noise = difference(&alone, reference.cases.iter().map(|c| &c.scores[..])).max(1e-5);
+        for tp in whole.report().degrees.into_iter().filter(|tp| (2..=8).contains(tp)) {
+            let mut ranks = load_tensors(&folder, tp);
+            assert!(ranks.card().model_version.ends_with(&format!("-f32-tensors-tp{tp}")));
+            let together = ranks.score(&batch).unwrap();
+            let worst = difference(&together, (0..alone.rows()).map(|i| alone.row(i).unwrap()));
+            assert!(worst <= noise, "{}, tp {tp}: {worst:e}", folder.display());
+            assert_eq!(bits(&ranks.score(&batch).unwrap()), bits(&together), "{}, tp {tp}", folder.display());
+            tried.insert(tp);
+        }
+    }
+    assert!([2, 3, 4, 8].iter().all(|tp| tried.contains(tp)));
 }
 
 /// Each rank takes its share of the matrices out of the files, and the norms, which all need.

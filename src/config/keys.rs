@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 use toml::Value;
 
 use crate::limits;
+use crate::model::DeviceChoice;
 use crate::sidecar::{self, OverLong};
 
 /// Commands that take a setting as a flag, as a set of bits.
@@ -56,6 +57,8 @@ pub(super) enum Kind {
     Switch,
     /// One of a few words.
     OneOf(&'static [&'static str]),
+    /// What to compute on.
+    Device,
 }
 
 impl Key {
@@ -115,6 +118,7 @@ impl Kind {
                 !text.is_empty() && tracing_subscriber::EnvFilter::builder().parse(text).is_ok()
             }
             (Kind::OneOf(words), Value::String(text)) => words.contains(&text.as_str()),
+            (Kind::Device, Value::String(text)) => text.parse::<DeviceChoice>().is_ok(),
             (Kind::Switch, Value::Boolean(_)) => true,
             (Kind::Count { min, ceiling, ceiling_name }, Value::Integer(number)) => match u64::try_from(*number) {
                 Ok(value) if value > ceiling => return Err(Unfit::Above { value, ceiling, ceiling_name }),
@@ -136,6 +140,7 @@ impl Kind {
             Kind::Count { min, ceiling, .. } => format!("a whole number from {min} to {ceiling}"),
             Kind::Switch => "true or false".into(),
             Kind::OneOf(words) => format!("one of {}", words.join(", ")),
+            Kind::Device => "cpu, cuda, or cuda:N with N counted from 0".into(),
         }
     }
 }
@@ -218,6 +223,14 @@ pub(super) const KEYS: &[Key] = &[
         commands: SERVE | SCORE | INSPECT,
         value_name: "N",
         about: "Tensor-parallel ranks, which share the model by its heads",
+    },
+    Key {
+        name: "device",
+        kind: Kind::Device,
+        default: || text(DeviceChoice::default().to_string()),
+        commands: SERVE | SCORE | INSPECT,
+        value_name: "DEVICE",
+        about: "What to compute on: cpu, or cuda or cuda:N (GPU N for the first rank, the next for the next)",
     },
     Key {
         name: "threads",

@@ -46,6 +46,9 @@ pub struct Settings {
     pub untrained_attributes: bool,
     /// Tensor-parallel ranks.
     pub tp: usize,
+    /// What to compute on.
+    #[serde(deserialize_with = "parsed")]
+    pub device: model::DeviceChoice,
     /// CPU threads of the forward pass; 0 means all cores.
     pub threads: usize,
     /// Where downloaded bases are kept.
@@ -98,6 +101,15 @@ where
     if text == keys::OFF { Ok(None) } else { text.parse().map(Some).map_err(D::Error::custom) }
 }
 
+/// What is written as text.
+fn parsed<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: std::str::FromStr<Err: std::fmt::Display>,
+{
+    String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+}
+
 impl Settings {
     /// The sidecar's share.
     pub fn sidecar(&self) -> sidecar::Config {
@@ -130,6 +142,7 @@ impl Settings {
             adapter: self.adapter.clone(),
             untrained_attributes: self.untrained_attributes,
             tp: self.tp,
+            device: self.device,
             threads: self.threads,
             cache_dir: self.cache_dir.clone(),
         })

@@ -3,6 +3,7 @@
 use candle_core::{Device, Result, Tensor};
 
 use super::ModelError;
+use super::backend::Backend;
 use super::checkpoint::WeightSource;
 use super::collective::Collective;
 use super::decoder::DecoderSpec;
@@ -28,6 +29,8 @@ pub struct RankContext<'a> {
     pub shard: Shard,
     /// Where its tensors go.
     pub device: Device,
+    /// How its layers compute; the kernels on the CPU alone.
+    pub backend: Backend,
 }
 
 /// One rank's part of a loaded model without its head.

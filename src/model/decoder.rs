@@ -4,15 +4,16 @@
 //! Every rank holds its heads and its part of the feed-forward features and of the vocabulary; the hidden state is the same
 //! on all of them. Two all-reduces per layer, one for the embedding.
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 use rayon::prelude::*;
 
 use super::ModelError;
 use super::backbone::{Backbone, Pass, RankContext};
+use super::backend::Backend;
 use super::checkpoint::WeightSource;
-use super::kernels::{AttentionOptions, AttentionPlan, HeadLayout};
+use super::kernels::{AttentionOptions, HeadLayout};
 use super::layers::{
-    Activation, Embedding, FeedForward, FeedForwardNames, HeadNorm, Linear, Matrix, Norm, NormKind, Rotary, attend,
+    Activation, Attention, Embedding, FeedForward, FeedForwardNames, HeadNorm, Linear, Matrix, Norm, NormKind, Rotary,
 };
 use super::shard::{HeadShard, degrees};
 
@@ -260,6 +261,7 @@ impl DecoderSpec {
 
 /// One rank's part of a decoder.
 struct Decoder {
+    backend: Backend,
     heads: HeadLayout,
     embedding: Embedding,
     rotary: Rotary,
@@ -296,6 +298,7 @@ impl Decoder {
             },
         );
         Ok(Self {
+            backend: context.backend,
             heads: heads.layout,
             embedding: embedding?,
             rotary: spec.rotary.clone(),
@@ -382,15 +385,15 @@ impl Backbone for Decoder {
     fn forward(&self, pass: &Pass) -> Result<Tensor> {
         let mut x = self.embedding.forward(&pass.batch.tokens, pass.ranks)?;
         let tables = self.rotary.tables(&pass.batch.positions, x.device())?;
-        let plan = AttentionPlan::new(pass.batch, self.heads);
+        let attention = Attention::new(self.backend, pass.batch, self.heads, x.device())?;
         let reads = Tensor::new(pass.reads, x.device())?;
         for (i, layer) in self.layers.iter().enumerate() {
-            let qkv = layer.qkv.forward(&layer.attention_norm.forward(&x)?)?;
+            let mut qkv = layer.qkv.forward(&layer.attention_norm.forward(&x)?)?;
             if let Some(norm) = &layer.head_norm {
-                norm.apply(&qkv)?;
+                qkv = norm.forward(qkv)?;
             }
-            self.rotary.apply(&qkv, self.heads, &tables)?;
-            let mut mixed = attend(&qkv, &plan, layer.attention)?;
+            let qkv = tables.turn(self.backend, qkv, self.heads)?;
+            let mut mixed = attention.forward(&qkv, layer.attention)?;
             drop(qkv);
             if i + 1 == self.layers.len() {
                 // Nobody looks at the other rows of the last layer any more.
@@ -402,6 +405,7 @@ impl Backbone for Decoder {
                 layer.feed_forward.forward(&normed, x, pass.ranks)
             })?;
         }
-        self.norm.forward(&x)
+        // What a head sees is rounded no more.
+        self.norm.forward(&x.to_dtype(DType::F32)?)
     }
 }

@@ -1,4 +1,5 @@
-//! Which device a rank computes on. Opening one either works or says what is missing and what to do; it never panics.
+//! Which device a rank computes on, and how. Opening one either works or says what is missing and what to do; it never
+//! panics.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,6 +7,8 @@ use std::str::FromStr;
 use candle_core::Device;
 
 use super::ModelError;
+use super::backend::Backend;
+use super::checkpoint::Precision;
 
 /// A device, as the configuration names it: `cpu`, `cuda`, or `cuda:2`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -15,22 +18,55 @@ pub enum DeviceChoice {
     Cpu,
     /// The NVIDIA GPU of this number, as CUDA counts them: `CUDA_VISIBLE_DEVICES` hides and reorders.
     Cuda(usize),
+    /// The CPU, with the tensor operations that GPUs run, in this type: what can be tested of them without a GPU. Slower
+    /// than [`Self::Cpu`]; no configuration names it.
+    CpuTensors(Precision),
 }
 
 impl DeviceChoice {
     /// The device of a rank, where the first has this one: ranks share the CPU and have a GPU each.
     pub fn of_rank(self, rank: usize) -> Self {
         match self {
-            Self::Cpu => Self::Cpu,
             Self::Cuda(first) => Self::Cuda(first + rank),
+            cpu => cpu,
+        }
+    }
+
+    /// How layers compute there.
+    pub(super) fn backend(self) -> Backend {
+        match self {
+            Self::Cpu => Backend::Kernels,
+            Self::Cuda(_) => Backend::Tensors(Precision::Bf16),
+            Self::CpuTensors(precision) => Backend::Tensors(precision),
+        }
+    }
+
+    /// Opens the devices of `world` ranks, of which the first has this one.
+    pub(super) fn open_all(self, world: usize) -> Result<Vec<Device>, ModelError> {
+        (0..world).map(|rank| self.of_rank(rank).open()).collect()
+    }
+
+    /// The arithmetic of a model on `world` ranks: models of one name, one digest and one arithmetic give the same bits
+    /// as far as [`Backend`] promises it.
+    pub(super) fn arithmetic(self, world: usize) -> String {
+        let precision = self.backend().precision();
+        let place = match self {
+            // The same bits at every degree.
+            Self::Cpu => return precision.to_string(),
+            Self::Cuda(_) if cfg!(feature = "flash-attn") => "cuda-flash",
+            Self::Cuda(_) => "cuda",
+            Self::CpuTensors(_) => "tensors",
+        };
+        match world {
+            1 => format!("{precision}-{place}"),
+            _ => format!("{precision}-{place}-tp{world}"),
         }
     }
 
     /// Opens the device.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the layers of other devices than the CPU come next"))]
-    pub(super) fn open(self) -> Result<Device, ModelError> {
+    fn open(self) -> Result<Device, ModelError> {
         match self {
-            Self::Cpu => Ok(Device::Cpu),
+            Self::Cpu | Self::CpuTensors(_) => Ok(Device::Cpu),
             Self::Cuda(number) => {
                 cuda::open(number).map_err(|(reason, remedy)| ModelError::Device { device: self, reason, remedy })
             }
@@ -43,6 +79,7 @@ impl fmt::Display for DeviceChoice {
         match self {
             Self::Cpu => f.write_str("cpu"),
             Self::Cuda(number) => write!(f, "cuda:{number}"),
+            Self::CpuTensors(precision) => write!(f, "cpu with tensors of {precision}"),
         }
     }
 }
@@ -102,6 +139,10 @@ mod cuda {
             };
             (format!("the kernels of this binary do not run on it: {e}"), remedy)
         })?;
+        // For all of the process. Of float32 there are two products on a GPU, both of attention, whose operands TF32
+        // rounds to 11 bits: keys and values, which are bfloat16, not at all; scaled queries and the softmax's weights
+        // eight times finer than bfloat16 would.
+        candle_core::cuda::set_gemm_reduced_precision_f32(true);
         Ok(device)
     }
 
@@ -151,6 +192,17 @@ mod tests {
     fn each_rank_has_the_next_gpu() {
         assert_eq!(DeviceChoice::Cuda(2).of_rank(3), DeviceChoice::Cuda(5));
         assert_eq!(DeviceChoice::Cpu.of_rank(3), DeviceChoice::Cpu);
+    }
+
+    #[test]
+    fn arithmetic_names_what_changes_bits() {
+        assert_eq!(DeviceChoice::Cpu.arithmetic(1), "f32");
+        assert_eq!(DeviceChoice::Cpu.arithmetic(4), "f32");
+        assert_eq!(DeviceChoice::CpuTensors(Precision::F32).arithmetic(1), "f32-tensors");
+        assert_eq!(DeviceChoice::CpuTensors(Precision::Bf16).arithmetic(4), "bf16-tensors-tp4");
+        // Whichever GPU it is.
+        assert_eq!(DeviceChoice::Cuda(1).arithmetic(2), DeviceChoice::Cuda(0).arithmetic(2));
+        assert!(DeviceChoice::Cuda(0).arithmetic(2).starts_with("bf16-cuda"));
     }
 
     /// True with a driver and without, and of binaries with CUDA and without: no machine has so many GPUs.

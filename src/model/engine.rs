@@ -12,7 +12,7 @@ use super::head::{self, Head, HeadContext, HeadSpec, Hidden};
 use super::ranks::{self, Ranks};
 use super::report::{PresetReport, Report};
 use super::settings::default_labels;
-use super::{Config, ModelError, PRECISION, arch};
+use super::{Config, DeviceChoice, ModelError, arch};
 use crate::batch::MicroBatch;
 use crate::engine::{Engine, EngineError, ModelCard, ScoreTable};
 
@@ -20,6 +20,7 @@ use crate::engine::{Engine, EngineError, ModelCard, ScoreTable};
 pub struct ModelEngine {
     card: Arc<ModelCard>,
     spec: DecoderSpec,
+    device: DeviceChoice,
     ranks: Ranks,
     head: Box<dyn Head>,
     head_spec: HeadSpec,
@@ -41,10 +42,16 @@ impl ModelEngine {
         let blueprint = Blueprint::open(config)?;
         let architecture = arch::find(&blueprint.settings)?;
         let spec = architecture.spec(&blueprint.settings)?;
-        let (version, loaded) = pool
-            .install(|| rayon::join(|| fingerprint(&blueprint), || load_weights(&blueprint, &spec, config.tp, &pool)));
-        let (ranks, head) = loaded?;
+        // Before anything that takes long.
+        spec.check_degree(config.tp)?;
+        let devices = config.device.open_all(config.tp)?;
+        // It is small, and what most often is missing.
+        let head = pool.install(|| load_head(&blueprint, &spec))?;
+        // By now everybody has read what he wants to know.
         blueprint.settings.refuse_unread()?;
+        let load = || Ranks::load(&spec, blueprint.weights.as_ref(), config.device.backend(), &devices, &pool);
+        let (version, ranks) = pool.install(|| rayon::join(|| fingerprint(&blueprint), load));
+        let ranks = ranks?;
         let Blueprint {
             name,
             preset,
@@ -67,7 +74,7 @@ impl ModelEngine {
             _ => (weightings, default_weighting),
         };
         let card = ModelCard {
-            model_version: format!("{name}@{}-{PRECISION}", version?).into(),
+            model_version: format!("{name}@{}-{}", version?, config.device.arithmetic(config.tp)).into(),
             name,
             architecture: settings.architecture()?.to_owned(),
             attributes,
@@ -79,11 +86,29 @@ impl ModelEngine {
             reads,
         };
         tracing::info!(
-            model_version = %card.model_version, parameters = spec.parameters().total(), threads, ranks = ranks.world(),
+            model_version = %card.model_version, device = %config.device, parameters = spec.parameters().total(), threads, ranks = ranks.world(),
             load_ms = started.elapsed().as_millis() as u64, "model loaded"
         );
+        if card.default_weighting.is_none() {
+            let attributes = card.attributes.join(", ");
+            tracing::warn!(
+                attributes,
+                "the model names no default weighting: every rollout must bring its own weights"
+            );
+        }
         let unread_settings = settings.unread().into_iter().map(str::to_owned).collect();
-        Ok(Self { card: Arc::new(card), spec, ranks, head, head_spec, preset, pool, unread_settings, files })
+        Ok(Self {
+            card: Arc::new(card),
+            spec,
+            device: config.device,
+            ranks,
+            head,
+            head_spec,
+            preset,
+            pool,
+            unread_settings,
+            files,
+        })
     }
 
     /// What is to be known of the model.
@@ -104,7 +129,7 @@ impl ModelEngine {
             bos: self.card.text.bos,
             tokenizer: self.card.text.tokenizer_json.is_some(),
             chat_template: self.card.text.chat_template.is_some(),
-            precision: PRECISION,
+            precision: self.device.backend().precision().name(),
             parameters: self.spec.parameters(),
             head_parameters: self.head.parameters(),
             bytes_per_rank,
@@ -122,24 +147,16 @@ fn fingerprint(blueprint: &Blueprint) -> Result<String, ModelError> {
     blueprint.fingerprint(blueprint.attributes.as_deref().unwrap_or_default())
 }
 
-fn load_weights(
-    blueprint: &Blueprint,
-    spec: &DecoderSpec,
-    world: usize,
-    pool: &Arc<ThreadPool>,
-) -> Result<(Ranks, Box<dyn Head>), ModelError> {
-    let weights = blueprint.weights.as_ref();
-    // The head first: it is small, and what most often is missing.
-    let head = head::load(&HeadContext {
+fn load_head(blueprint: &Blueprint, spec: &DecoderSpec) -> Result<Box<dyn Head>, ModelError> {
+    head::load(&HeadContext {
         settings: &blueprint.settings,
-        weights: blueprint.head_weights.as_deref().unwrap_or(weights),
+        weights: blueprint.head_weights.as_deref().unwrap_or(blueprint.weights.as_ref()),
         hidden: spec.hidden,
         names: blueprint.attributes.as_ref().map(Vec::len),
         spec: &blueprint.head,
         needs: &blueprint.reads.needs,
         hint: &blueprint.headless_hint(),
-    })?;
-    Ok((Ranks::load(spec, weights, world, pool)?, head))
+    })
 }
 
 impl Engine for ModelEngine {
@@ -153,9 +170,9 @@ impl Engine for ModelEngine {
         let mut rows: Vec<u32> = batch.reads.iter().map(|read| read.row).collect();
         // A read without its companion gets any row in its place, which is struck out below.
         rows.extend(companions.iter().zip(&batch.reads).map(|(row, read)| row.unwrap_or(read.row)));
-        let scores = self.ranks.forward(batch, &rows).and_then(|hidden| hidden.flatten_all()?.to_vec1::<f32>());
+        let hidden = self.ranks.forward(batch, &rows);
         // Rows that are not finite go through: whoever asked for them is told, and the others keep their scores.
-        scores
+        hidden
             .map(|mut hidden| {
                 let (reads, others) = hidden.split_at_mut(batch.reads.len() * self.spec.hidden);
                 for (row, _) in others.chunks_exact_mut(self.spec.hidden).zip(&companions).filter(|(_, c)| c.is_none())

@@ -6,6 +6,7 @@
 
 mod arch;
 mod backbone;
+mod backend;
 mod base;
 mod blueprint;
 mod checkpoint;
@@ -22,10 +23,6 @@ mod head;
 pub mod kernels;
 mod layers;
 mod manifest;
-#[cfg(feature = "cuda")]
-#[expect(dead_code, reason = "the layers of other devices than the CPU come next")]
-#[path = "collective/nccl.rs"]
-mod nccl;
 mod pip;
 pub mod plan;
 mod preset;
@@ -34,12 +31,15 @@ mod reference;
 mod report;
 mod settings;
 mod shard;
+mod team;
+mod tensors;
 mod text;
 
 use std::path::PathBuf;
 
 use crate::engine::Engine;
 
+pub use checkpoint::Precision;
 pub use decoder::Parameters;
 pub use device::{DeviceChoice, UnknownDevice};
 pub use engine::ModelEngine;
@@ -47,9 +47,6 @@ pub use error::ModelError;
 pub use head::HeadSpec;
 pub use reference::FORMS;
 pub use report::{PresetReport, Report, Shape};
-
-/// Type of the arithmetic; part of every model version.
-const PRECISION: &str = "f32";
 
 /// What to load and how.
 #[derive(Debug, Clone)]
@@ -66,6 +63,8 @@ pub struct Config {
     pub untrained_attributes: bool,
     /// Tensor-parallel ranks.
     pub tp: usize,
+    /// Where the first rank computes; the others follow.
+    pub device: DeviceChoice,
     /// CPU threads of the forward pass; 0 means all cores.
     pub threads: usize,
     /// Where downloaded bases are kept.
@@ -82,6 +81,7 @@ impl Default for Config {
             adapter: None,
             untrained_attributes: false,
             tp: 1,
+            device: DeviceChoice::Cpu,
             threads: 0,
             cache_dir: PathBuf::new(),
         }

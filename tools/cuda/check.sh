@@ -72,4 +72,17 @@ step "build and link" cargo build --release --locked --features cuda --bin rewar
 # Every symbol is looked up now, in NVIDIA's libraries and the stubs.
 export LD_LIBRARY_PATH=$CUDA_HOME/lib:$stubs LD_BIND_NOW=1
 step "start it" "$CARGO_TARGET_DIR/release/reward-sidecar" --version
+
+# The stub says what a driver says that finds no GPU it can use: that must be a clear error, and no panic.
+ask_for_a_gpu() {
+  local said code=0
+  said=$("$CARGO_TARGET_DIR/release/reward-sidecar" inspect --device cuda --model tests/fixtures/hf/bf16-single 2>&1) ||
+    code=$?
+  echo "$said"
+  if [ "$code" != 2 ] || ! grep -q 'cannot compute on cuda:0: no usable NVIDIA driver' <<<"$said"; then
+    echo "cuda-check: exit $code, expected 2 and what is wrong with the driver" >&2
+    return 1
+  fi
+}
+step "ask for a GPU that is not there" ask_for_a_gpu
 echo "cuda-check: passed in $SECONDS s"

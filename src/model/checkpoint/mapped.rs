@@ -30,6 +30,10 @@ impl MappedFile {
     /// Maps a file.
     #[allow(unsafe_code)]
     pub fn open(path: &Path) -> Result<Self, ModelError> {
+        // A pipe would be waited for, and a folder has no bytes.
+        if !std::fs::metadata(path).map_err(ModelError::io(path))?.is_file() {
+            return Err(ModelError::malformed(path, "is no file"));
+        }
         let file = File::open(path).map_err(ModelError::io(path))?;
         // SAFETY: the map is read-only and lives as long as `Mmap`. What remains is that another process may change
         // or cut the file while it is mapped; we only read plain numbers out of it (never references, lengths or

@@ -15,6 +15,7 @@ mod pytorch;
 mod safetensors;
 mod shards;
 
+use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -67,6 +68,23 @@ pub enum Precision {
     F16,
     /// The upper half of binary32.
     Bf16,
+}
+
+impl Precision {
+    /// As model versions write it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+        }
+    }
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
 }
 
 /// A rectangle of a tensor that is seen as a matrix; see [`TensorInfo::matrix`].

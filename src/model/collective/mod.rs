@@ -1,16 +1,33 @@
 //! What the ranks of a tensor-parallel model say to each other.
 //!
-//! Invariant: at one degree a result has the same bits every time, whichever rank comes first: sums are taken in the
-//! order of the ranks. A rank that fails or leaves makes every other rank's next call fail with its reason, so that
-//! nobody waits for it.
+//! Invariant: at one degree a result has the same bits every time, whichever rank comes first. What happens to those who
+//! wait for a rank that failed is told by [`Collective::fail`].
 
+#[cfg(feature = "cuda")]
+mod nccl;
 mod solo;
 mod threads;
 
-use candle_core::{Result, Tensor};
+use std::sync::Arc;
 
+use candle_core::{Device, Result, Tensor};
+
+#[cfg(feature = "cuda")]
+use nccl::Nccl;
 pub use solo::Solo;
 pub use threads::Exchange;
+
+/// Seats for ranks on these GPUs, all different ones, in order of rank.
+#[cfg(feature = "cuda")]
+pub fn on_gpus(devices: &[Device]) -> Result<Vec<Arc<dyn Collective>>> {
+    Ok(Nccl::group(devices)?.into_iter().map(|rank| Arc::new(rank) as Arc<dyn Collective>).collect())
+}
+
+/// Seats for ranks on GPUs, which this binary cannot compute on.
+#[cfg(not(feature = "cuda"))]
+pub fn on_gpus(_: &[Device]) -> Result<Vec<Arc<dyn Collective>>> {
+    candle_core::bail!("this binary was built for the CPU alone")
+}
 
 /// One rank's end of the wire. Every rank makes the same calls in the same order, with tensors of the same shape but for
 /// the last dimension of [`Self::all_gather`].
@@ -21,7 +38,7 @@ pub trait Collective: Send + Sync {
     /// How many there are.
     fn world(&self) -> usize;
 
-    /// The sum of all ranks' tensors, on every rank.
+    /// The sum of all ranks' tensors, on every rank, in their type.
     fn all_reduce(&self, x: &Tensor) -> Result<Tensor>;
 
     /// All ranks' tensors side by side along the last dimension, in order of the ranks, on every rank.
@@ -29,6 +46,10 @@ pub trait Collective: Send + Sync {
 
     /// The tensor of rank `root`, on every rank.
     fn broadcast(&self, x: &Tensor, root: usize) -> Result<Tensor>;
+
+    /// Says that this rank cannot go on, and why. The answer is the reason that counts for all: the first. Ranks that share
+    /// memory hear it, and their calls fail with it; ranks on GPUs do not, and wait for this one until the process ends.
+    fn fail(&self, reason: &str) -> String;
 
     /// The line from each rank to the next, where there is one: with it, sums over all ranks get the bits that one rank
     /// alone would give them.

@@ -13,6 +13,8 @@ use candle_core::cuda::cudarc::nccl::{Comm, NcclType, ReduceOp, result::NcclErro
 use candle_core::cuda::{CudaDType, CudaStorageSlice};
 use candle_core::{CpuStorage, CudaDevice, CudaStorage, CustomOp1, Device, Error, Layout, Result, Shape, Tensor, bail};
 
+use super::Collective;
+
 /// One rank of a group.
 pub struct Nccl {
     communicator: Mutex<Communicator>,
@@ -54,24 +56,27 @@ impl Nccl {
         Ok(communicators.into_iter().map(rank).collect())
     }
 
-    /// Which of the group this is, counted from 0.
-    pub fn rank(&self) -> usize {
+    fn call(&self, x: &Tensor, operation: Operation) -> Result<Tensor> {
+        x.apply_op1_no_bwd(&Call { nccl: self, operation })
+    }
+}
+
+impl Collective for Nccl {
+    fn rank(&self) -> usize {
         self.rank
     }
 
-    /// How many ranks the group has.
-    pub fn world(&self) -> usize {
+    fn world(&self) -> usize {
         self.world
     }
 
-    /// The sum of all ranks' `x`. In its own type: bfloat16 is rounded at every addition.
-    pub fn all_reduce(&self, x: &Tensor) -> Result<Tensor> {
+    /// In the tensor's own type: bfloat16 is rounded at every addition.
+    fn all_reduce(&self, x: &Tensor) -> Result<Tensor> {
         self.call(x, Operation::AllReduce)
     }
 
-    /// All ranks' `x` side by side along the last dimension, in order of rank. That dimension may differ from rank to
-    /// rank; how it does is asked first, for which the host waits.
-    pub fn all_gather(&self, x: &Tensor) -> Result<Tensor> {
+    /// How the last dimension differs from rank to rank is asked first, for which the host waits.
+    fn all_gather(&self, x: &Tensor) -> Result<Tensor> {
         let last = x.dims().len().checked_sub(1).ok_or_else(|| Error::Msg("all-gather of a scalar".into()))?;
         let columns = x.dim(last)?;
         let all: Vec<u32> =
@@ -83,16 +88,16 @@ impl Nccl {
         Tensor::cat(&all.iter().enumerate().map(part).collect::<Result<Vec<_>>>()?, last)
     }
 
-    /// The `x` of rank `root`. Of the others' only shape and type matter.
-    pub fn broadcast(&self, x: &Tensor, root: usize) -> Result<Tensor> {
+    fn broadcast(&self, x: &Tensor, root: usize) -> Result<Tensor> {
         if root >= self.world {
             bail!("no rank {root} among {}", self.world);
         }
         self.call(x, Operation::Broadcast(root))
     }
 
-    fn call(&self, x: &Tensor, operation: Operation) -> Result<Tensor> {
-        x.apply_op1_no_bwd(&Call { nccl: self, operation })
+    /// Nobody hears it.
+    fn fail(&self, reason: &str) -> String {
+        format!("rank {} failed: {reason}", self.rank)
     }
 }
 

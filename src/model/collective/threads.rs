@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{DType, Result, Tensor, bail};
 
 use super::{Collective, Line};
 use crate::model::shard::Shard;
@@ -54,10 +54,11 @@ impl Exchange {
         ThreadRank { exchange: Arc::clone(self), rank }
     }
 
-    /// Ends the pass for everybody. The first reason counts.
-    fn fail(&self, reason: String) {
-        self.lock().failure.get_or_insert(reason);
+    /// Ends the pass for everybody. The first reason counts, and is the answer.
+    fn fail(&self, reason: String) -> String {
+        let first = self.lock().failure.get_or_insert(reason).clone();
         self.changed.notify_all();
+        first
     }
 
     /// A rank that panicked left no half-made change behind: every change is one assignment.
@@ -119,17 +120,10 @@ pub struct ThreadRank {
     rank: usize,
 }
 
-impl ThreadRank {
-    /// Tells the other ranks that this one cannot go on.
-    pub fn fail(&self, reason: &str) {
-        self.exchange.fail(format!("rank {} failed: {reason}", self.rank));
-    }
-}
-
 impl Drop for ThreadRank {
     fn drop(&mut self) {
         match std::thread::panicking() {
-            true => self.fail("it panicked"),
+            true => drop(self.fail("it panicked")),
             false => {
                 self.exchange.lock().left[self.rank] = true;
                 self.exchange.changed.notify_all();
@@ -147,8 +141,9 @@ impl Collective for ThreadRank {
         self.exchange.world
     }
 
+    /// In the order of the ranks, in float32 whatever the type.
     fn all_reduce(&self, x: &Tensor) -> Result<Tensor> {
-        let all = self.exchange.meet(self.rank, x.flatten_all()?.to_vec1::<f32>()?)?;
+        let all = self.exchange.meet(self.rank, x.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?)?;
         if all.iter().any(|values| values.len() != x.elem_count()) {
             bail!("ranks gave tensors of different sizes to one all-reduce");
         }
@@ -160,7 +155,7 @@ impl Collective for ThreadRank {
         let parts = self.exchange.meet(self.rank, sum)?;
         let mut values = Vec::with_capacity(x.elem_count());
         parts.iter().for_each(|part| values.extend_from_slice(part));
-        Tensor::from_vec(values, x.shape(), x.device())
+        Tensor::from_vec(values, x.shape(), x.device())?.to_dtype(x.dtype())
     }
 
     fn all_gather(&self, x: &Tensor) -> Result<Tensor> {
@@ -176,6 +171,10 @@ impl Collective for ThreadRank {
             Some(x) => Ok(x.clone()),
             None => bail!("ranks named different roots of one broadcast"),
         }
+    }
+
+    fn fail(&self, reason: &str) -> String {
+        self.exchange.fail(format!("rank {} failed: {reason}", self.rank))
     }
 
     fn line(&self) -> Option<&dyn Line> {
@@ -207,6 +206,7 @@ impl Line for ThreadRank {
 #[cfg(test)]
 mod tests {
     use candle_core::Device;
+    use half::bf16;
 
     use super::*;
     use crate::model::kernels;
@@ -257,6 +257,18 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    #[test]
+    fn sums_of_narrow_types_are_rounded_once() {
+        // Of eight bits: 256 and 1 are 257, which needs nine, and is halfway between two.
+        let said = on(3, |rank| {
+            let own = tensor(vec![[256.0, 1.0, 1.0][rank.rank()]]).to_dtype(DType::BF16)?;
+            rank.all_reduce(&own)?.flatten_all()?.to_vec1::<bf16>()
+        });
+        for said in said {
+            assert_eq!(said.unwrap().unwrap(), [bf16::from_f32(258.0)]);
         }
     }
 

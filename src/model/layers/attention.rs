@@ -1,22 +1,59 @@
-//! Causal attention along the paths of a micro-batch's forest. The one place that picks a kernel for it.
+//! Causal attention along the paths of a micro-batch's forest. The one place that picks a way to compute it.
 
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor};
 
 use super::{output, values};
-use crate::model::kernels::{AttentionOptions, AttentionPlan, attention};
+use crate::batch::MicroBatch;
+use crate::model::backend::Backend;
+use crate::model::kernels::{AttentionOptions, AttentionPlan, HeadLayout, attention};
+#[cfg(feature = "flash-attn")]
+use crate::model::tensors::{self, FlashPlan, flash_attention};
+use crate::model::tensors::{PortablePlan, portable_attention};
 
-/// Attention of `qkv: [tokens, (heads + 2 kv_heads) * head_dim]`; the result is `[tokens, heads * head_dim]`. The plan says
-/// who attends to whom; it is made once per micro-batch, for every layer.
-pub fn attend(qkv: &Tensor, plan: &AttentionPlan, options: AttentionOptions) -> Result<Tensor> {
-    qkv.apply_op1_no_bwd(&Planned { plan, options })
+/// Who attends to whom in a micro-batch: made once, used by every layer.
+pub struct Attention {
+    layout: HeadLayout,
+    plan: Plan,
 }
 
-struct Planned<'a> {
+enum Plan {
+    Kernel(AttentionPlan),
+    Portable(PortablePlan),
+    #[cfg(feature = "flash-attn")]
+    Flash(FlashPlan),
+}
+
+impl Attention {
+    /// Attention of these heads over the forest of `batch`, on `device`.
+    pub fn new(backend: Backend, batch: &MicroBatch, layout: HeadLayout, device: &Device) -> Result<Self> {
+        let plan = match backend {
+            Backend::Kernels => Plan::Kernel(AttentionPlan::new(batch, layout)),
+            #[cfg(feature = "flash-attn")]
+            Backend::Tensors(_) if device.is_cuda() && tensors::fits(layout, backend.dtype()) => {
+                Plan::Flash(FlashPlan::new(batch, device)?)
+            }
+            Backend::Tensors(_) => Plan::Portable(PortablePlan::new(batch, device)?),
+        };
+        Ok(Self { layout, plan })
+    }
+
+    /// Attention of `qkv: [tokens, layout.row()]`; the result is `[tokens, heads * head_dim]`.
+    pub fn forward(&self, qkv: &Tensor, options: AttentionOptions) -> Result<Tensor> {
+        match &self.plan {
+            Plan::Kernel(plan) => qkv.apply_op1_no_bwd(&Kernel { plan, options }),
+            Plan::Portable(plan) => portable_attention(qkv, plan, self.layout, options),
+            #[cfg(feature = "flash-attn")]
+            Plan::Flash(plan) => flash_attention(qkv, plan, self.layout, options),
+        }
+    }
+}
+
+struct Kernel<'a> {
     plan: &'a AttentionPlan,
     options: AttentionOptions,
 }
 
-impl CustomOp1 for Planned<'_> {
+impl CustomOp1 for Kernel<'_> {
     fn name(&self) -> &'static str {
         "attention"
     }

@@ -1,14 +1,15 @@
-//! The embedding table. Kept in the precision of the checkpoint, which may be half the memory; a gathered row is
-//! widened to float32, which loses nothing.
+//! The embedding table. For the kernels it is kept in the precision of the checkpoint, which may be half the memory; a
+//! gathered row is widened to float32, which loses nothing. For tensor operations it has the activations' type.
 
 use std::ops::Range;
 
 use candle_core::{DType, Result, Tensor};
-use half::{bf16, f16};
 
 use super::Loaded;
+use super::narrowed::Narrowed;
 use crate::model::backbone::RankContext;
-use crate::model::checkpoint::{Precision, Slice};
+use crate::model::backend::Backend;
+use crate::model::checkpoint::Slice;
 use crate::model::collective::Collective;
 
 /// An embedding table, or the rows of some of its tokens.
@@ -17,6 +18,8 @@ pub struct Embedding {
     table: Tensor,
     tokens: Range<usize>,
     scale: Option<f64>,
+    /// Type of the rows that come out.
+    activations: DType,
 }
 
 impl Embedding {
@@ -34,24 +37,20 @@ impl Embedding {
         if tokens.len() < vocabulary {
             values.resize(values.len() + features, 0.0);
         }
-        let (shape, device) = ((values.len() / features, features), &context.device);
-        let table = match precision {
-            Precision::F32 => Tensor::from_vec(values, shape, device)?,
-            Precision::F16 => {
-                Tensor::from_vec(values.into_iter().map(f16::from_f32).collect::<Vec<_>>(), shape, device)?
-            }
-            Precision::Bf16 => {
-                Tensor::from_vec(values.into_iter().map(bf16::from_f32).collect::<Vec<_>>(), shape, device)?
-            }
-        };
-        Ok(Self { table, tokens, scale: scale.map(f64::from) })
+        let mut table = Narrowed::new(match context.backend {
+            Backend::Kernels => precision,
+            Backend::Tensors(precision) => precision,
+        });
+        table.extend(values);
+        let table = table.into_tensor(features, &context.device)?;
+        Ok(Self { table, tokens, scale: scale.map(f64::from), activations: context.backend.dtype() })
     }
 
-    /// The rows of `tokens`, as float32 `[tokens, features]`.
+    /// The rows of `tokens`, `[tokens, features]`.
     pub fn forward(&self, tokens: &[u32], ranks: &dyn Collective) -> Result<Tensor> {
         let device = self.table.device();
         let rows = match ranks.world() {
-            1 => self.table.index_select(&Tensor::new(tokens, device)?, 0)?.to_dtype(DType::F32)?,
+            1 => self.table.index_select(&Tensor::new(tokens, device)?, 0)?.to_dtype(self.activations)?,
             _ => {
                 // Tokens of other ranks read the zeros.
                 let row = |&token: &u32| match self.tokens.contains(&(token as usize)) {
@@ -59,11 +58,12 @@ impl Embedding {
                     false => self.tokens.len() as u32,
                 };
                 let rows = Tensor::new(tokens.iter().map(row).collect::<Vec<_>>(), device)?;
-                ranks.all_reduce(&self.table.index_select(&rows, 0)?.to_dtype(DType::F32)?)?
+                ranks.all_reduce(&self.table.index_select(&rows, 0)?.to_dtype(self.activations)?)?
             }
         };
         match self.scale {
-            Some(scale) => rows.affine(scale, 0.0),
+            // Not in the rows' own type, which would round the factor too.
+            Some(scale) => rows.to_dtype(DType::F32)?.affine(scale, 0.0)?.to_dtype(self.activations),
             None => Ok(rows),
         }
     }

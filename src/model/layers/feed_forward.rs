@@ -1,25 +1,37 @@
 //! Feed-forward layers, a block of rows at a time: `down(act(gate) * up)`, or `down(act(up))` where there is no gate.
 //!
-//! The inner activations are several times as wide as the hidden state. In blocks they stay in the cache, and a large
-//! micro-batch needs no more memory for them than a small one.
+//! The inner activations are several times as wide as the hidden state. In blocks they stay in the CPU's cache, and a
+//! large micro-batch needs no more memory for them than a small one.
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
 
-use super::{Activation, Linear, Loaded, Matrix, output, values};
+use super::dense::Dense;
+use super::packed::Packed;
+use super::{Activation, Loaded, Matrix, output, values};
 use crate::model::backbone::RankContext;
+use crate::model::backend::Backend;
 use crate::model::collective::Collective;
 use crate::model::kernels::{Addends, activate, gate, linear};
+use crate::model::tensors;
 
-/// Rows per block: enough work for every thread, few enough for the cache.
+/// Rows per block of the kernels: enough work for every thread, few enough for the cache.
 const BLOCK_ROWS: usize = 384;
+
+/// Values of inner activations in a block of tensor operations: enough work for a GPU. While they go through the
+/// activation in float32, a few times 256 MiB.
+const BLOCK_VALUES: usize = 1 << 26;
 
 /// A feed-forward layer, cut by its inner features.
 pub struct FeedForward {
-    /// Gate, if there is one, and up.
-    up: Linear,
+    weights: Weights,
     gated: bool,
     activation: Activation,
-    down: Linear,
+}
+
+/// `up` is the gate, if there is one, and up.
+enum Weights {
+    Packed { up: Packed, down: Packed },
+    Dense { up: Dense, down: Dense },
 }
 
 /// What a feed-forward layer is made of.
@@ -46,63 +58,100 @@ impl FeedForward {
         let own = context.shard.of(features);
         let up = names.gate.iter().chain([&names.up]);
         let up: Vec<_> = up.map(|name| Matrix::whole(name, features, hidden).rows(vec![own.clone()])).collect();
-        Ok(Self {
-            up: Linear::load(context, &up, bias)?,
-            gated: names.gate.is_some(),
-            activation,
-            down: Linear::load(context, &[Matrix::whole(&names.down, hidden, features).columns(own)], bias)?,
-        })
+        let down = [Matrix::whole(&names.down, hidden, features).columns(own)];
+        let weights = match context.backend {
+            Backend::Kernels => {
+                Weights::Packed { up: Packed::load(context, &up, bias)?, down: Packed::load(context, &down, bias)? }
+            }
+            Backend::Tensors(_) => {
+                Weights::Dense { up: Dense::load(context, &up, bias)?, down: Dense::load(context, &down, bias)? }
+            }
+        };
+        Ok(Self { weights, gated: names.gate.is_some(), activation })
     }
 
     /// The layer of `x: [tokens, hidden]`, plus `residual`.
     pub fn forward(&self, x: &Tensor, residual: Option<&Tensor>, ranks: &dyn Collective) -> Result<Tensor> {
-        let blocks = Blocks { layer: self };
-        match (ranks.world(), residual) {
-            (1, None) => x.apply_op1_no_bwd(&blocks),
-            (1, Some(residual)) => x.apply_op2_no_bwd(residual, &blocks),
-            _ => {
-                let mut wide = Vec::new();
-                self.down.reduce(x, |x, inner| self.inner(x, &mut wide, inner), residual, ranks)
+        match &self.weights {
+            Weights::Packed { up, down } => {
+                let blocks = Blocks { layer: self, up, down };
+                match (ranks.world(), residual) {
+                    (1, None) => x.apply_op1_no_bwd(&blocks),
+                    (1, Some(residual)) => x.apply_op2_no_bwd(residual, &blocks),
+                    _ => {
+                        let mut wide = Vec::new();
+                        down.reduce(x, |x, inner| blocks.inner(x, &mut wide, inner), residual, ranks)
+                    }
+                }
+            }
+            Weights::Dense { up, down } => {
+                let partial = self.partial(x, up, down, BLOCK_VALUES)?;
+                down.reduce(partial, residual, ranks)
             }
         }
     }
 
-    /// `act(gate) * up`, or `act(up)`, of some rows; `wide` is scratch.
-    fn inner(&self, x: &[f32], wide: &mut Vec<f32>, inner: &mut Vec<f32>) {
-        let up = self.up.weight();
-        let width = x.len() / up.k() * up.n();
-        let buffer = if self.gated { &mut *wide } else { &mut *inner };
-        buffer.resize(width, 0.0);
-        linear(x, up, Addends { bias: self.up.bias(), residual: None }, buffer);
-        if self.gated {
-            inner.resize(width / 2, 0.0);
-            gate(self.activation, wide, up.n() / 2, inner);
-        } else {
-            activate(self.activation, inner);
+    /// This rank's part of the layer of `x`, in blocks of so many values of inner activations.
+    fn partial(&self, x: &Tensor, up: &Dense, down: &Dense, values: usize) -> Result<Tensor> {
+        let (tokens, _) = x.dims2()?;
+        let rows = (values / up.outputs()).clamp(1, tokens.max(1));
+        let block = |first: usize| {
+            let wide = up.forward(&x.narrow(0, first, rows.min(tokens - first))?)?;
+            let inner = match self.gated {
+                true => tensors::gate(self.activation, &wide)?,
+                false => tensors::activate(self.activation, &wide)?,
+            };
+            down.partial(&inner)
+        };
+        let mut blocks = (0..tokens).step_by(rows).map(block).collect::<Result<Vec<_>>>()?;
+        match blocks.len() {
+            1 => Ok(blocks.remove(0)),
+            _ => Tensor::cat(&blocks, 0),
         }
     }
 
     /// Bytes of the weights in memory.
     pub fn bytes(&self) -> usize {
-        self.up.bytes() + self.down.bytes()
+        match &self.weights {
+            Weights::Packed { up, down } => up.bytes() + down.bytes(),
+            Weights::Dense { up, down } => up.bytes() + down.bytes(),
+        }
     }
 }
 
+/// The layer on the kernels' road.
 struct Blocks<'a> {
     layer: &'a FeedForward,
+    up: &'a Packed,
+    down: &'a Packed,
 }
 
 impl Blocks<'_> {
+    /// `act(gate) * up`, or `act(up)`, of some rows; `wide` is scratch.
+    fn inner(&self, x: &[f32], wide: &mut Vec<f32>, inner: &mut Vec<f32>) {
+        let FeedForward { gated, activation, .. } = *self.layer;
+        let up = self.up.weight();
+        let width = x.len() / up.k() * up.n();
+        let buffer = if gated { &mut *wide } else { &mut *inner };
+        buffer.resize(width, 0.0);
+        linear(x, up, Addends { bias: self.up.bias(), residual: None }, buffer);
+        if gated {
+            inner.resize(width / 2, 0.0);
+            gate(activation, wide, up.n() / 2, inner);
+        } else {
+            activate(activation, inner);
+        }
+    }
+
     fn run(&self, x: &[f32], residual: Option<&[f32]>) -> (CpuStorage, Shape) {
-        let down = &self.layer.down;
-        let hidden = down.weight().n();
+        let hidden = self.down.weight().n();
         let tokens = x.len() / hidden;
         let (mut wide, mut inner) = (Vec::new(), Vec::new());
         let mut y = vec![0.0; tokens * hidden];
         for (i, (x, y)) in x.chunks(BLOCK_ROWS * hidden).zip(y.chunks_mut(BLOCK_ROWS * hidden)).enumerate() {
             let residual = residual.map(|r| &r[i * BLOCK_ROWS * hidden..][..y.len()]);
-            self.layer.inner(x, &mut wide, &mut inner);
-            linear(&inner, down.weight(), Addends { bias: down.bias(), residual }, y);
+            self.inner(x, &mut wide, &mut inner);
+            linear(&inner, self.down.weight(), Addends { bias: self.down.bias(), residual }, y);
         }
         output(y, tokens, hidden)
     }

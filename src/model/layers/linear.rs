@@ -1,209 +1,53 @@
 //! Linear layers: `y = x Wᵀ + b`, whole or one rank's share of them, with several matrices side by side where they share
 //! their input.
 
-use std::ops::Range;
+use candle_core::{Result, Tensor};
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, Device, Layout, Result, Shape, Storage, Tensor, bail};
-
-use super::{Loaded, output, values};
+use super::dense::Dense;
+use super::packed::Packed;
+use super::{Loaded, Matrix};
 use crate::model::backbone::RankContext;
-use crate::model::checkpoint::Slice;
+use crate::model::backend::Backend;
 use crate::model::collective::Collective;
-use crate::model::kernels::{Addends, PackedMatrix, linear, linear_continue};
 
-/// Rows that go from rank to rank at a time: enough work for every thread, few enough that no rank waits long.
-const BLOCK_ROWS: usize = 384;
-
-/// A linear layer, packed once for the kernel that reads it.
-pub struct Linear {
-    weight: PackedMatrix,
-    bias: Option<Vec<f32>>,
-}
-
-/// A matrix of the checkpoint, `[outputs, inputs]`, and the part of it that is wanted.
-#[derive(Debug, Clone)]
-pub struct Matrix<'a> {
-    /// Its name without `.weight`; a bias is `.bias` under the same name.
-    pub name: &'a str,
-    /// All of its outputs.
-    pub outputs: usize,
-    /// All of its inputs.
-    pub inputs: usize,
-    /// The outputs wanted, one range after the other.
-    pub rows: Vec<Range<usize>>,
-    /// The inputs wanted.
-    pub columns: Range<usize>,
-}
-
-impl<'a> Matrix<'a> {
-    /// All of a matrix.
-    pub fn whole(name: &'a str, outputs: usize, inputs: usize) -> Self {
-        Self { name, outputs, inputs, rows: vec![0..outputs], columns: 0..inputs }
-    }
-
-    /// Some of its outputs.
-    pub fn rows(self, rows: Vec<Range<usize>>) -> Self {
-        Self { rows, ..self }
-    }
-
-    /// Some of its inputs.
-    pub fn columns(self, columns: Range<usize>) -> Self {
-        Self { columns, ..self }
-    }
-
-    fn read(&self, context: &RankContext) -> Loaded<Vec<f32>> {
-        let name = format!("{}.weight", self.name);
-        context.weights.expect(&name, &[self.outputs, self.inputs])?;
-        let mut values = Vec::new();
-        for rows in &self.rows {
-            let slice = Slice { rows: rows.clone(), columns: self.columns.clone() };
-            let mut part = context.weights.read(&name, &slice)?;
-            match values.is_empty() {
-                true => values = part,
-                false => values.append(&mut part),
-            }
-        }
-        Ok(values)
-    }
-
-    fn read_bias(&self, context: &RankContext) -> Loaded<Vec<f32>> {
-        let name = format!("{}.bias", self.name);
-        context.weights.expect(&name, &[self.outputs])?;
-        let read = |rows: &Range<usize>| context.weights.read(&name, &Slice { rows: rows.clone(), columns: 0..1 });
-        Ok(self.rows.iter().map(read).collect::<Loaded<Vec<_>>>()?.concat())
-    }
+/// A linear layer.
+pub enum Linear {
+    /// Packed for a kernel.
+    Packed(Packed),
+    /// A tensor.
+    Dense(Dense),
 }
 
 impl Linear {
     /// Matrices over the same input, in this order side by side in the output; `bias` says whether they have one.
     pub fn load(context: &RankContext, matrices: &[Matrix], bias: bool) -> Loaded<Self> {
-        let parts = matrices.iter().map(|matrix| matrix.read(context)).collect::<Loaded<Vec<_>>>()?;
-        let parts: Vec<&[f32]> = parts.iter().map(Vec::as_slice).collect();
-        let inputs = matrices.first().map_or(0, |matrix| matrix.columns.len());
-        let bias = match bias {
-            true => Some(matrices.iter().map(|matrix| matrix.read_bias(context)).collect::<Loaded<Vec<_>>>()?.concat()),
-            false => None,
-        };
-        Ok(Self { weight: PackedMatrix::pack_rows(&parts, inputs), bias })
+        match context.backend {
+            Backend::Kernels => Packed::load(context, matrices, bias).map(Self::Packed),
+            Backend::Tensors(_) => Dense::load(context, matrices, bias).map(Self::Dense),
+        }
     }
 
     /// `x Wᵀ + b` of `x: [tokens, inputs]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        x.apply_op1_no_bwd(&Product { linear: self, bias: self.bias.as_deref() })
+        match self {
+            Self::Packed(packed) => packed.forward(x),
+            Self::Dense(dense) => dense.forward(x),
+        }
     }
 
     /// `x Wᵀ + b (+ residual)` where every rank holds some of the inputs.
     pub fn forward_reduce(&self, x: &Tensor, residual: Option<&Tensor>, ranks: &dyn Collective) -> Result<Tensor> {
-        let whole = Product { linear: self, bias: self.bias.as_deref() };
-        match (ranks.world(), residual) {
-            (1, None) => x.apply_op1_no_bwd(&whole),
-            (1, Some(residual)) => x.apply_op2_no_bwd(residual, &whole),
-            _ => self.reduce(x, |x, inner| x.clone_into(inner), residual, ranks),
-        }
-    }
-
-    /// The sum over all ranks of `inner(x) Wᵀ`, on every rank, with bias and residual; `inner` fills a buffer. Along a line the ranks finish the dot
-    /// products that one rank alone would make, each its run of them.
-    pub(super) fn reduce(
-        &self,
-        x: &Tensor,
-        mut inner: impl FnMut(&[f32], &mut Vec<f32>),
-        residual: Option<&Tensor>,
-        ranks: &dyn Collective,
-    ) -> Result<Tensor> {
-        let outputs = self.weight.n();
-        let (_, inputs) = x.dims2()?;
-        let (storage, layout) = x.storage_and_layout();
-        let Storage::Cpu(storage) = &*storage else { bail!("expected activations on the CPU") };
-        let blocks = values(storage, layout)?.chunks(BLOCK_ROWS * inputs);
-        let zeros = |x: &[f32]| vec![0.0; x.len() / inputs * outputs];
-        let (mut rows, mut sums) = (Vec::new(), Vec::new());
-        let sum = match ranks.line() {
-            Some(line) => {
-                for x in blocks {
-                    inner(x, &mut rows);
-                    let mut y = line.take()?.unwrap_or_else(|| zeros(x));
-                    linear_continue(&rows, &self.weight, Addends::NONE, &mut y);
-                    sums.extend(line.hand_on(y)?.into_iter().flatten());
-                }
-                let rows = sums.len() / outputs;
-                let finished = Tensor::from_vec(sums, (rows, outputs), &Device::Cpu)?;
-                ranks.broadcast(&finished, ranks.world() - 1)?
-            }
-            None => {
-                for x in blocks {
-                    let mut y = zeros(x);
-                    inner(x, &mut rows);
-                    linear(&rows, &self.weight, Addends::NONE, &mut y);
-                    sums.append(&mut y);
-                }
-                let rows = sums.len() / outputs;
-                ranks.all_reduce(&Tensor::from_vec(sums, (rows, outputs), &Device::Cpu)?)?
-            }
-        };
-        let sum = match &self.bias {
-            Some(bias) => sum.broadcast_add(&Tensor::new(&bias[..], sum.device())?)?,
-            None => sum,
-        };
-        match residual {
-            Some(residual) => sum + residual,
-            None => Ok(sum),
+        match self {
+            Self::Packed(packed) => packed.forward_reduce(x, residual, ranks),
+            Self::Dense(dense) => dense.reduce(dense.partial(x)?, residual, ranks),
         }
     }
 
     /// Bytes of the weights in memory.
     pub fn bytes(&self) -> usize {
-        self.weight.bytes() + self.bias.as_deref().map_or(0, size_of_val)
-    }
-
-    /// The packed weights, for layers that are made of several.
-    pub(super) fn weight(&self) -> &PackedMatrix {
-        &self.weight
-    }
-
-    /// The bias, for the same.
-    pub(super) fn bias(&self) -> Option<&[f32]> {
-        self.bias.as_deref()
-    }
-}
-
-struct Product<'a> {
-    linear: &'a Linear,
-    bias: Option<&'a [f32]>,
-}
-
-impl Product<'_> {
-    fn product(&self, x: &[f32], layout: &Layout, residual: Option<&[f32]>) -> Result<(CpuStorage, Shape)> {
-        let (tokens, _) = layout.shape().dims2()?;
-        let weight = &self.linear.weight;
-        let mut y = vec![0.0; tokens * weight.n()];
-        linear(x, weight, Addends { bias: self.bias, residual }, &mut y);
-        Ok(output(y, tokens, weight.n()))
-    }
-}
-
-impl CustomOp1 for Product<'_> {
-    fn name(&self) -> &'static str {
-        "linear"
-    }
-
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        self.product(values(x, layout)?, layout, None)
-    }
-}
-
-impl CustomOp2 for Product<'_> {
-    fn name(&self) -> &'static str {
-        "linear with residual"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        r: &CpuStorage,
-        r_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        self.product(values(x, x_layout)?, x_layout, Some(values(r, r_layout)?))
+        match self {
+            Self::Packed(packed) => packed.bytes(),
+            Self::Dense(dense) => dense.bytes(),
+        }
     }
 }

@@ -1,27 +1,27 @@
-//! Layers: what architectures are built of. A candle [`Tensor`] goes in and comes out; how it is computed on a device
-//! is decided here and nowhere else. On the CPU that is the slice kernels of [`super::kernels`].
+//! Layers: what architectures are built of. A candle [`Tensor`](candle_core::Tensor) goes in and comes out; how it is
+//! computed is decided here and nowhere else: by the slice kernels of [`super::kernels`] or by the tensor operations of
+//! [`super::tensors`].
 //!
-//! Activations are float32 and row-major: `[tokens, features]`.
+//! Activations are row-major, `[tokens, features]`, of the type that the [`Backend`](super::backend::Backend) names.
 
 mod activation;
 mod attention;
+mod dense;
 mod embedding;
 mod feed_forward;
-#[cfg(feature = "flash-attn")]
-#[expect(dead_code, reason = "the layers of other devices than the CPU come next")]
-mod flash_attention;
 mod linear;
+mod matrix;
+mod narrowed;
 mod norm;
-mod paths;
-#[expect(dead_code, reason = "the layers of other devices than the CPU come next")]
-mod portable_attention;
+mod packed;
 mod rotary;
 
 pub use activation::{Activation, read_activation};
-pub use attention::attend;
+pub use attention::Attention;
 pub use embedding::Embedding;
 pub use feed_forward::{FeedForward, FeedForwardNames};
-pub use linear::{Linear, Matrix};
+pub use linear::Linear;
+pub use matrix::Matrix;
 pub use norm::{HeadNorm, Norm, NormKind};
 pub use rotary::Rotary;
 

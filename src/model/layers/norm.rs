@@ -1,10 +1,12 @@
 //! Norms, row by row or head by head. Replicated on every rank.
 
-use candle_core::{CpuStorage, CustomOp1, InplaceOp1, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, InplaceOp3, Layout, Result, Shape, Tensor};
 
 use super::{Loaded, output, values, values_mut};
 use crate::model::backbone::RankContext;
+use crate::model::backend::Backend;
 use crate::model::kernels::{HeadLayout, layer_norm, rms_norm, rms_norm_heads};
+use crate::model::tensors;
 
 /// The kinds of norm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -31,10 +33,12 @@ impl NormKind {
 
 /// A norm of rows.
 pub struct Norm {
-    weight: Vec<f32>,
+    /// `[features]`, float32 on every device.
+    weight: Tensor,
     /// For those that take out the mean.
-    bias: Option<Vec<f32>>,
+    bias: Option<Tensor>,
     eps: f32,
+    backend: Backend,
 }
 
 impl Norm {
@@ -46,35 +50,75 @@ impl Norm {
             weight.iter_mut().for_each(|w| *w += 1.0);
         }
         let bias = match kind {
-            NormKind::LayerPlusOne => Some(read("bias")?),
+            NormKind::LayerPlusOne => Some(Tensor::from_vec(read("bias")?, features, &context.device)?),
             NormKind::Rms | NormKind::RmsPlusOne => None,
         };
-        Ok(Self { weight, bias, eps: eps as f32 })
+        let weight = Tensor::from_vec(weight, features, &context.device)?;
+        Ok(Self { weight, bias, eps: eps as f32, backend: context.backend })
     }
 
     /// The norm of every row of `x: [tokens, features]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        x.apply_op1_no_bwd(self)
+        let (weight, eps) = (&self.weight, self.eps);
+        match (self.backend, &self.bias) {
+            (Backend::Kernels, None) => x.apply_op2_no_bwd(weight, &Rms { eps }),
+            (Backend::Kernels, Some(bias)) => x.apply_op3_no_bwd(weight, bias, &Layer { eps }),
+            (Backend::Tensors(_), None) => tensors::rms_norm(x, weight, eps),
+            (Backend::Tensors(_), Some(bias)) => tensors::layer_norm(x, weight, bias, eps),
+        }
     }
 
     /// Bytes of the weights in memory.
     pub fn bytes(&self) -> usize {
-        size_of_val(&self.weight[..]) + self.bias.as_deref().map_or(0, size_of_val)
+        size_of::<f32>() * (self.weight.elem_count() + self.bias.as_ref().map_or(0, Tensor::elem_count))
     }
 }
 
-impl CustomOp1 for Norm {
+struct Rms {
+    eps: f32,
+}
+
+impl CustomOp2 for Rms {
     fn name(&self) -> &'static str {
-        "norm"
+        "root mean square norm"
     }
 
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (tokens, features) = layout.shape().dims2()?;
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (tokens, features) = x_layout.shape().dims2()?;
         let mut y = vec![0.0; tokens * features];
-        match &self.bias {
-            None => rms_norm(values(x, layout)?, &self.weight, self.eps, &mut y),
-            Some(bias) => layer_norm(values(x, layout)?, &self.weight, bias, self.eps, &mut y),
-        }
+        rms_norm(values(x, x_layout)?, values(weight, weight_layout)?, self.eps, &mut y);
+        Ok(output(y, tokens, features))
+    }
+}
+
+struct Layer {
+    eps: f32,
+}
+
+impl CustomOp3 for Layer {
+    fn name(&self) -> &'static str {
+        "layer norm"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+        bias: &CpuStorage,
+        bias_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (tokens, features) = x_layout.shape().dims2()?;
+        let mut y = vec![0.0; tokens * features];
+        let (weight, bias) = (values(weight, weight_layout)?, values(bias, bias_layout)?);
+        layer_norm(values(x, x_layout)?, weight, bias, self.eps, &mut y);
         Ok(output(y, tokens, features))
     }
 }
@@ -82,36 +126,56 @@ impl CustomOp1 for Norm {
 /// Root-mean-square norms of each query head and each key head: Qwen 3.
 pub struct HeadNorm {
     layout: HeadLayout,
-    query: Vec<f32>,
-    key: Vec<f32>,
+    /// `[head_dim]` each, float32.
+    query: Tensor,
+    key: Tensor,
     eps: f32,
+    backend: Backend,
 }
 
 impl HeadNorm {
     /// The norms `query` and `key`, `[head_dim]` each, of a rank's heads.
     pub fn load(context: &RankContext, query: &str, key: &str, layout: HeadLayout, eps: f64) -> Loaded<Self> {
-        let read = |name: &str| context.weights.read_shape(&format!("{name}.weight"), &[layout.head_dim]);
-        Ok(Self { layout, query: read(query)?, key: read(key)?, eps: eps as f32 })
+        let read = |name: &str| -> Loaded<Tensor> {
+            let values = context.weights.read_shape(&format!("{name}.weight"), &[layout.head_dim])?;
+            Ok(Tensor::from_vec(values, layout.head_dim, &context.device)?)
+        };
+        Ok(Self { layout, query: read(query)?, key: read(key)?, eps: eps as f32, backend: context.backend })
     }
 
-    /// Norms the heads of `qkv: [tokens, layout.row()]` in place.
-    pub fn apply(&self, qkv: &Tensor) -> Result<()> {
-        qkv.inplace_op1(self)
+    /// `qkv: [tokens, layout.row()]` with its heads normed; the kernel does it in place.
+    pub fn forward(&self, qkv: Tensor) -> Result<Tensor> {
+        match self.backend {
+            Backend::Kernels => {
+                qkv.inplace_op3(&self.query, &self.key, self)?;
+                Ok(qkv)
+            }
+            Backend::Tensors(_) => tensors::rms_norm_heads(&qkv, self.layout, &self.query, &self.key, self.eps),
+        }
     }
 
     /// Bytes of the weights in memory.
     pub fn bytes(&self) -> usize {
-        size_of_val(&self.query[..]) + size_of_val(&self.key[..])
+        size_of::<f32>() * (self.query.elem_count() + self.key.elem_count())
     }
 }
 
-impl InplaceOp1 for HeadNorm {
+impl InplaceOp3 for HeadNorm {
     fn name(&self) -> &'static str {
         "head norm"
     }
 
-    fn cpu_fwd(&self, qkv: &mut CpuStorage, layout: &Layout) -> Result<()> {
-        rms_norm_heads(values_mut(qkv, layout)?, self.layout, &self.query, &self.key, self.eps);
+    fn cpu_fwd(
+        &self,
+        qkv: &mut CpuStorage,
+        qkv_layout: &Layout,
+        query: &CpuStorage,
+        query_layout: &Layout,
+        key: &CpuStorage,
+        key_layout: &Layout,
+    ) -> Result<()> {
+        let (query, key) = (values(query, query_layout)?, values(key, key_layout)?);
+        rms_norm_heads(values_mut(qkv, qkv_layout)?, self.layout, query, key, self.eps);
         Ok(())
     }
 }

@@ -26,8 +26,8 @@ impl Dtype {
     /// All of them.
     pub const ALL: [Self; 6] = [Self::F32, Self::Bf16, Self::F16, Self::Fp8, Self::Int8, Self::Int4];
 
-    /// Those that the engine computes in; the others are arithmetic.
-    pub const COMPUTED: &[Self] = &[Self::F32];
+    /// Those that the engine computes in, the first on CPUs and the second on GPUs; the others are arithmetic.
+    pub const COMPUTED: &[Self] = &[Self::F32, Self::Bf16];
 
     /// What `--dtype` calls it.
     pub fn name(self) -> &'static str {

@@ -111,7 +111,7 @@ impl Array {
         // The layers' matrices are the rows of a matrix, each from its first value to its last.
         let width = self.matrix_shape().get(1).copied().unwrap_or(1);
         let runs = match columns == (0..width) {
-            true => vec![rows.start * width..rows.end * width],
+            true => std::iter::once(rows.start * width..rows.end * width).collect::<Vec<_>>(),
             false => rows.map(|row| row * width + columns.start..row * width + columns.end).collect(),
         };
         for columns in runs {

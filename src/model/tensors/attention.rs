@@ -1,8 +1,5 @@
-//! Causal attention along the paths of a micro-batch's forest, in tensor operations alone: the way of every device for
-//! which there is no kernel of ours.
-//!
-//! It computes what [`crate::model::kernels::attention`] computes, to rounding; not to the bit, for the device's
-//! library decides in which order a product is summed. Scores, softmax and mix are float32 whatever the activations are.
+//! Causal attention along the paths of a micro-batch's forest. Scores, softmax and mix are float32 whatever the activations
+//! are.
 //!
 //! Invariant: memory is linear in tokens. The queries of a segment go by in tiles of at most [`TILE_ROWS`] rows and
 //! [`TILE_SCORES`] scores; a tile sees the keys of its own path and no others, so that a row that is not finite cannot
