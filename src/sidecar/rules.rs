@@ -124,6 +124,8 @@ impl Rules {
             return Err(Rejection::new(Code::Empty, "input: there is no token to score"));
         }
         reading::complete(&self.card.reads, &mut tokens.ids);
+        let end = tokens.ids.len();
+        tokens.completion = tokens.completion.map(|c| c.start.min(end)..c.end.min(end));
         let found = reading::find(&self.card.reads, "input", &tokens.ids)?;
         Ok((tokens, found))
     }
