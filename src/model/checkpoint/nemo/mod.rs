@@ -141,10 +141,15 @@ fn weights(store: &Store) -> Result<Weights, ModelError> {
 }
 
 fn torch_dist(store: &Store) -> String {
-    let (from, to) = (store.place(WEIGHTS), store.place(WEIGHTS_FILE));
+    let path = store.path();
+    let (unpack, folder) = match path.is_dir() {
+        true => (String::new(), path),
+        false => (format!("mkdir FOLDER && tar -xf {} -C FOLDER && ", path.display()), Path::new("FOLDER")),
+    };
+    let (from, to) = (folder.join(WEIGHTS), folder.join(WEIGHTS_FILE));
     format!(
-        "is in the format torch_dist, which is not read; write it as one file beside it with PyTorch: \
-         python -m torch.distributed.checkpoint.format_utils dcp_to_torch {} {}",
+        "is in the format torch_dist, which is not read; write it as one file beside it with PyTorch, and name the folder: \
+         {unpack}python -m torch.distributed.checkpoint.format_utils dcp_to_torch {} {}",
         from.display(),
         to.display()
     )
