@@ -147,7 +147,9 @@ impl Rules {
             }
             Input::Text(text) => {
                 check_bytes("text", text.len())?;
-                self.encode(text, None)
+                let mut tokens = self.encode(text, None)?;
+                self.text.close(&mut tokens.ids);
+                Ok(tokens)
             }
             Input::TokenIds(ids) => {
                 self.check_ids("token_ids.ids", ids)?;
