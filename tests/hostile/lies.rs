@@ -119,6 +119,8 @@ fn pickles_with_code_and_bombs() {
             "not a dictionary",
         ),
         ([b"\x80\x02".to_vec(), b"(".repeat(1_000_000), b".".to_vec()].concat(), "the stack is empty"),
+        ([b"\x80\x04N".to_vec(), vec![0x94; 3_000_000], b".".to_vec()].concat(), "more than"),
+        ([b"\x80\x02".to_vec(), b"N".repeat(3_000_000), b".".to_vec()].concat(), "more than"),
         (b"\x80\x02}q\x00X\x05\x00\x00\x00modelh\x00s.".to_vec(), "holds no tensors"),
         (b"\x80\x02.".to_vec(), "the stack is empty"),
         (b"".to_vec(), "ends in the middle"),

@@ -110,11 +110,10 @@ impl Array {
         }
         // The layers' matrices are the rows of a matrix, each from its first value to its last.
         let width = self.matrix_shape().get(1).copied().unwrap_or(1);
-        let runs = match columns == (0..width) {
-            true => std::iter::once(rows.start * width..rows.end * width).collect::<Vec<_>>(),
-            false => rows.map(|row| row * width + columns.start..row * width + columns.end).collect(),
-        };
-        for columns in runs {
+        // Whole rows lie side by side.
+        let step = if columns == (0..width) { rows.len().max(1) } else { 1 };
+        for row in rows.step_by(step) {
+            let columns = row * width + columns.start..(row + step - 1) * width + columns.end;
             values.extend(file.read(name, &Slice { rows: matrix..matrix + 1, columns })?);
         }
         Ok(())

@@ -37,7 +37,7 @@ impl<'a> Input<'a> {
     pub fn text(&mut self, length: usize) -> Result<Span, String> {
         let start = self.at;
         str::from_utf8(self.take(length)?).map_err(|_| "a text is no UTF-8")?;
-        Ok(Span { start, length })
+        span(start, length)
     }
 
     /// A text up to the end of the line.
@@ -46,7 +46,7 @@ impl<'a> Input<'a> {
         let length = self.bytes[start..].iter().position(|&b| b == b'\n').ok_or("a name has no end")?;
         str::from_utf8(&self.bytes[start..start + length]).map_err(|_| "a name is no UTF-8")?;
         self.at = start + length + 1;
-        Ok(Span { start, length })
+        span(start, length)
     }
 
     /// An unsigned little-endian number of some bytes.
@@ -73,4 +73,9 @@ impl<'a> Input<'a> {
         self.at = end;
         Ok(bytes)
     }
+}
+
+fn span(start: usize, length: usize) -> Result<Span, String> {
+    let small = |n: usize| u32::try_from(n).map_err(|_| "it is longer than 4 GiB");
+    Ok(Span { start: small(start)?, length: small(length)? })
 }

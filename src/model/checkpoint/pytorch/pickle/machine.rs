@@ -5,11 +5,12 @@ use std::collections::HashMap;
 use super::input::Input;
 use super::{Global, Node, Span, Storage, Tensor, Value};
 
-/// Lists, tuples, dictionaries, storages and tensors in one pickle at most; a tensor takes about ten.
-const MAX_NODES: usize = 1 << 20;
+/// Values that are remembered, on the stack, or lists, tuples, dictionaries, storages and tensors in one pickle at most; a
+/// tensor takes about ten.
+const MAX_VALUES: usize = 1 << 20;
 
-/// Dimensions of a tensor at most, as in PyTorch.
-const MAX_DIMENSIONS: usize = 64;
+/// Dimensions of a tensor at most; weights have two.
+const MAX_DIMENSIONS: usize = 8;
 
 /// The state between two opcodes.
 pub struct Machine<'a> {
@@ -37,6 +38,10 @@ impl<'a> Machine<'a> {
                 return Ok((self.pop()?, self.nodes));
             }
             self.step(opcode).map_err(|reason| format!("at byte {at}, {reason}"))?;
+            let most = self.nodes.len().max(self.memo.len()).max(self.stack.len()).max(self.marks.len());
+            if most > MAX_VALUES {
+                return Err(format!("it makes more than {MAX_VALUES} values"));
+            }
         }
     }
 
@@ -86,21 +91,21 @@ impl<'a> Machine<'a> {
                 self.stack.push(value);
             }
             // EMPTY_TUPLE, TUPLE, TUPLE1, TUPLE2, TUPLE3
-            b')' => self.push(Node::Tuple(Vec::new()))?,
+            b')' => self.push(Node::Tuple(Vec::new())),
             b't' => {
                 let items = self.since_mark()?;
-                self.push(Node::Tuple(items))?;
+                self.push(Node::Tuple(items));
             }
             0x85..=0x87 => {
-                let mut items = Vec::with_capacity(3);
+                let mut items = Vec::with_capacity(usize::from(opcode - 0x84));
                 for _ in 0x85..=opcode {
                     items.push(self.pop()?);
                 }
                 items.reverse();
-                self.push(Node::Tuple(items))?;
+                self.push(Node::Tuple(items));
             }
             // EMPTY_LIST, APPEND, APPENDS
-            b']' => self.push(Node::List(Vec::new()))?,
+            b']' => self.push(Node::List(Vec::new())),
             b'a' => {
                 let item = self.pop()?;
                 self.list()?.push(item);
@@ -110,7 +115,7 @@ impl<'a> Machine<'a> {
                 self.list()?.extend(items);
             }
             // EMPTY_DICT, SETITEM, SETITEMS
-            b'}' => self.push(Node::Dictionary(Vec::new()))?,
+            b'}' => self.push(Node::Dictionary(Vec::new())),
             b's' => {
                 let (value, key) = (self.pop()?, self.pop()?);
                 self.dictionary()?.push((key, value));
@@ -188,7 +193,8 @@ impl<'a> Machine<'a> {
             }
             _ => None,
         };
-        self.push(Node::Storage(storage.ok_or("a persistent id is no storage")?))
+        self.push(Node::Storage(Box::new(storage.ok_or("a persistent id is no storage")?)));
+        Ok(())
     }
 
     /// What the known names do with their arguments.
@@ -200,24 +206,19 @@ impl<'a> Machine<'a> {
             (Global::OrderedDict, []) => self.push(Node::Dictionary(Vec::new())),
             (Global::RebuildTensor, &[storage, Value::Integer(offset), shape, strides, ..]) => {
                 let tensor = self.tensor(storage, offset, shape, strides).ok_or("a tensor is malformed")?;
-                self.push(Node::Tensor(tensor))
+                self.push(Node::Tensor(Box::new(tensor)));
             }
-            (Global::RebuildParameter, &[tensor, ..]) | (Global::Size, &[tensor]) => {
-                self.stack.push(tensor);
-                Ok(())
-            }
-            (Global::Inert, _) => {
-                self.stack.push(Value::Other);
-                Ok(())
-            }
-            (callee, arguments) => Err(format!("{callee:?} is called with {} arguments", arguments.len())),
+            (Global::RebuildParameter, &[inner, ..]) | (Global::Size, &[inner]) => self.stack.push(inner),
+            (Global::Inert, _) => self.stack.push(Value::Other),
+            (callee, arguments) => return Err(format!("{callee:?} is called with {} arguments", arguments.len())),
         }
+        Ok(())
     }
 
     fn tensor(&self, storage: Value, offset: i64, shape: Value, strides: Value) -> Option<Tensor> {
         let storage = match storage {
             Value::Node(index) => match self.nodes[index] {
-                Node::Storage(storage) => storage,
+                Node::Storage(ref storage) => **storage,
                 _ => return None,
             },
             _ => return None,
@@ -268,13 +269,9 @@ impl<'a> Machine<'a> {
         }
     }
 
-    fn push(&mut self, node: Node) -> Result<(), String> {
-        if self.nodes.len() >= MAX_NODES {
-            return Err(format!("there are more than {MAX_NODES} lists, tuples and dictionaries"));
-        }
+    fn push(&mut self, node: Node) {
         self.stack.push(Value::Node(self.nodes.len()));
         self.nodes.push(node);
-        Ok(())
     }
 
     fn peek(&self) -> Result<Value, String> {

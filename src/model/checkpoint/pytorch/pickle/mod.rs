@@ -26,8 +26,8 @@ pub enum Value {
 /// A text's place in the pickle; it was checked to be UTF-8.
 #[derive(Debug, Clone, Copy)]
 pub struct Span {
-    start: usize,
-    length: usize,
+    start: u32,
+    length: u32,
 }
 
 /// The names that are known.
@@ -52,8 +52,8 @@ enum Node {
     Tuple(Vec<Value>),
     List(Vec<Value>),
     Dictionary(Vec<(Value, Value)>),
-    Storage(Storage),
-    Tensor(Tensor),
+    Storage(Box<Storage>),
+    Tensor(Box<Tensor>),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -132,13 +132,13 @@ impl<'a> Pickle<'a> {
     pub fn tensor(&self, value: Value) -> Option<TensorView<'_>> {
         match value {
             Value::Node(index) => match &self.nodes[index] {
-                Node::Tensor(Tensor { storage, offset, shape, strides }) => Some(TensorView {
-                    kind: storage.kind.of(self.bytes),
-                    key: storage.key.of(self.bytes),
-                    elements: storage.elements,
-                    offset: *offset,
-                    shape,
-                    strides,
+                Node::Tensor(tensor) => Some(TensorView {
+                    kind: tensor.storage.kind.of(self.bytes),
+                    key: tensor.storage.key.of(self.bytes),
+                    elements: tensor.storage.elements,
+                    offset: tensor.offset,
+                    shape: &tensor.shape,
+                    strides: &tensor.strides,
                 }),
                 _ => None,
             },
@@ -149,6 +149,7 @@ impl<'a> Pickle<'a> {
 
 impl Span {
     fn of(self, bytes: &[u8]) -> &str {
-        str::from_utf8(&bytes[self.start..self.start + self.length]).expect("checked when the span was made")
+        let (start, length) = (self.start as usize, self.length as usize);
+        str::from_utf8(&bytes[start..start + length]).expect("checked when the span was made")
     }
 }
