@@ -46,6 +46,8 @@ pub struct ModelCard {
 pub struct ReadPolicy {
     /// The tokens that are read.
     pub at: ReadAt,
+    /// A token that means nothing at the end of a rollout, such as padding: the last one before them is read.
+    pub skip: Option<u32>,
     /// A token that is put behind every rollout that does not end with it; the head was trained to be read there.
     pub append: Option<u32>,
     /// A run of tokens that every rollout must hold: the head looks for the last one. Empty: none.

@@ -118,3 +118,16 @@ fn adapters_in_the_layout_of_peft_are_merged() {
         }
     }
 }
+
+#[test]
+fn a_sentencepiece_model_becomes_the_tokenizer() {
+    let text = |name: &str| load(&fixture(name), 1).card().text.clone();
+    let (folder, tar) = (text("nemo/nemotron-tp2"), text("nemo/nemotron-tp2.nemo"));
+    assert_eq!(folder, tar);
+    let tokenizer = tokenizers::Tokenizer::from_bytes(folder.tokenizer_json.unwrap()).unwrap();
+    let (symbol, bos) = (tokenizer.token_to_id("<extra_id_1>").unwrap(), tokenizer.token_to_id("<s>").unwrap());
+    let ids = tokenizer.encode("<extra_id_1>User\n", true).unwrap().get_ids().to_vec();
+    assert!(ids.contains(&symbol) && !ids.contains(&bos), "{ids:?}");
+    assert_eq!(folder.template_variables["bos_token"], "<s>");
+    assert!(text("nemo/llama-tp4").tokenizer_json.is_none());
+}

@@ -201,3 +201,32 @@ fn an_adapter_is_merged_whoever_names_it() {
         assert_ne!(version(&named), version(&load(&config(&base))), "{name}");
     }
 }
+
+/// transformers reads a model for sequence classification at the last token that is not padding.
+#[test]
+fn padding_at_the_end_is_passed_over_where_transformers_does() {
+    let skip = |folder: &Path, preset: &str| {
+        let config = Config { preset: preset.into(), ..config(folder) };
+        load(&config).card().reads.skip
+    };
+    let folder = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(fixture("hf/bf16-single")).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
+    }
+    assert_eq!(skip(folder.path(), "auto"), None);
+    let path = folder.path().join("config.json");
+    let mut settings: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    for (padding, skipped) in [(5, Some(5)), (400, None)] {
+        settings["pad_token_id"] = padding.into();
+        fs::write(&path, settings.to_string()).unwrap();
+        assert_eq!(skip(folder.path(), "auto"), skipped);
+    }
+    settings["pad_token_id"] = 5.into();
+    fs::write(&path, settings.to_string()).unwrap();
+    let preset = folder.path().join("mine.toml");
+    for (text, skipped) in [("skip = false", None), ("skip = 7", Some(7)), ("at = 'last-token'", Some(5))] {
+        fs::write(&preset, format!("name = 'mine'\n[read]\n{text}\n")).unwrap();
+        assert_eq!(skip(folder.path(), preset.to_str().unwrap()), skipped, "{text}");
+    }
+}

@@ -4,10 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use candle_core::Device;
 use rayon::ThreadPool;
 
-use super::backend::Backend;
 use super::blueprint::Blueprint;
 use super::decoder::DecoderSpec;
 use super::head::{self, Head, HeadContext, HeadSpec, Hidden};
@@ -47,10 +45,13 @@ impl ModelEngine {
         // Before anything that takes long.
         spec.check_degree(config.tp)?;
         let devices = config.device.open_all(config.tp)?;
-        let load = || load_weights(&blueprint, &spec, config.device.backend(), &devices, &pool);
-        let (version, loaded) = pool.install(|| rayon::join(|| fingerprint(&blueprint), load));
-        let (ranks, head) = loaded?;
+        // It is small, and what most often is missing.
+        let head = pool.install(|| load_head(&blueprint, &spec))?;
+        // By now everybody has read what he wants to know.
         blueprint.settings.refuse_unread()?;
+        let load = || Ranks::load(&spec, blueprint.weights.as_ref(), config.device.backend(), &devices, &pool);
+        let (version, ranks) = pool.install(|| rayon::join(|| fingerprint(&blueprint), load));
+        let ranks = ranks?;
         let Blueprint {
             name,
             preset,
@@ -88,6 +89,13 @@ impl ModelEngine {
             model_version = %card.model_version, device = %config.device, parameters = spec.parameters().total(), threads, ranks = ranks.world(),
             load_ms = started.elapsed().as_millis() as u64, "model loaded"
         );
+        if card.default_weighting.is_none() {
+            let attributes = card.attributes.join(", ");
+            tracing::warn!(
+                attributes,
+                "the model names no default weighting: every rollout must bring its own weights"
+            );
+        }
         let unread_settings = settings.unread().into_iter().map(str::to_owned).collect();
         Ok(Self {
             card: Arc::new(card),
@@ -139,25 +147,16 @@ fn fingerprint(blueprint: &Blueprint) -> Result<String, ModelError> {
     blueprint.fingerprint(blueprint.attributes.as_deref().unwrap_or_default())
 }
 
-fn load_weights(
-    blueprint: &Blueprint,
-    spec: &DecoderSpec,
-    backend: Backend,
-    devices: &[Device],
-    pool: &Arc<ThreadPool>,
-) -> Result<(Ranks, Box<dyn Head>), ModelError> {
-    let weights = blueprint.weights.as_ref();
-    // The head first: it is small, and what most often is missing.
-    let head = head::load(&HeadContext {
+fn load_head(blueprint: &Blueprint, spec: &DecoderSpec) -> Result<Box<dyn Head>, ModelError> {
+    head::load(&HeadContext {
         settings: &blueprint.settings,
-        weights: blueprint.head_weights.as_deref().unwrap_or(weights),
+        weights: blueprint.head_weights.as_deref().unwrap_or(blueprint.weights.as_ref()),
         hidden: spec.hidden,
         names: blueprint.attributes.as_ref().map(Vec::len),
         spec: &blueprint.head,
         needs: &blueprint.reads.needs,
         hint: &blueprint.headless_hint(),
-    })?;
-    Ok((Ranks::load(spec, weights, backend, devices, pool)?, head))
+    })
 }
 
 impl Engine for ModelEngine {

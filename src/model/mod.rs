@@ -17,6 +17,8 @@ mod device;
 mod digest;
 mod engine;
 mod error;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod head;
 pub mod kernels;
 mod layers;

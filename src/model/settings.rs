@@ -30,6 +30,8 @@ const HARMLESS: &[&str] = &[
     "final_logit_softcapping",
     "init_method_std",
     "init_std",
+    // Where a window begins that is not switched on; who switches it on reads it.
+    "max_window_layers",
     "resid_pdrop",
     "residual_dropout",
     "sequence_parallel",

@@ -92,7 +92,13 @@ fn reads_to_wire(reads: &ReadPolicy) -> v1::ReadPolicy {
         ReadAt::EveryToken { token, reduce: Reduce::Mean } => (Some(token), v1::Reduce::Mean),
         ReadAt::EveryToken { token, reduce: Reduce::Last } => (Some(token), v1::Reduce::Last),
     };
-    v1::ReadPolicy { step_token, reduce: reduce.into(), append: reads.append, needs: reads.needs.clone() }
+    v1::ReadPolicy {
+        step_token,
+        reduce: reduce.into(),
+        append: reads.append,
+        needs: reads.needs.clone(),
+        skip: reads.skip,
+    }
 }
 
 fn reads_from_wire(reads: v1::ReadPolicy) -> Result<ReadPolicy, BadCard> {
@@ -104,7 +110,7 @@ fn reads_from_wire(reads: v1::ReadPolicy) -> Result<ReadPolicy, BadCard> {
         (Some(token), Ok(v1::Reduce::Last)) => ReadAt::EveryToken { token, reduce: Reduce::Last },
         (Some(_), Ok(v1::Reduce::Unspecified) | Err(_)) => return Err(BadCard { reduce: reads.reduce }),
     };
-    Ok(ReadPolicy { at, append: reads.append, needs: reads.needs })
+    Ok(ReadPolicy { at, skip: reads.skip, append: reads.append, needs: reads.needs })
 }
 
 /// The wire spells absence as an empty string.
@@ -135,8 +141,12 @@ mod tests {
             reads: ReadPolicy::default(),
         };
         let bare = ModelCard { default_weighting: None, text: TextAssets::default(), ..model.clone() };
-        let steps =
-            |reduce| ReadPolicy { at: ReadAt::EveryToken { token: 7, reduce }, append: Some(0), needs: vec![5, 0, 5] };
+        let steps = |reduce| ReadPolicy {
+            at: ReadAt::EveryToken { token: 7, reduce },
+            skip: Some(3),
+            append: Some(0),
+            needs: vec![5, 0, 5],
+        };
         let reading = [Reduce::Product, Reduce::Min, Reduce::Mean, Reduce::Last].map(steps);
         let reading = reading.map(|reads| ModelCard { reads, ..model.clone() });
         for model in [model, bare].into_iter().chain(reading) {

@@ -32,7 +32,7 @@ struct Door {
 impl Intake {
     pub(super) fn new(card: Arc<ModelCard>, config: &Config, queue: Arc<Queue>) -> Result<Self, String> {
         Ok(Self(Arc::new(Door {
-            rules: Rules::new(card, config.over_long)?,
+            rules: Rules::new(card, config)?,
             queue,
             tokenizers: Arc::new(Semaphore::new(config.tokenizer_threads)),
             draining: AtomicBool::new(false),

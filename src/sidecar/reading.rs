@@ -17,8 +17,13 @@ pub(super) struct Found {
     pub first: usize,
 }
 
-/// Puts the policy's last token behind a sequence that does not end with it.
+/// Takes off what means nothing at the end of a sequence, and puts the policy's last token behind one that does not end
+/// with it. The first token stays, whatever it is.
 pub(super) fn complete(policy: &ReadPolicy, ids: &mut Vec<u32>) {
+    if let Some(skip) = policy.skip {
+        let meaningful = ids.iter().rposition(|id| *id != skip).map_or(1, |last| last + 1);
+        ids.truncate(meaningful);
+    }
     if let Some(append) = policy.append
         && ids.last() != Some(&append)
     {
@@ -58,7 +63,8 @@ pub(super) fn check(policy: &ReadPolicy, vocabulary_size: u32) -> Result<(), Str
         ReadAt::LastToken => None,
         ReadAt::EveryToken { token, .. } => Some(token),
     };
-    match step.iter().chain(&policy.append).chain(&policy.needs).find(|id| **id >= vocabulary_size) {
+    match step.iter().chain(&policy.append).chain(&policy.skip).chain(&policy.needs).find(|id| **id >= vocabulary_size)
+    {
         None => Ok(()),
         Some(id) => Err(format!(
             "the model is to be read at token id {id}, which its vocabulary of {vocabulary_size} does not have"
@@ -117,8 +123,24 @@ mod tests {
     }
 
     #[test]
+    fn padding_at_the_end_means_nothing() {
+        let policy = ReadPolicy { skip: Some(0), ..ReadPolicy::default() };
+        let completed = |policy: &ReadPolicy, given: &[u32]| {
+            let mut ids = given.to_vec();
+            complete(policy, &mut ids);
+            ids
+        };
+        assert_eq!(completed(&policy, &[4, 0, 5, 0, 0]), [4, 0, 5]);
+        assert_eq!(completed(&policy, &[0, 5]), [0, 5]);
+        // As transformers, which then reads the first.
+        assert_eq!(completed(&policy, &[0, 0]), [0]);
+        let policy = ReadPolicy { append: Some(9), ..policy };
+        assert_eq!(completed(&policy, &[4, 9, 0]), [4, 9]);
+    }
+
+    #[test]
     fn tokens_of_no_vocabulary() {
-        let good = ReadPolicy { at: STEPS, append: Some(4), needs: vec![1, 3] };
+        let good = ReadPolicy { at: STEPS, skip: None, append: Some(4), needs: vec![1, 3] };
         assert_eq!(check(&good, 5), Ok(()));
         for (size, names) in [(4, "id 4"), (3, "id 4"), (2, "id 2")] {
             assert!(check(&good, size).unwrap_err().contains(names), "{size}");
@@ -135,7 +157,7 @@ mod tests {
             needs in prop::collection::vec(0u32..4, 0..3),
             cut: prop::sample::Index,
         ) {
-            let policy = ReadPolicy { at: if every { STEPS } else { ReadAt::LastToken }, append: None, needs };
+            let policy = ReadPolicy { at: if every { STEPS } else { ReadAt::LastToken }, skip: None, append: None, needs };
             let Ok(found) = find(&policy, "input", &ids) else { return Ok(()) };
             let cut = cut.index(found.first + 1);
             let after = find(&policy, "input", &ids[cut..]).unwrap();

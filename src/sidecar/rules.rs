@@ -4,10 +4,11 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::OverLong;
 use super::reading::{self, Found};
 use super::tokenize::Text;
+use super::{Config, OverLong};
 use crate::aggregate::{self, Bound};
+use crate::batch::unique_tokens;
 use crate::engine::{ModelCard, ReadAt};
 use crate::limits;
 use crate::reward::{Code, Rejection};
@@ -18,6 +19,8 @@ pub(super) struct Rules {
     card: Arc<ModelCard>,
     text: Text,
     over_long: OverLong,
+    share_prefixes: bool,
+    max_batch_tokens: usize,
 }
 
 /// Tokens, and how many of them, from which place on, are the completion's; `None` where nobody asked, or where the input
@@ -29,9 +32,10 @@ struct Tokens {
 
 impl Rules {
     /// The error says what is wrong with the model's text or reads.
-    pub(super) fn new(card: Arc<ModelCard>, over_long: OverLong) -> Result<Self, String> {
+    pub(super) fn new(card: Arc<ModelCard>, config: &Config) -> Result<Self, String> {
         reading::check(&card.reads, card.vocabulary_size)?;
-        Ok(Self { text: Text::new(&card.text)?, card, over_long })
+        let Config { over_long, share_prefixes, max_batch_tokens, .. } = *config;
+        Ok(Self { text: Text::new(&card.text)?, card, over_long, share_prefixes, max_batch_tokens })
     }
 
     pub(super) fn card(&self) -> &Arc<ModelCard> {
@@ -86,7 +90,27 @@ impl Rules {
             group: rollout.group,
             priority: rollout.priority,
         };
+        self.check_cost(&valid)?;
         Ok((valid, bound))
+    }
+
+    /// A rollout with scored turns goes through the model in one piece with all its prefixes: no more of them than the
+    /// sidecar was sized for.
+    fn check_cost(&self, rollout: &ValidRollout) -> Result<(), Rejection> {
+        let Reads::Turns(_) = rollout.reads else { return Ok(()) };
+        let cost = match self.share_prefixes {
+            true => unique_tokens(&rollout.sequences(0).map(|sequence| sequence.tokens).collect::<Vec<_>>()),
+            false => rollout.total_tokens(),
+        };
+        let most = self.max_batch_tokens.max(self.context());
+        if cost <= most {
+            return Ok(());
+        }
+        let what = format!(
+            "chat.messages: the scored turns, each with all before it, take {cost} tokens of a micro-batch; at most {most}, \
+             by max_batch_tokens and the model's context; score fewer, or raise max_batch_tokens"
+        );
+        Err(Rejection::new(Code::TooLong, what))
     }
 
     fn context(&self) -> usize {
@@ -100,6 +124,8 @@ impl Rules {
             return Err(Rejection::new(Code::Empty, "input: there is no token to score"));
         }
         reading::complete(&self.card.reads, &mut tokens.ids);
+        let end = tokens.ids.len();
+        tokens.completion = tokens.completion.map(|c| c.start.min(end)..c.end.min(end));
         let found = reading::find(&self.card.reads, "input", &tokens.ids)?;
         Ok((tokens, found))
     }
@@ -121,7 +147,9 @@ impl Rules {
             }
             Input::Text(text) => {
                 check_bytes("text", text.len())?;
-                self.encode(text, None)
+                let mut tokens = self.encode(text, None)?;
+                self.text.close(&mut tokens.ids);
+                Ok(tokens)
             }
             Input::TokenIds(ids) => {
                 self.check_ids("token_ids.ids", ids)?;

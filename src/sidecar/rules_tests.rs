@@ -41,7 +41,7 @@ fn rules_with(context_tokens: u32, over_long: OverLong, reads: ReadPolicy) -> Ru
     };
     let echo = EchoEngine::new(context_tokens).taking(text, reads);
     let card = ModelCard { vocabulary_size: 50, ..ModelCard::clone(echo.card()) };
-    Rules::new(card.into(), over_long).unwrap()
+    Rules::new(card.into(), &Config { over_long, ..Config::default() }).unwrap()
 }
 
 fn rules(reads: ReadPolicy) -> Rules {
@@ -177,9 +177,24 @@ fn nothing_is_cut_of_a_conversation_with_scored_turns() {
         "{% for m in messages %}{% if loop.last or m.role == 'user' %}{{ m.content }} {% endif %}{% endfor %}";
     let card = rules(ReadPolicy::default()).card().as_ref().clone();
     let text = TextAssets { chat_template: Some(forgetful.into()), ..card.text.clone() };
-    let forgetful = Rules::new(ModelCard { text, ..card }.into(), OverLong::TruncateLeft).unwrap();
+    let forgetful = Rules::new(
+        ModelCard { text, ..card }.into(),
+        &Config { over_long: OverLong::TruncateLeft, ..Config::default() },
+    )
+    .unwrap();
     let thought = format!("*{long}");
     assert_bad(&forgetful, chat(&["w0", &thought, "w2"], "w3"), Code::TooLong, "chat.messages[1]: 33 tokens");
+}
+
+#[test]
+fn scored_turns_fit_into_a_micro_batch() {
+    let turns = || chat(&["w0", "*w1", "w2", "*w3", "w4", "*w5", "w6", "*w7"], "w8");
+    // 28 tokens of the conversation, and an end for each of 4 turns: as many as the context.
+    let sharing = Rules { max_batch_tokens: 1, ..rules(ReadPolicy::default()) };
+    assert_eq!(turn_tokens(&valid(&sharing, turns())).len(), 5);
+    let apart = Rules { share_prefixes: false, ..sharing };
+    assert_bad(&apart, turns(), Code::TooLong, "take 92 tokens of a micro-batch; at most 32");
+    valid(&Rules { max_batch_tokens: 92, ..apart }, turns());
 }
 
 /// A conversation of n turns has n squared of text.
@@ -252,7 +267,7 @@ fn every_step_is_read_and_none_is_cut() {
 fn a_model_that_cannot_be_read_is_found_at_the_start() {
     let card = rules(ReadPolicy::default()).card().as_ref().clone();
     let reads = ReadPolicy { append: Some(50), ..ReadPolicy::default() };
-    let error = Rules::new(ModelCard { reads, ..card }.into(), OverLong::Reject).err().unwrap();
+    let error = Rules::new(ModelCard { reads, ..card }.into(), &Config::default()).err().unwrap();
     assert!(error.contains("token id 50") && error.contains("vocabulary of 50"), "{error}");
 }
 

@@ -62,19 +62,34 @@ pub fn read(settings: &Settings, defaults: &Defaults) -> Result<DecoderSpec, Mod
     if head_dim == 0 {
         return Err(malformed(format!("hidden_size {hidden} leaves nothing for each of {heads} heads")));
     }
+    let layers = settings.required_size("num_hidden_layers")?;
+    let feed_forward = settings.required_size("intermediate_size")?;
+    let vocabulary = settings.required_size("vocab_size")?;
+    // Tables are made of these before any weight is looked at: far more than any model has, far less than memory.
+    for (field, value, most) in [
+        ("num_hidden_layers", layers, 1 << 16),
+        ("hidden_size", hidden, 1 << 24),
+        ("num_attention_heads", heads, 1 << 16),
+        ("head_dim", head_dim, 1 << 16),
+        ("intermediate_size", feed_forward, 1 << 26),
+        ("vocab_size", vocabulary, 1 << 26),
+    ] {
+        if value > most {
+            return Err(malformed(format!("field {field:?} is {value}, expected at most {most}")));
+        }
+    }
     let mut eps = None;
     for name in defaults.eps {
         eps = eps.or(settings.number(name)?);
     }
     let context = settings.size("max_position_embeddings")?.unwrap_or(defaults.context);
-    let layers = settings.required_size("num_hidden_layers")?;
     let (field, activation) = defaults.activation;
-    let spec = DecoderSpec {
+    Ok(DecoderSpec {
         layers,
         hidden,
         heads: HeadLayout { heads, kv_heads, head_dim },
-        feed_forward: settings.required_size("intermediate_size")?,
-        vocabulary: settings.required_size("vocab_size")?,
+        feed_forward,
+        vocabulary,
         context,
         embedding_scale: None,
         norm: NormKind::Rms,
@@ -88,21 +103,7 @@ pub fn read(settings: &Settings, defaults: &Defaults) -> Result<DecoderSpec, Mod
         output_bias: false,
         feed_forward_bias: false,
         names: Names::COMMON,
-    };
-    // A table of windows, or a matrix's size, is made of these: far more than any model has, far less than memory.
-    for (field, value, most) in [
-        ("num_hidden_layers", spec.layers, 1 << 16),
-        ("hidden_size", spec.hidden, 1 << 24),
-        ("num_attention_heads", heads, 1 << 16),
-        ("head_dim", head_dim, 1 << 16),
-        ("intermediate_size", spec.feed_forward, 1 << 26),
-        ("vocab_size", spec.vocabulary, 1 << 26),
-    ] {
-        if value > most {
-            return Err(settings.unsupported(field, format!("at most {most}")));
-        }
-    }
-    Ok(spec)
+    })
 }
 
 /// A flag that is false where the configuration leaves it out.

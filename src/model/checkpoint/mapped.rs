@@ -30,6 +30,10 @@ impl MappedFile {
     /// Maps a file.
     #[allow(unsafe_code)]
     pub fn open(path: &Path) -> Result<Self, ModelError> {
+        // A pipe would be waited for, and a folder has no bytes.
+        if !std::fs::metadata(path).map_err(ModelError::io(path))?.is_file() {
+            return Err(ModelError::malformed(path, "is no file"));
+        }
         let file = File::open(path).map_err(ModelError::io(path))?;
         // SAFETY: the map is read-only and lives as long as `Mmap`. What remains is that another process may change
         // or cut the file while it is mapped; we only read plain numbers out of it (never references, lengths or
@@ -37,6 +41,10 @@ impl MappedFile {
         // numbers, and a cut a SIGBUS, as with any mapped file, but no broken invariant of a Rust type. Checkpoints
         // are not to be changed while they are loaded; they are replaced by renaming.
         let map = unsafe { Mmap::map(&file) }.map_err(ModelError::io(path))?;
+        if map.starts_with(b"version https://git-lfs") {
+            let reason = "is a pointer of Git LFS, not the file itself; fetch it with `git lfs pull`";
+            return Err(ModelError::malformed(path, reason));
+        }
         Ok(Self { path: path.to_path_buf(), content: Content::Mapped(map), read: AtomicU64::new(0) })
     }
 

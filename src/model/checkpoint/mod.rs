@@ -10,7 +10,7 @@ mod dense;
 pub(crate) mod gguf;
 mod mapped;
 mod nemo;
-mod peft;
+pub(crate) mod peft;
 mod pytorch;
 mod safetensors;
 mod shards;

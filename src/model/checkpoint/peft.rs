@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::adapter::Part;
 use crate::model::ModelError;
-use crate::model::error::read_json;
+use crate::model::error::read_file;
 
 /// Fields of which every value is fine: they say how the adapter was made, and where.
 const HARMLESS: &[&str] = &[
@@ -71,7 +71,12 @@ struct Fields {
 impl Config {
     /// Reads and checks the file.
     pub fn open(path: &Path) -> Result<Self, ModelError> {
-        let fields: Fields = read_json(path)?;
+        Self::parse(path, &read_file(path)?)
+    }
+
+    /// Reads and checks the file's bytes.
+    pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self, ModelError> {
+        let fields = serde_json::from_slice(bytes).map_err(|e| ModelError::malformed(path, e.to_string()))?;
         Self::new(fields).map_err(|(field, found, expected)| ModelError::Unsupported {
             path: path.to_path_buf(),
             field,

@@ -101,10 +101,10 @@ impl<'a> Addends<'a> {
     /// Adds its part to columns `columns` of row `row` of a `[t, n]` matrix.
     #[inline]
     fn add(&self, row: usize, n: usize, columns: &Range<usize>, y: &mut [f32]) {
-        for part in [self.bias.map(|b| &b[columns.clone()]), self.residual.map(|r| &r[row * n..][columns.clone()])] {
-            if let Some(part) = part {
-                y.iter_mut().zip(part).for_each(|(y, part)| *y += part);
-            }
+        let bias = self.bias.map(|bias| &bias[columns.clone()]);
+        let residual = self.residual.map(|residual| &residual[row * n..][columns.clone()]);
+        for part in [bias, residual].into_iter().flatten() {
+            y.iter_mut().zip(part).for_each(|(y, part)| *y += part);
         }
     }
 }

@@ -76,8 +76,12 @@ impl Rotary {
     /// `rope_theta`. `partial` is the part of a head's features that is turned where the configuration does not say.
     pub fn read(settings: &Settings, head_dim: usize, context: usize, partial: f64) -> Loaded<Self> {
         // transformers lets a non-empty `rope_scaling` win over `rope_parameters`.
-        let nonempty =
-            |object: &&str| settings.get(object).is_some_and(|v| v.as_object().is_none_or(|o| !o.is_empty()));
+        let nonempty = |object: &&str| settings.get(object).and_then(|v| v.as_object()).is_some_and(|o| !o.is_empty());
+        for object in ["rope_scaling", "rope_parameters"] {
+            if settings.get(object).is_some_and(|value| !value.is_object()) {
+                return Err(settings.unsupported(object, "an object"));
+            }
+        }
         let object = ["rope_scaling", "rope_parameters"].into_iter().find(nonempty).unwrap_or("rope_parameters");
         let field = |name: &str| format!("{object}.{name}");
         let theta = match settings.number(&field("rope_theta"))? {
@@ -97,7 +101,8 @@ impl Rotary {
             }
         }
         let features = (head_dim as f64 * partial) as usize;
-        if features == 0 || !features.is_multiple_of(2) {
+        // An odd number is rounded up to pairs, where the head has the feature that it takes.
+        if features == 0 || features.next_multiple_of(2) > head_dim {
             let reason = format!("{features} of {head_dim} features of a head would be turned, which makes no pairs");
             return Err(ModelError::malformed(settings.path(), reason));
         }
@@ -174,7 +179,7 @@ impl Rotary {
 
     /// Frequencies of so many features from their base (`rope_theta`).
     pub fn new(features: usize, theta: f64, scaling: Scaling) -> Self {
-        let powers = (0..features / 2).map(|i| {
+        let powers = (0..features.div_ceil(2)).map(|i| {
             let exponent = (2 * i) as f32 / features as f32;
             // PyTorch narrows the base to float32; the power is rounded once.
             f64::from(theta as f32).powf(f64::from(exponent)) as f32
@@ -221,7 +226,7 @@ impl RotaryTables {
 }
 
 impl Scaling {
-    /// The inverse frequency of pair `i` of `features / 2`, whose power of the base is `power`. `modeling_rope_utils.py` of
+    /// The inverse frequency of pair `i`, whose power of the base is `power`. `modeling_rope_utils.py` of
     /// transformers, operation by operation: on tensors in float32, on Python's numbers in float64, as there.
     fn apply(self, i: usize, power: f32, features: usize, theta: f64) -> f32 {
         let inverse_frequency = 1.0 / power;
@@ -338,6 +343,7 @@ mod tests {
         assert_eq!(frequencies(4, old).unwrap(), frequencies(4, new.clone()).unwrap());
         assert_eq!(frequencies(4, new).unwrap(), [0.5, 0.05]);
         assert!(frequencies(4, serde_json::json!({"rope_scaling": {"type": "su"}})).is_err());
+        assert!(frequencies(4, serde_json::json!({"rope_scaling": 2.0})).is_err());
         let stray = serde_json::json!({"rope_parameters": {"rope_type": "linear", "factor": 2.0, "short_factor": [1]}});
         assert!(frequencies(4, stray).unwrap_err().to_string().contains("short_factor"));
     }
@@ -347,6 +353,8 @@ mod tests {
         for name in ["partial_rotary_factor", "rope_percent", "rope_percentage"] {
             assert_eq!(read(8, serde_json::json!({name: 0.5})).unwrap().inverse_frequencies, [1.0, 0.01]);
             assert!(read(8, serde_json::json!({name: 1.5})).is_err());
+            // 3 of 6 features: exponents 0 and 2/3, on two pairs, as transformers has it.
+            assert_eq!(read(6, serde_json::json!({name: 0.5})).unwrap().inverse_frequencies.len(), 2);
         }
     }
 

@@ -4,6 +4,8 @@
 //! [read]
 //! at = "last-token"               # the default, or { every-token = TOKEN }: one read at each, the end of a step
 //! reduce = "product"              # how a rollout's attributes are made of its steps': product, min, mean, last
+//! skip = TOKEN                    # means nothing at the end of a rollout: padding. Default: the pad_token_id of a model
+//!                                 # for sequence classification, as transformers has it; false: none
 //! append = TOKEN                  # put behind every rollout that does not end with it
 //! needs = [TOKEN, ...]            # a run of tokens that every rollout must hold, as the head looks for it
 //! ```
@@ -23,6 +25,7 @@ use crate::model::settings::Settings;
 pub struct ReadPart {
     at: Option<At>,
     reduce: Option<Reduce>,
+    skip: Option<Skip>,
     append: Option<Token>,
     needs: Option<Vec<Token>>,
 }
@@ -32,6 +35,15 @@ pub struct ReadPart {
 enum At {
     LastToken,
     EveryToken(Token),
+}
+
+/// The token that means nothing at the end.
+#[derive(Debug, Clone, PartialEq, serde::Deserialize)]
+#[serde(untagged, expecting = "a token, or false")]
+enum Skip {
+    /// Whether there is one.
+    Any(bool),
+    Token(Token),
 }
 
 /// A token, as written.
@@ -49,6 +61,7 @@ impl ReadPart {
         Self {
             at: self.at.or(below.at),
             reduce: self.reduce.or(below.reduce),
+            skip: self.skip.or(below.skip),
             append: self.append.or(below.append),
             needs: self.needs.or(below.needs),
         }
@@ -70,7 +83,26 @@ impl ReadPart {
         };
         let append = self.append.as_ref().map(|token| tokens.id("read.append", token)).transpose()?;
         let needs = self.needs.iter().flatten().map(|token| tokens.id("read.needs", token));
-        Ok(ReadPolicy { at, append, needs: needs.collect::<Result<_, _>>()? })
+        Ok(ReadPolicy { at, skip: self.skip(&tokens)?, append, needs: needs.collect::<Result<_, _>>()? })
+    }
+
+    /// transformers' `*ForSequenceClassification` read the last token that is not `pad_token_id`.
+    fn skip(&self, tokens: &Tokens) -> Result<Option<u32>, ModelError> {
+        const PADDING: &str = "pad_token_id";
+        let classifies =
+            || tokens.settings.architecture().is_ok_and(|name| name.ends_with("ForSequenceClassification"));
+        let padding = match &self.skip {
+            Some(Skip::Token(token)) => match token {
+                Token::Setting { setting } if tokens.settings.get(setting).is_none() => return Ok(None),
+                token => return tokens.id("read.skip", token).map(Some),
+            },
+            Some(Skip::Any(wanted)) => *wanted,
+            None => classifies() && matches!(self.at, None | Some(At::LastToken)),
+        };
+        let id = tokens.settings.get(PADDING).filter(|_| padding).and_then(|id| u32::try_from(id.as_u64()?).ok());
+        // A padding token outside the vocabulary never comes.
+        Ok(id
+            .filter(|id| !tokens.settings.size("vocab_size").is_ok_and(|size| size.is_some_and(|n| *id as usize >= n))))
     }
 }
 

@@ -117,7 +117,8 @@ fn llama3(divisors: &[f32], theta: f64) -> Option<Value> {
         let kept = ((context / wavelength(i) - LOW) / (HIGH - LOW)).clamp(0.0, 1.0);
         let expected = 1.0 / ((1.0 - kept) / factor + kept);
         // They are stored as float32, of numbers that were computed in float32 at least.
-        if !((divisor - expected).abs() <= 1e-4 * expected) {
+        let close = (divisor - expected).abs() <= 1e-4 * expected;
+        if !close {
             return None;
         }
     }

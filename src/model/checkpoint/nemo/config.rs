@@ -134,7 +134,7 @@ pub fn parse(path: &Path, bytes: &[u8]) -> Result<Settings, ModelError> {
             max_nodes: MAX_YAML_EVENTS,
             max_recorded_anchor_events: MAX_YAML_EVENTS,
             max_documents: 1,
-        }.into(),
+        },
         alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: MAX_YAML_EVENTS },
     };
     let mut value: Value = serde_saphyr::from_slice_with_options(bytes, options)

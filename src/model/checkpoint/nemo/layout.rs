@@ -8,10 +8,11 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use super::array::{Array, Weights};
 use super::config::Architecture;
 use super::store::Store;
-use super::zarr::ZarrArray;
 use crate::model::ModelError;
+use crate::model::checkpoint::WeightSource;
 
 /// Where NeMo keeps its arrays.
 pub const WEIGHTS: &str = "model_weights";
@@ -72,38 +73,38 @@ impl Rows {
 #[derive(Debug)]
 pub struct Layout {
     /// The arrays.
-    pub arrays: Vec<ZarrArray>,
+    pub arrays: Vec<Array>,
     /// The tensors, by transformers' names.
     pub tensors: BTreeMap<String, Placed>,
 }
 
 impl Layout {
     /// Opens every array that scoring needs. One that is not known would be left out of the sum, so it is refused.
-    pub fn open(store: &Store, architecture: &Architecture) -> Result<Self, ModelError> {
+    pub fn open(store: &Store, weights: &Weights, architecture: &Architecture) -> Result<Self, ModelError> {
         let mut layout = Self { arrays: Vec::new(), tensors: BTreeMap::new() };
-        for folder in array_folders(store) {
-            let array = &folder[WEIGHTS.len() + 1..];
-            // The head of the language model and the optimizer have no part in a reward.
-            if array.starts_with("model.output_layer.") || array.starts_with("optimizer.") {
-                continue;
+        for name in array_names(store, weights) {
+            // The head of the language model and the optimizer have no part in a reward, nor has what Transformer Engine
+            // leaves beside its layers.
+            let unused = name.starts_with("model.output_layer.") || name.starts_with("optimizer.");
+            if !unused && !name.contains("._extra_state") {
+                layout.add(store, weights, &name, architecture)?;
             }
-            layout.add(store, &folder, architecture)?;
         }
         Ok(layout)
     }
 
-    fn add(&mut self, store: &Store, folder: &str, a: &Architecture) -> Result<(), ModelError> {
-        let name = &folder[WEIGHTS.len() + 1..];
+    fn add(&mut self, store: &Store, weights: &Weights, name: &str, a: &Architecture) -> Result<(), ModelError> {
+        let place = || store.place(&format!("{WEIGHTS}/{name}"));
         let Some((targets, expected)) = targets(name, a) else {
             return Err(ModelError::Unsupported {
-                path: store.place(folder),
+                path: place(),
                 field: format!("array {name:?}"),
                 found: "present".into(),
                 expected: format!("the arrays of {}", a.name),
             });
         };
         let stacked = name.starts_with(LAYERS);
-        let array = ZarrArray::open(store, folder.to_owned(), stacked)?;
+        let array = weights.open(store, WEIGHTS, name, stacked)?;
         let fits = |(expected, found): (&Option<usize>, &usize)| expected.is_none_or(|n| n == *found);
         let found = array.matrix_shape();
         let matches = expected.len() == found.len() && expected.iter().zip(found).all(fits);
@@ -114,7 +115,7 @@ impl Layout {
             let layers = stacked.then(|| array.matrices());
             let found: Vec<_> = layers.into_iter().chain(found.iter().copied()).collect();
             return Err(ModelError::malformed(
-                &store.place(&format!("{folder}/.zarray")),
+                &place(),
                 format!("shape is {found:?}, expected [{}] by the configuration", sizes.join(", ")),
             ));
         }
@@ -135,10 +136,13 @@ impl Layout {
     }
 }
 
-/// Folders of arrays: those with a header. What Transformer Engine leaves beside its layers (`..._extra_state`) has none.
-fn array_folders(store: &Store) -> Vec<String> {
-    let arrays = store.names().filter_map(|name| name.strip_suffix("/.zarray"));
-    arrays.filter(|name| name.starts_with("model_weights/")).map(str::to_owned).collect()
+/// Names of arrays: of the folders that have a header, or of the file's tensors.
+fn array_names(store: &Store, weights: &Weights) -> Vec<String> {
+    let name = |file: &str| Some(file.strip_prefix("model_weights/")?.strip_suffix("/.zarray")?.to_owned());
+    match weights {
+        Weights::Zarr => store.names().filter_map(name).collect(),
+        Weights::File(file) => file.names(),
+    }
 }
 
 /// A tensor's name, its rows, and how many if not all.
@@ -216,6 +220,6 @@ mod tests {
         let values = Rows::OfGroups { group: 8, first: 6, count: 2 };
         assert_eq!(values.runs(1..4).collect::<Vec<_>>(), [7..8, 14..16]);
         assert_eq!(values.runs(2..2).count(), 0);
-        assert_eq!(Rows::From(10).runs(2..5).collect::<Vec<_>>(), [12..15]);
+        assert_eq!(Rows::From(10).runs(2..5).next(), Some(12..15));
     }
 }

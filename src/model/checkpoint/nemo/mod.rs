@@ -1,7 +1,8 @@
-//! Checkpoints of NeMo and Megatron in their zarr format: a folder with `model_config.yaml` and the arrays in
-//! `model_weights`, or the `.nemo` file that is a tar of it. Tensors come under the names and in the layouts of
+//! Checkpoints of NeMo and Megatron: a folder with `model_config.yaml` and the arrays in `model_weights`, in their zarr
+//! format, or the `.nemo` file that is a tar of it; or the arrays in `model_weights.pt`. Tensors come under the names and in the layouts of
 //! transformers, a slice from no more of each chunk than it takes, whatever degree the chunks were cut for.
 
+mod array;
 mod config;
 mod layout;
 mod store;
@@ -9,26 +10,27 @@ mod zarr;
 
 use std::path::{Path, PathBuf};
 
+use array::Weights;
 use layout::{Layout, WEIGHTS};
 use serde_json::Value;
 use store::Store;
 
-use super::{MappedFile, Slice, TensorInfo, WeightSource};
+#[cfg(fuzzing)]
+use super::MappedFile;
+use super::{PytorchFile, Slice, TensorInfo, WeightSource};
 use crate::model::ModelError;
 use crate::model::settings::Settings;
 
 const CONFIG: &str = "model_config.yaml";
 
-/// What to do with the format that NeMo writes since 2024.
-const TORCH_DIST: &str = "is in the format torch_dist, which is not read; write it as zarr with NeMo: \
-    torchrun --nproc_per_node=RANKS NeMo/scripts/checkpoint_converters/convert_zarr_to_torch_dist.py --ckpt_format zarr \
-    --model_type gpt --checkpoint_folder FOLDER --checkpoint_name NAME --path_to_save OUT \
-    --tensor_model_parallel_size RANKS --pipeline_model_parallel_size 1 --gpus_per_node RANKS";
+/// The arrays in one file, as PyTorch writes the format that NeMo uses since 2024.
+const WEIGHTS_FILE: &str = "model_weights.pt";
 
 /// An open checkpoint.
 #[derive(Debug)]
 pub struct NemoCheckpoint {
     store: Store,
+    weights: Weights,
     layout: Layout,
     config: Value,
     tokenizer: Option<String>,
@@ -49,21 +51,22 @@ impl NemoCheckpoint {
     }
 
     /// Opens a `.nemo` file of which the bytes are there.
+    #[cfg(fuzzing)]
     pub fn read_tar(file: MappedFile) -> Result<Self, ModelError> {
         Self::read(Store::read_tar(file)?)
     }
 
     fn read(store: Store) -> Result<Self, ModelError> {
         let nemo = config::parse(&store.place(CONFIG), store.open(CONFIG)?.all())?;
-        check_format(&store)?;
+        let weights = weights(&store)?;
         let (architecture, mut config) = config::translate(&nemo)?;
-        let layout = Layout::open(&store, &architecture)?;
+        let layout = Layout::open(&store, &weights, &architecture)?;
         let embedding = layout.tensors.get("model.embed_tokens.weight").ok_or_else(|| {
             ModelError::malformed(&store.place(WEIGHTS), "holds no array model.embedding.word_embeddings.weight")
         })?;
         config["vocab_size"] = embedding.shape[0].into();
         let tokenizer = tokenizer(&store, &nemo)?;
-        Ok(Self { store, layout, config, tokenizer })
+        Ok(Self { store, weights, layout, config, tokenizer })
     }
 
     /// The configuration as `config.json` would say it. `num_labels` outputs; `mean` and `std` if rewards are to be
@@ -89,16 +92,23 @@ impl NemoCheckpoint {
         let used = |name: &str| {
             name == CONFIG
                 || self.tokenizer.as_deref() == Some(name)
-                || array_of(name).is_some_and(|folder| self.layout.arrays.iter().any(|a| a.name() == folder))
+                || (name == WEIGHTS_FILE && matches!(self.weights, Weights::File(_)))
+                || array_of(name).is_some_and(|folder| self.layout.arrays.iter().any(|a| a.folder() == Some(&folder)))
         };
         self.store.on_disk(self.store.names().filter(|name| used(name)))
     }
 }
 
-/// Refuses the formats that are not read, with what to do.
-fn check_format(store: &Store) -> Result<(), ModelError> {
+/// Finds the arrays, and refuses the formats that are not read, with what to do.
+fn weights(store: &Store) -> Result<Weights, ModelError> {
+    if store.length(WEIGHTS_FILE).is_some() {
+        let path = store.place(WEIGHTS_FILE);
+        return match path.exists() {
+            true => PytorchFile::open(&path).map(Weights::File),
+            false => Err(ModelError::malformed(&path, "is read from a folder only; unpack the file around it")),
+        };
+    }
     let metadata = format!("{WEIGHTS}/metadata.json");
-    let malformed = |reason: &str| Err(ModelError::malformed(&store.place(WEIGHTS), reason));
     let backend = match store.length(&metadata) {
         Some(_) => {
             let parsed: Value = serde_json::from_slice(store.open(&metadata)?.all())
@@ -108,11 +118,16 @@ fn check_format(store: &Store) -> Result<(), ModelError> {
         None => None,
     };
     let distcp = |name: &str| name.ends_with(".distcp") || name == "model_weights/.metadata";
+    let folder = store.place(WEIGHTS);
     match backend.as_deref() {
-        Some("torch_dist") => return malformed(TORCH_DIST),
-        _ if store.names().any(distcp) => return malformed(TORCH_DIST),
+        // NeMo's own converter knows language models only, and would leave the reward head behind.
+        Some("torch_dist") => return Err(ModelError::malformed(&folder, torch_dist(store))),
+        _ if store.names().any(distcp) => return Err(ModelError::malformed(&folder, torch_dist(store))),
         Some("zarr") | None => {}
-        Some(other) => return malformed(&format!("has sharded_backend {other:?}, expected \"zarr\"")),
+        Some(other) => {
+            let reason = format!("has sharded_backend {other:?}, expected \"zarr\"");
+            return Err(ModelError::malformed(&folder, reason));
+        }
     }
     if store.names().any(|name| name.ends_with("model_weights.ckpt")) {
         return Err(ModelError::malformed(
@@ -122,7 +137,17 @@ fn check_format(store: &Store) -> Result<(), ModelError> {
              --output_path OUT",
         ));
     }
-    Ok(())
+    Ok(Weights::Zarr)
+}
+
+fn torch_dist(store: &Store) -> String {
+    let (from, to) = (store.place(WEIGHTS), store.place(WEIGHTS_FILE));
+    format!(
+        "is in the format torch_dist, which is not read; write it as one file beside it with PyTorch: \
+         python -m torch.distributed.checkpoint.format_utils dcp_to_torch {} {}",
+        from.display(),
+        to.display()
+    )
 }
 
 /// The SentencePiece model that the configuration names, else the only one that lies beside it.
@@ -158,7 +183,7 @@ impl WeightSource for NemoCheckpoint {
         let array = &self.layout.arrays[placed.array];
         let mut values = Vec::with_capacity(slice.len());
         for rows in placed.rows.runs(slice.rows.clone()) {
-            array.read(&self.store, placed.matrix, rows, slice.columns.clone(), &mut values)?;
+            array.read((&self.store, &self.weights), placed.matrix, rows, slice.columns.clone(), &mut values)?;
         }
         Ok(values)
     }
@@ -169,13 +194,13 @@ impl WeightSource for NemoCheckpoint {
 
     fn origin(&self, name: &str) -> PathBuf {
         match self.layout.tensors.get(name) {
-            Some(placed) => self.store.place(self.layout.arrays[placed.array].name()),
+            Some(placed) => self.store.place(self.layout.arrays[placed.array].folder().unwrap_or(WEIGHTS_FILE)),
             None => self.store.place(WEIGHTS),
         }
     }
 
     fn bytes_read(&self) -> u64 {
-        self.store.bytes_read()
+        self.store.bytes_read() + self.weights.bytes_read()
     }
 }
 

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::*;
 use crate::model::checkpoint::open_folder;
+use crate::model::checkpoint::pytorch::tests::{Writer, archive};
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
@@ -61,8 +62,55 @@ fn a_slice_reads_its_own_bytes_whatever_the_chunks() {
     }
 }
 
-/// A copy of a fixture, with one of its files changed.
-fn changed(fixture: &str, change: impl FnOnce(&Path)) -> Result<NemoCheckpoint, ModelError> {
+/// The arrays of a fixture in one file, as PyTorch writes them out of `torch_dist`.
+fn in_one_file(folder: &Path) {
+    let store = Store::folder(folder).unwrap();
+    let names = store.names().filter_map(|name| name.strip_prefix("model_weights/")?.strip_suffix("/.zarray"));
+    let mut storages = Vec::new();
+    let mut pickle = Writer::new().op(b"}(");
+    for name in names {
+        let stacked = name.starts_with("model.decoder.layers.");
+        let array = Weights::Zarr.open(&store, WEIGHTS, name, stacked).unwrap();
+        let shape = array.matrix_shape().to_vec();
+        let mut values = Vec::new();
+        for matrix in 0..array.matrices() {
+            let columns = 0..shape.get(1).copied().unwrap_or(1);
+            array.read((&store, &Weights::Zarr), matrix, 0..shape[0], columns, &mut values).unwrap();
+        }
+        let shape = if stacked { [&[array.matrices()], &shape[..]].concat() } else { shape };
+        let strides: Vec<usize> = (1..=shape.len()).map(|i| shape[i..].iter().product()).collect();
+        let key = storages.len().to_string();
+        pickle = pickle.text(name).tensor("FloatStorage", &key, values.len(), 0, &shape, &strides);
+        storages.push((key, values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>()));
+    }
+    let storages: Vec<(&str, &[u8])> = storages.iter().map(|(key, bytes)| (key.as_str(), &bytes[..])).collect();
+    fs::write(folder.join(WEIGHTS_FILE), archive(pickle.op(b"u").stop(), &storages)).unwrap();
+    fs::remove_dir_all(folder.join(WEIGHTS)).unwrap();
+}
+
+#[test]
+fn arrays_in_one_file_are_those_in_chunks() {
+    for (fixture, twin) in [("nemotron-tp2", "nemotron-head-bias-bf16"), ("llama-tp4", "llama-head-bias-bf16")] {
+        let folder = copy(fixture);
+        in_one_file(folder.path());
+        let nemo = NemoCheckpoint::open(folder.path()).unwrap();
+        let twin = open_folder(&fixtures().join("hf").join(twin)).unwrap();
+        assert_eq!(nemo.names(), twin.names());
+        for name in twin.names() {
+            let (rows, columns) = twin.info(&name).unwrap().matrix();
+            for (rows, columns) in [(0..rows, 0..columns), (rows / 3..rows, columns / 3..columns)] {
+                let slice = Slice { rows, columns };
+                let before = nemo.bytes_read();
+                assert_eq!(nemo.read(&name, &slice).unwrap(), twin.read(&name, &slice).unwrap(), "{name} {slice:?}");
+                assert_eq!(nemo.bytes_read() - before, 4 * slice.len() as u64, "{name}");
+            }
+        }
+        let paths = nemo.paths();
+        assert!(paths.contains(&folder.path().join(WEIGHTS_FILE)), "{paths:?}");
+    }
+}
+
+fn copy(fixture: &str) -> tempfile::TempDir {
     fn copy(from: &Path, to: &Path) {
         fs::create_dir_all(to).unwrap();
         for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
@@ -75,6 +123,12 @@ fn changed(fixture: &str, change: impl FnOnce(&Path)) -> Result<NemoCheckpoint, 
     }
     let folder = tempfile::tempdir().unwrap();
     copy(&fixtures().join("nemo").join(fixture), folder.path());
+    folder
+}
+
+/// A copy of a fixture, with one of its files changed.
+fn changed(fixture: &str, change: impl FnOnce(&Path)) -> Result<NemoCheckpoint, ModelError> {
+    let folder = copy(fixture);
     change(folder.path());
     NemoCheckpoint::open(folder.path())
 }
@@ -132,7 +186,7 @@ fn headers_that_lie_are_refused() {
 #[test]
 fn other_formats_are_refused_with_what_to_do() {
     let torch_dist = replace("model_weights/metadata.json", "\"zarr\"", "\"torch_dist\"");
-    assert!(refused("nemotron-tp2", torch_dist).contains("convert_zarr_to_torch_dist.py --ckpt_format zarr"));
+    assert!(refused("nemotron-tp2", torch_dist).contains("format_utils dcp_to_torch"));
     let unsaid = refused("nemotron-tp2", |folder| {
         fs::remove_file(folder.join("model_weights/metadata.json")).unwrap();
         fs::write(folder.join("model_weights/__0_0.distcp"), "").unwrap();

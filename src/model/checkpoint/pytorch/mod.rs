@@ -141,4 +141,4 @@ impl WeightSource for PytorchFile {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -10,8 +10,8 @@ use crate::model::checkpoint::{Dense, MappedFile, Precision, Slice, TensorInfo};
 #[derive(Debug)]
 pub struct Strided {
     precision: Precision,
-    /// The first element's place in the file.
-    start: usize,
+    /// From its first element's place in the file to its last one's end.
+    bytes: Range<usize>,
     shape: Vec<usize>,
     strides: Vec<usize>,
 }
@@ -32,15 +32,17 @@ impl Strided {
         let last = steps
             .filter(|_| elements > 0)
             .try_fold(view.offset, |at, (&length, &stride)| (length - 1).checked_mul(stride)?.checked_add(at));
-        if last.is_none_or(|last| last > view.elements || (last == view.elements && elements > 0)) {
+        // One past the last element; that of an empty view is where it is.
+        let end = last.map(|last| if elements > 0 { last.saturating_add(1) } else { last });
+        let Some(end) = end.filter(|&end| end <= view.elements) else {
             let TensorView { offset, shape, strides, elements, .. } = view;
             return Err(format!(
                 "has offset {offset}, shape {shape:?} and strides {strides:?}: beyond its storage's {elements} elements"
             ));
-        }
+        };
         Ok(Self {
             precision,
-            start: bytes.start + view.offset * size,
+            bytes: bytes.start + view.offset * size..bytes.start + end * size,
             shape: view.shape.to_vec(),
             strides: view.strides.to_vec(),
         })
@@ -59,23 +61,21 @@ impl Strided {
         let run = self.run();
         if run == columns && self.shape.first().is_none_or(|&rows| rows <= 1 || self.strides[0] == columns) {
             let rows = self.shape.first().copied().unwrap_or(1);
-            let bytes = self.start..self.start + rows * columns * size;
+            let bytes = self.bytes.start..self.bytes.start + rows * columns * size;
             return Dense { precision: self.precision, columns, bytes }.read(file, slice);
         }
         let mut values = Vec::with_capacity(slice.len());
-        let mut touched = usize::MAX..0;
         for row in slice.rows.clone() {
             let mut column = slice.columns.start;
             while column < slice.columns.end {
                 let length = (run - column % run).min(slice.columns.end - column);
-                let start = self.start + (row * self.strides[0] + self.inner_offset(column)) * size;
+                let start = self.bytes.start + (row * self.strides[0] + self.inner_offset(column)) * size;
                 let bytes = start..start + length * size;
-                touched = touched.start.min(bytes.start)..touched.end.max(bytes.end);
                 self.precision.widen(file.weights(bytes).expect("checked when the view was made"), &mut values);
                 column += length;
             }
         }
-        file.release(touched);
+        file.release(self.bytes.clone());
         values
     }
 

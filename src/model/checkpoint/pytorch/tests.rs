@@ -7,19 +7,19 @@ use crate::model::checkpoint::open_folder;
 
 /// Writes pickles opcode by opcode, as `torch.save` does with protocol 2.
 #[derive(Default)]
-struct Writer(Vec<u8>);
+pub struct Writer(Vec<u8>);
 
 impl Writer {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self(vec![0x80, 2])
     }
 
-    fn op(mut self, bytes: &[u8]) -> Self {
+    pub fn op(mut self, bytes: &[u8]) -> Self {
         self.0.extend(bytes);
         self
     }
 
-    fn text(self, text: &str) -> Self {
+    pub fn text(self, text: &str) -> Self {
         let length = (text.len() as u32).to_le_bytes();
         self.op(b"X").op(&length).op(text.as_bytes())
     }
@@ -37,20 +37,28 @@ impl Writer {
     }
 
     /// A tensor, as a key's value.
-    fn tensor(self, kind: &str, key: &str, elements: usize, offset: usize, shape: &[usize], strides: &[usize]) -> Self {
+    pub fn tensor(
+        self,
+        kind: &str,
+        key: &str,
+        elements: usize,
+        offset: usize,
+        shape: &[usize],
+        strides: &[usize],
+    ) -> Self {
         let storage = self.global("torch._utils", "_rebuild_tensor_v2").op(b"((").text("storage").global("torch", kind);
         let storage = storage.text(key).text("cpu").integer(elements).op(b"tQ");
         let view = storage.integer(offset).tuple(shape).tuple(strides).op(&[0x89]);
         view.global("collections", "OrderedDict").op(b")RtR")
     }
 
-    fn stop(self) -> Vec<u8> {
+    pub fn stop(self) -> Vec<u8> {
         self.op(b".").0
     }
 }
 
 /// An archive of a pickle and its storages.
-fn archive(pickle: Vec<u8>, storages: &[(&str, &[u8])]) -> Vec<u8> {
+pub fn archive(pickle: Vec<u8>, storages: &[(&str, &[u8])]) -> Vec<u8> {
     let mut zip = ZipWriter::new(std::io::Cursor::new(Vec::new()));
     let stored = SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
     let mut entry = |name: &str, bytes: &[u8]| {
@@ -155,8 +163,20 @@ fn nothing_is_executed() {
     assert!(refused(pickle(odd)).contains("is called with 1 arguments"));
     assert!(refused(pickle(Writer::new().integer(1).op(b")R"))).contains("calls what is no name"));
     assert!(refused(pickle(Writer::new().integer(1).op(b"}b"))).contains("taken for a list or dictionary"));
-    assert!(refused(pickle(Writer::new().op(b"\x81"))).contains("opcode 0x81"));
+    assert!(refused(pickle(Writer::new().op(b"\x82"))).contains("opcode 0x82"));
     assert!(refused(pickle(Writer::new().op(b"h\x07"))).contains("never remembered"));
+}
+
+#[test]
+fn bytes_beside_the_tensors_are_passed_over() {
+    // `io.BytesIO(b"hello")`, which Transformer Engine leaves in checkpoints, and a `torch.Size`.
+    let before = |writer: Writer| {
+        let bytes = writer.op(b"}").text("extra").global("_io", "BytesIO").op(b")\x81");
+        let state = bytes.global("_codecs", "encode").text("hello").text("latin1").op(b"\x86RK\x00N\x87bs");
+        state.text("size").global("torch", "Size").tuple(&[1]).op(b"\x85Rs").text("model")
+    };
+    let file = read(sample(before, |writer| writer.op(b"s"), "")).unwrap();
+    assert_eq!(file.names(), ["a", "b", "ids"]);
 }
 
 #[test]

@@ -5,6 +5,8 @@
 //! become `▁`; symbols that the user of the trainer defined are cut out as they are; the rest is cut by BPE or unigram. A
 //! character that is no piece becomes its bytes, or the unknown piece.
 //!
+//! Two things remain that the library does its own way, with models that rewrite characters: a mark on a character that
+//! is rewritten is dropped, and of equally good cuts by unigram it may take another.
 //! As with every tokenizer of transformers, text that spells a control piece (`</s>`) is that piece. SentencePiece itself
 //! would cut it like any other text.
 //! Source: `src/normalizer.cc`, `bpe_model.cc` and `unigram_model.cc` of SentencePiece; merges as
@@ -26,6 +28,9 @@ const SPACE: &str = "▁";
 
 /// Bytes of a piece at most; trainers allow 16 characters by default. The work per piece grows with their square.
 const MAX_PIECE_BYTES: usize = 512;
+
+/// Merges for each piece on average at most; trained ones have two or three.
+const MAX_MERGES: usize = 8;
 
 /// What a tokenizer's configuration says beyond the model file.
 #[derive(Debug, Default)]
@@ -133,7 +138,7 @@ fn tokenizer_json(model: &Model, extra: &Extra) -> Result<Value, String> {
         "post_processor": post_processor(model, extra, &names)?,
         "decoder": decoder(model),
         "model": match model.algorithm {
-            Algorithm::Bpe => bpe(model, &names),
+            Algorithm::Bpe => bpe(model, &names)?,
             _ => unigram(model, &names),
         },
     }))
@@ -171,13 +176,17 @@ fn normalizer(model: &Model) -> Value {
         steps.push(json!({"type": "Precompiled", "precompiled_charsmap": map}));
     }
     if model.remove_extra_whitespaces {
-        steps.push(replace(json!({"Regex": r"\A +| +\z"}), ""));
+        steps.push(replace(json!({"Regex": r"\A +"}), ""));
         steps.push(replace(json!({"Regex": " {2,}"}), " "));
     }
     if model.add_dummy_prefix {
         steps.push(json!({"type": "Prepend", "prepend": SPACE}));
     }
     steps.push(replace(json!({"String": " "}), SPACE));
+    if model.remove_extra_whitespaces {
+        // Behind the text, what stood there as `▁` is a space too.
+        steps.push(replace(json!({"Regex": format!(r"{SPACE}+\z")}), ""));
+    }
     json!({"type": "Sequence", "normalizers": steps})
 }
 
@@ -258,7 +267,7 @@ fn unigram(model: &Model, names: &[String]) -> Value {
 }
 
 /// Every pair of pieces that together are a piece is a merge, the better scored the earlier.
-fn bpe(model: &Model, names: &[String]) -> Value {
+fn bpe(model: &Model, names: &[String]) -> Result<Value, String> {
     // Pieces that text is cut into. Others are never the outcome or the part of a merge.
     let scores: HashMap<&str, f32> =
         model.pieces.iter().filter(|p| p.kind == Kind::Normal).map(|p| (p.text, p.score)).collect();
@@ -267,6 +276,9 @@ fn bpe(model: &Model, names: &[String]) -> Value {
         let cuts = piece.text.char_indices().skip(1).map(|(at, _)| piece.text.split_at(at));
         let pairs = cuts.filter(|(left, right)| scores.contains_key(left) && scores.contains_key(right));
         merges.extend(pairs.map(|pair| (piece.score, id, pair)));
+        if merges.len() > MAX_MERGES * model.pieces.len() {
+            return Err(format!("has pieces that can be made in more than {MAX_MERGES} ways on average"));
+        }
     }
     // Of pieces with the same score the first comes first, and of its pairs the one with the shorter left part.
     merges.sort_by(|(a, ..), (b, ..)| b.total_cmp(a));
@@ -279,11 +291,11 @@ fn bpe(model: &Model, names: &[String]) -> Value {
     };
     let known = names.iter().enumerate().filter(|(id, _)| reached(*id));
     let vocabulary: Map<_, _> = known.map(|(id, name)| (name.clone(), id.into())).collect();
-    json!({
+    Ok(json!({
         "type": "BPE", "dropout": null, "unk_token": names[model.unk_id as usize], "continuing_subword_prefix": null,
         "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": model.byte_fallback,
         "ignore_merges": whole_words, "vocab": vocabulary, "merges": merges,
-    })
+    }))
 }
 
 /// Into how many pieces merging makes of a text, best pair first.

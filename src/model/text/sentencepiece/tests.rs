@@ -114,6 +114,15 @@ fn what_is_no_model_is_refused() {
 }
 
 #[test]
+fn pieces_that_would_multiply_are_refused() {
+    let runs: Vec<_> = (1..=100).map(|length| piece(&"a".repeat(length), -(length as f32), 1)).collect();
+    let bytes = [piece("<unk>", 0.0, 2), runs.concat(), field(2, &[3 << 3, 2])].concat();
+    assert!(refused(&bytes, &Extra::default()).contains("more than 8 ways"));
+    let long = [piece("<unk>", 0.0, 2), field(2, &[3 << 3, 2])].concat();
+    assert!(read(&long, &Extra::default()).is_ok());
+}
+
+#[test]
 fn special_tokens_come_from_the_trainer() {
     let assets = read(&model("bpe"), &Extra::default()).unwrap();
     let variables: Vec<_> = assets.template_variables.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();

@@ -1,0 +1,26 @@
+#!/bin/sh
+# Every target one after the other, for some seconds each, beginning with the tests' fixtures. Needs cargo-fuzz:
+#   fuzz/run.sh [SECONDS]
+set -eu
+cd "$(dirname "$0")/.."
+seconds=${1:-600}
+# Lets a stable compiler build with the address sanitizer.
+export RUSTC_BOOTSTRAP=1
+
+target() {
+    name=$1
+    shift
+    mkdir -p "fuzz/corpus/$name"
+    cargo fuzz run "$name" "fuzz/corpus/$name" "$@" -- \
+        -max_total_time="$seconds" -max_len=400000 -rss_limit_mb=2048 -malloc_limit_mb=512 -timeout=20 -print_final_stats=1
+}
+
+fixtures=tests/fixtures
+target safetensors "$fixtures/hf"
+target pytorch "$fixtures/bin"
+target pickle
+target nemo_tar "$fixtures/nemo"
+target nemo_folder
+target gguf "$fixtures/gguf"
+target sentencepiece "$fixtures/tokenizer"
+target adapter_config "$fixtures/adapter"

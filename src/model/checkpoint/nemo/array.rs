@@ -1,0 +1,121 @@
+//! An array wherever it is kept: in chunks of its own, or as a tensor of one file that PyTorch has written.
+
+use std::ops::Range;
+
+use super::store::Store;
+use super::zarr::ZarrArray;
+use crate::model::ModelError;
+use crate::model::checkpoint::{Precision, PytorchFile, Slice, WeightSource};
+
+/// Where arrays are kept.
+#[derive(Debug)]
+pub enum Weights {
+    /// One folder of chunks for each.
+    Zarr,
+    /// All in one file.
+    File(PytorchFile),
+}
+
+/// A stack of matrices, or a vector or matrix that is not stacked.
+#[derive(Debug)]
+pub enum Array {
+    /// In chunks.
+    Zarr(ZarrArray),
+    /// A tensor: its name, shape, whether it is stacked, and its type.
+    Tensor { name: String, shape: Vec<usize>, stacked: bool, precision: Precision },
+}
+
+impl Weights {
+    /// Opens an array. A stacked one's first dimension is the layer.
+    pub fn open(&self, store: &Store, folder: &str, name: &str, stacked: bool) -> Result<Array, ModelError> {
+        let file = match self {
+            Self::Zarr => return ZarrArray::open(store, format!("{folder}/{name}"), stacked).map(Array::Zarr),
+            Self::File(file) => file,
+        };
+        let info = file.info(name).ok_or_else(|| file.missing(name))?;
+        let dimensions = if stacked { 2..=3 } else { 1..=2 };
+        if !dimensions.contains(&info.shape.len()) {
+            let reason = format!("tensor {name:?} has shape {:?}, expected {dimensions:?} dimensions", info.shape);
+            return Err(ModelError::malformed(&file.origin(name), reason));
+        }
+        Ok(Array::Tensor { name: name.to_owned(), shape: info.shape, stacked, precision: info.precision })
+    }
+
+    /// Bytes of weights that were read so far, other than out of the store.
+    pub fn bytes_read(&self) -> u64 {
+        match self {
+            Self::Zarr => 0,
+            Self::File(file) => file.bytes_read(),
+        }
+    }
+}
+
+impl Array {
+    /// Matrices in the stack.
+    pub fn matrices(&self) -> usize {
+        match self {
+            Self::Zarr(array) => array.matrices(),
+            Self::Tensor { shape, stacked, .. } => {
+                if *stacked {
+                    shape[0]
+                } else {
+                    1
+                }
+            }
+        }
+    }
+
+    /// Shape of one matrix, or of the vector that it is.
+    pub fn matrix_shape(&self) -> &[usize] {
+        match self {
+            Self::Zarr(array) => array.matrix_shape(),
+            Self::Tensor { shape, stacked, .. } => &shape[usize::from(*stacked)..],
+        }
+    }
+
+    /// The type of the values.
+    pub fn precision(&self) -> Precision {
+        match self {
+            Self::Zarr(array) => array.precision(),
+            Self::Tensor { precision, .. } => *precision,
+        }
+    }
+
+    /// Its chunks' folder in the store, if it has chunks.
+    pub fn folder(&self) -> Option<&str> {
+        match self {
+            Self::Zarr(array) => Some(array.name()),
+            Self::Tensor { .. } => None,
+        }
+    }
+
+    /// Appends a rectangle of one matrix, row after row. It lies within the array.
+    pub fn read(
+        &self,
+        (store, weights): (&Store, &Weights),
+        matrix: usize,
+        rows: Range<usize>,
+        columns: Range<usize>,
+        values: &mut Vec<f32>,
+    ) -> Result<(), ModelError> {
+        let (array, file) = match (self, weights) {
+            (Self::Zarr(array), _) => return array.read(store, matrix, rows, columns, values),
+            (Self::Tensor { name, stacked, .. }, Weights::File(file)) => ((name, *stacked), file),
+            (Self::Tensor { name, .. }, Weights::Zarr) => unreachable!("{name} was opened in a file"),
+        };
+        let (name, stacked) = array;
+        if !stacked {
+            values.extend(file.read(name, &Slice { rows, columns })?);
+            return Ok(());
+        }
+        // The layers' matrices are the rows of a matrix, each from its first value to its last.
+        let width = self.matrix_shape().get(1).copied().unwrap_or(1);
+        // Whole rows lie side by side.
+        let step = if columns == (0..width) { rows.len().max(1) } else { 1 };
+        for row in rows.step_by(step) {
+            let columns = row * width + columns.start..(row + step - 1) * width + columns.end;
+            values.extend(file.read(name, &Slice { rows: matrix..matrix + 1, columns })?);
+        }
+        Ok(())
+    }
+}
