@@ -96,7 +96,7 @@ impl Blueprint {
         if let Some(template) = used.chat_template.take() {
             text.chat_template = Some(template);
         }
-        let reads = used.read.policy(&settings, &text)?;
+        let reads = used.read.policy(report.as_ref().map(|report| &*report.name), &settings, &text)?;
         let mut head = used.head.spec();
         let attributes = match used.attributes.take() {
             Some(all) if config.untrained_attributes || used.untrained.is_empty() => Some(all),

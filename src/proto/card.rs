@@ -92,7 +92,14 @@ fn reads_to_wire(reads: &ReadPolicy) -> v1::ReadPolicy {
         ReadAt::EveryToken { token, reduce: Reduce::Mean } => (Some(token), v1::Reduce::Mean),
         ReadAt::EveryToken { token, reduce: Reduce::Last } => (Some(token), v1::Reduce::Last),
     };
-    v1::ReadPolicy { step_token, reduce: reduce.into(), append: reads.append, needs: reads.needs.clone() }
+    v1::ReadPolicy {
+        step_token,
+        reduce: reduce.into(),
+        append: reads.append,
+        needs: reads.needs.clone(),
+        strip: reads.strip.clone(),
+        ends_with: reads.ends_with,
+    }
 }
 
 fn reads_from_wire(reads: v1::ReadPolicy) -> Result<ReadPolicy, BadCard> {
@@ -104,7 +111,8 @@ fn reads_from_wire(reads: v1::ReadPolicy) -> Result<ReadPolicy, BadCard> {
         (Some(token), Ok(v1::Reduce::Last)) => ReadAt::EveryToken { token, reduce: Reduce::Last },
         (Some(_), Ok(v1::Reduce::Unspecified) | Err(_)) => return Err(BadCard { reduce: reads.reduce }),
     };
-    Ok(ReadPolicy { at, append: reads.append, needs: reads.needs })
+    let v1::ReadPolicy { append, needs, strip, ends_with, .. } = reads;
+    Ok(ReadPolicy { at, strip, append, ends_with, needs })
 }
 
 /// The wire spells absence as an empty string.
@@ -135,8 +143,13 @@ mod tests {
             reads: ReadPolicy::default(),
         };
         let bare = ModelCard { default_weighting: None, text: TextAssets::default(), ..model.clone() };
-        let steps =
-            |reduce| ReadPolicy { at: ReadAt::EveryToken { token: 7, reduce }, append: Some(0), needs: vec![5, 0, 5] };
+        let steps = |reduce| ReadPolicy {
+            at: ReadAt::EveryToken { token: 7, reduce },
+            strip: "\n ".into(),
+            append: Some(0),
+            ends_with: Some(0),
+            needs: vec![5, 0, 5],
+        };
         let reading = [Reduce::Product, Reduce::Min, Reduce::Mean, Reduce::Last].map(steps);
         let reading = reading.map(|reads| ModelCard { reads, ..model.clone() });
         for model in [model, bare].into_iter().chain(reading) {
