@@ -9,6 +9,7 @@ mod zarr;
 
 use std::path::{Path, PathBuf};
 
+pub use config::ATTRIBUTE_WEIGHTS;
 use layout::{Layout, WEIGHTS};
 use serde_json::Value;
 use store::Store;
