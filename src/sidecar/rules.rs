@@ -165,8 +165,10 @@ impl Rules {
     }
 
     fn encode(&self, text: &str, completion: Option<Range<usize>>) -> Result<Tokens, Rejection> {
+        let text = reading::stripped(&self.card.reads, text);
         let tokens = match completion {
             Some(completion) => {
+                let completion = completion.start.min(text.len())..completion.end.min(text.len());
                 let (ids, completion) = self.text.encode_part(text, completion)?;
                 Tokens { ids, completion: Some(completion) }
             }
