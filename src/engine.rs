@@ -46,10 +46,15 @@ pub struct ModelCard {
 pub struct ReadPolicy {
     /// The tokens that are read.
     pub at: ReadAt,
+    /// Characters that are taken from the end of a text, or of a conversation's, before it becomes tokens. Empty: none.
+    pub strip: String,
     /// A token that means nothing at the end of a rollout, such as padding: the last one before them is read.
     pub skip: Option<u32>,
     /// A token that is put behind every rollout that does not end with it; the head was trained to be read there.
     pub append: Option<u32>,
+    /// A token that every rollout must end with, as the model's template ends: what stands before it there belongs to it,
+    /// so that it cannot just be appended.
+    pub ends_with: Option<u32>,
     /// A run of tokens that every rollout must hold: the head looks for the last one. Empty: none.
     pub needs: Vec<u32>,
 }

@@ -9,6 +9,9 @@ pub const MAX_REJECTION_BYTES: usize = 2048;
 /// Longest name (group, weighting, attribute) in bytes.
 pub const MAX_NAME_BYTES: usize = 256;
 
+/// Most attributes of a model: every read of every reply carries them all. Published reward models have up to twenty.
+pub const MAX_ATTRIBUTES: usize = 4096;
+
 /// Most messages in one conversation: a template is rendered for each, before any token is counted.
 pub const MAX_MESSAGES: usize = 4096;
 

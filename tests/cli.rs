@@ -257,3 +257,11 @@ fn a_model_that_cannot_be_loaded_exits_2() {
         refused(&[command, "--model", "/no/such/model", "--log", "error"], &[], &["error[MODEL]", "/no/such/model"]);
     }
 }
+
+/// Nobody has so many GPUs, whatever the binary was built for.
+#[test]
+fn a_device_that_is_not_there_exits_2() {
+    let inspect = |device| ["inspect", "--model", MODEL, "--log", "error", "--device", device];
+    refused(&inspect("cuda:1000000"), &[], &["error[MODEL]", "cannot compute on cuda:1000000"]);
+    refused(&inspect("gpu"), &[], &["error[CONFIG]", "device", "cuda:N"]);
+}

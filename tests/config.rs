@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args as _, Command, FromArgMatches as _};
 use reward_sidecar::config::{self, ConfigError, Flags, Loaded, Origin, SCORE, SERVE};
+use reward_sidecar::model::DeviceChoice;
 use reward_sidecar::sidecar::{self, OverLong};
 
 /// Loads with a file of the given text (if any), the given variables, and the given flags of `serve`.
@@ -82,8 +83,10 @@ fn every_kind_of_value() {
         over_long = "truncate-left"
         otlp_endpoint = "http://127.0.0.1:4317"
         log = "debug,h2=warn"
+        device = "cuda:2"
     "#;
     let settings = load(Some(file), &[], &[]).unwrap().settings;
+    assert_eq!(settings.device, DeviceChoice::Cuda(2));
     assert_eq!(settings.grpc, Some("[::1]:0".parse().unwrap()));
     assert_eq!(settings.uds, Some(PathBuf::from("/run/sidecar.sock")));
     assert_eq!(settings.admin, None);

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use reward_sidecar::batch::{At, MicroBatch, Sequence};
-use reward_sidecar::engine::{Engine, ReadAt, ReadPolicy, Reduce};
+use reward_sidecar::engine::{Engine, ModelCard, ReadAt, ReadPolicy, Reduce};
 use reward_sidecar::model::{Config, ModelEngine, ModelError};
 use serde_json::{Value, json};
 
@@ -101,13 +101,26 @@ fn check_positions(engine: &mut ModelEngine, tokens: &[u32], positions: &[u32]) 
 /// A model that reads the last token, behind `append` if that is given.
 #[track_caller]
 fn check(name: &str, manifest: &str, attributes: &[&str], expected: impl Fn(&Case) -> Vec<f32>) -> ModelEngine {
+    let behind =
+        |card: &ModelCard, case: &Case| [case.input_ids.clone(), card.reads.append.into_iter().collect()].concat();
+    check_sequences(name, manifest, attributes, behind, expected)
+}
+
+/// A model of which the reference scores are at the end of `sequence`.
+#[track_caller]
+fn check_sequences(
+    name: &str,
+    manifest: &str,
+    attributes: &[&str],
+    sequence: impl Fn(&ModelCard, &Case) -> Vec<u32>,
+    expected: impl Fn(&Case) -> Vec<f32>,
+) -> ModelEngine {
     let model = Model::new(name, manifest);
     let mut engine = model.load();
     let card = engine.card().clone();
     assert_eq!(card.attributes, attributes, "{name}");
     let cases = &model.reference.cases;
-    let behind = |case: &Case| [case.input_ids.clone(), card.reads.append.into_iter().collect()].concat();
-    let sequences: Vec<_> = cases.iter().map(behind).collect();
+    let sequences: Vec<_> = cases.iter().map(|case| sequence(&card, case)).collect();
     compare(&mut engine, &sequences, &cases.iter().map(expected).collect::<Vec<_>>());
     engine
 }
@@ -227,12 +240,17 @@ fn gated_objectives() {
 
 #[test]
 fn value_heads() {
+    // The references are of the class alone, which reads the last token; that there is an end of sequence is intake's affair.
+    let check = |name: &str, manifest: &str, attributes: &[&str], expected: fn(&Case) -> Vec<f32>| {
+        check_sequences(name, manifest, attributes, |_, case| case.input_ids.clone(), expected)
+    };
     let engine = check("openrlhf", "", &["reward"], |case| case.scores.clone());
+    assert_eq!((engine.card().reads.append, &*engine.card().reads.strip), (Some(2), "\n"));
     assert_eq!(report(&engine)["preset"]["why"], "known by field value_head_prefix");
     assert_eq!(engine.card().architecture, "LlamaModel");
     check("openrlhf", "[head]\nstandardise = false\n", &["reward"], |case| vec![case.scores[0] * 1.9 + 0.7]);
     let engine = check("openrlhf-raw-bf16", "", &["reward"], |case| case.scores.clone());
-    assert_eq!(engine.card().architecture, "Qwen2Model");
+    assert_eq!((engine.card().architecture.as_str(), engine.card().reads.append), ("Qwen2Model", None));
     let why = "known by architecture RewardModel, field normalize_reward";
     assert_eq!(report(&engine)["preset"]["why"], why);
     check("openrlhf-raw-bf16", "[head]\nstandardise = true\n", &["reward"], |case| vec![(case.scores[0] - 0.7) / 1.9]);

@@ -115,7 +115,7 @@ fn people_and_programs_are_told_the_same() {
     ] {
         assert!(text.contains(part), "{part:?} is not in\n{text}");
     }
-    assert!(text.contains("computes in f32 today") && text.contains("not built"), "{text}");
+    assert!(text.contains("computes in f32 on CPUs and in bf16 on GPUs;") && text.contains("not built"), "{text}");
     let json = run(&[&arguments[..], &["--json"]].concat());
     let json: Value = serde_json::from_slice(&json.stdout).unwrap();
     assert_eq!(json["token"]["kv_bytes"], 589_824);

@@ -63,7 +63,8 @@ fn the_reference_model_is_known_by_its_checkpoint() {
         assert_eq!(card.weightings["card"].values().copied().collect::<Vec<_>>(), [0.46, 0.47, 0.74, 0.3, -0.33]);
         assert_eq!(card.text.bos, Bos::Never);
         assert!(card.text.chat_template.as_ref().unwrap().contains("<extra_id_2>"));
-        assert!(card.reads.append.is_some(), "the read is at a token of the model's own tokenizer");
+        assert!(card.reads.ends_with.is_some(), "the read is at a token of the model's own tokenizer");
+        assert_eq!(card.reads.append, None, "what stands before it in the template cannot be appended with it");
         compare(&mut engine, &reference, &[4, 5, 6, 7, 8]);
         let Report { preset, head_parameters, shape, .. } = engine.report();
         let preset = preset.unwrap();
@@ -229,4 +230,100 @@ fn padding_at_the_end_is_passed_over_where_transformers_does() {
         fs::write(&preset, format!("name = 'mine'\n[read]\n{text}\n")).unwrap();
         assert_eq!(skip(folder.path(), preset.to_str().unwrap()), skipped, "{text}");
     }
+}
+/// A copy of a folder, and of those in it.
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        match from.is_dir() {
+            true => copy(&from, &to),
+            false => drop(fs::copy(from, to).unwrap()),
+        }
+    }
+}
+
+/// One folder has the adapter's weights and the text that it was trained with, whoever names it.
+#[test]
+fn the_text_beside_an_adapter_goes_with_its_weights() {
+    let base = fixture("hf/llama-biases");
+    let folder = tempfile::tempdir().unwrap();
+    let adapter = |name: &str| {
+        let path = folder.path().join(name);
+        copy(&fixture("adapter/llama"), &path);
+        let file = path.join("adapter_config.json");
+        let mut config: serde_json::Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+        config["base_model_name_or_path"] = base.to_str().unwrap().into();
+        fs::write(file, config.to_string()).unwrap();
+        path
+    };
+    let (x, y, bare) = (adapter("x"), adapter("y"), adapter("bare"));
+    for (path, name) in [(&x, "X"), (&y, "Y")] {
+        let config = format!(r#"{{"chat_template": "{name}", "bos_token": "<{name}>"}}"#);
+        fs::write(path.join("tokenizer_config.json"), config).unwrap();
+        let vocabulary = format!(
+            r#"{{"version": "1.0", "model": {{"type": "WordLevel", "vocab": {{"{name}": 0}}, "unk_token": "{name}"}}}}"#
+        );
+        fs::write(path.join("tokenizer.json"), vocabulary).unwrap();
+    }
+    let manifest = folder.path().join("reward-model.toml");
+    fs::write(&manifest, format!("name = 'm'\n[base]\npath = '{}'\n[adapter]\npath = 'x'\n", base.display())).unwrap();
+    let version = |engine: &ModelEngine| engine.card().model_version.split('@').nth(1).unwrap().to_owned();
+    let by_folder = load(&config(&y));
+    assert_eq!(by_folder.card().text.chat_template.as_deref(), Some("Y"));
+    assert_eq!(by_folder.card().text.template_variables["bos_token"], "<Y>");
+    for by_flag in [config(&base), config(&manifest)] {
+        let by_flag = load(&Config { adapter: Some(y.clone()), ..by_flag });
+        assert_eq!(by_flag.card().text, by_folder.card().text);
+        assert_eq!(version(&by_flag), version(&by_folder));
+    }
+    assert_eq!(load(&config(&manifest)).card().text.chat_template.as_deref(), Some("X"));
+    // Only what lies there: a template alone leaves the base's tokenizer as it is, and nothing leaves everything.
+    fs::write(bare.join("chat_template.jinja"), "B").unwrap();
+    let text = load(&config(&bare)).card().text.clone();
+    assert_eq!((text.chat_template.as_deref(), text.tokenizer_json), (Some("B"), None));
+}
+
+/// A manifest's own file, whatever folder the program runs in.
+#[test]
+fn a_manifest_names_a_preset_beside_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = fixture("hf/llama-head-bias-bf16");
+    fs::write(folder.path().join("mine.toml"), "name = 'mine'\npreset = 'llama3-70b-steerlm-rm'\n").unwrap();
+    let manifest = format!("name = 'm'\npreset = 'mine.toml'\n[base]\npath = '{}'\n", base.display());
+    fs::write(folder.path().join("reward-model.toml"), manifest).unwrap();
+    assert_eq!(load(&config(folder.path())).card().attributes, TRAINED);
+}
+
+/// NeMo's head may make one reward of its attributes itself: by weights that count where nobody says others.
+#[test]
+fn the_weights_of_a_head_that_merges_attributes_are_the_default() {
+    let folder = tempfile::tempdir().unwrap();
+    copy(&fixture("nemo/nemotron-tp2"), folder.path());
+    let path = folder.path().join("model_config.yaml");
+    let original = fs::read_to_string(&path).unwrap();
+    let merge = |weights: &str| {
+        let merged = original.replace("merge_attributes: false", "merge_attributes: true");
+        fs::write(&path, merged.replace("attribute_weights: null", &format!("attribute_weights: {weights}"))).unwrap();
+    };
+    let here = config(folder.path());
+    let refused = |config: &Config| ModelEngine::load(config).err().unwrap().to_string();
+    merge("[0, 0, 0, 0, 0.5, 0.25, 0, 0, -1]");
+    let engine = load(&here);
+    let card = engine.card();
+    assert_eq!(card.default_weighting.as_deref(), Some("merged"));
+    let weights: Vec<_> = card.weightings["merged"].iter().map(|(name, weight)| (&**name, *weight)).collect();
+    assert_eq!(weights, [("correctness", 0.25), ("helpfulness", 0.5), ("verbosity", -1.0)]);
+    // Who names a preset has said what counts.
+    let asked = Config { preset: "nemotron-4-340b-reward".into(), ..here.clone() };
+    assert_eq!(load(&asked).card().default_weighting.as_deref(), Some("card"));
+    let plain = Config { preset: "none".into(), ..here.clone() };
+    assert_eq!(load(&plain).card().weightings["merged"]["LABEL_5"], 0.25);
+    // Without weights all count alike, those that were never trained, too.
+    merge("null");
+    assert!(refused(&here).contains("quality, which was never trained"), "{}", refused(&here));
+    let all = load(&Config { untrained_attributes: true, ..here.clone() });
+    assert!(all.card().weightings["merged"].values().all(|weight| *weight == 1.0 / 9.0));
+    merge("[1, 2]");
+    assert!(refused(&here).contains("regression.attribute_weights = [1,2]"), "{}", refused(&here));
 }

@@ -134,7 +134,16 @@ fn reads(policy: &ReadPolicy) -> String {
         ReadAt::EveryToken { token, reduce } => format!("at every token {token}, rollout by {}", name_of(&reduce)),
     };
     if let Some(token) = policy.append {
-        let _ = write!(words, ", which is {token}: appended where it is missing");
+        let _ = write!(words, ", which is {token}: appended where it is missing, be it behind text or token ids");
+    }
+    if let Some(token) = policy.ends_with {
+        let _ = write!(words, ", which must be {token}: a rollout that does not end with it is rejected");
+    }
+    if let Some(skip) = policy.skip {
+        let _ = write!(words, "; tokens {skip} at the end are passed over");
+    }
+    if !policy.strip.is_empty() {
+        let _ = write!(words, "; a text's last {:?} are stripped first", policy.strip);
     }
     if !policy.needs.is_empty() {
         let _ = write!(words, "; every rollout must hold the tokens {:?}", policy.needs);

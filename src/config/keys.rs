@@ -182,7 +182,7 @@ pub(super) const KEYS: &[Key] = &[
         default: || text(""),
         commands: SERVE | SCORE | INSPECT,
         value_name: "REF",
-        about: "Reward model: demo, a folder in Hugging Face layout, a .gguf file, or a reward-model.toml (or its folder)",
+        about: "Reward model: demo, a folder (Hugging Face, NeMo, or a PEFT adapter), a .nemo or .gguf file, or a reward-model.toml",
     },
     Key {
         name: "preset",

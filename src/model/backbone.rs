@@ -38,8 +38,8 @@ pub trait Backbone: Send + Sync {
     /// Bytes of its weights in memory.
     fn bytes(&self) -> usize;
 
-    /// The final hidden state, normed, at the rows that are read: `[reads, hidden]`, the same on every rank. All ranks
-    /// run the same pass at the same time.
+    /// The final hidden state, normed, at the rows that are read: float32, `[reads, hidden]`, the same on every rank. All
+    /// ranks run the same pass at the same time.
     fn forward(&self, pass: &Pass) -> Result<Tensor>;
 }
 

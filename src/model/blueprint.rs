@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::base::{self, Opened};
-use super::checkpoint::{Adapter, Composed, Rounding, SafetensorsFile, WeightSource};
+use super::checkpoint::{ATTRIBUTE_WEIGHTS, Adapter, Composed, Rounding, SafetensorsFile, WeightSource};
 use super::digest::{Fingerprint, Ingredient};
 use super::head::HeadSpec;
 use super::manifest::AdapterPart;
@@ -18,6 +18,9 @@ use super::report::PresetReport;
 use super::settings::Settings;
 use super::{Config, ModelError, text};
 use crate::engine::{ReadPolicy, TextAssets};
+
+/// Name of the weighting that a checkpoint brings itself.
+const MERGED: &str = "merged";
 
 /// Everything that a model is made of.
 pub struct Blueprint {
@@ -63,12 +66,14 @@ impl Blueprint {
         }
 
         let named = manifest.preset.take();
-        let chosen = preset::choose(&config.preset, named.as_deref(), &settings)?;
+        let chosen = preset::choose(&config.preset, named.as_deref(), &place.resolve(Path::new("")), &settings)?;
         let report = chosen.as_ref().map(|chosen| PresetReport {
             name: chosen.preset.name.clone(),
             why: chosen.why.clone(),
             unverified: chosen.preset.unverified.clone(),
         });
+        // Whoever has named a preset or a default has said what counts; a preset that was merely known has not.
+        let told = manifest.default_weighting.is_some() || named.is_some() || config.preset != "auto";
         let mut used = match chosen {
             Some(chosen) => manifest.over(chosen.preset).complete(&place.path())?,
             None => manifest.complete(&place.path())?,
@@ -80,9 +85,11 @@ impl Blueprint {
         let mut parts = Parts { place: &place, files: &mut files, ingredients: &mut ingredients };
         parts.ingredients.push(Ingredient::Fact(format!("rounding {:?}", base.dtype)));
         let layers = settings.required_size("num_hidden_layers")?;
+        let head_is_apart = config.head.is_some() || used.head.file.is_some();
+        // One folder has the weights of an adapter and the text that it was trained with.
         let adapter = match (&config.adapter, adapter) {
             (Some(folder), _) => Some(parts.adapter_folder(folder, weights.as_ref(), layers, &mut text)?),
-            (None, Some(part)) => Some(parts.adapter(&part, weights.as_ref(), layers, &mut text)?),
+            (None, Some(part)) => Some(parts.adapter(&part, weights.as_ref(), layers, head_is_apart, &mut text)?),
             (None, None) => None,
         };
         let head_weights = match (&config.head, used.head.file.take()) {
@@ -96,13 +103,25 @@ impl Blueprint {
         if let Some(template) = used.chat_template.take() {
             text.chat_template = Some(template);
         }
-        let reads = used.read.policy(&settings, &text)?;
+        let reads = used.read.policy(report.as_ref().map(|report| &*report.name), &settings, &text)?;
         let mut head = used.head.spec();
+        let all = match used.attributes.clone() {
+            Some(all) => Some(all),
+            None => settings.labels()?,
+        };
         let attributes = match used.attributes.take() {
             Some(all) if config.untrained_attributes || used.untrained.is_empty() => Some(all),
             Some(all) => Some(trained(&all, &used.untrained, &mut head, &place)?),
-            None => settings.labels()?,
+            None => all.clone(),
         };
+        let own = settings.numbers(ATTRIBUTE_WEIGHTS)?;
+        if let (Some(own), Some(all), Some(attributes)) = (own, &all, &attributes)
+            && (!told || used.default_weighting.is_none())
+        {
+            let weights = merged(&settings, &own, all, attributes)?;
+            used.weightings.insert(MERGED.into(), weights);
+            used.default_weighting = Some(MERGED.into());
+        }
         if let Some(attributes) = &attributes {
             check_weightings(attributes, &used.weightings, used.default_weighting.as_deref())
                 .map_err(|e| ModelError::malformed(settings.path(), e))?;
@@ -173,6 +192,7 @@ impl Parts<'_> {
         part: &AdapterPart,
         base: &dyn WeightSource,
         layers: usize,
+        head_is_apart: bool,
         text: &mut TextAssets,
     ) -> Result<Adapter, ModelError> {
         match (&part.path, &part.file, part.scale) {
@@ -180,13 +200,13 @@ impl Parts<'_> {
             (None, Some(file), Some(scale)) => {
                 let source = self.safetensors(file)?;
                 self.ingredients.push(Ingredient::Fact(format!("scale {scale:?}")));
-                Adapter::new(Box::new(source), scale, base, layers)
+                Adapter::new(Box::new(source), scale, base, layers, head_is_apart)
             }
             _ => unreachable!("AdapterPart::check asks for a path, or for a file and a scale"),
         }
     }
 
-    /// An adapter in PEFT's layout. A tokenizer beside it is the one that it was trained with.
+    /// An adapter in PEFT's layout. Tokenizer and template beside it are those that it was trained with.
     fn adapter_folder(
         &mut self,
         folder: &Path,
@@ -199,11 +219,8 @@ impl Parts<'_> {
         self.ingredients.extend(adapter.paths().iter().cloned().map(Ingredient::File));
         self.files.extend_from_slice(adapter.paths());
         let (beside, files) = text::folder::read(folder)?;
-        if beside.tokenizer_json.is_some() {
-            let chat_template = beside.chat_template.or(text.chat_template.take());
-            *text = TextAssets { chat_template, ..beside };
-            self.files.extend(files);
-        }
+        *text = text::over(beside, std::mem::take(text));
+        self.files.extend(files);
         Ok(adapter)
     }
 
@@ -244,6 +261,28 @@ fn keep_layers(layers: usize, settings: &mut Settings, place: &Place) -> Result<
     }
     settings.set("num_hidden_layers", layers);
     Ok(())
+}
+
+/// The weights by which a checkpoint makes one reward of its attributes; `all` are its outputs, of which `attributes` are
+/// offered.
+fn merged(
+    settings: &Settings,
+    weights: &[f64],
+    all: &[String],
+    attributes: &[String],
+) -> Result<BTreeMap<String, f64>, ModelError> {
+    if weights.len() != all.len() {
+        return Err(settings.unsupported(ATTRIBUTE_WEIGHTS, format!("a weight for each of {} outputs", all.len())));
+    }
+    let weighed = all.iter().zip(weights).filter(|(_, weight)| **weight != 0.0);
+    if let Some((name, _)) = weighed.clone().find(|(name, _)| !attributes.contains(name)) {
+        let expected = format!(
+            "no weight for {name}, which was never trained; name a preset and a default_weighting in a {MANIFEST_FILE}, or \
+             give --untrained-attributes true to have it all the same"
+        );
+        return Err(settings.unsupported(ATTRIBUTE_WEIGHTS, expected));
+    }
+    Ok(weighed.map(|(name, weight)| (name.clone(), *weight)).collect())
 }
 
 /// The attributes that were trained; the head is told which rows they are.

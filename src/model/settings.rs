@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use serde_json::Value;
 
 use super::ModelError;
+use crate::limits::MAX_ATTRIBUTES;
 
 /// The fields of a model's configuration. It remembers which of them somebody has read: what nobody reads may still be
 /// meant to change the numbers.
@@ -136,6 +137,13 @@ impl Settings {
         self.number(field)?.ok_or_else(|| ModelError::malformed(&self.path, format!("no field {field:?}")))
     }
 
+    /// A list of finite numbers.
+    pub fn numbers(&self, field: &str) -> Result<Option<Vec<f64>>, ModelError> {
+        self.typed(field, "a list of numbers", |v| {
+            v.as_array()?.iter().map(|v| v.as_f64().filter(|x| x.is_finite())).collect()
+        })
+    }
+
     /// True or false.
     pub fn flag(&self, field: &str) -> Result<Option<bool>, ModelError> {
         self.typed(field, "true or false", Value::as_bool)
@@ -156,9 +164,15 @@ impl Settings {
     /// if neither is there.
     pub fn labels(&self) -> Result<Option<Vec<String>>, ModelError> {
         let Some(labels) = self.typed("id2label", "an object", Value::as_object)? else {
-            let count = self.size("num_labels")?;
-            return Ok(count.map(default_labels));
+            return match self.size("num_labels")? {
+                Some(count) if count > MAX_ATTRIBUTES => Err(self.unsupported("num_labels", at_most())),
+                count => Ok(count.map(default_labels)),
+            };
         };
+        if labels.len() > MAX_ATTRIBUTES {
+            let reason = format!("id2label has {} names, expected {}", labels.len(), at_most());
+            return Err(ModelError::malformed(&self.path, reason));
+        }
         (0..labels.len())
             .map(|id| labels.get(&id.to_string()).and_then(Value::as_str).map(str::to_owned))
             .collect::<Option<Vec<_>>>()
@@ -227,6 +241,10 @@ impl Settings {
     }
 }
 
+fn at_most() -> String {
+    format!("at most {MAX_ATTRIBUTES}")
+}
+
 /// The names that transformers gives to outputs without names.
 pub fn default_labels(count: usize) -> Vec<String> {
     (0..count).map(|i| format!("LABEL_{i}")).collect()
@@ -251,6 +269,12 @@ mod tests {
         assert_eq!(settings(json!({"num_labels": 2})).labels().unwrap().unwrap(), ["LABEL_0", "LABEL_1"]);
         assert_eq!(settings(json!({})).labels().unwrap(), None);
         assert!(settings(json!({"id2label": {"0": "a", "2": "b"}})).labels().is_err());
+        assert_eq!(settings(json!({"num_labels": MAX_ATTRIBUTES})).labels().unwrap().unwrap().len(), MAX_ATTRIBUTES);
+        // No allocation of what a file merely claims.
+        let absurd = settings(json!({"num_labels": 1u64 << 31})).labels().unwrap_err().to_string();
+        assert!(absurd.contains("num_labels = 2147483648") && absurd.contains("at most 4096"), "{absurd}");
+        let labels: serde_json::Map<_, _> = (0..=MAX_ATTRIBUTES).map(|i| (i.to_string(), json!("x"))).collect();
+        assert!(settings(json!({"id2label": labels})).labels().unwrap_err().to_string().contains("4097 names"));
     }
 
     #[test]

@@ -98,6 +98,8 @@ fn reads_to_wire(reads: &ReadPolicy) -> v1::ReadPolicy {
         append: reads.append,
         needs: reads.needs.clone(),
         skip: reads.skip,
+        strip: reads.strip.clone(),
+        ends_with: reads.ends_with,
     }
 }
 
@@ -110,7 +112,8 @@ fn reads_from_wire(reads: v1::ReadPolicy) -> Result<ReadPolicy, BadCard> {
         (Some(token), Ok(v1::Reduce::Last)) => ReadAt::EveryToken { token, reduce: Reduce::Last },
         (Some(_), Ok(v1::Reduce::Unspecified) | Err(_)) => return Err(BadCard { reduce: reads.reduce }),
     };
-    Ok(ReadPolicy { at, skip: reads.skip, append: reads.append, needs: reads.needs })
+    let v1::ReadPolicy { append, needs, strip, ends_with, skip, .. } = reads;
+    Ok(ReadPolicy { at, strip, skip, append, ends_with, needs })
 }
 
 /// The wire spells absence as an empty string.
@@ -143,8 +146,10 @@ mod tests {
         let bare = ModelCard { default_weighting: None, text: TextAssets::default(), ..model.clone() };
         let steps = |reduce| ReadPolicy {
             at: ReadAt::EveryToken { token: 7, reduce },
+            strip: "\n ".into(),
             skip: Some(3),
             append: Some(0),
+            ends_with: Some(0),
             needs: vec![5, 0, 5],
         };
         let reading = [Reduce::Product, Reduce::Min, Reduce::Mean, Reduce::Last].map(steps);

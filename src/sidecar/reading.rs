@@ -17,6 +17,11 @@ pub(super) struct Found {
     pub first: usize,
 }
 
+/// A text without what the policy takes from its end.
+pub(super) fn stripped<'a>(policy: &ReadPolicy, text: &'a str) -> &'a str {
+    text.trim_end_matches(|c| policy.strip.contains(c))
+}
+
 /// Takes off what means nothing at the end of a sequence, and puts the policy's last token behind one that does not end
 /// with it. The first token stays, whatever it is.
 pub(super) fn complete(policy: &ReadPolicy, ids: &mut Vec<u32>) {
@@ -34,6 +39,14 @@ pub(super) fn complete(policy: &ReadPolicy, ids: &mut Vec<u32>) {
 /// Finds the reads of a sequence, which is not empty; `field` is for messages.
 pub(super) fn find(policy: &ReadPolicy, field: &str, ids: &[u32]) -> Result<Found, Rejection> {
     let missing = |what: String| Rejection::new(Code::NoReadPosition, format!("{field}: {what}"));
+    if let (Some(end), Some(last)) = (policy.ends_with, ids.last())
+        && *last != end
+    {
+        return Err(missing(format!(
+            "the model is read at token id {end}, with which its chat template ends every rollout, and this one ends with \
+             {last}; send it as the template has it, what stands before that token included"
+        )));
+    }
     let needed = match policy.needs.as_slice() {
         [] => ids.len(),
         needs => ids.windows(needs.len()).rposition(|run| run == needs).ok_or_else(|| {
@@ -63,7 +76,13 @@ pub(super) fn check(policy: &ReadPolicy, vocabulary_size: u32) -> Result<(), Str
         ReadAt::LastToken => None,
         ReadAt::EveryToken { token, .. } => Some(token),
     };
-    match step.iter().chain(&policy.append).chain(&policy.skip).chain(&policy.needs).find(|id| **id >= vocabulary_size)
+    match step
+        .iter()
+        .chain(&policy.append)
+        .chain(&policy.ends_with)
+        .chain(&policy.skip)
+        .chain(&policy.needs)
+        .find(|id| **id >= vocabulary_size)
     {
         None => Ok(()),
         Some(id) => Err(format!(
@@ -139,13 +158,31 @@ mod tests {
     }
 
     #[test]
+    fn an_end_that_must_be_there() {
+        let policy = ReadPolicy { ends_with: Some(9), ..ReadPolicy::default() };
+        assert_eq!(find(&policy, "input", &[5, 9]).unwrap(), Found { reads: Reads::Last, first: 1 });
+        let rejection = find(&policy, "input", &[9, 5]).unwrap_err();
+        assert_eq!(rejection.code, Code::NoReadPosition);
+        assert!(rejection.message.contains("token id 9") && rejection.message.contains("ends with 5"), "{rejection}");
+    }
+
+    #[test]
+    fn ends_of_texts() {
+        let policy = ReadPolicy { strip: "\n".into(), ..ReadPolicy::default() };
+        assert_eq!(stripped(&policy, "\na \n\n"), "\na ");
+        assert_eq!(stripped(&policy, "\n\n"), "");
+        assert_eq!(stripped(&ReadPolicy::default(), "a\n"), "a\n");
+    }
+
+    #[test]
     fn tokens_of_no_vocabulary() {
-        let good = ReadPolicy { at: STEPS, skip: None, append: Some(4), needs: vec![1, 3] };
+        let good = ReadPolicy { at: STEPS, append: Some(4), needs: vec![1, 3], ..ReadPolicy::default() };
         assert_eq!(check(&good, 5), Ok(()));
         for (size, names) in [(4, "id 4"), (3, "id 4"), (2, "id 2")] {
             assert!(check(&good, size).unwrap_err().contains(names), "{size}");
         }
         assert!(check(&ReadPolicy { append: None, ..good }, 3).unwrap_err().contains("id 3"));
+        assert!(check(&ReadPolicy { ends_with: Some(9), ..ReadPolicy::default() }, 9).unwrap_err().contains("id 9"));
     }
 
     proptest! {
@@ -157,7 +194,8 @@ mod tests {
             needs in prop::collection::vec(0u32..4, 0..3),
             cut: prop::sample::Index,
         ) {
-            let policy = ReadPolicy { at: if every { STEPS } else { ReadAt::LastToken }, skip: None, append: None, needs };
+            let at = if every { STEPS } else { ReadAt::LastToken };
+            let policy = ReadPolicy { at, needs, ..ReadPolicy::default() };
             let Ok(found) = find(&policy, "input", &ids) else { return Ok(()) };
             let cut = cut.index(found.first + 1);
             let after = find(&policy, "input", &ids[cut..]).unwrap();

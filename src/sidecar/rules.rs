@@ -147,7 +147,9 @@ impl Rules {
             }
             Input::Text(text) => {
                 check_bytes("text", text.len())?;
-                self.encode(text, None)
+                let mut tokens = self.encode(text, None)?;
+                self.text.close(&mut tokens.ids);
+                Ok(tokens)
             }
             Input::TokenIds(ids) => {
                 self.check_ids("token_ids.ids", ids)?;
@@ -163,8 +165,10 @@ impl Rules {
     }
 
     fn encode(&self, text: &str, completion: Option<Range<usize>>) -> Result<Tokens, Rejection> {
+        let text = reading::stripped(&self.card.reads, text);
         let tokens = match completion {
             Some(completion) => {
+                let completion = completion.start.min(text.len())..completion.end.min(text.len());
                 let (ids, completion) = self.text.encode_part(text, completion)?;
                 Tokens { ids, completion: Some(completion) }
             }

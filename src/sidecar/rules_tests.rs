@@ -228,6 +228,39 @@ fn the_last_token_is_appended_to_every_form_and_counted() {
     assert_eq!((&cut.tokens[..2], cut.tokens.last(), cut.truncated), (&[12, 13][..], Some(&9), true));
 }
 
+/// As OpenRLHF reads: behind the text without its last newlines comes the end, once.
+#[test]
+fn what_stands_behind_a_text_is_stripped_before_the_last_token_is_appended() {
+    let rules = rules(ReadPolicy { strip: " ".into(), append: Some(END), ..ReadPolicy::default() });
+    let text = |text: &str| valid(&rules, rollout(Input::Text(text.into()))).tokens.to_vec();
+    assert_eq!(text("w0 w1  "), [10, 11, END]);
+    assert_eq!(text("w0 w1<end> "), [10, 11, END]);
+    assert_bad(&rules, rollout(Input::Text("  ".into())), Code::Empty, "no token");
+    // Ids are what was sampled.
+    assert_eq!(*valid(&rules, ids([5, 6])).tokens, [5, 6, END]);
+    // The template may end with what is stripped, and so may the completion.
+    let penalty = LengthPenalty { per_token: 0.5, target_tokens: 0 };
+    let plain = "{% for m in messages %}{{ m.role }} {{ m.content }} {% endfor %}{% if add_generation_prompt %}assistant \
+                 {% endif %}";
+    let card = rules.card().as_ref().clone();
+    let text = TextAssets { chat_template: Some(plain.into()), ..card.text.clone() };
+    let rules = Rules::new(ModelCard { text, ..card }.into(), &Config::default()).unwrap();
+    let mut chat = chat(&["w0"], "w1 w2  ");
+    chat.aggregation.length_penalty = Some(penalty);
+    let valid = valid(&rules, chat);
+    assert_eq!((&*valid.tokens, valid.completion_tokens), (&[USER, 10, REPLY, 11, 12, END][..], Some(2)));
+}
+
+#[test]
+fn an_end_that_only_the_template_can_put_there_must_be_there() {
+    let rules = rules(ReadPolicy { ends_with: Some(END), ..ReadPolicy::default() });
+    valid(&rules, chat(&["w0", "*w1", "w2"], "w3"));
+    valid(&rules, ids([5, END]));
+    for bare in [ids([5, 6]), apart([5], [6]), rollout(Input::Text("w0".into()))] {
+        assert_bad(&rules, bare, Code::NoReadPosition, "token id 2");
+    }
+}
+
 #[test]
 fn a_run_that_the_head_looks_for_must_be_there_and_is_never_cut() {
     let reads = ReadPolicy { needs: vec![OPEN, REPLY], ..ReadPolicy::default() };

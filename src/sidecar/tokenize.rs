@@ -17,6 +17,8 @@ pub struct Text {
     tokenizer: Option<Tokenizer>,
     /// The id that is to come first: the one that the tokenizer puts there, if it does and the model wants it.
     bos: Option<u32>,
+    /// The id that the tokenizer puts last, if it does.
+    eos: Option<u32>,
     /// The id of the text that the model calls its beginning-of-sequence token.
     named_bos: Option<u32>,
     template: Option<Template>,
@@ -45,9 +47,9 @@ impl Text {
             }
             None => None,
         };
-        let bos = match (&tokenizer, assets.bos) {
-            (Some(tokenizer), Bos::AsTokenizer) => leading_special(tokenizer)?,
-            (Some(_), Bos::Never) | (None, _) => None,
+        let (bos, eos) = match (&tokenizer, assets.bos) {
+            (Some(tokenizer), Bos::AsTokenizer) => specials_around(tokenizer)?,
+            (Some(_), Bos::Never) | (None, _) => (None, None),
         };
         let template = match &assets.chat_template {
             Some(source) => Some(Template::new(source, &assets.template_variables)?),
@@ -55,7 +57,7 @@ impl Text {
         };
         let named_bos = tokenizer.as_ref().zip(assets.template_variables.get("bos_token"));
         let named_bos = named_bos.and_then(|(tokenizer, token)| tokenizer.token_to_id(token));
-        Ok(Self { tokenizer, bos, named_bos, template })
+        Ok(Self { tokenizer, bos, eos, named_bos, template })
     }
 
     /// Whether the text begins with the beginning-of-sequence token, put there by the tokenizer or by the template.
@@ -103,6 +105,16 @@ impl Text {
         Ok((ids, place(part.start)..place(part.end)))
     }
 
+    /// Puts the tokenizer's last token behind a text that does not end with it: a template's own end counts for
+    /// conversations, but a text is taken as the tokenizer takes it.
+    pub fn close(&self, ids: &mut Vec<u32>) {
+        if let Some(eos) = self.eos
+            && ids.last() != Some(&eos)
+        {
+            ids.push(eos);
+        }
+    }
+
     fn with_bos(&self, mut ids: Vec<u32>) -> Vec<u32> {
         if let Some(bos) = self.bos
             && ids.first() != Some(&bos)
@@ -119,11 +131,15 @@ impl Text {
     }
 }
 
-/// What the tokenizer puts before every text.
-fn leading_special(tokenizer: &Tokenizer) -> Result<Option<u32>, String> {
+/// What the tokenizer puts before and behind every text.
+fn specials_around(tokenizer: &Tokenizer) -> Result<(Option<u32>, Option<u32>), String> {
     let probe = |specials| tokenizer.encode_fast("a", specials).map_err(|e| format!("the model's tokenizer: {e}"));
     let (with, without) = (probe(true)?, probe(false)?);
-    Ok(with.get_ids().first().copied().filter(|first| without.get_ids().first() != Some(first)))
+    let (with, without) = (with.get_ids(), without.get_ids());
+    Ok((
+        with.first().copied().filter(|first| without.first() != Some(first)),
+        with.last().copied().filter(|last| without.last() != Some(last)),
+    ))
 }
 
 fn untokenizable(error: &tokenizers::Error) -> Rejection {
@@ -220,6 +236,27 @@ mod tests {
         assert_eq!(text.encode("<s>two and").unwrap(), [1, 5, 6]);
         let (ids, part) = text.encode_part("two and", 4..7).unwrap();
         assert_eq!((&ids[part], ids.len()), (&[6][..], 2));
+    }
+
+    #[test]
+    fn a_text_ends_as_the_tokenizer_ends_it() {
+        let mut json: serde_json::Value =
+            serde_json::from_slice(assets(None, true).tokenizer_json.as_deref().unwrap()).unwrap();
+        let end = serde_json::json!({"SpecialToken": {"id": "</s>", "type_id": 0}});
+        let around = &mut json["post_processor"];
+        around["single"].as_array_mut().unwrap().push(end);
+        around["special_tokens"]["</s>"] = serde_json::json!({"id": "</s>", "ids": [2], "tokens": ["</s>"]});
+        let tokenizer_json = Some(json.to_string().into_bytes().into());
+        let closed = |bos, given: &str| {
+            let assets = TextAssets { tokenizer_json: tokenizer_json.clone(), bos, ..assets(None, true) };
+            let text = Text::new(&assets).unwrap();
+            let mut ids = text.encode(given).unwrap();
+            text.close(&mut ids);
+            ids
+        };
+        assert_eq!(closed(Bos::AsTokenizer, "two and"), [1, 5, 6, 2]);
+        assert_eq!(closed(Bos::AsTokenizer, "two and</s>"), [1, 5, 6, 2]);
+        assert_eq!(closed(Bos::Never, "two and"), [5, 6]);
     }
 
     #[test]

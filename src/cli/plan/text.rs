@@ -207,7 +207,8 @@ fn gpus(plan: &Plan, page: &mut Page) {
 
 fn notes(plan: &Plan, page: &mut Page) {
     let computed: Vec<_> = plan.computed_dtypes.iter().map(|dtype| dtype.name()).collect();
-    page.section(&format!("The engine computes in {} today; the other types are arithmetic.", computed.join(", ")));
+    let computed = computed.join(" on CPUs and in ");
+    page.section(&format!("The engine computes in {computed} on GPUs; the other types are arithmetic."));
     if !plan.pipeline_built {
         page.line("Pipeline stages (--pp) are arithmetic: they are not built.");
     }

@@ -65,14 +65,15 @@ pub fn read(settings: &Settings, defaults: &Defaults) -> Result<DecoderSpec, Mod
     let layers = settings.required_size("num_hidden_layers")?;
     let feed_forward = settings.required_size("intermediate_size")?;
     let vocabulary = settings.required_size("vocab_size")?;
-    // Tables are made of these before any weight is looked at: far more than any model has, far less than memory.
+    // Tables are made of these before any weight is looked at, and they are multiplied: far more than any model has, far
+    // less than memory, and no product of theirs is more than 2^64.
     for (field, value, most) in [
-        ("num_hidden_layers", layers, 1 << 16),
-        ("hidden_size", hidden, 1 << 24),
-        ("num_attention_heads", heads, 1 << 16),
-        ("head_dim", head_dim, 1 << 16),
-        ("intermediate_size", feed_forward, 1 << 26),
-        ("vocab_size", vocabulary, 1 << 26),
+        ("num_hidden_layers", layers, 1 << 12),
+        ("hidden_size", hidden, 1 << 20),
+        ("num_attention_heads", heads, 1 << 12),
+        ("head_dim", head_dim, 1 << 12),
+        ("intermediate_size", feed_forward, 1 << 22),
+        ("vocab_size", vocabulary, 1 << 24),
     ] {
         if value > most {
             return Err(malformed(format!("field {field:?} is {value}, expected at most {most}")));

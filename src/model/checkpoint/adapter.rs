@@ -13,8 +13,8 @@ use crate::model::error::read_json;
 /// Name of the file that makes a folder an adapter in PEFT's layout.
 pub const ADAPTER_CONFIG: &str = "adapter_config.json";
 
-/// The usual name of a head.
-const HEAD: &str = "score.weight";
+/// What the names of a head's tensors usually begin with.
+const HEAD: &str = "score.";
 
 /// An adapter, with the names that the base has for what it changes.
 pub struct Adapter {
@@ -46,21 +46,25 @@ pub enum Part {
 
 impl Adapter {
     /// Names are those of PEFT, with or without its prefix `base_model.model.`: `NAME.lora_A.weight` of shape
-    /// `[r, in]` and `NAME.lora_B.weight` of shape `[out, r]` adapt `NAME.weight`. A head in the same file is left
-    /// to whoever wants it; anything else that would be ignored is refused, a layer beyond the first `layers` included.
+    /// `[r, in]` and `NAME.lora_B.weight` of shape `[out, r]` adapt `NAME.weight`. A head in the same file, which was
+    /// trained with the adapter, takes the place of the base's; where the head `is_apart` it is left to whoever wants it.
+    /// Anything else that would be ignored is refused, a layer beyond the first `layers` included.
     pub fn new(
         source: Box<dyn WeightSource>,
         scale: f32,
         base: &dyn WeightSource,
         layers: usize,
+        is_apart: bool,
     ) -> Result<Self, ModelError> {
         let mut adapter = Self { source, pairs: BTreeMap::new(), replaced: BTreeMap::new(), files: Vec::new() };
         adapter.fill(base, layers, |_| Ok((None, scale)))?;
-        adapter.replaced.retain(|name, _| name != HEAD);
-        match adapter.replaced.values().next() {
-            Some(name) => Err(adapter.unknown(name)),
-            None => Ok(adapter),
+        if let Some((_, name)) = adapter.replaced.iter().find(|(name, _)| !name.starts_with(HEAD)) {
+            return Err(adapter.unknown(name));
         }
+        if is_apart {
+            adapter.replaced.clear();
+        }
+        Ok(adapter)
     }
 
     /// A folder as PEFT writes it: `adapter_config.json` with `adapter_model.safetensors` or `adapter_model.bin`.
@@ -177,7 +181,7 @@ impl Adapter {
                     };
                     check_layer(&weight, layers).map_err(|e| malformed(format!("tensor {name:?} {e}")))?;
                     // A head may have other outputs than the base's.
-                    if let Some(shape) = expected.filter(|_| !weight.starts_with("score.")) {
+                    if let Some(shape) = expected.filter(|_| !weight.starts_with(HEAD)) {
                         self.source.expect(&name, &shape)?;
                     }
                     if let Some(other) = self.replaced.insert(weight.clone(), name.clone()) {

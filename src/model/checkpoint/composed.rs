@@ -134,7 +134,7 @@ mod tests {
         // 1 + 2^-9 rounds to 1 in bfloat16 (8 bits), so it matters that the base is rounded before the merge.
         let base = source(folder.path(), &[(WEIGHT, &[2, 3], &[1.0 + 2f32.powi(-9), 2.0, 3.0, 4.0, 5.0, 6.0])]);
         let pairs = source(folder.path(), &[(A, &[1, 3], &[2f32.powi(-9), 10.0, 0.0]), (B, &[2, 1], &[1.0, -1.0])]);
-        let adapter = Adapter::new(pairs, 2.0, base.as_ref(), 1).unwrap();
+        let adapter = Adapter::new(pairs, 2.0, base.as_ref(), 1, false).unwrap();
         let composed = Composed { base, rounding: Rounding::Bf16, adapter: Some(adapter) };
         assert_eq!(composed.read_all(WEIGHT).unwrap(), [1.0, 22.0, 3.0, 4.0, -15.0, 6.0]);
         let corner = Slice { rows: 1..2, columns: 1..3 };
@@ -144,13 +144,29 @@ mod tests {
         assert!(matches!(composed.read_all(HEAD), Err(ModelError::MissingTensor { .. })));
     }
 
+    /// A head that was trained with the adapter is the one to use, be it of another size; unless the user names another.
+    #[test]
+    fn a_head_in_the_adapters_file_takes_the_place_of_the_bases() {
+        let folder = tempfile::tempdir().unwrap();
+        let composed = |is_apart| {
+            let base = source(folder.path(), &[(WEIGHT, &[2, 3], &[0.0; 6]), (HEAD, &[1, 3], &[1.0, 2.0, 3.0])]);
+            let head: Given = ("base_model.model.score.weight", &[2, 3], &[4.0; 6]);
+            let pairs = source(folder.path(), &[(A, &[1, 3], &[0.0; 3]), (B, &[2, 1], &[0.0; 2]), head]);
+            let adapter = Adapter::new(pairs, 1.0, base.as_ref(), 1, is_apart).unwrap();
+            Composed { base, rounding: Rounding::F32, adapter: Some(adapter) }
+        };
+        assert_eq!(composed(false).read_all(HEAD).unwrap(), [4.0; 6]);
+        assert_eq!(composed(false).info(HEAD).unwrap().shape, [2, 3]);
+        assert_eq!(composed(true).read_all(HEAD).unwrap(), [1.0, 2.0, 3.0]);
+    }
+
     #[test]
     fn an_adapter_that_would_be_ignored_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let base = source(folder.path(), &[(WEIGHT, &[2, 3], &[0.0; 6])]);
         let refused = |tensors: &[Given], layers| {
             let adapter = source(folder.path(), tensors);
-            Adapter::new(adapter, 1.0, base.as_ref(), layers).err().unwrap().to_string()
+            Adapter::new(adapter, 1.0, base.as_ref(), layers, false).err().unwrap().to_string()
         };
         let (a, b): (Given, Given) = ((A, &[1, 3], &[0.0; 3]), (B, &[2, 1], &[0.0; 2]));
         assert!(refused(&[a], 1).contains("lora_B"));

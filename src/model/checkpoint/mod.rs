@@ -1,6 +1,7 @@
 //! Checkpoints: named tensors in files, behind one trait.
 //!
-//! A format is one file here and one line in [`open_weights`]. Names and layouts are those of Hugging Face's
+//! A format is one file here and one line where references are opened ([`super::base`], or [`open_folder`] for Hugging Face's
+//! layout). Names and layouts are those of Hugging Face's
 //! `transformers` whatever the format; a format that differs translates. Whoever reads a tensor states the shape that
 //! it expects.
 
@@ -24,7 +25,7 @@ pub use composed::{Composed, Rounding};
 pub use dense::Dense;
 pub use gguf::GgufFile;
 pub use mapped::MappedFile;
-pub use nemo::NemoCheckpoint;
+pub use nemo::{ATTRIBUTE_WEIGHTS, NemoCheckpoint};
 pub use pytorch::PytorchFile;
 pub use safetensors::SafetensorsFile;
 pub use shards::Shards;
@@ -170,7 +171,8 @@ pub trait WeightSource: Send + Sync {
     }
 }
 
-/// Weights of a folder in Hugging Face layout, in order of preference: the file, and the index of several files.
+/// Weights of a folder in Hugging Face layout, in transformers' order of preference. A file comes before an index of the
+/// same format: where both are there, somebody has merged the shards, or trained on, and saved into one file.
 const WEIGHT_FILES: [(&str, Open); 2] = [
     ("model.safetensors", |path| Ok(Box::new(SafetensorsFile::open(path)?))),
     ("pytorch_model.bin", |path| Ok(Box::new(PytorchFile::open(path)?))),
@@ -183,15 +185,47 @@ type Open = fn(&Path) -> Result<Box<dyn WeightSource>, ModelError>;
 /// as the shards that `NAME.index.json` names.
 pub fn open_folder(folder: &Path) -> Result<Shards, ModelError> {
     for (name, open) in WEIGHT_FILES {
-        let index = folder.join(format!("{name}.index.json"));
-        if index.exists() {
-            return Shards::open(&index, open);
-        }
         let single = folder.join(name);
         if single.exists() {
             return Shards::single(&single, open);
         }
+        let index = folder.join(format!("{name}.index.json"));
+        if index.exists() {
+            return Shards::open(&index, open);
+        }
     }
     let looked: Vec<_> = WEIGHT_FILES.iter().map(|(name, _)| format!("{name}, {name}.index.json")).collect();
     Err(ModelError::malformed(folder, format!("holds no weights; looked for {}", looked.join(", "))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A safetensors file of one value, under this name.
+    fn write(path: &Path, tensor: &str) {
+        let bytes = 1f32.to_le_bytes();
+        let view = ::safetensors::tensor::TensorView::new(::safetensors::Dtype::F32, vec![1], &bytes).unwrap();
+        ::safetensors::serialize_to_file([(tensor, view)], None, path).unwrap();
+    }
+
+    /// An index that was left behind when the shards were merged says nothing of what the merged file holds.
+    #[test]
+    fn a_whole_file_comes_before_an_index() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        write(&path("model-00001-of-00001.safetensors"), "old");
+        std::fs::write(
+            path("model.safetensors.index.json"),
+            r#"{"weight_map": {"old": "model-00001-of-00001.safetensors"}}"#,
+        )
+        .unwrap();
+        assert_eq!(open_folder(folder.path()).unwrap().names(), ["old"]);
+        write(&path("model.safetensors"), "new");
+        assert_eq!(open_folder(folder.path()).unwrap().names(), ["new"]);
+        // Of any form, safetensors come first.
+        std::fs::remove_file(path("model.safetensors")).unwrap();
+        std::fs::write(path("pytorch_model.bin"), "").unwrap();
+        assert_eq!(open_folder(folder.path()).unwrap().names(), ["old"]);
+    }
 }

@@ -17,6 +17,11 @@ pub struct Dense {
 }
 
 impl Dense {
+    /// A layer of a weight `[outputs, inputs]` and a bias `[outputs]`.
+    pub fn new(weight: Tensor, bias: Option<Tensor>) -> Self {
+        Self { weight, bias }
+    }
+
     /// See [`super::Linear::load`].
     pub fn load(context: &RankContext, matrices: &[Matrix], bias: bool) -> Loaded<Self> {
         let inputs = matrices.first().map_or(0, |matrix| matrix.columns.len());
@@ -36,7 +41,7 @@ impl Dense {
                 Some(bias.into_tensor(1, &context.device)?.squeeze(1)?)
             }
         };
-        Ok(Self { weight, bias })
+        Ok(Self::new(weight, bias))
     }
 
     /// See [`super::Linear::forward`].

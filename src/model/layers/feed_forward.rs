@@ -182,3 +182,39 @@ impl CustomOp2 for Blocks<'_> {
         Ok(self.run(values(x, x_layout)?, Some(values(residual, residual_layout)?)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device};
+
+    use super::*;
+
+    #[test]
+    fn blocks_of_tensors_make_up_the_whole() {
+        // Small whole numbers, so that every order of summation gives the same bits.
+        let whole_numbers = |rows: usize, columns: usize| {
+            let values = Tensor::arange(0u32, (rows * columns) as u32, &Device::Cpu).unwrap();
+            let values = values.to_dtype(DType::F32).unwrap().affine(37.0, 5.0).unwrap();
+            let sevenths = (&values - ((&values / 7.0).unwrap().floor().unwrap() * 7.0).unwrap()).unwrap();
+            sevenths.affine(1.0, -3.0).unwrap().reshape((rows, columns)).unwrap()
+        };
+        let (tokens, hidden, features) = (11, 6, 10);
+        let x = whole_numbers(tokens, hidden);
+        for gated in [false, true] {
+            let ways_up = if gated { 2 * features } else { features };
+            let dense = |outputs, inputs| Dense::new(whole_numbers(outputs, inputs), None);
+            let weights = Weights::Dense { up: dense(ways_up, hidden), down: dense(hidden, features) };
+            let layer = FeedForward { weights, gated, activation: Activation::SquaredRelu };
+            let Weights::Dense { up, down } = &layer.weights else { panic!("made so") };
+            let in_blocks = |rows| {
+                let partial = layer.partial(&x, up, down, rows * ways_up).unwrap();
+                partial.to_vec2::<f32>().unwrap()
+            };
+            let whole = in_blocks(tokens);
+            assert!(whole.iter().flatten().any(|value| *value != 0.0));
+            for rows in [0, 1, 3, 10, 100] {
+                assert_eq!(in_blocks(rows), whole, "{rows} rows, gated: {gated}");
+            }
+        }
+    }
+}

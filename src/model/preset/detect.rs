@@ -1,6 +1,8 @@
 //! Which preset a model is used with: the one that was asked for, the one that its manifest names, or the one that its
 //! configuration gives away beyond doubt.
 
+use std::path::Path;
+
 use serde_json::Value;
 
 use super::{Preset, place};
@@ -66,17 +68,23 @@ pub struct Chosen {
     pub why: String,
 }
 
-/// The preset for a model: `wanted` is a name, a file, `auto` or `none`; `manifest` is what the model's own manifest names.
-pub fn choose(wanted: &str, manifest: Option<&str>, settings: &Settings) -> Result<Option<Chosen>, ModelError> {
-    let named = |name: &str, why: &str| {
-        let preset = Preset::find(name)?.complete(&place(name))?;
-        Ok(Some(Chosen { preset, why: why.to_owned() }))
+/// The preset for a model: `wanted` is a name, a file, `auto` or `none`; `manifest` is what the model's own manifest names,
+/// which may be a file relative to the folder `beside`.
+pub fn choose(
+    wanted: &str,
+    manifest: Option<&str>,
+    beside: &Path,
+    settings: &Settings,
+) -> Result<Option<Chosen>, ModelError> {
+    let named = |name: &str, beside: &Path, why: &str| {
+        let (preset, path) = Preset::find(name, beside)?;
+        Ok(Some(Chosen { preset: preset.complete(&path)?, why: why.to_owned() }))
     };
     match (wanted, manifest) {
         ("none", _) | ("auto", Some("none")) => Ok(None),
-        ("auto", Some(name)) => named(name, "named by the manifest"),
+        ("auto", Some(name)) => named(name, beside, "named by the manifest"),
         ("auto", None) => detect(settings),
-        (name, _) => named(name, "asked for"),
+        (name, _) => named(name, Path::new(""), "asked for"),
     }
 }
 

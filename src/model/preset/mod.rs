@@ -2,7 +2,7 @@
 //!
 //! ```toml
 //! name = "my-reward"             # a word
-//! preset = "openrlhf"            # what this one builds on; what is said here counts
+//! preset = "openrlhf"            # what this one builds on, by name or file; what is said here counts
 //! attributes = ["helpfulness", "verbosity"]
 //! default_weighting = "balanced"
 //! bos = "never"                  # default: "as-tokenizer", exactly one where the tokenizer puts one
@@ -26,7 +26,7 @@
 mod detect;
 mod read;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::ModelError;
@@ -35,6 +35,7 @@ use super::head::HeadSpec;
 use super::manifest::{AdapterPart, Base};
 use super::settings::Settings;
 use crate::engine::Bos;
+use crate::limits::MAX_ATTRIBUTES;
 
 pub use detect::{Detect, candidates, choose};
 pub use read::ReadPart;
@@ -181,26 +182,27 @@ impl Preset {
         check_weightings(attributes, &self.weightings, self.default_weighting.as_deref())
     }
 
-    /// A preset by its name, or from a file.
-    pub fn find(name_or_file: &str) -> Result<Self, ModelError> {
+    /// A preset by its name, or from a file relative to the folder `beside`; and the file, or what stands for it.
+    pub fn find(name_or_file: &str, beside: &Path) -> Result<(Self, PathBuf), ModelError> {
         if let Some((_, text)) = PRESETS.iter().find(|(name, _)| *name == name_or_file) {
-            return Self::parse(text).map_err(|e| ModelError::malformed(&place(name_or_file), e));
+            let place = place(name_or_file);
+            return Ok((Self::parse(text).map_err(|e| ModelError::malformed(&place, e))?, place));
         }
-        let path = Path::new(name_or_file);
+        let path = beside.join(name_or_file);
         if !path.is_file() {
             return Err(ModelError::UnknownPreset { found: name_or_file.to_owned(), known: names().join(", ") });
         }
-        let preset = Self::parse(&read_text(path)?).map_err(|e| ModelError::malformed(path, e))?;
+        let preset = Self::parse(&read_text(&path)?).map_err(|e| ModelError::malformed(&path, e))?;
         let stray = [
             ("[base]", preset.base.is_some()),
             ("[adapter]", preset.adapter.is_some()),
             ("head.file", preset.head.file.is_some()),
         ];
         match stray.into_iter().find(|(_, present)| *present) {
-            None => Ok(preset),
+            None => Ok((preset, path)),
             Some((key, _)) => {
                 let reason = format!("{key} is for a reward-model.toml, which --model names, not for a preset");
-                Err(ModelError::malformed(path, reason))
+                Err(ModelError::malformed(&path, reason))
             }
         }
     }
@@ -211,11 +213,16 @@ impl Preset {
         PRESETS.iter().filter_map(|(_, text)| Self::parse(text).ok())
     }
 
-    /// Fills in what this one builds on, and checks the whole; `path` is the file that it stands in, for messages.
+    /// Fills in what this one builds on, and checks the whole; `path` is the file that it stands in. A file that builds on
+    /// another names it relative to its own folder.
     pub fn complete(mut self, path: &Path) -> Result<Self, ModelError> {
+        let mut from = path.to_path_buf();
         for _ in 0..MAX_DEPTH {
             match self.preset.take() {
-                Some(below) => self = self.over(Self::find(&below)?),
+                Some(name) => {
+                    let (below, path) = Self::find(&name, from.parent().unwrap_or(Path::new("")))?;
+                    (self, from) = (self.over(below), path);
+                }
                 None => {
                     self.check_weightings().map_err(|e| ModelError::malformed(path, e))?;
                     return Ok(self);
@@ -293,8 +300,12 @@ fn check_names(attributes: &[String]) -> Result<(), String> {
     if attributes.is_empty() {
         return Err("attributes is empty, expected a name for each output of the head".into());
     }
-    for (i, attribute) in attributes.iter().enumerate() {
-        if attribute.is_empty() || attributes[..i].contains(attribute) {
+    if attributes.len() > MAX_ATTRIBUTES {
+        return Err(format!("{} attributes, expected at most {MAX_ATTRIBUTES}", attributes.len()));
+    }
+    let mut seen = BTreeSet::new();
+    for attribute in attributes {
+        if attribute.is_empty() || !seen.insert(attribute) {
             return Err(format!("attribute {attribute:?} is empty or there twice; names must be unique"));
         }
     }

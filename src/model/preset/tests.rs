@@ -76,10 +76,10 @@ fn presets_are_known_by_their_configurations() {
         (nemotron, None),
         (json!({}), None),
     ] {
-        let chosen = choose("auto", None, &settings(config.clone())).unwrap();
+        let chosen = choose("auto", None, Path::new(""), &settings(config.clone())).unwrap();
         let name = chosen.as_ref().map(|chosen| &*chosen.preset.name);
         assert_eq!(name, expected, "{config}: {:?}", chosen.as_ref().map(|chosen| &chosen.why));
-        assert_eq!(choose("none", Some("armorm"), &settings(config)).unwrap(), None);
+        assert_eq!(choose("none", Some("armorm"), Path::new(""), &settings(config)).unwrap(), None);
     }
 }
 
@@ -87,7 +87,7 @@ fn presets_are_known_by_their_configurations() {
 fn what_was_asked_for_comes_before_what_was_found() {
     let armorm = || settings(json!({"architectures": ["LlamaForRewardModelWithGating"], "num_objectives": 19}));
     let why = |wanted, manifest| {
-        let chosen = choose(wanted, manifest, &armorm()).unwrap().unwrap();
+        let chosen = choose(wanted, manifest, Path::new(""), &armorm()).unwrap().unwrap();
         (chosen.preset.name, chosen.why)
     };
     assert_eq!(why("inf-orm", Some("openrlhf")), ("inf-orm".into(), "asked for".into()));
@@ -96,20 +96,20 @@ fn what_was_asked_for_comes_before_what_was_found() {
     assert_eq!(why("auto", None), ("armorm".into(), reason.into()));
     // Looking for signs is not reading: what nobody else reads is still refused.
     let gating = settings(json!({"architectures": ["X"], "gating_temperature": 3}));
-    assert_eq!(choose("auto", None, &gating).unwrap(), None);
+    assert_eq!(choose("auto", None, Path::new(""), &gating).unwrap(), None);
     assert!(gating.refuse_unread().is_err());
 }
 
 #[test]
 fn a_preset_that_is_not_there_says_which_are() {
-    let message = Preset::find("nemotron").unwrap_err().to_string();
+    let message = Preset::find("nemotron", Path::new("")).unwrap_err().to_string();
     assert!(message.contains("\"nemotron\"") && message.contains("nemotron-4-340b-reward, "), "{message}");
     assert!(candidates("LlamaForCausalLM").contains(&"llama-3.1-nemotron-70b-reward".to_owned()));
 }
 
 #[test]
 fn each_part_can_be_said_anew() {
-    let reference = Preset::find("nemotron-4-340b-reward").unwrap();
+    let reference = Preset::find("nemotron-4-340b-reward", Path::new("")).unwrap().0;
     let over = |text: &str| Preset::parse(text).unwrap().complete(Path::new("m.toml")).unwrap();
     let same = over("name = 'm'\npreset = 'nemotron-4-340b-reward'\n[weightings.mine]\nhelpfulness = 1.0\n");
     assert_eq!(same.name, "m");
@@ -152,13 +152,12 @@ fn what_is_wrong_is_named() {
 fn presets_that_build_on_one_another_end_somewhere() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("round.toml");
+    let find = |path: &Path| Preset::find(path.to_str().unwrap(), Path::new(""));
     std::fs::write(&path, format!("name = 'round'\npreset = '{}'\n", path.display())).unwrap();
-    let message = Preset::find(path.to_str().unwrap()).unwrap().complete(&path).unwrap_err().to_string();
+    let message = find(&path).unwrap().0.complete(&path).unwrap_err().to_string();
     assert!(message.contains("round.toml") && message.contains("build on one another"), "{message}");
     std::fs::write(&path, "name = 'x'\n[base]\npath = 'y'\n").unwrap();
-    assert!(
-        Preset::find(path.to_str().unwrap()).unwrap_err().to_string().contains("[base] is for a reward-model.toml")
-    );
+    assert!(find(&path).unwrap_err().to_string().contains("[base] is for a reward-model.toml"));
 }
 
 #[test]
@@ -172,4 +171,27 @@ fn a_package_is_a_plain_word() {
     };
     assert!(pip("--index-url=x", "f").contains("base.pip.package"));
     assert!(pip("p", "f").contains("base.pip.sha256"));
+}
+
+/// Whatever folder the program runs in.
+#[test]
+fn a_file_names_others_relative_to_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    std::fs::create_dir(folder.path().join("below")).unwrap();
+    write("below/first.toml", "name = 'first'\npreset = 'second.toml'\n");
+    write("below/second.toml", "name = 'second'\nchat_template = 'T'\n");
+    let chosen = choose("auto", Some("below/first.toml"), folder.path(), &settings(json!({}))).unwrap().unwrap();
+    assert_eq!((&*chosen.preset.name, chosen.preset.chat_template.as_deref()), ("first", Some("T")));
+    // What the command line names is relative to where it was typed.
+    assert!(choose("below/first.toml", None, folder.path(), &settings(json!({}))).is_err());
+    let typed = folder.path().join("below/first.toml");
+    assert!(choose(typed.to_str().unwrap(), None, Path::new(""), &settings(json!({}))).is_ok());
+}
+
+#[test]
+fn names_of_many_attributes_are_checked_in_no_time_and_limited() {
+    let names = |n: usize| (0..n).map(|i| i.to_string()).collect::<Vec<_>>();
+    assert_eq!(check_names(&names(MAX_ATTRIBUTES)), Ok(()));
+    assert!(check_names(&names(MAX_ATTRIBUTES + 1)).unwrap_err().contains("at most 4096"));
 }

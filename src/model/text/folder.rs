@@ -1,5 +1,10 @@
 //! Text assets of a folder in Hugging Face layout: `tokenizer.json`, else `tokenizer.model`; `tokenizer_config.json`,
 //! `special_tokens_map.json`, `chat_template.jinja`. Each may be absent; the model then takes less.
+//!
+//! Whether text begins with a beginning-of-sequence token is what `tokenizer.json` says: `add_bos_token` and `add_eos_token`
+//! of `tokenizer_config.json` count only where there is none, as transformers has it since version 5
+//! (`PreTrainedTokenizerBase._from_pretrained`, checked with 5.23). Version 4 let them count over it in the classes of Llama
+//! and Gemma, and wrote what came out of that into every `tokenizer.json` that it saved.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -129,6 +134,24 @@ mod tests {
         assert_eq!(files.len(), 2);
         std::fs::write(folder.path().join("chat_template.jinja"), "J").unwrap();
         assert_eq!(read(folder.path()).unwrap().0.chat_template.as_deref(), Some("J"));
+    }
+
+    /// As transformers 5 has it for every class of tokenizer.
+    #[test]
+    fn a_tokenizer_file_says_itself_how_text_begins() {
+        for class in ["LlamaTokenizerFast", "LlamaTokenizer", "GemmaTokenizerFast", "PreTrainedTokenizerFast"] {
+            for post_processor in [json!(null), json!({"type": "TemplateProcessing"})] {
+                for said in [true, false] {
+                    let folder = tempfile::tempdir().unwrap();
+                    let tokenizer = json!({"post_processor": post_processor});
+                    write(folder.path(), "tokenizer.json", &tokenizer);
+                    let config = json!({"tokenizer_class": class, "add_bos_token": said, "add_eos_token": said});
+                    write(folder.path(), "tokenizer_config.json", &config);
+                    let read = read(folder.path()).unwrap().0.tokenizer_json.unwrap();
+                    assert_eq!(serde_json::from_slice::<Value>(&read).unwrap(), tokenizer, "{class} {said}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -23,6 +23,9 @@ struct PreTokenizer {
     normalizer: Value,
     /// Whether a word that is a token as a whole is taken as it is, without looking at merges.
     ignore_merges: bool,
+    /// Whether text begins with the beginning-of-sequence token where the file does not say. Source: `load` of
+    /// `llama-vocab.cpp` in llama.cpp.
+    add_bos: bool,
 }
 
 fn byte_level(use_regex: bool) -> Value {
@@ -30,7 +33,7 @@ fn byte_level(use_regex: bool) -> Value {
 }
 
 fn gpt_2() -> PreTokenizer {
-    PreTokenizer { json: byte_level(true), normalizer: Value::Null, ignore_merges: false }
+    PreTokenizer { json: byte_level(true), normalizer: Value::Null, ignore_merges: false, add_bos: false }
 }
 
 /// Every digit is a word of its own.
@@ -40,6 +43,7 @@ fn smollm() -> PreTokenizer {
         json: json!({"type": "Sequence", "pretokenizers": [digits, byte_level(true)]}),
         normalizer: Value::Null,
         ignore_merges: false,
+        add_bos: false,
     }
 }
 
@@ -48,7 +52,7 @@ fn llama_bpe() -> PreTokenizer {
     let json = pattern(
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
     );
-    PreTokenizer { json, normalizer: Value::Null, ignore_merges: true }
+    PreTokenizer { json, normalizer: Value::Null, ignore_merges: true, add_bos: true }
 }
 
 /// The pattern of Qwen 2 to 3: every digit is a word of its own. Letters and their marks come together before.
@@ -56,7 +60,7 @@ fn qwen2() -> PreTokenizer {
     let json = pattern(
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
     );
-    PreTokenizer { json, normalizer: json!({"type": "NFC"}), ignore_merges: false }
+    PreTokenizer { json, normalizer: json!({"type": "NFC"}), ignore_merges: false, add_bos: false }
 }
 
 fn pattern(regex: &str) -> Value {
@@ -96,7 +100,7 @@ fn tokenizer_json(file: &GgufFile, tokens: &[&str]) -> Result<Value, ModelError>
         let known: Vec<_> = PRE_TOKENIZERS.iter().map(|(name, _)| *name).collect();
         return Err(malformed(format!("tokenizer.ggml.pre is {pre:?}; known: {}", known.join(", "))));
     };
-    let PreTokenizer { json: pre_tokenizer, normalizer, ignore_merges } = pre_tokenizer();
+    let PreTokenizer { json: pre_tokenizer, normalizer, ignore_merges, add_bos } = pre_tokenizer();
     let types = file.integers("tokenizer.ggml.token_type")?.unwrap_or_default();
     let added: Vec<Value> = types
         .iter()
@@ -121,7 +125,7 @@ fn tokenizer_json(file: &GgufFile, tokens: &[&str]) -> Result<Value, ModelError>
     if vocabulary.len() != tokens.len() {
         return Err(malformed("tokenizer.ggml.tokens has the same token twice".into()));
     }
-    let post_processor = match file.boolean("tokenizer.ggml.add_bos_token")?.unwrap_or(false) {
+    let post_processor = match file.boolean("tokenizer.ggml.add_bos_token")?.unwrap_or(add_bos) {
         true => begin_with_bos(file, tokens)?,
         false => Value::Null,
     };
@@ -146,7 +150,10 @@ fn tokenizer_json(file: &GgufFile, tokens: &[&str]) -> Result<Value, ModelError>
 fn begin_with_bos(file: &GgufFile, tokens: &[&str]) -> Result<Value, ModelError> {
     let key = "tokenizer.ggml.bos_token_id";
     let id = file.integer(key)?.ok_or_else(|| {
-        ModelError::malformed(file.path(), format!("tokenizer.ggml.add_bos_token is true, but there is no {key:?}"))
+        ModelError::malformed(
+            file.path(),
+            format!("text is to begin with the beginning-of-sequence token, but there is no {key:?}"),
+        )
     })?;
     let bos = token(file, tokens, key, id)?;
     let special = json!({"SpecialToken": {"id": bos, "type_id": 0}});
@@ -176,6 +183,11 @@ mod tests {
     }
 
     fn read_with(extra: &[(&str, Field)]) -> Result<TextAssets, ModelError> {
+        let said = ("tokenizer.ggml.add_bos_token", Field::Bool(true));
+        read_fields(&[&[said], extra].concat())
+    }
+
+    fn read_fields(extra: &[(&str, Field)]) -> Result<TextAssets, ModelError> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("small.gguf");
         let mut fields = vec![
@@ -185,7 +197,6 @@ mod tests {
             ("tokenizer.ggml.token_type", Field::Array([3, 4, 1, 1, 1, 1].map(Field::I32).to_vec())),
             ("tokenizer.ggml.merges", texts(&["a b"])),
             ("tokenizer.ggml.bos_token_id", Field::U32(0)),
-            ("tokenizer.ggml.add_bos_token", Field::Bool(true)),
         ];
         fields.extend(extra.iter().cloned());
         write(&path, &fields, &[("output_norm.weight", &[8])]);
@@ -207,6 +218,23 @@ mod tests {
             let tokenizer = tokenizers::Tokenizer::from_bytes(assets.tokenizer_json.unwrap()).unwrap();
             assert_eq!(tokenizer.encode("ab11<tool>", true).unwrap().get_ids(), expected, "{pre}");
             assert_eq!(tokenizer.encode("ab11<tool>", false).unwrap().get_ids(), &expected[1..], "{pre}");
+        }
+    }
+
+    /// As llama.cpp has it: files of Llama 3 often leave out what is true of every Llama 3.
+    #[test]
+    fn where_the_file_does_not_say_the_pre_tokenizer_does() {
+        for (pre, expected) in [("gpt-2", false), ("smollm", false), ("llama-bpe", true), ("qwen2", false)] {
+            let begins = |said: &[(&str, Field)]| {
+                let pre = ("tokenizer.ggml.pre", Field::String(pre.into()));
+                let assets = read_fields(&[&[pre], said].concat()).unwrap();
+                let json: Value = serde_json::from_slice(&assets.tokenizer_json.unwrap()).unwrap();
+                !json["post_processor"].is_null()
+            };
+            assert_eq!(begins(&[]), expected, "{pre}");
+            for said in [true, false] {
+                assert_eq!(begins(&[("tokenizer.ggml.add_bos_token", Field::Bool(said))]), said, "{pre}");
+            }
         }
     }
 

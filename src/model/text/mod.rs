@@ -5,3 +5,15 @@ pub mod folder;
 pub mod gguf;
 pub mod nemo;
 pub mod sentencepiece;
+
+use crate::engine::TextAssets;
+
+/// What is said in one place, such as beside an adapter, over what is said below, such as beside its base.
+pub fn over(this: TextAssets, below: TextAssets) -> TextAssets {
+    TextAssets {
+        tokenizer_json: this.tokenizer_json.or(below.tokenizer_json),
+        chat_template: this.chat_template.or(below.chat_template),
+        template_variables: below.template_variables.into_iter().chain(this.template_variables).collect(),
+        bos: this.bos,
+    }
+}

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use crate::limits::MAX_ATTRIBUTES;
 use crate::model::ModelError;
 use crate::model::settings::Settings;
 
@@ -32,9 +33,36 @@ const PLAIN: &[(&str, &[&str])] = &[
     ("softmax_scale", &["null"]),
     ("drop_layers", &["[]"]),
     ("mcore_customization_config", &["{}"]),
+    // Looks for special tokens itself, and cuts what stands between them piece by piece.
+    ("tokenizer.sentencepiece_legacy", &["false"]),
     // A critic's head reads every token, and a pooled one their mean.
     ("output_sequence", &["false"]),
     ("use_avg_pool", &["false"]),
+];
+
+/// The field of the translated configuration that says by which weights the outputs are merged into one reward. No field of
+/// transformers.
+pub const ATTRIBUTE_WEIGHTS: &str = "merged_attribute_weights";
+
+/// Mappings of which every field is known, or refused if it says anything: they make tokens and rewards.
+const NESTED: &[(&str, &[&str])] = &[
+    ("regression", &["num_attributes", "merge_attributes", "attribute_weights", "loss_mask_val"]),
+    ("reward_standardization", &["enable", "mean", "std"]),
+    (
+        "tokenizer",
+        &[
+            "library",
+            "type",
+            "model",
+            "tokenizer_model",
+            "vocab_file",
+            "merge_file",
+            "delimiter",
+            "sentencepiece_legacy",
+            "use_fast",
+            "trust_remote_code",
+        ],
+    ),
 ];
 
 /// Parts of names of fields that change the numbers in one model or another. Where nothing here reads such a field and it
@@ -195,6 +223,9 @@ pub fn translate(nemo: &Settings) -> Result<(Architecture, Value), ModelError> {
         "tie_word_embeddings": false,
         "num_labels": a.outputs,
     });
+    if let Some(weights) = merged(nemo, a.outputs)? {
+        config[ATTRIBUTE_WEIGHTS] = weights.into();
+    }
     // No field of transformers: the way in which the head was trained is how some models are known.
     if let Some(kind) = nemo.text("reward_model_type")? {
         config["reward_model_type"] = kind.into();
@@ -212,6 +243,24 @@ pub fn translate(nemo: &Settings) -> Result<(Architecture, Value), ModelError> {
     Ok((a, config))
 }
 
+/// The weights by which the head makes one reward of its outputs; `None` if it does not. Source: `RewardModelHead` of
+/// NeMo-Aligner.
+fn merged(nemo: &Settings, outputs: usize) -> Result<Option<Vec<f64>>, ModelError> {
+    if !nemo.flag("regression.merge_attributes")?.unwrap_or(false) {
+        return Ok(None);
+    }
+    if outputs > MAX_ATTRIBUTES {
+        return Err(nemo.unsupported("regression.num_attributes", format!("at most {MAX_ATTRIBUTES}")));
+    }
+    match nemo.numbers("regression.attribute_weights")? {
+        None => Ok(Some(vec![1.0 / outputs as f64; outputs])),
+        Some(weights) if weights.len() == outputs => Ok(Some(weights)),
+        Some(_) => {
+            Err(nemo.unsupported("regression.attribute_weights", format!("{outputs} weights, one per attribute")))
+        }
+    }
+}
+
 /// Refuses a field that nothing has read and that may be meant to change the numbers.
 fn refuse_unread(nemo: &Settings) -> Result<(), ModelError> {
     let off = |value: &Value| match value {
@@ -220,6 +269,15 @@ fn refuse_unread(nemo: &Settings) -> Result<(), ModelError> {
         Value::Object(fields) => fields.is_empty(),
         _ => false,
     };
+    for (group, known) in NESTED {
+        let fields = nemo.value().get(group).and_then(Value::as_object).into_iter().flatten();
+        for (name, value) in fields {
+            if !off(value) && !known.contains(&&**name) {
+                let expected = "nothing: it may change tokens or rewards, and it is not known";
+                return Err(nemo.unsupported(&format!("{group}.{name}"), expected));
+            }
+        }
+    }
     for name in nemo.unread() {
         // Without experts, which were refused, nothing is said of them.
         let harmless = HARMLESS.contains(&name) || name.starts_with("moe_") || nemo.value().get(name).is_none_or(off);

@@ -11,6 +11,7 @@ mod zarr;
 use std::path::{Path, PathBuf};
 
 use array::Weights;
+pub use config::ATTRIBUTE_WEIGHTS;
 use layout::{Layout, WEIGHTS};
 use serde_json::Value;
 use store::Store;

@@ -150,6 +150,19 @@ fn replace(file: &'static str, from: &'static str, to: &'static str) -> impl FnO
 const QKV: &str = "model_weights/model.decoder.layers.self_attention.linear_qkv.weight";
 
 #[test]
+fn what_makes_tokens_and_rewards_is_known_or_refused() {
+    for (from, to, says) in [
+        ("sentencepiece_legacy: false", "sentencepiece_legacy: true", "tokenizer.sentencepiece_legacy = true"),
+        ("  loss_mask_val: -100", "  clamp_attributes: 4", "regression.clamp_attributes = 4"),
+        ("  vocab_file: null", "  num_sentinel_tokens: 100", "tokenizer.num_sentinel_tokens = 100"),
+    ] {
+        let message = refused("nemotron-tp2", replace("model_config.yaml", from, to));
+        assert!(message.contains(says), "{message}");
+    }
+    assert!(changed("nemotron-tp2", replace("model_config.yaml", "vocab_file: null", "unheard_of: false")).is_ok());
+}
+
+#[test]
 fn chunks_that_are_missing_or_short_are_named() {
     let missing = refused("nemotron-tp2", |folder| fs::remove_file(folder.join(QKV).join("1.1.0")).unwrap());
     assert!(missing.contains("linear_qkv.weight/1.1.0") && missing.contains("missing"), "{missing}");

@@ -3,7 +3,7 @@
 //!
 //! Format: `torch/serialization.py` of PyTorch. A state dict may be wrapped once, as training frameworks do
 //! (`{"state_dict": {...}}`, `"model"`, `"module"`, `"model_state_dict"`), and all its names may begin with `module.` or
-//! `_orig_mod.`, which wrappers of the model put there; both are undone.
+//! `_orig_mod.`, which wrappers of the model put there, a few of them around one another; both are undone.
 
 mod archive;
 mod pickle;
@@ -24,6 +24,9 @@ const WRAPPERS: [&str; 4] = ["state_dict", "model", "module", "model_state_dict"
 
 /// What wrappers of a model put before the names of its tensors.
 const PREFIXES: [&str; 2] = ["module.", "_orig_mod."];
+
+/// Wrappers around one another at most: data-parallel, compiled and a trainer's own are three.
+const MAX_WRAPPERS: usize = 8;
 
 /// The tensors of one file.
 #[derive(Debug)]
@@ -56,17 +59,32 @@ impl PytorchFile {
 fn tensors(file: &MappedFile) -> Result<BTreeMap<String, Entry>, String> {
     let archive = Archive::read(file.bytes())?;
     let pickle = Pickle::run(archive.pickle(file.bytes()))?;
+    let views = state_dict(&pickle)?;
+    let names: Vec<&str> = views.iter().map(|(name, _)| *name).collect();
+    let wrapped = prefix(&names).len();
     let mut tensors = BTreeMap::new();
-    for (name, view) in state_dict(&pickle)? {
-        let entry = Entry::new(&view, &archive).map_err(|reason| format!("tensor {name:?} {reason}"))?;
-        if tensors.insert(name.to_owned(), entry).is_some() {
+    for (name, view) in &views {
+        let entry = Entry::new(view, &archive).map_err(|reason| format!("tensor {name:?} {reason}"))?;
+        if tensors.insert(name[wrapped..].to_owned(), entry).is_some() {
             return Err(format!("tensor {name:?} is there twice"));
         }
     }
-    while let Some(prefix) = PREFIXES.iter().find(|prefix| tensors.keys().all(|name| name.starts_with(**prefix))) {
-        tensors = tensors.into_iter().map(|(name, entry)| (name[prefix.len()..].to_owned(), entry)).collect();
-    }
     Ok(tensors)
+}
+
+/// What wrappers of the model put before all of its names.
+fn prefix<'a>(names: &[&'a str]) -> &'a str {
+    let Some(first) = names.first() else { return "" };
+    let mut end = 0;
+    for _ in 0..MAX_WRAPPERS {
+        let Some(prefix) = PREFIXES.iter().find(|prefix| first[end..].starts_with(**prefix)) else { break };
+        let longer = end + prefix.len();
+        if !names.iter().all(|name| name.starts_with(&first[..longer])) {
+            break;
+        }
+        end = longer;
+    }
+    &first[..end]
 }
 
 /// The named tensors of the outermost dictionary, or of the one that it wraps; at least one.
