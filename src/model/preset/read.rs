@@ -107,16 +107,19 @@ impl ReadPart {
             let reason = "read.append puts a token there, read.ends_with asks for one; say one of them";
             return Err(ModelError::malformed(settings.path(), reason));
         }
-        let append = match &self.append {
+        let text_only = self.text_only.unwrap_or_default();
+        // Without a tokenizer no text can come, and what is for text alone need not be known.
+        let for_nobody = text_only && text.tokenizer_json.is_none();
+        let append = match self.append.as_ref().filter(|_| !for_nobody) {
             // What a model has no token for cannot be behind its rollouts.
             Some(Token::Special { special }) if tokens.special("read.append", special)?.is_none() => None,
-            append => append.as_ref().map(|token| tokens.id("read.append", token)).transpose()?,
+            append => append.map(|token| tokens.id("read.append", token)).transpose()?,
         };
-        let ends_with = self.ends_with.as_ref().map(|token| tokens.id("read.ends_with", token)).transpose()?;
+        let ends_with = self.ends_with.as_ref().filter(|_| !for_nobody);
+        let ends_with = ends_with.map(|token| tokens.id("read.ends_with", token)).transpose()?;
         let needs = self.needs.iter().flatten().map(|token| tokens.id("read.needs", token));
         let strip = self.strip.clone().unwrap_or_default();
         let (skip, needs) = (self.skip(&tokens)?, needs.collect::<Result<_, _>>()?);
-        let text_only = self.text_only.unwrap_or_default();
         Ok(ReadPolicy { at, strip, skip, append, ends_with, text_only, needs })
     }
 
@@ -300,6 +303,9 @@ mod tests {
         assert_eq!((found.append, &found.needs[..]), (Some(5), &[3, 8][..]));
         assert_eq!(policy("append = 'b'", config(), Some(list)).unwrap().append, Some(1));
         assert_eq!(policy("", config(), None).unwrap(), ReadPolicy::default());
+        // No text can come.
+        let of_text = policy("append = 'b'\ntext_only = true", config(), None).unwrap();
+        assert_eq!((of_text.append, of_text.text_only), (None, true));
         for (read, tokenizer, words) in [
             ("append = 9", None, "the vocabulary ends at 8"),
             ("append = 'c'", Some(map), "\"c\", which the tokenizer does not know; if you know"),
