@@ -20,7 +20,7 @@ help:
 	@echo "make bench          the measured table of the README, on this machine"
 	@echo "make observability  spans into a real OTLP collector, metrics into a real Prometheus"
 	@echo "make fixtures       write the tests' tiny checkpoints again (needs torch; about 5 GB)"
-	@echo "make cuda-check     compile and link the GPU binary, without a GPU (a quarter of an hour; about 1 GB)"
+	@echo "make cuda-check     compile and link the GPU binary, without a GPU (some 20 minutes; about 1 GB)"
 	@echo "make deny           licences, bans and sources of all dependencies (needs cargo-deny)"
 
 demo:

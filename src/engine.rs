@@ -55,6 +55,9 @@ pub struct ReadPolicy {
     /// A token that every rollout must end with, as the model's template ends: what stands before it there belongs to it,
     /// so that it cannot just be appended.
     pub ends_with: Option<u32>,
+    /// Whether `append` and `ends_with` are for text and conversations alone: token ids are read at their last one, whatever
+    /// it is, as trainers send them to reward models that share their tokenizer.
+    pub text_only: bool,
     /// A run of tokens that every rollout must hold: the head looks for the last one. Empty: none.
     pub needs: Vec<u32>,
 }

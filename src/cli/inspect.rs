@@ -133,11 +133,15 @@ fn reads(policy: &ReadPolicy) -> String {
         ReadAt::LastToken => "at the last token".to_owned(),
         ReadAt::EveryToken { token, reduce } => format!("at every token {token}, rollout by {}", name_of(&reduce)),
     };
+    let forms = match policy.text_only {
+        true => "but for token ids, which are read at their last one",
+        false => "be it behind text or token ids",
+    };
     if let Some(token) = policy.append {
-        let _ = write!(words, ", which is {token}: appended where it is missing, be it behind text or token ids");
+        let _ = write!(words, ", which is {token}: appended where it is missing, {forms}");
     }
     if let Some(token) = policy.ends_with {
-        let _ = write!(words, ", which must be {token}: a rollout that does not end with it is rejected");
+        let _ = write!(words, ", which must be {token}, {forms}: a rollout that does not end with it is rejected");
     }
     if let Some(skip) = policy.skip {
         let _ = write!(words, "; tokens {skip} at the end are passed over");

@@ -9,7 +9,7 @@ use reward_sidecar::model;
 use reward_sidecar::sidecar::admin::{Admin, Readiness};
 use reward_sidecar::sidecar::{Sidecar, StartError, metrics};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing::info;
+use tracing::{info, warn};
 
 use super::failure::Failure;
 use crate::telemetry::Telemetry;
@@ -87,6 +87,10 @@ async fn serve(settings: &Settings, model: model::Config) -> Result<(), Failure>
     let card = engine.card().clone();
     metrics::info(&card);
     info!("loaded {} in {:.1?}; attributes: {}", card.model_version, started.elapsed(), card.attributes.join(", "));
+
+    if card.default_weighting.is_none() {
+        warn!("the model names no default weighting: every rollout must bring its own weights");
+    }
 
     let sidecar = Sidecar::start(settings.sidecar(), engine).await?;
     if let Some(address) = sidecar.grpc_addr() {

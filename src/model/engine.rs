@@ -89,13 +89,6 @@ impl ModelEngine {
             model_version = %card.model_version, device = %config.device, parameters = spec.parameters().total(), threads, ranks = ranks.world(),
             load_ms = started.elapsed().as_millis() as u64, "model loaded"
         );
-        if card.default_weighting.is_none() {
-            let attributes = card.attributes.join(", ");
-            tracing::warn!(
-                attributes,
-                "the model names no default weighting: every rollout must bring its own weights"
-            );
-        }
         let unread_settings = settings.unread().into_iter().map(str::to_owned).collect();
         Ok(Self {
             card: Arc::new(card),

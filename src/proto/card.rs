@@ -100,6 +100,7 @@ fn reads_to_wire(reads: &ReadPolicy) -> v1::ReadPolicy {
         skip: reads.skip,
         strip: reads.strip.clone(),
         ends_with: reads.ends_with,
+        text_only: reads.text_only,
     }
 }
 
@@ -112,8 +113,8 @@ fn reads_from_wire(reads: v1::ReadPolicy) -> Result<ReadPolicy, BadCard> {
         (Some(token), Ok(v1::Reduce::Last)) => ReadAt::EveryToken { token, reduce: Reduce::Last },
         (Some(_), Ok(v1::Reduce::Unspecified) | Err(_)) => return Err(BadCard { reduce: reads.reduce }),
     };
-    let v1::ReadPolicy { append, needs, strip, ends_with, skip, .. } = reads;
-    Ok(ReadPolicy { at, strip, skip, append, ends_with, needs })
+    let v1::ReadPolicy { append, needs, strip, ends_with, skip, text_only, .. } = reads;
+    Ok(ReadPolicy { at, strip, skip, append, ends_with, text_only, needs })
 }
 
 /// The wire spells absence as an empty string.
@@ -150,6 +151,7 @@ mod tests {
             skip: Some(3),
             append: Some(0),
             ends_with: Some(0),
+            text_only: true,
             needs: vec![5, 0, 5],
         };
         let reading = [Reduce::Product, Reduce::Min, Reduce::Mean, Reduce::Last].map(steps);

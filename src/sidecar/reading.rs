@@ -24,29 +24,37 @@ pub(super) fn stripped<'a>(policy: &ReadPolicy, text: &'a str) -> &'a str {
 
 /// Takes off what means nothing at the end of a sequence, and puts the policy's last token behind one that does not end
 /// with it. The first token stays, whatever it is.
-pub(super) fn complete(policy: &ReadPolicy, ids: &mut Vec<u32>) {
+/// `text` says whether the sequence was text or a conversation.
+pub(super) fn complete(policy: &ReadPolicy, text: bool, ids: &mut Vec<u32>) {
     if let Some(skip) = policy.skip {
         let meaningful = ids.iter().rposition(|id| *id != skip).map_or(1, |last| last + 1);
         ids.truncate(meaningful);
     }
-    if let Some(append) = policy.append
+    if let Some(append) = policy.append.filter(|_| text || !policy.text_only)
         && ids.last() != Some(&append)
     {
         ids.push(append);
     }
 }
 
+/// Refuses a sequence that does not end as the policy asks; `field` is for messages, `text` as for [`complete`].
+pub(super) fn check_end(policy: &ReadPolicy, field: &str, text: bool, ids: &[u32]) -> Result<(), Rejection> {
+    let asked = policy.ends_with.filter(|_| text || !policy.text_only);
+    match (asked, ids.last()) {
+        (Some(end), Some(last)) if *last != end => Err(Rejection::new(
+            Code::NoReadPosition,
+            format!(
+                "{field}: the model is read at token id {end}, with which its chat template ends every rollout, and this one \
+                 ends with {last}; send it as the template has it, what stands before that token included"
+            ),
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// Finds the reads of a sequence, which is not empty; `field` is for messages.
 pub(super) fn find(policy: &ReadPolicy, field: &str, ids: &[u32]) -> Result<Found, Rejection> {
     let missing = |what: String| Rejection::new(Code::NoReadPosition, format!("{field}: {what}"));
-    if let (Some(end), Some(last)) = (policy.ends_with, ids.last())
-        && *last != end
-    {
-        return Err(missing(format!(
-            "the model is read at token id {end}, with which its chat template ends every rollout, and this one ends with \
-             {last}; send it as the template has it, what stands before that token included"
-        )));
-    }
     let needed = match policy.needs.as_slice() {
         [] => ids.len(),
         needs => ids.windows(needs.len()).rposition(|run| run == needs).ok_or_else(|| {
@@ -133,11 +141,17 @@ mod tests {
         let policy = ReadPolicy { append: Some(9), ..ReadPolicy::default() };
         for given in [vec![1, 9, 2], vec![1, 9, 2, 9]] {
             let mut ids = given;
-            complete(&policy, &mut ids);
+            complete(&policy, true, &mut ids);
             assert_eq!(ids, [1, 9, 2, 9]);
         }
+        let of_text = ReadPolicy { text_only: true, ..policy };
+        for (text, completed) in [(true, &[1, 9][..]), (false, &[1])] {
+            let mut ids = vec![1];
+            complete(&of_text, text, &mut ids);
+            assert_eq!(ids, completed);
+        }
         let mut ids = vec![1];
-        complete(&ReadPolicy::default(), &mut ids);
+        complete(&ReadPolicy::default(), true, &mut ids);
         assert_eq!(ids, [1]);
     }
 
@@ -146,7 +160,7 @@ mod tests {
         let policy = ReadPolicy { skip: Some(0), ..ReadPolicy::default() };
         let completed = |policy: &ReadPolicy, given: &[u32]| {
             let mut ids = given.to_vec();
-            complete(policy, &mut ids);
+            complete(policy, true, &mut ids);
             ids
         };
         assert_eq!(completed(&policy, &[4, 0, 5, 0, 0]), [4, 0, 5]);
@@ -160,8 +174,11 @@ mod tests {
     #[test]
     fn an_end_that_must_be_there() {
         let policy = ReadPolicy { ends_with: Some(9), ..ReadPolicy::default() };
-        assert_eq!(find(&policy, "input", &[5, 9]).unwrap(), Found { reads: Reads::Last, first: 1 });
-        let rejection = find(&policy, "input", &[9, 5]).unwrap_err();
+        assert_eq!(check_end(&policy, "input", true, &[5, 9]), Ok(()));
+        let of_text = ReadPolicy { text_only: true, ..policy.clone() };
+        assert_eq!(check_end(&of_text, "input", false, &[9, 5]), Ok(()));
+        assert!(check_end(&of_text, "input", true, &[9, 5]).is_err());
+        let rejection = check_end(&policy, "input", false, &[9, 5]).unwrap_err();
         assert_eq!(rejection.code, Code::NoReadPosition);
         assert!(rejection.message.contains("token id 9") && rejection.message.contains("ends with 5"), "{rejection}");
     }

@@ -123,7 +123,9 @@ impl Rules {
         if tokens.ids.is_empty() {
             return Err(Rejection::new(Code::Empty, "input: there is no token to score"));
         }
-        reading::complete(&self.card.reads, &mut tokens.ids);
+        let text = matches!(input, Input::Chat { .. } | Input::Text(_));
+        reading::complete(&self.card.reads, text, &mut tokens.ids);
+        reading::check_end(&self.card.reads, "input", text, &tokens.ids)?;
         let end = tokens.ids.len();
         tokens.completion = tokens.completion.map(|c| c.start.min(end)..c.end.min(end));
         let found = reading::find(&self.card.reads, "input", &tokens.ids)?;
@@ -260,7 +262,8 @@ impl Rules {
             bytes_in_all += rendered.text.len();
             let Tokens { mut ids, completion } =
                 self.encode(&rendered.text, find_completion.then_some(rendered.completion))?;
-            reading::complete(&self.card.reads, &mut ids);
+            reading::complete(&self.card.reads, true, &mut ids);
+            reading::check_end(&self.card.reads, &field, true, &ids)?;
             reading::find(&self.card.reads, &field, &ids)?;
             tokens_in_all += ids.len();
             let too_long = |what: String| Err(Rejection::new(Code::TooLong, format!("{field}: {what}")));

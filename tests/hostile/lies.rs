@@ -60,7 +60,7 @@ fn json_in_circles_and_without_end() {
         ("../model.safetensors", "not a file name"),
         ("/etc/passwd", "not a file name"),
         ("..", "not a file name"),
-        (".", "cannot read"),
+        (".", "is no file"),
         ("", "not a file name"),
         ("nowhere.safetensors", "cannot read"),
     ] {

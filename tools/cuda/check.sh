@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Compiles, lints and links the GPU binary, and starts it, on a machine with neither a GPU nor a CUDA toolkit. It shows
 # that everything fits together; what it cannot show is that a GPU computes the right numbers. About 1 GB of downloads
-# and a quarter of an hour of two cores the first time, nearly all of it in candle's own kernels.
+# and some 20 minutes of two cores the first time, nearly all of it in candle's own kernels.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 

@@ -9,6 +9,7 @@
 //!                                 # for sequence classification, as transformers has it; false: none
 //! append = TOKEN                  # put behind every rollout, in any form, that does not end with it; or else
 //! ends_with = TOKEN               # every rollout must end with it, for its template puts more there than this token
+//! text_only = false               # whether append and ends_with are for text and conversations alone
 //! needs = [TOKEN, ...]            # a run of tokens that every rollout must hold, as the head looks for it
 //! ```
 //!
@@ -33,6 +34,7 @@ pub struct ReadPart {
     skip: Option<Skip>,
     append: Option<Token>,
     ends_with: Option<Token>,
+    text_only: Option<bool>,
     needs: Option<Vec<Token>>,
 }
 
@@ -77,6 +79,7 @@ impl ReadPart {
             skip: self.skip.or(below.skip),
             append,
             ends_with,
+            text_only: self.text_only.or(below.text_only),
             needs: self.needs.or(below.needs),
         }
     }
@@ -113,7 +116,8 @@ impl ReadPart {
         let needs = self.needs.iter().flatten().map(|token| tokens.id("read.needs", token));
         let strip = self.strip.clone().unwrap_or_default();
         let (skip, needs) = (self.skip(&tokens)?, needs.collect::<Result<_, _>>()?);
-        Ok(ReadPolicy { at, strip, skip, append, ends_with, needs })
+        let text_only = self.text_only.unwrap_or_default();
+        Ok(ReadPolicy { at, strip, skip, append, ends_with, text_only, needs })
     }
 
     /// transformers' `*ForSequenceClassification` read the last token that is not `pad_token_id`.

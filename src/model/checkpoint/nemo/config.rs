@@ -231,6 +231,10 @@ pub fn translate(nemo: &Settings) -> Result<(Architecture, Value), ModelError> {
         config["reward_model_type"] = kind.into();
     }
     if nemo.flag("reward_standardization.enable")?.unwrap_or(false) {
+        // NeMo-Aligner knows it for rankings alone, and refuses it too.
+        if config["reward_model_type"] == "regression" {
+            return Err(nemo.unsupported("reward_standardization.enable", "false for a regression model"));
+        }
         let std = nemo.required_number("reward_standardization.std")?;
         if std <= 0.0 {
             return Err(nemo.unsupported("reward_standardization.std", "a number above 0"));

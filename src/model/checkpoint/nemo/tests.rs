@@ -154,6 +154,11 @@ fn what_makes_tokens_and_rewards_is_known_or_refused() {
     for (from, to, says) in [
         ("sentencepiece_legacy: false", "sentencepiece_legacy: true", "tokenizer.sentencepiece_legacy = true"),
         ("  loss_mask_val: -100", "  clamp_attributes: 4", "regression.clamp_attributes = 4"),
+        (
+            "reward_model_type: regression",
+            "reward_model_type: regression\nreward_standardization: {enable: true, mean: 1.0, std: 2.0}",
+            "reward_standardization.enable = true",
+        ),
         ("  vocab_file: null", "  num_sentinel_tokens: 100", "tokenizer.num_sentinel_tokens = 100"),
     ] {
         let message = refused("nemotron-tp2", replace("model_config.yaml", from, to));
