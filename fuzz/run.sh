@@ -18,9 +18,9 @@ target() {
 fixtures=tests/fixtures
 target safetensors "$fixtures/hf"
 target pytorch "$fixtures/bin"
-target pickle
+target pickle fuzz/seeds/pickle
 target nemo_tar "$fixtures/nemo"
-target nemo_folder
+target nemo_folder fuzz/seeds/nemo_folder
 target gguf "$fixtures/gguf"
 target sentencepiece "$fixtures/tokenizer"
 target adapter_config "$fixtures/adapter"
