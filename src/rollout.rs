@@ -2,6 +2,10 @@
 //!
 //! Nothing here knows a wire format, a tokenizer or a model.
 
+mod borrowed;
+
+pub use borrowed::{BadId, Ids, InputRef, RolloutRef, Rollouts};
+
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::sync::Arc;
