@@ -15,6 +15,8 @@ pub mod rollout;
 #[cfg(feature = "wire")]
 pub mod proto;
 
+#[cfg(feature = "server")]
+pub mod cli;
 #[cfg(feature = "client")]
 pub mod client;
 #[cfg(feature = "server")]
@@ -25,3 +27,5 @@ pub mod model;
 pub mod shm;
 #[cfg(feature = "sidecar")]
 pub mod sidecar;
+#[cfg(feature = "server")]
+mod telemetry;
