@@ -1,10 +1,7 @@
-//! The binary: parse, build, run. Everything that can be reused is in the library.
-
-mod cli;
-mod telemetry;
+//! The binary: the library's command line.
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    cli::run()
+    reward_sidecar::cli::run()
 }

@@ -3,19 +3,19 @@
 mod workload;
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use reward_sidecar::client::Client;
-use reward_sidecar::config::{self, Flags, SCORE, Settings};
-use reward_sidecar::model;
-use reward_sidecar::rollout::Rollout;
-use reward_sidecar::sidecar::metrics::{self, Stage, Totals};
-use reward_sidecar::sidecar::{self, Sidecar};
 use serde_json::json;
 
 use self::workload::Workload;
+use super::exit::Exit;
 use super::failure::Failure;
+use crate::client::Client;
+use crate::config::{self, Flags, SCORE, Settings};
+use crate::model;
+use crate::rollout::Rollout;
+use crate::sidecar::metrics::{self, Stage, Totals};
+use crate::sidecar::{self, Sidecar};
 use crate::telemetry::Telemetry;
 
 /// Measure the whole path: client, gRPC over loopback, micro-batches, forward pass, rewards, client.
@@ -57,7 +57,7 @@ impl Run {
 }
 
 impl Bench {
-    pub fn run(self) -> Result<ExitCode, Failure> {
+    pub fn run(self) -> Result<Exit, Failure> {
         let started = Instant::now();
         let settings = config::load_here(&self.flags)?.settings;
         let model = settings.model()?;
@@ -71,7 +71,7 @@ impl Bench {
             .build()
             .map_err(|e| Failure::internal(format!("cannot start the runtime: {e}")))?;
         runtime.block_on(self.measure(started, &settings, model, workloads))?;
-        Ok(ExitCode::SUCCESS)
+        Ok(Exit::DONE)
     }
 
     async fn measure(

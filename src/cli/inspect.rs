@@ -2,14 +2,14 @@
 
 use std::fmt::{Display, Write as _};
 use std::io::Write as _;
-use std::process::ExitCode;
 
-use reward_sidecar::config::{self, Flags, INSPECT};
-use reward_sidecar::engine::{Bos, Engine as _, ReadAt, ReadPolicy};
-use reward_sidecar::model::{ModelEngine, Report};
 use serde::Serialize;
 
+use super::exit::Exit;
 use super::failure::Failure;
+use crate::config::{self, Flags, INSPECT};
+use crate::engine::{Bos, Engine as _, ReadAt, ReadPolicy};
+use crate::model::{ModelEngine, Report};
 use crate::telemetry::Telemetry;
 
 /// Show a model: architecture, sizes, head, attributes, weightings, template, version, files.
@@ -35,7 +35,7 @@ struct Inspected<'a> {
 }
 
 impl Inspect {
-    pub fn run(self) -> Result<ExitCode, Failure> {
+    pub fn run(self) -> Result<Exit, Failure> {
         let settings = config::load_here(&self.flags)?.settings;
         let model = settings.model()?;
         Telemetry::start(&settings.log, None)?;
@@ -48,7 +48,7 @@ impl Inspect {
             to_text(&inspected)
         };
         std::io::stdout().write_all(text.as_bytes()).map_err(|error| Failure::output("standard output", &error))?;
-        Ok(ExitCode::SUCCESS)
+        Ok(Exit::DONE)
     }
 }
 

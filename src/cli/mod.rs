@@ -1,6 +1,10 @@
 //! The command line: one file per sub-command. Data on stdout, everything else on stderr.
+//!
+//! It is part of the library so that the binary and the Python package's console script are one program. Nothing in it
+//! ends the process: whoever called it gets the exit code.
 
 mod bench;
+mod exit;
 mod failure;
 mod inspect;
 mod lines;
@@ -13,15 +17,23 @@ mod score;
 mod serve;
 mod weights;
 
+use std::ffi::OsString;
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+use self::exit::Exit;
+use self::failure::Failure;
+
+/// What the program is called, whatever file started it.
+const NAME: &str = "reward-sidecar";
 
 /// Streams trusted rewards to RL trainers.
 ///
 /// Rollouts go in, rewards come out: through a gRPC server (`serve`) or from file to file (`score`).
 #[derive(Debug, Parser)]
-#[command(name = "reward-sidecar", version, propagate_version = true, after_long_help = AFTER_HELP)]
+#[command(name = NAME, bin_name = NAME, version, propagate_version = true, after_long_help = AFTER_HELP)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -52,16 +64,39 @@ enum Command {
     Bench(bench::Bench),
 }
 
-/// Parses the command line, does what it says, and reports how it went.
+/// The program: this process's arguments in, its exit code out.
 pub fn run() -> ExitCode {
-    let done = match Cli::parse().command {
-        Command::Serve(serve) => serve.run(),
-        Command::Score(score) => score.run(),
-        Command::Inspect(inspect) => inspect.run(),
-        Command::Plan(plan) => plan.run(),
-        Command::Bench(bench) => bench.run(),
+    run_from(std::env::args_os()).into()
+}
+
+/// The program with other `arguments`, the first of which is its name; returns the exit code.
+///
+/// For once in a process, and for all of it: logging and metrics are the process's. `serve` waits for SIGTERM and SIGINT
+/// and afterwards leaves them without effect; the other commands leave signals as they are.
+pub fn run_from(arguments: impl IntoIterator<Item = OsString>) -> u8 {
+    let done = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli.command.run().unwrap_or_else(|failure| failure.report()),
+        Err(refusal) => {
+            // Help that was asked for is an answer. Where nobody reads it, the exit code still tells.
+            let _ = refusal.print();
+            if refusal.use_stderr() { Exit::USAGE } else { Exit::DONE }
+        }
     };
-    done.unwrap_or_else(|failure| failure.report())
+    // Only the end of a Rust program would do it unasked. All data has been flushed by its command, with its errors.
+    let _ = std::io::stdout().flush();
+    done.code()
+}
+
+impl Command {
+    fn run(self) -> Result<Exit, Failure> {
+        match self {
+            Self::Serve(serve) => serve.run(),
+            Self::Score(score) => score.run(),
+            Self::Inspect(inspect) => inspect.run(),
+            Self::Plan(plan) => plan.run(),
+            Self::Bench(bench) => bench.run(),
+        }
+    }
 }
 
 #[cfg(test)]

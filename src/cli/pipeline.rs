@@ -6,11 +6,6 @@ use std::io::{self, BufRead, Write};
 use std::sync::Arc;
 use std::time::Instant;
 
-use reward_sidecar::engine::ModelCard;
-use reward_sidecar::limits;
-use reward_sidecar::reward::{Code, Outcome, Rejection};
-use reward_sidecar::rollout::AggregationSpec;
-use reward_sidecar::sidecar::{Interest, Sidecar, Ticket};
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
@@ -19,6 +14,11 @@ use super::lines::Lines;
 use super::progress::Progress;
 use super::rewards_file;
 use super::rollout_file::{self, Parsed};
+use crate::engine::ModelCard;
+use crate::limits;
+use crate::reward::{Code, Outcome, Rejection};
+use crate::rollout::AggregationSpec;
+use crate::sidecar::{Interest, Sidecar, Ticket};
 
 /// Lines that are read ahead: enough that the reader never holds up the rest.
 const READ_AHEAD: usize = 16;
@@ -215,10 +215,10 @@ impl RecentIds {
 mod tests {
     use std::sync::Mutex;
 
-    use reward_sidecar::engine::{EchoEngine, ReadAt, ReadPolicy, Reduce, TextAssets};
-    use reward_sidecar::sidecar::{Config, Sidecar};
-
     use super::*;
+    use crate::cli::exit::Exit;
+    use crate::engine::{EchoEngine, ReadAt, ReadPolicy, Reduce, TextAssets};
+    use crate::sidecar::{Config, Sidecar};
 
     /// An output that can be read after the pipeline has consumed it.
     #[derive(Clone, Default)]
@@ -390,7 +390,8 @@ mod tests {
         }
         let input = io::BufReader::new(io::Read::chain(&b"{\"id\":\"a\",\"input_ids\":[1]}\n"[..], Failing));
         let output = Shared::default();
-        let Err(Failure::Fatal { message, exit: 2, .. }) = score(input, output.clone(), AggregationSpec::default())
+        let Err(Failure::Fatal { message, exit: Exit::USAGE, .. }) =
+            score(input, output.clone(), AggregationSpec::default())
         else {
             panic!("the failure was not reported")
         };

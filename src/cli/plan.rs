@@ -3,12 +3,11 @@
 mod text;
 
 use std::io::Write as _;
-use std::process::ExitCode;
 
-use reward_sidecar::config::{self, ConfigError, Flags, INSPECT};
-use reward_sidecar::model::plan::{Dtype, Gpu, PlanError, Request, plan};
-
+use super::exit::Exit;
 use super::failure::Failure;
+use crate::config::{self, ConfigError, Flags, INSPECT};
+use crate::model::plan::{Dtype, Gpu, PlanError, Request, plan};
 
 /// Plan for a model from its configuration alone: weights, bytes per rank, operations, traffic, rates, what fits where.
 ///
@@ -72,7 +71,7 @@ impl From<PlanError> for Failure {
 }
 
 impl PlanCommand {
-    pub fn run(self) -> Result<ExitCode, Failure> {
+    pub fn run(self) -> Result<Exit, Failure> {
         let settings = config::load_here(&Flags::<INSPECT>::default())?.settings;
         let model = self.model.unwrap_or(settings.model);
         if model.is_empty() {
@@ -97,6 +96,6 @@ impl PlanCommand {
             text::of(&plan)
         };
         std::io::stdout().write_all(text.as_bytes()).map_err(|error| Failure::output("standard output", &error))?;
-        Ok(ExitCode::SUCCESS)
+        Ok(Exit::DONE)
     }
 }

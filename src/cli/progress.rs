@@ -5,8 +5,9 @@ use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use reward_sidecar::reward::Outcome;
-use reward_sidecar::sidecar::metrics::{self, Totals};
+
+use crate::reward::Outcome;
+use crate::sidecar::metrics::{self, Totals};
 
 /// Counts answers.
 pub struct Progress {
@@ -82,9 +83,8 @@ fn summary(scored: u64, rejected: &BTreeMap<&'static str, u64>, submitted: u64, 
 
 #[cfg(test)]
 mod tests {
-    use reward_sidecar::reward::Code;
-
     use super::*;
+    use crate::reward::Code;
 
     #[test]
     fn the_last_line() {

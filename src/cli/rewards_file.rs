@@ -3,10 +3,11 @@
 
 use std::io::{self, Write};
 
-use reward_sidecar::engine::ModelCard;
-use reward_sidecar::reward::{Outcome, ReadRewards, Rejection, Rewards};
 use serde::Serialize;
 use serde::ser::{SerializeMap as _, Serializer};
+
+use crate::engine::ModelCard;
+use crate::reward::{Outcome, ReadRewards, Rejection, Rewards};
 
 /// Writes the answer to one line. `line` finds a rollout that has no id.
 pub fn write(
@@ -107,10 +108,10 @@ impl<'a> Error<'a> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use reward_sidecar::engine::{EchoEngine, Engine as _};
-    use reward_sidecar::reward::Code;
 
     use super::*;
+    use crate::engine::{EchoEngine, Engine as _};
+    use crate::reward::Code;
 
     fn written(id: Option<&str>, outcome: &Outcome) -> String {
         let mut output = Vec::new();

@@ -14,10 +14,11 @@
 
 use std::fmt;
 
-use reward_sidecar::limits::MAX_ID_BYTES;
-use reward_sidecar::reward::{Code, Rejection};
-use reward_sidecar::rollout::{AggregationSpec, Distinct, FinishReason, Input, Message, Object, Rollout};
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+
+use crate::limits::MAX_ID_BYTES;
+use crate::reward::{Code, Rejection};
+use crate::rollout::{AggregationSpec, Distinct, FinishReason, Input, Message, Object, Rollout};
 
 /// A parsed line.
 #[derive(Debug, PartialEq)]

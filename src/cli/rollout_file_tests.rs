@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
-use reward_sidecar::rollout::{Clip, LengthPenalty, Transform};
 
 use super::*;
+use crate::rollout::{Clip, LengthPenalty, Transform};
 
 fn good(line: &str) -> Rollout {
     let parsed = parse(line.as_bytes(), 7);

@@ -4,20 +4,19 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
-use reward_sidecar::aggregate;
-use reward_sidecar::config::{self, Flags, Origin, SCORE};
-use reward_sidecar::engine::ModelCard;
-use reward_sidecar::model;
-use reward_sidecar::reward::Code;
-use reward_sidecar::rollout::AggregationSpec;
-use reward_sidecar::sidecar::{self, Sidecar};
-
+use super::exit::Exit;
 use super::failure::Failure;
 use super::pipeline::{self, Job};
 use super::progress::Progress;
 use super::weights::Weights;
+use crate::aggregate;
+use crate::config::{self, Flags, Origin, SCORE};
+use crate::engine::ModelCard;
+use crate::model;
+use crate::reward::Code;
+use crate::rollout::AggregationSpec;
+use crate::sidecar::{self, Sidecar};
 use crate::telemetry::Telemetry;
 
 /// Score a rollout file (JSON Lines) and write a rewards file, in the order of the input.
@@ -66,7 +65,7 @@ Examples:
   zcat rollouts.jsonl.gz | reward-sidecar score --model demo --weights helpfulness=1 | jq .reward"#;
 
 impl Score {
-    pub fn run(self) -> Result<ExitCode, Failure> {
+    pub fn run(self) -> Result<Exit, Failure> {
         let loaded = config::load_here(&self.flags)?;
         let patience_ms = match loaded.origin("max_wait_ms") {
             Some(Origin::Default) | None => PATIENCE_MS,
@@ -118,7 +117,7 @@ impl Score {
         // The reader may wait on a standard input that never ends.
         runtime.shutdown_background();
         let progress = scored?;
-        let code = if progress.all_scored() { ExitCode::SUCCESS } else { ExitCode::from(1) };
+        let code = if progress.all_scored() { Exit::DONE } else { Exit::SOME_REJECTED };
         // The summary is for people; where stderr is gone, none are there.
         let _ = writeln!(io::stderr(), "{}", progress.finish());
         Ok(code)

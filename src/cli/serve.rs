@@ -1,17 +1,17 @@
 //! `serve`: the sidecar behind its transports, until a signal.
 
 use std::io::Write as _;
-use std::process::ExitCode;
 use std::time::Instant;
 
-use reward_sidecar::config::{self, Flags, Loaded, SERVE, Settings};
-use reward_sidecar::model;
-use reward_sidecar::sidecar::admin::{Admin, Readiness};
-use reward_sidecar::sidecar::{Sidecar, StartError, metrics};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{info, warn};
 
+use super::exit::Exit;
 use super::failure::Failure;
+use crate::config::{self, Flags, Loaded, SERVE, Settings};
+use crate::model;
+use crate::sidecar::admin::{Admin, Readiness};
+use crate::sidecar::{Sidecar, StartError, metrics};
 use crate::telemetry::Telemetry;
 
 /// Serve rewards over gRPC, on TCP and on a Unix socket.
@@ -39,7 +39,7 @@ Examples:
   reward-sidecar serve --config sidecar.toml --otlp-endpoint http://127.0.0.1:4317";
 
 impl Serve {
-    pub fn run(self) -> Result<ExitCode, Failure> {
+    pub fn run(self) -> Result<Exit, Failure> {
         let loaded = config::load_here(&self.flags)?;
         if self.print_config {
             return print(&loaded);
@@ -62,7 +62,7 @@ impl Serve {
         }
         // A model that is still loading cannot be interrupted, only left behind.
         runtime.shutdown_background();
-        done.map(|()| ExitCode::SUCCESS)
+        done.map(|()| Exit::DONE)
     }
 }
 
@@ -127,11 +127,11 @@ fn set_ready(admin: &Option<Admin>, readiness: Readiness) {
     }
 }
 
-fn print(loaded: &Loaded) -> Result<ExitCode, Failure> {
+fn print(loaded: &Loaded) -> Result<Exit, Failure> {
     std::io::stdout()
         .write_all(loaded.to_toml().as_bytes())
         .map_err(|error| Failure::output("standard output", &error))?;
-    Ok(ExitCode::SUCCESS)
+    Ok(Exit::DONE)
 }
 
 /// The two requests to stop.

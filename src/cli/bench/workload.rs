@@ -2,10 +2,9 @@
 
 use std::path::Path;
 
-use reward_sidecar::rollout::{Input, Message, Rollout};
-
 use crate::cli::failure::Failure;
 use crate::cli::rollout_file;
+use crate::rollout::{Input, Message, Rollout};
 
 /// Rollouts with a name.
 pub struct Workload {

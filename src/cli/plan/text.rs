@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use reward_sidecar::model::plan::{Deployment, Dtype, GPUS, Plan};
+use crate::model::plan::{Deployment, Dtype, GPUS, Plan};
 
 /// The whole page.
 pub fn of(plan: &Plan) -> String {
