@@ -160,7 +160,7 @@ impl Rules {
             Input::PromptCompletionIds { prompt, completion } => {
                 self.check_ids("prompt_completion_ids.prompt", prompt)?;
                 self.check_ids("prompt_completion_ids.completion", completion)?;
-                let (mut ids, start) = (std::mem::take(prompt), prompt.len());
+                let (start, mut ids) = (prompt.len(), std::mem::take(prompt));
                 ids.append(completion);
                 Ok(Tokens { completion: Some(start..ids.len()), ids })
             }
