@@ -133,7 +133,7 @@ enum Progress {
 /// What is left to do.
 enum Later {
     /// Everything: text becomes tokens on a thread of its own.
-    Prove(Rollout),
+    Prove(Box<Rollout>),
     /// To wait for room.
     FindRoom(ValidRollout, Bound),
 }
@@ -154,7 +154,7 @@ impl Door {
         }
         let deadline = rollout.deadline_ms.map(|ms| received + Duration::from_millis(ms));
         if matches!(rollout.input, Some(Input::Chat { .. } | Input::Text(_))) {
-            return Ok((Progress::Later(Later::Prove(rollout)), deadline));
+            return Ok((Progress::Later(Later::Prove(Box::new(rollout))), deadline));
         }
         let (rollout, bound) = self.check(rollout)?;
         let progress = match self.queue.try_room(rollout.total_tokens()) {
@@ -168,7 +168,7 @@ impl Door {
     async fn finish(self: &Arc<Self>, later: Later, deadline: Option<Instant>) -> Result<Admitted, Rejection> {
         let admit = async {
             let (rollout, bound) = match later {
-                Later::Prove(rollout) => self.prove(rollout).await?,
+                Later::Prove(rollout) => self.prove(*rollout).await?,
                 Later::FindRoom(rollout, bound) => (rollout, bound),
             };
             let room = self.queue.room(rollout.total_tokens()).await.map_err(|NoRoom| draining())?;
