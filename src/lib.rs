@@ -1,7 +1,7 @@
 //! reward-sidecar: rollouts in, trusted rewards out.
 //!
-//! The map of the house, and who may know whom, is ARCHITECTURE.md. The features are walls: `client`, `sidecar` and
-//! `model` each build alone.
+//! The map of the house, and who may know whom, is ARCHITECTURE.md. The features are walls: `client`, `sidecar`,
+//! `model` and `shm` each build alone.
 #![deny(unsafe_code)]
 #![deny(missing_docs)]
 
@@ -23,6 +23,8 @@ pub mod client;
 pub mod config;
 #[cfg(feature = "model")]
 pub mod model;
+#[cfg(all(feature = "shm", target_os = "linux"))]
+pub mod shm;
 #[cfg(feature = "sidecar")]
 pub mod sidecar;
 #[cfg(feature = "server")]

@@ -1,0 +1,45 @@
+//! What the records of a lane say.
+//!
+//! | kind | ring | |
+//! |---|---|---|
+//! | 1 options | rollout | a number below [`MAX_OPTIONS`], and what rollouts mean that name it; may be given again with another meaning |
+//! | 2 rollout | rollout | a rollout, by a number of the client's choice |
+//! | 3 rewards | reward | the answer to that number |
+//! | 4 rejection | reward | the other answer to it |
+//!
+//! A weighting travels once, however many rollouts ask for it. What the options mean is a matter of the two ends: here they
+//! are bytes.
+
+mod reply;
+mod rollout;
+
+pub use reply::{
+    Reply, ordinary_reply_words, read_reply, rejection_words, rewards_words, write_rejection, write_rewards,
+};
+pub use rollout::{
+    Asked, OptionsRecord, Unfit, read_options, read_rollout, rollout_words, write_options, write_rollout,
+};
+
+/// Options of a lane at a time: they are kept by the sidecar.
+pub const MAX_OPTIONS: usize = 256;
+
+/// Bytes of one entry of the table of options: some weights and transforms by name.
+pub const MAX_OPTIONS_BYTES: usize = 1 << 20;
+
+/// Stands where a rollout names no options.
+pub const NO_OPTIONS: u32 = u32::MAX;
+
+/// Kinds of records; see the module.
+pub mod kind {
+    /// See [`super`].
+    pub const OPTIONS: u16 = 1;
+    /// See [`super`].
+    pub const ROLLOUT: u16 = 2;
+    /// See [`super`].
+    pub const REWARDS: u16 = 3;
+    /// See [`super`].
+    pub const REJECTION: u16 = 4;
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -1,0 +1,323 @@
+//! Rollouts and their options.
+//!
+//! ```text
+//!   options  0 │ number (32) │ bytes (32)
+//!            1 │ the bytes
+//!
+//!   rollout  0 │ number
+//!            1 │ form (8) │ finish (8) │ deadline given (8) │ 0 (8) │ priority (32)
+//!            2 │ deadline in milliseconds
+//!            3 │ options (32) │ bytes of the trace context (16) │ bytes of the id (16)
+//!            4 │ bytes of the group (32) │ 0 (32)
+//!            5 │ trace context, id, group: each in whole words
+//!            . │ by form
+//!                0 none         nothing
+//!                1 text         bytes (64) │ the bytes
+//!                2 ids          ids (64)   │ the ids, two to a word
+//!                3 prompt and completion  ids (32) │ ids (32) │ the prompt's │ the completion's, each in whole words
+//!                4 chat         messages (32) │ bytes of the completion (32)
+//!                               per message: bytes of its role (32) │ bytes of its content (31), score (1) │ role │ content
+//!                               the completion
+//! ```
+//!
+//! What breaks the form of a record breaks the lane. What has the form and makes no sense as a rollout (text that is not
+//! UTF-8, an unknown form) is [`Unfit`]: a rejection of that rollout alone.
+
+use super::{MAX_OPTIONS, MAX_OPTIONS_BYTES, kind};
+use crate::limits::{MAX_ID_BYTES, MAX_MESSAGES, MAX_NAME_BYTES};
+use crate::reward::shortened;
+use crate::rollout::{FinishReason, Ids, Input, InputRef, Message, Rollout, RolloutRef};
+use crate::shm::Broken;
+use crate::shm::layout::WORD;
+use crate::shm::ring::{Producer, Record, Writer};
+
+const NONE: u8 = 0;
+const TEXT: u8 = 1;
+const IDS: u8 = 2;
+const PROMPT_COMPLETION: u8 = 3;
+const CHAT: u8 = 4;
+
+/// Longest trace context in bytes: a W3C `traceparent` of version 00 has 55, later ones may have more.
+const MAX_TRACE_BYTES: usize = 512;
+
+/// Ids, groups and trace contexts longer than any that is valid still travel, shortened to one byte more than the limit:
+/// intake rejects them with its own words.
+fn short(text: &str, limit: usize) -> &str {
+    shortened(text, limit + 4)
+}
+
+fn in_words(bytes: usize) -> usize {
+    bytes.div_ceil(WORD)
+}
+
+fn id_words(ids: &Ids) -> usize {
+    ids.len().div_ceil(2)
+}
+
+/// Words of a rollout's record.
+pub fn rollout_words(rollout: &RolloutRef) -> usize {
+    let names = [
+        short(rollout.traceparent, MAX_TRACE_BYTES),
+        short(rollout.id, MAX_ID_BYTES),
+        short(rollout.group, MAX_NAME_BYTES),
+    ];
+    5 + names.iter().map(|name| in_words(name.len())).sum::<usize>()
+        + match &rollout.input {
+            None => 0,
+            Some(InputRef::Text(text)) => 1 + in_words(text.len()),
+            Some(InputRef::TokenIds(ids)) => 1 + id_words(ids),
+            Some(InputRef::PromptCompletionIds { prompt, completion }) => 1 + id_words(prompt) + id_words(completion),
+            Some(InputRef::Chat { messages, completion }) => {
+                let message = |m: &Message| 1 + in_words(m.role.len()) + in_words(m.content.len());
+                1 + messages.iter().map(message).sum::<usize>() + in_words(completion.len())
+            }
+        }
+}
+
+/// Writes a rollout, once there is room for it. `Ok(false)`: not yet. The ids must have been checked ([`Ids::check`]).
+pub fn write_rollout(producer: &mut Producer, number: u64, options: u32, rollout: &RolloutRef) -> Result<bool, Broken> {
+    let Some(mut writer) = producer.begin(kind::ROLLOUT, rollout_words(rollout))? else { return Ok(false) };
+    let form = match rollout.input {
+        None => NONE,
+        Some(InputRef::Text(_)) => TEXT,
+        Some(InputRef::TokenIds(_)) => IDS,
+        Some(InputRef::PromptCompletionIds { .. }) => PROMPT_COMPLETION,
+        Some(InputRef::Chat { .. }) => CHAT,
+    };
+    let finish = match rollout.finish_reason {
+        FinishReason::Unspecified => 0,
+        FinishReason::Stop => 1,
+        FinishReason::Length => 2,
+    };
+    let (trace, id) = (short(rollout.traceparent, MAX_TRACE_BYTES), short(rollout.id, MAX_ID_BYTES));
+    let group = short(rollout.group, MAX_NAME_BYTES);
+    writer.word(number);
+    let flags = u32::from_le_bytes([form, finish, u8::from(rollout.deadline_ms.is_some()), 0]);
+    writer.halves(flags, rollout.priority as u32);
+    writer.word(rollout.deadline_ms.unwrap_or(0));
+    writer.halves(options, trace.len() as u32 | (id.len() as u32) << 16);
+    writer.halves(group.len() as u32, 0);
+    for name in [trace, id, group] {
+        writer.bytes(name.as_bytes());
+    }
+    match &rollout.input {
+        None => {}
+        Some(InputRef::Text(text)) => {
+            writer.word(text.len() as u64);
+            writer.bytes(text.as_bytes());
+        }
+        Some(InputRef::TokenIds(ids)) => {
+            writer.word(ids.len() as u64);
+            write_ids(&mut writer, ids);
+        }
+        Some(InputRef::PromptCompletionIds { prompt, completion }) => {
+            writer.halves(prompt.len() as u32, completion.len() as u32);
+            write_ids(&mut writer, prompt);
+            write_ids(&mut writer, completion);
+        }
+        Some(InputRef::Chat { messages, completion }) => {
+            writer.halves(messages.len() as u32, completion.len() as u32);
+            for message in *messages {
+                writer
+                    .halves(message.role.len() as u32, (message.content.len() as u32) << 1 | u32::from(message.score));
+                writer.bytes(message.role.as_bytes());
+                writer.bytes(message.content.as_bytes());
+            }
+            writer.bytes(completion.as_bytes());
+        }
+    }
+    writer.publish();
+    Ok(true)
+}
+
+fn write_ids(writer: &mut Writer, ids: &Ids) {
+    match ids {
+        Ids::U32(ids) => writer.values(ids, |id| id),
+        Ids::I32(ids) => writer.values(ids, |id| id as u32),
+        Ids::I64(ids) => writer.values(ids, |id| id as u32),
+    }
+}
+
+/// A rollout that was asked.
+#[derive(Debug, PartialEq)]
+pub struct Asked {
+    /// The client's number for it.
+    pub number: u64,
+    /// Its options, or [`NO_OPTIONS`](super::NO_OPTIONS).
+    pub options: u32,
+    /// The rollout, without its aggregation; or why it is none.
+    pub rollout: Result<Rollout, Unfit>,
+}
+
+/// Why a rollout that was asked is none; see the module.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Unfit {
+    /// The caller's id, as far as it can be read.
+    pub id: String,
+    /// Field and reason, for a person.
+    pub why: String,
+}
+
+/// Reads a rollout.
+pub fn read_rollout(mut record: Record) -> Result<Asked, Broken> {
+    let record = &mut record;
+    let number = record.word("number")?;
+    let (flags, priority) = record.halves("form")?;
+    let [form, finish, has_deadline, _] = flags.to_le_bytes();
+    let deadline_ms = record.word("deadline")?;
+    let (options, names) = record.halves("options")?;
+    let (group, _) = record.halves("group")?;
+    let trace = record.bytes((names & 0xffff) as usize, "traceparent")?;
+    let id = record.bytes((names >> 16) as usize, "id")?;
+    let group = record.bytes(group as usize, "group")?;
+    let input = read_input(record, form)?;
+    if record.left() > 0 {
+        return Err(Broken::field("rollout", format!("{} words follow its end", record.left())));
+    }
+    let mut unfit = None;
+    let mut note = |field: &str, why: &str| {
+        unfit.get_or_insert_with(|| format!("{field}: {why}"));
+    };
+    let mut text = |bytes: Vec<u8>, field: &str| {
+        String::from_utf8(bytes).unwrap_or_else(|error| {
+            note(field, "not UTF-8");
+            String::from_utf8_lossy(error.as_bytes()).into_owned()
+        })
+    };
+    let (id, group) = (text(id, "id"), text(group, "group"));
+    // A malformed trace context does not count, as on every transport.
+    let traceparent = String::from_utf8(trace).unwrap_or_default();
+    let input = match input {
+        Raw::None => None,
+        Raw::Text(bytes) => Some(Input::Text(text(bytes, "text"))),
+        Raw::Ids(ids) => Some(Input::TokenIds(ids)),
+        Raw::PromptCompletion(prompt, completion) => Some(Input::PromptCompletionIds { prompt, completion }),
+        Raw::Chat(messages, completion) => Some(Input::Chat {
+            messages: messages
+                .into_iter()
+                .map(|(role, content, score)| Message {
+                    role: text(role, "messages: role"),
+                    content: text(content, "messages: content"),
+                    score,
+                })
+                .collect(),
+            completion: text(completion, "completion"),
+        }),
+        Raw::Unknown => {
+            note("input", &format!("form {form} is none of this version"));
+            None
+        }
+    };
+    let finish_reason = match finish {
+        0 => FinishReason::Unspecified,
+        1 => FinishReason::Stop,
+        2 => FinishReason::Length,
+        _ => {
+            note("finish_reason", &format!("{finish} is none; send 0 (unspecified), 1 (stop) or 2 (length)"));
+            FinishReason::Unspecified
+        }
+    };
+    let rollout = match unfit {
+        Some(why) => Err(Unfit { id, why }),
+        None => Ok(Rollout {
+            id,
+            input,
+            finish_reason,
+            group,
+            priority: priority as i32,
+            deadline_ms: (has_deadline != 0).then_some(deadline_ms),
+            aggregation: Default::default(),
+            traceparent,
+        }),
+    };
+    Ok(Asked { number, options, rollout })
+}
+
+/// An input whose texts are bytes yet.
+enum Raw {
+    None,
+    Text(Vec<u8>),
+    Ids(Vec<u32>),
+    PromptCompletion(Vec<u32>, Vec<u32>),
+    Chat(Vec<(Vec<u8>, Vec<u8>, bool)>, Vec<u8>),
+    Unknown,
+}
+
+fn read_input(record: &mut Record, form: u8) -> Result<Raw, Broken> {
+    Ok(match form {
+        NONE => Raw::None,
+        TEXT => {
+            let bytes = record.word("text")?;
+            Raw::Text(record.bytes(length(bytes), "text")?)
+        }
+        IDS => {
+            let ids = record.word("input_ids")?;
+            Raw::Ids(record.values(length(ids), "input_ids", |id| id)?)
+        }
+        PROMPT_COMPLETION => {
+            let (prompt, completion) = record.halves("prompt_ids")?;
+            let prompt = record.values(prompt as usize, "prompt_ids", |id| id)?;
+            Raw::PromptCompletion(prompt, record.values(completion as usize, "completion_ids", |id| id)?)
+        }
+        CHAT => {
+            let (count, completion) = record.halves("messages")?;
+            // Each has at least its word of lengths, so a count beyond what the record holds is found before it is
+            // believed; and intake rejects more than this many.
+            let mut messages = Vec::with_capacity((count as usize).min(MAX_MESSAGES).min(record.left()));
+            for _ in 0..count {
+                let (role, content) = record.halves("messages")?;
+                let role = record.bytes(role as usize, "messages: role")?;
+                messages.push((role, record.bytes((content >> 1) as usize, "messages: content")?, content & 1 != 0));
+            }
+            Raw::Chat(messages, record.bytes(completion as usize, "completion")?)
+        }
+        _ => {
+            // Whatever it is, it is passed over.
+            while record.left() > 0 {
+                record.word("input")?;
+            }
+            Raw::Unknown
+        }
+    })
+}
+
+/// A length that cannot be is cut to one that no record has, and found there.
+fn length(claimed: u64) -> usize {
+    usize::try_from(claimed).unwrap_or(usize::MAX).min(1 << 40)
+}
+
+/// An entry of the table of options.
+#[derive(Debug, PartialEq, Eq)]
+pub struct OptionsRecord {
+    /// Below [`MAX_OPTIONS`].
+    pub number: u32,
+    /// What they mean.
+    pub bytes: Vec<u8>,
+}
+
+/// Registers options under a number, once there is room. `Ok(false)`: not yet.
+///
+/// # Panics
+/// If the number or the bytes are beyond the limits: a mistake of this program's.
+pub fn write_options(producer: &mut Producer, number: u32, bytes: &[u8]) -> Result<bool, Broken> {
+    assert!((number as usize) < MAX_OPTIONS && bytes.len() <= MAX_OPTIONS_BYTES);
+    let Some(mut writer) = producer.begin(kind::OPTIONS, 1 + in_words(bytes.len()))? else { return Ok(false) };
+    writer.halves(number, bytes.len() as u32);
+    writer.bytes(bytes);
+    writer.publish();
+    Ok(true)
+}
+
+/// Reads an entry of the table of options.
+pub fn read_options(mut record: Record) -> Result<OptionsRecord, Broken> {
+    let (number, bytes) = record.halves("options")?;
+    if number as usize >= MAX_OPTIONS || bytes as usize > MAX_OPTIONS_BYTES {
+        let why = format!("number {number} of {bytes} bytes; at most {MAX_OPTIONS} of {MAX_OPTIONS_BYTES} bytes");
+        return Err(Broken::field("options", why));
+    }
+    let bytes = record.bytes(bytes as usize, "options")?;
+    match record.left() {
+        0 => Ok(OptionsRecord { number, bytes }),
+        left => Err(Broken::field("options", format!("{left} words follow their end"))),
+    }
+}

@@ -1,0 +1,184 @@
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::limits::MAX_REJECTION_BYTES;
+use crate::reward::{ReadRewards, Rewards};
+use crate::rollout::{FinishReason, Input, Message, Rollout};
+use crate::shm::Broken;
+use crate::shm::layout::{HEADER, Place, Sizes};
+use crate::shm::region::Region;
+use crate::shm::ring::{Consumer, Producer};
+
+fn ring() -> (Producer, Consumer) {
+    let sizes = Sizes { card_bytes: 0, rollout_bytes: 1 << 16, reward_bytes: 4096 };
+    let region = Arc::new(Region::create(sizes.words()).unwrap().0);
+    let place: Place = sizes.rollouts();
+    (Producer::new(region.clone(), place), Consumer::new(region, place))
+}
+
+fn rollouts() -> impl Strategy<Value = Rollout> {
+    let text = || "\\PC{0,20}";
+    let ids = || prop::collection::vec(any::<u32>(), 0..30);
+    let message = (text(), text(), any::<bool>()).prop_map(|(role, content, score)| Message { role, content, score });
+    let input = prop_oneof![
+        Just(None),
+        text().prop_map(|t| Some(Input::Text(t))),
+        ids().prop_map(|ids| Some(Input::TokenIds(ids))),
+        (ids(), ids()).prop_map(|(prompt, completion)| Some(Input::PromptCompletionIds { prompt, completion })),
+        (prop::collection::vec(message, 0..5), text())
+            .prop_map(|(messages, completion)| Some(Input::Chat { messages, completion })),
+    ];
+    let finish = prop::sample::select(vec![FinishReason::Unspecified, FinishReason::Stop, FinishReason::Length]);
+    (text(), input, finish, text(), any::<i32>(), any::<Option<u64>>(), text()).prop_map(
+        |(id, input, finish_reason, group, priority, deadline_ms, traceparent)| Rollout {
+            id,
+            input,
+            finish_reason,
+            group,
+            priority,
+            deadline_ms,
+            aggregation: Default::default(),
+            traceparent,
+        },
+    )
+}
+
+fn rewards() -> impl Strategy<Value = Rewards> {
+    (0usize..7).prop_flat_map(|attributes| {
+        let attributes = move || prop::collection::vec(-1e9f32..1e9, attributes);
+        let read = (any::<u32>(), attributes(), -1e9f32..1e9).prop_map(|(tokens, attributes, reward)| ReadRewards {
+            tokens,
+            attributes,
+            reward,
+        });
+        let reads = prop::collection::vec(read, 0..6);
+        (-1e9f32..1e9, attributes(), any::<u32>(), any::<bool>(), any::<u64>(), any::<u64>(), reads).prop_map(
+            |(reward, attributes, tokens, truncated, queue_ns, forward_ns, reads)| Rewards {
+                reward,
+                attributes,
+                tokens,
+                truncated,
+                model_version: "v1".into(),
+                queue_ns,
+                forward_ns,
+                reads,
+            },
+        )
+    })
+}
+
+/// The word behind everything a test has read; nothing follows it.
+fn is_empty(consumer: &mut Consumer) -> bool {
+    consumer.next().unwrap().is_none()
+}
+
+proptest! {
+    #[test]
+    fn a_rollout_survives(rollout in rollouts(), number: u64, options: u32) {
+        let (mut producer, mut consumer) = ring();
+        prop_assert!(write_rollout(&mut producer, number, options, &rollout.borrowed()).unwrap());
+        let asked = read_rollout(consumer.next().unwrap().unwrap()).unwrap();
+        prop_assert_eq!(asked, Asked { number, options, rollout: Ok(rollout) });
+        prop_assert!(is_empty(&mut consumer));
+    }
+
+    #[test]
+    fn rewards_survive(rewards in rewards(), number: u64) {
+        let (mut producer, mut consumer) = ring();
+        prop_assert!(write_rewards(&mut producer, number, &rewards).unwrap());
+        prop_assert_eq!(producer.used().unwrap(), HEADER + rewards_words(&rewards));
+        if rewards.reads.is_empty() {
+            prop_assert!(HEADER + rewards_words(&rewards) <= ordinary_reply_words(rewards.attributes.len()));
+        }
+        let reply = read_reply(consumer.next().unwrap().unwrap(), &"v1".into()).unwrap();
+        prop_assert_eq!(reply, Reply::Rewards { number, rewards });
+        prop_assert!(is_empty(&mut consumer));
+    }
+
+    #[test]
+    fn a_rejection_survives(number: u64, code: u32, message in "\\PC{0,200}") {
+        let (mut producer, mut consumer) = ring();
+        prop_assert!(write_rejection(&mut producer, number, code, &message).unwrap());
+        prop_assert_eq!(producer.used().unwrap(), HEADER + rejection_words(&message));
+        let reply = read_reply(consumer.next().unwrap().unwrap(), &"v1".into()).unwrap();
+        prop_assert_eq!(reply, Reply::Rejection { number, code, message });
+    }
+
+    #[test]
+    fn options_survive(number in 0..MAX_OPTIONS as u32, bytes in prop::collection::vec(any::<u8>(), 0..100)) {
+        let (mut producer, mut consumer) = ring();
+        prop_assert!(write_options(&mut producer, number, &bytes).unwrap());
+        prop_assert_eq!(read_options(consumer.next().unwrap().unwrap()), Ok(OptionsRecord { number, bytes }));
+    }
+
+    /// Whatever a record holds, it is read or refused, and the ring goes on behind it.
+    #[test]
+    fn any_words_are_read_or_refused(kind in 1u16..6, words in prop::collection::vec(any::<u64>(), 0..60), small: bool) {
+        let (mut producer, mut consumer) = ring();
+        let mut writer = producer.begin(kind, words.len()).unwrap().unwrap();
+        // Small numbers get further.
+        words.iter().for_each(|word| writer.word(if small { word & 0x0000_0005_0000_0003 } else { *word }));
+        writer.publish();
+        let record = consumer.next().unwrap().unwrap();
+        match kind {
+            kind::OPTIONS => drop(read_options(record)),
+            kind::ROLLOUT => drop(read_rollout(record)),
+            _ => drop(read_reply(record, &"v1".into())),
+        }
+        prop_assert!(is_empty(&mut consumer));
+    }
+}
+
+fn raw(words: &[u64], read: impl FnOnce(crate::shm::ring::Record) -> Result<Asked, Broken>) -> Result<Asked, Broken> {
+    let (mut producer, mut consumer) = ring();
+    let mut writer = producer.begin(kind::ROLLOUT, words.len()).unwrap().unwrap();
+    words.iter().for_each(|&word| writer.word(word));
+    writer.publish();
+    read(consumer.next().unwrap().unwrap())
+}
+
+#[test]
+fn what_makes_no_sense_is_that_rollouts_own_fault() {
+    let text = |form: u64, finish: u64, bytes: [u8; 8]| {
+        [7, form | finish << 8, 0, 0, 0, u64::from(bytes.len() as u32), u64::from_ne_bytes(bytes)]
+    };
+    let asked = raw(&text(1, 1, *b"12345678"), read_rollout).unwrap();
+    assert_eq!(asked.rollout.unwrap().input, Some(Input::Text("12345678".into())));
+    for (words, says) in [
+        (text(1, 1, [0xff; 8]), "text: not UTF-8"),
+        (text(1, 3, *b"12345678"), "finish_reason: 3"),
+        (text(9, 0, *b"12345678"), "input: form 9"),
+    ] {
+        let asked = raw(&words, read_rollout).unwrap();
+        assert_eq!(asked.number, 7);
+        assert!(asked.rollout.unwrap_err().why.contains(says), "{says}");
+    }
+}
+
+#[test]
+fn what_breaks_the_form_breaks_the_lane() {
+    let head = [7, 1, 0, 0, 0];
+    for (body, says) in [
+        (vec![9, 0], "text: needs 2 words, the record has 1 left"),
+        (vec![u64::MAX], "text: needs"),
+        (vec![1, 0, 0], "1 words follow its end"),
+    ] {
+        let words: Vec<u64> = head.iter().copied().chain(body).collect();
+        let why = raw(&words, read_rollout).unwrap_err().to_string();
+        assert!(why.contains(says), "{why}");
+    }
+    assert!(raw(&head[..3], read_rollout).unwrap_err().to_string().starts_with("options: needs 1 words"));
+}
+
+#[test]
+fn the_longest_rejection_fits_what_is_set_aside() {
+    let rejection = crate::reward::Rejection::new(crate::reward::Code::Lost, "é".repeat(MAX_REJECTION_BYTES));
+    assert!(rejection.message.len() > MAX_REJECTION_BYTES);
+    assert!(HEADER + rejection_words(&rejection.message) <= ordinary_reply_words(1));
+    let (mut producer, mut consumer) = ring();
+    assert!(write_rejection(&mut producer, 1, 2, &rejection.message).unwrap());
+    let reply = read_reply(consumer.next().unwrap().unwrap(), &"v".into()).unwrap();
+    assert_eq!(reply, Reply::Rejection { number: 1, code: 2, message: rejection.message });
+}

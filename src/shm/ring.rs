@@ -1,0 +1,501 @@
+//! One ring: records of any length from one producer to one consumer.
+//!
+//! Invariant: a record is read whole, in order and once, or not at all. It exists from the moment its producer stores the
+//! write position behind it, and its words are the producer's again once the consumer stores the read position behind it.
+//!
+//! Each end counts for itself. What it loads of the other's count is checked against its own before it is used, and a
+//! payload's word is loaded once.
+
+use std::sync::Arc;
+
+use super::error::Broken;
+use super::layout::{HEADER, Place, REWIND, SKIP};
+use super::region::Region;
+use super::sync::{AtomicU64, Ordering};
+
+/// A ring in its region.
+#[derive(Debug)]
+struct Ring {
+    region: Arc<Region>,
+    place: Place,
+}
+
+impl Ring {
+    fn tail(&self) -> &AtomicU64 {
+        &self.region.words()[self.place.tail]
+    }
+
+    fn head(&self) -> &AtomicU64 {
+        &self.region.words()[self.place.head]
+    }
+
+    fn capacity(&self) -> u64 {
+        self.place.capacity as u64
+    }
+
+    fn offset(&self, position: u64) -> usize {
+        (position % self.capacity()) as usize
+    }
+
+    /// The words from `position` on: those up to the ring's end, and those after it, from its beginning.
+    fn words(&self, position: u64, words: usize) -> (&[AtomicU64], &[AtomicU64]) {
+        let data = &self.region.words()[self.place.data..][..self.place.capacity];
+        let offset = self.offset(position);
+        let first = words.min(data.len() - offset);
+        (&data[offset..offset + first], &data[..words - first])
+    }
+
+    fn word(&self, position: u64) -> &AtomicU64 {
+        &self.region.words()[self.place.data + self.offset(position)]
+    }
+}
+
+/// Writes records.
+#[derive(Debug)]
+pub struct Producer {
+    ring: Ring,
+    /// Words written and published.
+    position: u64,
+    /// The consumer's position when last looked at.
+    read: u64,
+    /// Records published.
+    records: u64,
+}
+
+impl Producer {
+    /// The producer of an empty ring. There must be no other.
+    pub fn new(region: Arc<Region>, place: Place) -> Self {
+        Self { ring: Ring { region, place }, position: 0, read: 0, records: 0 }
+    }
+
+    /// Words of the whole ring.
+    pub fn capacity(&self) -> usize {
+        self.ring.place.capacity
+    }
+
+    /// Words that are written and not yet read.
+    pub fn used(&mut self) -> Result<usize, Broken> {
+        let found = self.ring.head().load(Ordering::Acquire);
+        if !(self.read..=self.position).contains(&found) {
+            return Err(Broken::Position { end: "read", found, from: self.read, to: self.position });
+        }
+        self.read = found;
+        Ok((self.position - found) as usize)
+    }
+
+    /// Whether a record of so many words after its header would find room.
+    pub fn has_room(&mut self, words: usize) -> Result<bool, Broken> {
+        Ok(self.used()? + HEADER + words <= self.capacity())
+    }
+
+    /// Begins a record of exactly so many words after its header; `None` where there is no room for it yet.
+    pub fn begin(&mut self, kind: u16, words: usize) -> Result<Option<Writer<'_>>, Broken> {
+        if !self.has_room(words)? {
+            return Ok(None);
+        }
+        self.rewind(words);
+        let at = self.position;
+        self.header(at, kind, words);
+        let (at, end) = (at + HEADER as u64, at + (HEADER + words) as u64);
+        Ok(Some(Writer { producer: self, at, end }))
+    }
+
+    /// Where the ring is empty and far from its front, and this leaves room enough, the next record begins at the front.
+    fn rewind(&mut self, words: usize) {
+        let offset = self.ring.offset(self.position);
+        let rest = self.capacity() - offset;
+        if self.read == self.position && offset >= REWIND && HEADER + words <= offset && rest >= HEADER {
+            self.header(self.position, SKIP, rest - HEADER);
+            self.publish(self.position + rest as u64);
+        }
+    }
+
+    fn header(&self, at: u64, kind: u16, words: usize) {
+        self.ring.word(at).store(words as u64 | u64::from(kind) << 32, Ordering::Relaxed);
+        self.ring.word(at + 1).store(self.records, Ordering::Relaxed);
+    }
+
+    fn publish(&mut self, position: u64) {
+        self.position = position;
+        self.records += 1;
+        self.ring.tail().store(position, Ordering::Release);
+    }
+}
+
+/// A record that is being written. Dropped before [`Writer::publish`], it never was.
+#[derive(Debug)]
+pub struct Writer<'p> {
+    producer: &'p mut Producer,
+    at: u64,
+    end: u64,
+}
+
+impl Writer<'_> {
+    /// One word.
+    pub fn word(&mut self, word: u64) {
+        let (first, _) = self.take(1);
+        first[0].store(word, Ordering::Relaxed);
+    }
+
+    /// Two halves of a word.
+    pub fn halves(&mut self, low: u32, high: u32) {
+        self.word(u64::from(low) | u64::from(high) << 32);
+    }
+
+    /// 32-bit values, two to a word; the last word may be half empty.
+    pub fn values<T: Copy>(&mut self, values: &[T], bits: impl Fn(T) -> u32) {
+        let (first, second) = self.take(values.len().div_ceil(2));
+        let cut = (2 * first.len()).min(values.len());
+        for (values, words) in [(&values[..cut], first), (&values[cut..], second)] {
+            let pairs = values.chunks_exact(2);
+            let last = pairs.remainder().first().map(|&last| u64::from(bits(last)));
+            let pairs = pairs.map(|pair| u64::from(bits(pair[0])) | u64::from(bits(pair[1])) << 32);
+            for (word, value) in words.iter().zip(pairs.chain(last)) {
+                word.store(value, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Bytes; the last word may be partly empty.
+    pub fn bytes(&mut self, bytes: &[u8]) {
+        let (first, second) = self.take(bytes.len().div_ceil(8));
+        for (word, bytes) in first.iter().chain(second).zip(bytes.chunks(8)) {
+            let mut whole = [0; 8];
+            whole[..bytes.len()].copy_from_slice(bytes);
+            word.store(u64::from_ne_bytes(whole), Ordering::Relaxed);
+        }
+    }
+
+    /// Makes the record exist.
+    ///
+    /// # Panics
+    /// If it has not the length that was announced: a mistake of this program's.
+    pub fn publish(self) {
+        assert_eq!(self.at, self.end, "a record of another length than announced");
+        self.producer.publish(self.end);
+    }
+
+    /// # Panics
+    /// Beyond the length that was announced: a mistake of this program's.
+    fn take(&mut self, words: usize) -> (&[AtomicU64], &[AtomicU64]) {
+        assert!(words as u64 <= self.end - self.at, "a record longer than announced");
+        let at = self.at;
+        self.at += words as u64;
+        self.producer.ring.words(at, words)
+    }
+}
+
+/// Reads records.
+#[derive(Debug)]
+pub struct Consumer {
+    ring: Ring,
+    /// Words read.
+    position: u64,
+    /// The producer's position when last looked at.
+    written: u64,
+    /// Records read.
+    records: u64,
+}
+
+impl Consumer {
+    /// The consumer of an empty ring. There must be no other.
+    pub fn new(region: Arc<Region>, place: Place) -> Self {
+        Self { ring: Ring { region, place }, position: 0, written: 0, records: 0 }
+    }
+
+    /// Whether there is something to read, or something wrong with what is there.
+    pub fn is_waiting(&self) -> bool {
+        self.ring.tail().load(Ordering::Acquire) != self.position
+    }
+
+    /// The next record, if there is one. Its words are given back to the producer when it is dropped.
+    pub fn next(&mut self) -> Result<Option<Record<'_>>, Broken> {
+        let Some(mut header) = self.header()? else { return Ok(None) };
+        if header.kind == SKIP {
+            self.release(header.end);
+            // A producer begins at the front to write something there, and not twice in a row.
+            match self.header()? {
+                None => return Ok(None),
+                Some(next) if next.kind == SKIP => {
+                    return Err(Broken::Kind { sequence: self.records, kind: SKIP });
+                }
+                Some(next) => header = next,
+            }
+        }
+        let Header { kind, end } = header;
+        let at = self.position + HEADER as u64;
+        Ok(Some(Record { consumer: self, kind, at, end }))
+    }
+
+    fn header(&mut self) -> Result<Option<Header>, Broken> {
+        if self.written == self.position {
+            let (found, to) = (self.ring.tail().load(Ordering::Acquire), self.position + self.ring.capacity());
+            if !(self.written..=to).contains(&found) {
+                return Err(Broken::Position { end: "write", found, from: self.written, to });
+            }
+            self.written = found;
+        }
+        let published = self.written - self.position;
+        if published == 0 {
+            return Ok(None);
+        }
+        let sequence = self.records;
+        if published < HEADER as u64 {
+            return Err(Broken::Length { sequence, claimed: 0, published });
+        }
+        let word = self.ring.word(self.position).load(Ordering::Relaxed);
+        let found = self.ring.word(self.position + 1).load(Ordering::Relaxed);
+        if found != sequence {
+            return Err(Broken::Sequence { expected: sequence, found });
+        }
+        let (claimed, kind) = (word & u64::from(u32::MAX), (word >> 32) as u16);
+        if claimed > published - HEADER as u64 || word >> 48 != 0 {
+            return Err(Broken::Length { sequence, claimed, published });
+        }
+        Ok(Some(Header { kind, end: self.position + HEADER as u64 + claimed }))
+    }
+
+    fn release(&mut self, position: u64) {
+        self.position = position;
+        self.records += 1;
+        self.ring.head().store(position, Ordering::Release);
+    }
+}
+
+/// A checked header: what the memory says by now does not matter any more.
+struct Header {
+    kind: u16,
+    end: u64,
+}
+
+/// A record that is being read, from front to back; each word is loaded once.
+#[derive(Debug)]
+pub struct Record<'c> {
+    consumer: &'c mut Consumer,
+    kind: u16,
+    at: u64,
+    end: u64,
+}
+
+impl Record<'_> {
+    /// Its kind.
+    pub fn kind(&self) -> u16 {
+        self.kind
+    }
+
+    /// Its number in the ring.
+    pub fn sequence(&self) -> u64 {
+        self.consumer.records
+    }
+
+    /// Words not yet read.
+    pub fn left(&self) -> usize {
+        (self.end - self.at) as usize
+    }
+
+    /// One word.
+    pub fn word(&mut self, field: &'static str) -> Result<u64, Broken> {
+        let (first, _) = self.take(1, field)?;
+        Ok(first[0].load(Ordering::Relaxed))
+    }
+
+    /// Two halves of a word, the low one first.
+    pub fn halves(&mut self, field: &'static str) -> Result<(u32, u32), Broken> {
+        self.word(field).map(|word| (word as u32, (word >> 32) as u32))
+    }
+
+    /// So many 32-bit values. Nothing is allocated that the record does not hold.
+    pub fn values<T>(&mut self, values: usize, field: &'static str, of: impl Fn(u32) -> T) -> Result<Vec<T>, Broken> {
+        let (first, second) = self.take(values.div_ceil(2), field)?;
+        let mut read = Vec::with_capacity(values + 1);
+        for words in [first, second] {
+            read.extend(words.iter().flat_map(|word| {
+                let word = word.load(Ordering::Relaxed);
+                [of(word as u32), of((word >> 32) as u32)]
+            }));
+        }
+        read.truncate(values);
+        Ok(read)
+    }
+
+    /// So many bytes. Nothing is allocated that the record does not hold.
+    pub fn bytes(&mut self, bytes: usize, field: &'static str) -> Result<Vec<u8>, Broken> {
+        let (first, second) = self.take(bytes.div_ceil(8), field)?;
+        let mut read = Vec::with_capacity(bytes.next_multiple_of(8));
+        for word in first.iter().chain(second) {
+            read.extend_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes());
+        }
+        read.truncate(bytes);
+        Ok(read)
+    }
+
+    fn take(&mut self, words: usize, field: &'static str) -> Result<(&[AtomicU64], &[AtomicU64]), Broken> {
+        let left = self.left();
+        if words > left {
+            return Err(Broken::field(field, format!("needs {words} words, the record has {left} left")));
+        }
+        let at = self.at;
+        self.at += words as u64;
+        Ok(self.consumer.ring.words(at, words))
+    }
+}
+
+impl Drop for Record<'_> {
+    fn drop(&mut self) {
+        self.consumer.release(self.end);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::shm::layout::Sizes;
+
+    fn ring(capacity: usize) -> (Arc<Region>, Place, Producer, Consumer) {
+        let sizes = Sizes { card_bytes: 0, rollout_bytes: 1 << 20, reward_bytes: 4096 };
+        let region = Arc::new(Region::create(sizes.words()).unwrap().0);
+        let place = Place { capacity, ..sizes.rollouts() };
+        (region.clone(), place, Producer::new(region.clone(), place), Consumer::new(region, place))
+    }
+
+    fn send(producer: &mut Producer, kind: u16, bytes: &[u8], values: &[u32]) -> bool {
+        let words = 1 + bytes.len().div_ceil(8) + values.len().div_ceil(2);
+        let Some(mut writer) = producer.begin(kind, words).unwrap() else { return false };
+        writer.halves(bytes.len() as u32, values.len() as u32);
+        writer.bytes(bytes);
+        writer.values(values, |v| v);
+        writer.publish();
+        true
+    }
+
+    fn receive(consumer: &mut Consumer) -> Option<(u16, Vec<u8>, Vec<u32>)> {
+        let mut record = consumer.next().unwrap()?;
+        let (bytes, values) = record.halves("lengths").unwrap();
+        let bytes = record.bytes(bytes as usize, "bytes").unwrap();
+        let values = record.values(values as usize, "values", |v| v).unwrap();
+        assert_eq!(record.left(), 0);
+        Some((record.kind(), bytes, values))
+    }
+
+    proptest! {
+        /// Whatever is sent comes out, in order and once, wherever in the ring it lies and however full that is.
+        #[test]
+        fn records_come_out_as_they_went_in(
+            records in prop::collection::vec((0u16..9, prop::collection::vec(any::<u8>(), 0..90), prop::collection::vec(any::<u32>(), 0..40)), 1..80),
+            reads in prop::collection::vec(0usize..4, 80),
+        ) {
+            let (_, _, mut producer, mut consumer) = ring(64);
+            let mut sent = std::collections::VecDeque::new();
+            for ((kind, bytes, values), reads) in records.into_iter().zip(reads) {
+                while !send(&mut producer, kind, &bytes, &values) {
+                    prop_assert_eq!(receive(&mut consumer), sent.pop_front());
+                }
+                sent.push_back((kind, bytes, values));
+                for _ in 0..reads {
+                    prop_assert_eq!(receive(&mut consumer), sent.pop_front());
+                }
+            }
+            while let Some(record) = sent.pop_front() {
+                prop_assert_eq!(receive(&mut consumer), Some(record));
+            }
+            prop_assert_eq!(receive(&mut consumer), None);
+            prop_assert_eq!(producer.used(), Ok(0));
+        }
+
+        /// A scribbling producer can stop its consumer, and nothing else.
+        #[test]
+        fn any_words_are_read_or_refused(words in prop::collection::vec(any::<u64>(), 64), small in any::<bool>(), tail in any::<u64>()) {
+            let (region, place, _, mut consumer) = ring(64);
+            for (i, word) in words.iter().enumerate() {
+                // Small numbers get further.
+                region.words()[place.data + i].store(if small { word % 7 } else { *word }, Ordering::Relaxed);
+            }
+            region.words()[place.tail].store(if small { tail % 64 } else { tail }, Ordering::Relaxed);
+            for _ in 0..64 {
+                match consumer.next() {
+                    Ok(Some(mut record)) => {
+                        let lengths = record.halves("lengths");
+                        if let Ok((bytes, values)) = lengths {
+                            let bytes = record.bytes(bytes as usize, "bytes").map(|read| read.len());
+                            let values = record.values(values as usize, "values", |v| v).map(|read| read.len());
+                            prop_assert!(bytes.unwrap_or(0) <= 512 && values.unwrap_or(0) <= 128);
+                        }
+                    }
+                    Ok(None) => break,
+                    Err(_) => return Ok(()),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_unpublished_record_never_was() {
+        let (_, _, mut producer, mut consumer) = ring(64);
+        let mut writer = producer.begin(1, 3).unwrap().unwrap();
+        writer.word(5);
+        drop(writer);
+        assert!(consumer.next().unwrap().is_none());
+        assert!(send(&mut producer, 2, b"whole", &[]));
+        assert_eq!(receive(&mut consumer), Some((2, b"whole".to_vec(), vec![])));
+    }
+
+    #[test]
+    fn a_ring_that_runs_empty_stays_at_its_front() {
+        let capacity = 4 * REWIND;
+        let (region, place, mut producer, mut consumer) = ring(capacity);
+        let payload = vec![7; REWIND / 2];
+        for _ in 0..40 {
+            assert!(send(&mut producer, 1, &[], &payload));
+            assert_eq!(receive(&mut consumer).unwrap().2, payload);
+        }
+        // Nothing was ever written in the ring's second half.
+        let untouched = &region.words()[place.data + 2 * REWIND..place.data + capacity - HEADER];
+        assert!(untouched.iter().all(|word| word.load(Ordering::Relaxed) == 0));
+        // What fills the whole ring finds room in an empty one all the same.
+        let whole = vec![1; 2 * (capacity - HEADER - 1)];
+        assert!(send(&mut producer, 1, &[], &whole));
+        assert_eq!(receive(&mut consumer).unwrap().2.len(), whole.len());
+    }
+
+    #[test]
+    fn positions_and_records_that_cannot_be() {
+        type Spoil = fn(&Region, Place);
+        let store = |region: &Region, word: usize, value: u64| region.words()[word].store(value, Ordering::Relaxed);
+        let cases: [(Spoil, &str); 6] = [
+            (|r, p| r.words()[p.tail].store(65, Ordering::Relaxed), "not between"),
+            (|r, p| r.words()[p.tail].store(1, Ordering::Relaxed), "published"),
+            (|r, p| r.words()[p.data].store(8, Ordering::Relaxed), "claims 8 words"),
+            (|r, p| r.words()[p.data].store(1 << 48, Ordering::Relaxed), "claims"),
+            (|r, p| r.words()[p.data + 1].store(1, Ordering::Relaxed), "carries number 1"),
+            (|r, p| r.words()[p.data].store(u64::from(SKIP) << 32, Ordering::Relaxed), "kind 65535"),
+        ];
+        for (spoil, says) in cases {
+            let (region, place, mut producer, mut consumer) = ring(64);
+            assert!(send(&mut producer, 1, b"12345678", &[]));
+            // Two skips in a row, for the last of them.
+            store(&region, place.data + 2, u64::from(SKIP) << 32);
+            store(&region, place.data + 3, 1);
+            spoil(&region, place);
+            let why = consumer.next().unwrap_err().to_string();
+            assert!(why.contains(says), "{why}");
+        }
+        let (region, place, mut producer, _) = ring(64);
+        assert!(send(&mut producer, 1, b"12345678", &[]));
+        store(&region, place.head, 5);
+        assert!(producer.begin(1, 0).unwrap_err().to_string().contains("read position went to 5"));
+    }
+
+    #[test]
+    fn a_record_cannot_be_read_beyond_its_end() {
+        let (_, _, mut producer, mut consumer) = ring(64);
+        assert!(send(&mut producer, 1, &[], &[]) && send(&mut producer, 1, b"next", &[]));
+        let mut record = consumer.next().unwrap().unwrap();
+        record.word("lengths").unwrap();
+        let why = record.bytes(1, "completion").unwrap_err().to_string();
+        assert_eq!(why, "completion: needs 1 words, the record has 0 left");
+        drop(record);
+        assert_eq!(receive(&mut consumer).unwrap().1, b"next");
+    }
+}
