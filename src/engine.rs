@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use crate::batch::MicroBatch;
 
-/// Turns micro-batches into scores. Owned by one thread; how many ranks stand behind it is its own affair.
+/// Turns micro-batches into scores. Used by one thread at a time, not always the same; how many ranks stand behind it is its
+/// own affair.
 pub trait Engine: Send {
     /// What a caller needs to know of the model.
     fn card(&self) -> &Arc<ModelCard>;

@@ -46,7 +46,7 @@ impl<I: Iterator<Item = Rollout>> Answers<I> {
                 biased;
                 Some(joined) = self.pending.join_next() => {
                     let (id, answer) = joined.expect("the task waits for an answer and cannot panic");
-                    if let Err(error @ (ClientError::Disconnected { .. } | ClientError::Refused { .. })) = &answer {
+                    if let Err(error) = &answer && error.is_final() {
                         self.failed = Some(error.clone());
                     }
                     return Some((id, answer));
@@ -57,7 +57,7 @@ impl<I: Iterator<Item = Rollout>> Answers<I> {
                         None => self.exhausted = true,
                         Some(rollout) => {
                             let id = rollout.id.clone();
-                            let pending = self.client.hand_over(rollout, issued, permit);
+                            let pending = self.client.promise(rollout, issued, permit);
                             self.pending.spawn(async move { (id, pending.await) });
                         }
                     },

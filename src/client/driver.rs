@@ -16,7 +16,8 @@ use tonic::{Status, Streaming};
 use super::back_off::BackOff;
 use super::error::ClientError;
 use super::link::{Address, Failure, Link, Trouble, dial};
-use super::table::{Answer, Heard, Table};
+use super::table::{Heard, Table};
+use super::waiter::Waiter;
 use crate::proto::{ServedModel, v1};
 
 /// How long a finished client waits for the server to end the stream: nobody's answer depends on it.
@@ -42,7 +43,7 @@ pub(super) struct Command {
 #[derive(Debug)]
 pub(super) enum Wish {
     /// Score this; its id is the caller's.
-    Score(Box<v1::Rollout>, oneshot::Sender<Answer>),
+    Score(Box<v1::Rollout>, Box<dyn Waiter>),
     /// Answer once there is a connection.
     Card(oneshot::Sender<Result<Arc<ServedModel>, ClientError>>),
     /// Finish what has been submitted, then end.
@@ -200,9 +201,9 @@ impl Driver {
         };
         let too_late = self.gave_up.as_ref().filter(|(at, _)| issued <= *at).map(|(_, error)| error.clone());
         match (wish, too_late) {
-            (Wish::Score(rollout, answer), None) => return Some(self.table.insert(*rollout, answer, issued)),
+            (Wish::Score(rollout, waiter), None) => return Some(self.table.insert(*rollout, waiter, issued)),
+            (Wish::Score(_, waiter), Some(error)) => waiter.answer(Err(error)),
             // Whoever is gone does not want to know, here and below.
-            (Wish::Score(_, answer), Some(error)) => drop(answer.send(Err(error))),
             (Wish::Card(answer), Some(error)) => drop(answer.send(Err(error))),
             (Wish::Card(answer), None) => match self.card.borrow().clone() {
                 // It came while the command was on its way.

@@ -11,7 +11,9 @@ use crate::proto::BadReply;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ClientError {
     /// The address cannot be understood.
-    #[error("address '{address}': {reason}; write grpc://host:port, http://host:port or unix:///path/of/socket")]
+    #[error(
+        "address '{address}': {reason}; write grpc://host:port, http://host:port, unix:///path/of/socket or shm:///path/of/socket"
+    )]
     BadAddress {
         /// As given.
         address: String,
@@ -50,6 +52,19 @@ pub enum ClientError {
     /// The client was closed, or the runtime that drove it has ended.
     #[error("the client is closed; connect another")]
     Closed,
+    /// The thread that would drive a blocking client could not be started.
+    #[error("cannot start the client's thread: {reason}")]
+    NoThread {
+        /// The system's own words.
+        reason: Arc<str>,
+    },
+}
+
+impl ClientError {
+    /// Whether the connection is given up: what is submitted next would wait in vain for as long again.
+    pub(super) fn is_final(&self) -> bool {
+        matches!(self, Self::Disconnected { .. } | Self::Refused { .. } | Self::Closed)
+    }
 }
 
 /// An error with its causes, in one line.

@@ -47,6 +47,7 @@ impl Address {
                 ("http://localhost".to_string(), Some(PathBuf::from(path)))
             }
             Some(("unix", _)) => return Err(bad("the path of a Unix socket must be absolute".into())),
+            Some(("shm", _)) => return Err(bad("shared memory is for threads that wait (client::blocking)".into())),
             Some((scheme, _)) => return Err(bad(format!("there is no transport called '{scheme}'"))),
             None => return Err(bad("it has no scheme".into())),
         };

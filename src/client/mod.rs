@@ -30,13 +30,17 @@
 //!   connection.
 //! - *A server that comes back with another model* is not an error: each `Rewards` says which `model_version` gave it,
 //!   and [`Client::card`] describes the present one.
+//!
+//! Threads that wait, and shared memory, have a client of their own: [`blocking`].
 
 mod answers;
 mod back_off;
+pub mod blocking;
 mod driver;
 mod error;
 mod link;
 mod table;
+mod waiter;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -54,11 +58,13 @@ use crate::rollout::Rollout;
 
 use driver::{Command, Config, Driver, Wish};
 use link::Address;
+use waiter::Waiter;
 
 pub use crate::proto::{BadReply, ServedModel};
 pub use answers::Answers;
 pub use back_off::BackOff;
 pub use error::ClientError;
+pub use waiter::Answer;
 
 /// Commands on their way to the driver: enough that it need not be woken for each.
 const COMMANDS: usize = 16;
@@ -111,16 +117,23 @@ impl Builder {
     /// # Panics
     /// Outside a tokio runtime.
     pub fn connect_lazy(self) -> Result<Client, ClientError> {
+        let (client, driver) = self.parts(Address::parse(&self.address)?);
+        tokio::spawn(driver.run());
+        Ok(client)
+    }
+
+    /// A client, and what has to run for it.
+    fn parts(&self, address: Address) -> (Client, Driver) {
         let config = Arc::new(Config {
-            address: Address::parse(&self.address)?,
+            address,
             in_flight_limit: self.in_flight_limit,
             back_off: self.back_off,
             deadline_ms: self.deadline.map(|deadline| deadline.as_millis() as u64),
         });
         let (commands, inbox) = mpsc::channel(COMMANDS);
         let (publish, card) = watch::channel(None);
-        tokio::spawn(Driver::new(config.clone(), inbox, publish).run());
-        Ok(Client { config, commands, card })
+        let driver = Driver::new(config.clone(), inbox, publish);
+        (Client { config, commands, card }, driver)
     }
 }
 
@@ -157,7 +170,7 @@ impl Client {
     pub async fn submit(&self, rollout: Rollout) -> Result<Pending, ClientError> {
         let issued = Instant::now();
         let permit = self.commands.reserve().await.map_err(|_| ClientError::Closed)?;
-        Ok(self.hand_over(rollout, issued, permit))
+        Ok(self.promise(rollout, issued, permit))
     }
 
     /// Submits a rollout and waits for its outcome.
@@ -197,13 +210,17 @@ impl Client {
         self.commands.send(command).await.map_err(|_| ClientError::Closed)
     }
 
-    fn hand_over(&self, rollout: Rollout, issued: Instant, permit: mpsc::Permit<'_, Command>) -> Pending {
+    fn promise(&self, rollout: Rollout, issued: Instant, permit: mpsc::Permit<'_, Command>) -> Pending {
         let id = rollout.id.clone();
+        let (answer, receiver) = oneshot::channel();
+        self.hand_over(rollout, issued, permit, Box::new(answer));
+        Pending { id, answer: receiver }
+    }
+
+    fn hand_over(&self, rollout: Rollout, issued: Instant, permit: mpsc::Permit<'_, Command>, waiter: Box<dyn Waiter>) {
         let mut rollout = rollout_to_wire(rollout);
         rollout.deadline_ms = rollout.deadline_ms.or(self.config.deadline_ms);
-        let (answer, receiver) = oneshot::channel();
-        permit.send(Command { issued, wish: Wish::Score(Box::new(rollout), answer) });
-        Pending { id, answer: receiver }
+        permit.send(Command { issued, wish: Wish::Score(Box::new(rollout), waiter) });
     }
 }
 
@@ -215,7 +232,7 @@ impl Client {
 #[must_use = "the outcome is discarded unless this is awaited"]
 pub struct Pending {
     id: String,
-    answer: oneshot::Receiver<table::Answer>,
+    answer: oneshot::Receiver<Answer>,
 }
 
 impl Pending {

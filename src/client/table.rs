@@ -1,21 +1,18 @@
 //! The unanswered: what has been submitted, asked or not, and who waits for it. Pure: no connection, no clock.
 //!
-//! Invariant: whatever enters leaves exactly once, through the sender that came with it.
+//! Invariant: whatever enters leaves exactly once, through the waiter that came with it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use prost::Message as _;
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::error::ClientError;
+use super::waiter::{Answer, Waiter};
 use crate::limits::{MAX_ID_BYTES, MAX_MESSAGE_BYTES};
 use crate::proto::{outcome_from_wire, v1};
-use crate::reward::{Code, Outcome, Rejection};
-
-/// How a submitted rollout ends: with the server's answer, or with the client's failure to get one.
-pub(super) type Answer = Result<Outcome, ClientError>;
+use crate::reward::{Code, Rejection};
 
 /// The unanswered rollouts of one client, by a number that is unique on its stream. The callers' own ids are
 /// their business: they may repeat.
@@ -29,7 +26,7 @@ pub(super) struct Table {
 #[derive(Debug)]
 struct Question {
     rollout: v1::Rollout,
-    answer: oneshot::Sender<Answer>,
+    waiter: Box<dyn Waiter>,
     since: Instant,
     /// On the wire of the present connection.
     asked: bool,
@@ -50,10 +47,10 @@ pub(super) enum Heard {
 
 impl Table {
     /// A new question. Returns its number.
-    pub(super) fn insert(&mut self, rollout: v1::Rollout, answer: oneshot::Sender<Answer>, now: Instant) -> u64 {
+    pub(super) fn insert(&mut self, rollout: v1::Rollout, waiter: Box<dyn Waiter>, now: Instant) -> u64 {
         let number = self.next;
         self.next += 1;
-        self.questions.insert(number, Question { rollout, answer, since: now, asked: false, lost: None });
+        self.questions.insert(number, Question { rollout, waiter, since: now, asked: false, lost: None });
         number
     }
 
@@ -61,7 +58,7 @@ impl Table {
     /// nobody waits for it any more, or it has been answered here.
     pub(super) fn ask(&mut self, number: u64, now: Instant) -> Option<v1::Rollout> {
         let question = self.questions.get_mut(&number)?;
-        if question.answer.is_closed() {
+        if question.waiter.is_gone() {
             self.questions.remove(&number);
             return None;
         }
@@ -121,8 +118,7 @@ impl Table {
     pub(super) fn settle(&mut self, number: u64, answer: Answer) {
         if let Some(question) = self.questions.remove(&number) {
             self.asked -= usize::from(question.asked);
-            // Whoever dropped its `Pending` does not want to know.
-            let _ = question.answer.send(answer);
+            question.waiter.answer(answer);
         }
     }
 
@@ -175,8 +171,11 @@ fn number_of(wire_id: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::oneshot;
+
     use super::*;
     use crate::proto::outcome_to_wire;
+    use crate::reward::Outcome;
 
     const MS: Duration = Duration::from_millis(1);
 
@@ -190,7 +189,7 @@ mod tests {
 
     fn insert(table: &mut Table, rollout: v1::Rollout, now: Instant) -> (u64, oneshot::Receiver<Answer>) {
         let (answer, receiver) = oneshot::channel();
-        (table.insert(rollout, answer, now), receiver)
+        (table.insert(rollout, Box::new(answer), now), receiver)
     }
 
     #[test]

@@ -7,7 +7,7 @@ mod rollout;
 
 pub use card::{BadCard, ServedModel, card_from_wire, card_to_wire};
 pub use reply::{BadReply, code_from_wire, code_to_wire, outcome_from_wire, outcome_to_wire};
-pub use rollout::{rollout_from_wire, rollout_to_wire};
+pub use rollout::{aggregation_from_bytes, aggregation_to_bytes, rollout_from_wire, rollout_to_wire};
 
 /// The generated types.
 #[allow(missing_docs, clippy::all, clippy::pedantic)]

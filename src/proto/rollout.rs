@@ -3,6 +3,8 @@
 //! Invariant: a rollout survives the round trip. Only an absent weighting has two spellings in our nouns and one on the
 //! wire: an empty one comes back as `None`.
 
+use prost::Message as _;
+
 use super::v1;
 use crate::reward::{Code, Rejection};
 use crate::rollout::{AggregationSpec, Clip, FinishReason, Input, LengthPenalty, Message, Rollout, Transform};
@@ -53,6 +55,16 @@ pub fn rollout_to_wire(rollout: Rollout) -> v1::Rollout {
             .then(|| aggregation_to_wire(rollout.aggregation)),
         traceparent: rollout.traceparent,
     }
+}
+
+/// How attributes become a reward, as bytes: what a lane sends once and then names by a number.
+pub fn aggregation_to_bytes(spec: AggregationSpec) -> Vec<u8> {
+    aggregation_to_wire(spec).encode_to_vec()
+}
+
+/// The same, read back.
+pub fn aggregation_from_bytes(bytes: &[u8]) -> Result<AggregationSpec, prost::DecodeError> {
+    v1::Aggregation::decode(bytes).map(aggregation_from_wire)
 }
 
 fn input_from_wire(input: v1::rollout::Input) -> Input {

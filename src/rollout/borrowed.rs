@@ -119,6 +119,17 @@ impl Ids<'_> {
 }
 
 impl RolloutRef<'_> {
+    /// Whether all its ids can be token ids.
+    pub fn check_ids(&self) -> Result<(), BadId> {
+        match &self.input {
+            Some(InputRef::TokenIds(ids)) => ids.check(),
+            Some(InputRef::PromptCompletionIds { prompt, completion }) => {
+                prompt.check().and_then(|()| completion.check())
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// A copy.
     pub fn to_owned(&self) -> Result<Rollout, BadId> {
         let input = match self.input {

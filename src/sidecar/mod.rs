@@ -25,10 +25,11 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use self::queue::Queue;
+use self::scorer::Scorer;
 use self::transport::grpc;
 use crate::engine::Engine;
 
-pub use self::intake::Intake;
+pub use self::intake::{Deferred, Intake};
 pub use self::ticket::{Interest, Ticket};
 
 /// Everything about the sidecar that may be configured. See [`crate::limits`] for the ceilings.
@@ -141,10 +142,12 @@ impl Sidecar {
     pub async fn start(config: Config, engine: Box<dyn Engine>) -> Result<Self, StartError> {
         let listeners = grpc::Listeners::bind(&config).await?;
         let queue = Arc::new(Queue::new(&config));
-        let intake = Intake::new(Arc::clone(engine.card()), &config, Arc::clone(&queue)).map_err(StartError::Text)?;
         let packing =
             scorer::Packing { share_prefixes: config.share_prefixes, max_batch_tokens: config.max_batch_tokens };
-        let threads = scorer::start(Arc::clone(&queue), engine, packing).map_err(StartError::Thread)?;
+        let card = Arc::clone(engine.card());
+        let scorer = Arc::new(Scorer::new(Arc::clone(&queue), engine, packing));
+        let intake = Intake::new(card, &config, Arc::clone(&queue), Arc::clone(&scorer)).map_err(StartError::Text)?;
+        let threads = scorer.start().map_err(StartError::Thread)?;
         let (ending, ended) = watch::channel(false);
         let grpc_addr = listeners.tcp_addr();
         let service = grpc::RewardService::new(intake.clone(), config.stream_in_flight, ended);

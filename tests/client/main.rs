@@ -1,6 +1,9 @@
 //! The client against a server that misbehaves as the test pleases.
 #![cfg(all(feature = "client", feature = "sidecar"))]
 
+mod blocking;
+#[path = "../common/mod.rs"]
+mod common;
 mod fake;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,0 +1,107 @@
+//! The gRPC arm: the client for tasks, with a thread of its own under it.
+//!
+//! Invariant: the thread ends by itself, once the last user of the client is gone and what was submitted is answered.
+
+use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::time::Duration;
+
+use tokio::runtime::{self, Handle};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::time::Instant;
+
+use super::inbox::Inbox;
+use super::{Check, PULSE, Stopped, Wire, no_ids};
+use crate::client::link::Address;
+use crate::client::waiter::Waiter as _;
+use crate::client::{Builder, Client, ClientError};
+use crate::proto::ServedModel;
+use crate::rollout::Rollouts;
+
+/// One stream, driven by one thread.
+#[derive(Debug)]
+pub(super) struct Grpc {
+    client: Client,
+    runtime: Handle,
+}
+
+impl Grpc {
+    /// Starts the thread, which connects.
+    pub(super) fn start(builder: &Builder, address: Address) -> Result<Self, ClientError> {
+        let failed = |error: std::io::Error| ClientError::NoThread { reason: error.to_string().into() };
+        let runtime = runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+        let handle = runtime.handle().clone();
+        let (client, driver) = builder.parts(address);
+        std::thread::Builder::new()
+            .name("reward-client".into())
+            .spawn(move || runtime.block_on(driver.run()))
+            .map_err(failed)?;
+        Ok(Self { client, runtime: handle })
+    }
+}
+
+impl Wire for Grpc {
+    fn address(&self) -> &str {
+        &self.client.config.address.text
+    }
+
+    fn card(&self, check: Check<'_>) -> Result<Arc<ServedModel>, Stopped> {
+        if let Some(card) = self.client.card.borrow().clone() {
+            return Ok(card);
+        }
+        let (sender, receiver) = sync_channel(1);
+        let client = self.client.clone();
+        let asking = self.runtime.spawn(async move {
+            // Whoever asked may have been interrupted.
+            let _ = sender.send(client.card().await);
+        });
+        loop {
+            match receiver.recv_timeout(PULSE) {
+                Ok(card) => return Ok(card?),
+                Err(RecvTimeoutError::Disconnected) => return Err(ClientError::Closed.into()),
+                Err(RecvTimeoutError::Timeout) if check() => {}
+                Err(RecvTimeoutError::Timeout) => {
+                    asking.abort();
+                    return Err(Stopped::Interrupted);
+                }
+            }
+        }
+    }
+
+    fn try_submit(
+        &self,
+        inbox: &Arc<Inbox>,
+        rollouts: &Arc<dyn Rollouts>,
+        index: usize,
+        tag: u64,
+        issued: std::time::Instant,
+    ) -> Result<bool, ClientError> {
+        let permit = match self.client.commands.try_reserve() {
+            Ok(permit) => permit,
+            Err(TrySendError::Closed(())) => return Err(ClientError::Closed),
+            Err(TrySendError::Full(())) => {
+                if inbox.call_for_room() {
+                    let (client, inbox) = (self.client.clone(), Arc::downgrade(inbox));
+                    self.runtime.spawn(async move {
+                        // An error is news as well.
+                        drop(client.commands.reserve().await);
+                        if let Some(inbox) = inbox.upgrade() {
+                            inbox.room();
+                        }
+                    });
+                }
+                return Ok(false);
+            }
+        };
+        let slot = Box::new(inbox.slot(tag));
+        match rollouts.get(index).to_owned() {
+            Ok(rollout) => self.client.hand_over(rollout, Instant::from_std(issued), permit, slot),
+            Err(bad) => slot.answer(Ok(Err(no_ids(bad)))),
+        }
+        Ok(true)
+    }
+
+    fn wait(&self, inbox: &Arc<Inbox>, longest: Duration) {
+        inbox.wait(longest);
+    }
+}

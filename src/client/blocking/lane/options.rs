@@ -1,0 +1,63 @@
+//! The table of options of one lane, as its client has it: a weighting travels once.
+//!
+//! Invariant: a number that a rollout names has been given its meaning before, in the same ring.
+
+use crate::proto::aggregation_to_bytes;
+use crate::reward::{Code, Rejection};
+use crate::rollout::AggregationSpec;
+use crate::shm::Broken;
+use crate::shm::frame::{MAX_OPTIONS, MAX_OPTIONS_BYTES, NO_OPTIONS};
+use crate::shm::lane::RolloutSender;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Options {
+    /// By number.
+    entries: Vec<AggregationSpec>,
+    /// The number that was used last: mostly the next one, too.
+    last: usize,
+    /// The number to be given a new meaning next, once all have one.
+    oldest: usize,
+}
+
+impl Options {
+    /// The number for `spec`, registered over the lane where it is new. `Ok(Ok(None))`: there is no room for that yet.
+    pub(super) fn number_of(
+        &mut self,
+        spec: &AggregationSpec,
+        rollouts: &mut RolloutSender,
+    ) -> Result<Result<Option<u32>, Rejection>, Broken> {
+        if *spec == AggregationSpec::default() {
+            return Ok(Ok(Some(NO_OPTIONS)));
+        }
+        if self.entries.get(self.last) != Some(spec) {
+            match self.entries.iter().position(|entry| entry == spec) {
+                Some(number) => self.last = number,
+                None => {
+                    let bytes = aggregation_to_bytes(spec.clone());
+                    if bytes.len() > MAX_OPTIONS_BYTES.min(rollouts.most_bytes() / 2) {
+                        let message =
+                            format!("weights and transforms of {} bytes are more than a lane takes", bytes.len());
+                        return Ok(Err(Rejection::new(Code::BadOption, message)));
+                    }
+                    let number = match self.entries.len() {
+                        MAX_OPTIONS => self.oldest,
+                        next => next,
+                    };
+                    if !rollouts.options(number as u32, &bytes)? {
+                        return Ok(Ok(None));
+                    }
+                    match self.entries.get_mut(number) {
+                        Some(entry) => {
+                            *entry = spec.clone();
+                            self.oldest = (number + 1) % MAX_OPTIONS;
+                        }
+                        None => self.entries.push(spec.clone()),
+                    }
+                    self.last = number;
+                }
+            }
+        }
+        Ok(Ok(Some(self.last as u32)))
+    }
+}

@@ -1,0 +1,242 @@
+//! A client for threads that wait: the same promise as the client for tasks, and a second way to keep it.
+//!
+//! | address | arm |
+//! |---|---|
+//! | `shm:///path/of/socket` | a lane in shared memory, on the same host |
+//! | `grpc://host:port`, `http://host:port`, `unix:///path/of/socket` | a gRPC stream, driven by a thread of its own |
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//! use reward_sidecar::client::blocking::Client;
+//! use reward_sidecar::rollout::{Input, Rollout};
+//!
+//! # fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let client = Client::connect("unix:///run/reward.sock")?;
+//! let rollouts = vec![Rollout { input: Some(Input::Text("...".into())), ..Rollout::default() }];
+//! for outcome in client.score_all(Arc::new(rollouts), &mut || true)? {
+//!     println!("{}", outcome?.reward);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Rollouts are borrowed from their owner ([`Rollouts`]), which must answer [`Rollouts::get`] from any thread until the
+//! answers are there.
+//!
+//! Invariant: whoever waits here is asked, at least every 50 ms, whether to go on.
+
+mod answers;
+mod grpc;
+mod inbox;
+#[cfg(target_os = "linux")]
+mod lane;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::client::link::Address;
+use crate::client::{BackOff, Builder as Options, Client as TaskClient, ClientError, ServedModel};
+use crate::reward::{Code, Outcome, Rejection};
+use crate::rollout::{BadId, Rollouts};
+
+use self::grpc::Grpc;
+use self::inbox::Inbox;
+#[cfg(target_os = "linux")]
+use self::lane::Lane;
+
+pub use self::answers::Answers;
+
+/// Longest time for which a thread waits without asking whether to go on.
+const PULSE: Duration = Duration::from_millis(50);
+
+/// Asked at least every 50 ms while a thread waits; `false` ends the wait with [`Stopped::Interrupted`].
+pub type Check<'a> = &'a mut dyn FnMut() -> bool;
+
+/// Why a wait ended without what it was for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Stopped {
+    /// The [`Check`] said so.
+    #[error("interrupted")]
+    Interrupted,
+    /// The client failed.
+    #[error(transparent)]
+    Failed(#[from] ClientError),
+}
+
+/// What an arm has to do.
+trait Wire: std::fmt::Debug + Send + Sync {
+    /// As the user wrote it.
+    fn address(&self) -> &str;
+
+    /// What the server serves, as of the latest connection; waits for the first.
+    fn card(&self, check: Check<'_>) -> Result<Arc<ServedModel>, Stopped>;
+
+    /// Takes a rollout whose answer will be in the inbox with this tag, or says that there is no room for it now.
+    /// `issued` is when the user asked.
+    fn try_submit(
+        &self,
+        inbox: &Arc<Inbox>,
+        rollouts: &Arc<dyn Rollouts>,
+        index: usize,
+        tag: u64,
+        issued: Instant,
+    ) -> Result<bool, ClientError>;
+
+    /// Returns when the inbox has an answer, when there may be room for what was not taken, or after `longest`; or
+    /// earlier, for no reason.
+    fn wait(&self, inbox: &Arc<Inbox>, longest: Duration);
+}
+
+/// A client of one server. Clones share one connection, and may be used from any thread.
+///
+/// When the last clone is dropped, and the last [`Answers`], the connection is closed.
+#[derive(Debug, Clone)]
+pub struct Client(Arc<dyn Wire>);
+
+/// How a client is to be made.
+#[derive(Debug, Clone)]
+pub struct Builder {
+    options: Options,
+    spin: Option<Duration>,
+}
+
+/// The arm that an address asks for.
+enum Arm {
+    #[cfg(target_os = "linux")]
+    Lane(PathBuf),
+    Grpc(Box<Address>),
+}
+
+impl Arm {
+    fn of(address: &str) -> Result<Self, ClientError> {
+        let bad = |reason: &str| ClientError::BadAddress { address: address.into(), reason: reason.into() };
+        match address.split_once("://") {
+            Some(("shm", path)) if !path.starts_with('/') || path.len() < 2 => {
+                Err(bad("the path of a Unix socket must be absolute"))
+            }
+            #[cfg(target_os = "linux")]
+            Some(("shm", path)) => Ok(Self::Lane(path.into())),
+            #[cfg(not(target_os = "linux"))]
+            Some(("shm", _)) => Err(bad("shared memory needs Linux")),
+            _ => Ok(Self::Grpc(Box::new(Address::parse(address)?))),
+        }
+    }
+}
+
+impl Builder {
+    /// Most rollouts unanswered at a time; the server's limit counts where it is lower (and is the default).
+    pub fn in_flight_limit(self, rollouts: usize) -> Self {
+        Self { options: self.options.in_flight_limit(rollouts), ..self }
+    }
+
+    /// How often, and how long, to try a server that does not answer.
+    pub fn back_off(self, back_off: BackOff) -> Self {
+        Self { options: self.options.back_off(back_off), ..self }
+    }
+
+    /// The deadline of rollouts that bring none of their own, in whole milliseconds. Default: none.
+    pub fn deadline(self, deadline: Duration) -> Self {
+        Self { options: self.options.deadline(deadline), ..self }
+    }
+
+    /// How long to watch a lane for an answer before sleeping. Lanes only.
+    pub fn spin(self, spin: Duration) -> Self {
+        Self { spin: Some(spin), ..self }
+    }
+
+    /// Whether the address can be understood. Connects nothing.
+    pub fn check(&self) -> Result<(), ClientError> {
+        Arm::of(&self.options.address).map(drop)
+    }
+
+    /// Connects, and returns once the server has said what it serves.
+    pub fn connect(self) -> Result<Client, ClientError> {
+        let client = self.connect_lazy()?;
+        match client.card(&mut || true) {
+            Ok(_) => Ok(client),
+            Err(Stopped::Failed(error)) => Err(error),
+            Err(Stopped::Interrupted) => unreachable!("nothing interrupts"),
+        }
+    }
+
+    /// Returns at once and connects in the background; trouble shows with the first rollout.
+    pub fn connect_lazy(self) -> Result<Client, ClientError> {
+        match Arm::of(&self.options.address)? {
+            #[cfg(target_os = "linux")]
+            Arm::Lane(path) => Ok(Client(Arc::new(Lane::new(&self.options, self.spin, &path)))),
+            Arm::Grpc(address) => Ok(Client(Arc::new(Grpc::start(&self.options, *address)?))),
+        }
+    }
+}
+
+impl Client {
+    /// Connects with every default.
+    ///
+    /// A server that is not there yet is waited for as long as [`BackOff`] allows.
+    pub fn connect(address: impl Into<String>) -> Result<Self, ClientError> {
+        Self::builder(address).connect()
+    }
+
+    /// A client to be configured.
+    pub fn builder(address: impl Into<String>) -> Builder {
+        Builder { options: TaskClient::builder(address), spin: None }
+    }
+
+    /// The address, as it was given.
+    pub fn address(&self) -> &str {
+        self.0.address()
+    }
+
+    /// What the server serves, and on which terms; as of the latest connection.
+    pub fn card(&self, check: Check<'_>) -> Result<Arc<ServedModel>, Stopped> {
+        self.0.card(check)
+    }
+
+    /// A series of rollouts to be answered as they finish.
+    pub fn answers(&self) -> Answers {
+        Answers::new(Arc::clone(&self.0))
+    }
+
+    /// Scores all, pipelined; the outcomes are in the order of the rollouts. Ends with the first [`ClientError`].
+    pub fn score_all(&self, rollouts: Arc<dyn Rollouts>, check: Check<'_>) -> Result<Vec<Outcome>, Stopped> {
+        let mut answers = self.answers();
+        let mut outcomes = vec![None; rollouts.len()];
+        let mut next = 0;
+        loop {
+            while next < outcomes.len() && answers.try_submit(&rollouts, next, next as u64)? {
+                next += 1;
+            }
+            match answers.next(check)? {
+                Some((tag, answer)) => outcomes[tag as usize] = Some(answer?),
+                None if next < outcomes.len() => {
+                    // Others have taken all the room.
+                    answers.submit(&rollouts, next, next as u64, check)?;
+                    next += 1;
+                }
+                None => break,
+            }
+        }
+        Ok(outcomes.into_iter().map(|outcome| outcome.expect("each was submitted, and none is unanswered")).collect())
+    }
+}
+
+/// What becomes of a rollout with an id that no vocabulary has: the server is not asked.
+fn no_ids(bad: BadId) -> Rejection {
+    Rejection::new(Code::TokenOutOfRange, bad.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_checked_without_a_connection() {
+        for good in ["shm:///run/reward.sock", "unix:///run/reward.sock", "grpc://127.0.0.1:1"] {
+            assert_eq!(Client::builder(good).check(), Ok(()));
+        }
+        for bad in ["reward.sock", "tcp://127.0.0.1:1", "grpc://host", "shm://run/reward.sock", "shm:///"] {
+            assert!(matches!(Client::builder(bad).check(), Err(ClientError::BadAddress { .. })), "{bad}");
+        }
+    }
+}

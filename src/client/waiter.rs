@@ -1,0 +1,30 @@
+//! Who waits for an answer: a task, or a thread.
+//!
+//! Invariant: a waiter is answered once, or dropped, and then knows that the client is closed.
+
+use tokio::sync::oneshot;
+
+use super::error::ClientError;
+use crate::reward::Outcome;
+
+/// How a submitted rollout ends: with the server's answer, or with the client's failure to get one.
+pub type Answer = Result<Outcome, ClientError>;
+
+/// One who waits for an [`Answer`].
+pub(super) trait Waiter: std::fmt::Debug + Send {
+    /// Whether it waits no more.
+    fn is_gone(&self) -> bool;
+
+    /// Gives it the answer. One who is gone does not want to know.
+    fn answer(self: Box<Self>, answer: Answer);
+}
+
+impl Waiter for oneshot::Sender<Answer> {
+    fn is_gone(&self) -> bool {
+        self.is_closed()
+    }
+
+    fn answer(self: Box<Self>, answer: Answer) {
+        let _ = self.send(answer);
+    }
+}
