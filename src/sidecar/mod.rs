@@ -39,6 +39,14 @@ pub struct Config {
     pub grpc: Option<SocketAddr>,
     /// Path of the gRPC server's Unix socket.
     pub uds: Option<PathBuf>,
+    /// Path of the Unix socket that hands out lanes (Linux).
+    pub shm: Option<PathBuf>,
+    /// Lanes at a time.
+    pub shm_lanes: usize,
+    /// Bytes of a lane's rollout ring; a power of two.
+    pub shm_ring_bytes: usize,
+    /// How long the lanes' thread watches for rollouts before it sleeps, in microseconds.
+    pub shm_spin_us: u64,
     /// What happens to a rollout longer than the context.
     pub over_long: OverLong,
     /// Unique tokens in one micro-batch. A longer rollout goes alone.
@@ -80,6 +88,10 @@ impl Default for Config {
         Self {
             grpc: None,
             uds: None,
+            shm: None,
+            shm_lanes: 256,
+            shm_ring_bytes: 16 << 20,
+            shm_spin_us: 0,
             over_long: OverLong::Reject,
             max_batch_tokens: 4096,
             max_batch_rollouts: 1024,
