@@ -6,8 +6,6 @@ PYTHON ?= python3
 # Python of the interoperability tests, apart from the user's own.
 VENV   := target/venv
 
-# What is run. Built with an example even where none is needed: test dependencies switch on features of shared ones, and
-# without them candle would be built a second time.
 BUILD  := $(CARGO) build --release --locked --bin reward-sidecar --example demo
 
 .PHONY: demo test check bench observability fixtures deny cuda-check clean

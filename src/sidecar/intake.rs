@@ -96,6 +96,11 @@ impl Intake {
         Ok(())
     }
 
+    /// To be called when a caller has left: what it had waiting is answered, and makes room for others.
+    pub fn sweep(&self) {
+        self.0.queue.sweep();
+    }
+
     /// Sees to it that somebody turns to what [`Self::try_submit`] took in. Where the engine is idle and expected to be through
     /// with all that waits before another thread could even be woken (some 50 µs), that is the calling thread: it packs, scores and answers
     /// then and there, without waiting for company. Otherwise the threads are woken that do it. No model of any use
