@@ -123,7 +123,9 @@ impl RolloutRef<'_> {
     pub fn check_ids(&self) -> Result<(), BadId> {
         match &self.input {
             Some(InputRef::TokenIds(ids)) => ids.check(),
-            Some(InputRef::PromptCompletionIds { prompt, completion }) => prompt.check().and_then(|()| completion.check()),
+            Some(InputRef::PromptCompletionIds { prompt, completion }) => {
+                prompt.check().and_then(|()| completion.check())
+            }
             _ => Ok(()),
         }
     }

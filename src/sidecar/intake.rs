@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
-use tracing::{Instrument as _, info_span};
+use tracing::{Instrument as _, Span, info_span};
 
-use super::queue::{NoRoom, Queue};
+use super::queue::{NoRoom, Queue, Room};
 use super::rules::Rules;
+use super::scorer::Scorer;
 use super::{Config, OverLong, Ticket, metrics, trace};
 use crate::aggregate::Bound;
 use crate::engine::ModelCard;
@@ -24,16 +25,23 @@ pub struct Intake(Arc<Door>);
 struct Door {
     rules: Rules,
     queue: Arc<Queue>,
+    scorer: Arc<Scorer>,
     /// As many texts are tokenized at a time as there are threads for it.
     tokenizers: Arc<Semaphore>,
     draining: AtomicBool,
 }
 
 impl Intake {
-    pub(super) fn new(card: Arc<ModelCard>, config: &Config, queue: Arc<Queue>) -> Result<Self, String> {
+    pub(super) fn new(
+        card: Arc<ModelCard>,
+        config: &Config,
+        queue: Arc<Queue>,
+        scorer: Arc<Scorer>,
+    ) -> Result<Self, String> {
         Ok(Self(Arc::new(Door {
             rules: Rules::new(card, config)?,
             queue,
+            scorer,
             tokenizers: Arc::new(Semaphore::new(config.tokenizer_threads)),
             draining: AtomicBool::new(false),
         })))
@@ -57,64 +65,48 @@ impl Intake {
 
     /// Takes a rollout in that was received at `received`; the ticket is answered in any case. Waits while the queue is
     /// full (that is the back-pressure) or until the deadline; drop the future to give up.
-    pub async fn submit(&self, rollout: Rollout, mut ticket: Ticket, received: Instant) {
+    pub async fn submit(&self, rollout: Rollout, ticket: Ticket, received: Instant) {
+        match self.try_submit(rollout, ticket, received) {
+            Ok(()) => self.0.queue.wake(),
+            Err(deferred) => deferred.finish().await,
+        }
+    }
+
+    /// As [`Self::submit`], for callers that are no tasks: takes a rollout in where that can be done at once, as it can for token
+    /// ids and a queue that has room, and gives back the rest of the way where it cannot.
+    ///
+    /// Nobody is told of what came in: after one rollout or a few, call [`Self::settle`]. Until then they may wait.
+    pub fn try_submit(&self, rollout: Rollout, mut ticket: Ticket, received: Instant) -> Result<(), Deferred> {
         let id = shortened(&rollout.id, limits::MAX_ID_BYTES);
         let span = info_span!(parent: None, "rollout", id, tokens = tracing::field::Empty);
         trace::adopt(&span, &rollout.traceparent);
-        ticket.enter(span.clone());
-        let intake = info_span!(parent: &span, "intake");
-        match self.admit(rollout, received).instrument(intake).await {
-            Ok(admitted) => {
-                span.record("tokens", admitted.rollout.tokens.len());
-                metrics::accepted();
-                self.0.queue.push(admitted, ticket, received);
+        let stay = info_span!(parent: &span, "intake");
+        ticket.enter(span);
+        match stay.in_scope(|| self.0.begin(rollout, received)) {
+            Ok((Progress::Through(admitted), _)) => {
+                drop(stay);
+                self.0.let_in(admitted, ticket, received);
+            }
+            Ok((Progress::Later(later), deadline)) => {
+                let door = Arc::clone(&self.0);
+                return Err(Deferred(Box::new(Rest { door, later, deadline, ticket, received, stay })));
             }
             Err(rejection) => ticket.answer(Err(rejection)),
         }
+        Ok(())
     }
 
-    async fn admit(&self, rollout: Rollout, received: Instant) -> Result<Admitted, Rejection> {
-        if self.0.draining.load(Ordering::SeqCst) {
-            return Err(draining());
-        }
-        if let Some(ms) = rollout.deadline_ms
-            && ms > limits::MAX_DEADLINE_MS
-        {
-            return Err(Rejection::new(
-                Code::BadOption,
-                format!("deadline_ms: {ms} is more than a day ({} ms)", limits::MAX_DEADLINE_MS),
-            ));
-        }
-        let deadline = rollout.deadline_ms.map(|ms| received + Duration::from_millis(ms));
-        let admit = async {
-            let (rollout, bound) = self.prove(rollout).await?;
-            let room = self.0.queue.room(rollout.total_tokens()).await.map_err(|NoRoom| draining())?;
-            Ok(Admitted { rollout, bound, deadline, room })
-        };
-        match deadline {
-            Some(deadline) => tokio::time::timeout_at(deadline.into(), admit).await.unwrap_or_else(|_| Err(expired())),
-            None => admit.await,
-        }
+    /// To be called when a caller has left: what it had waiting is answered, and makes room for others.
+    pub fn sweep(&self) {
+        self.0.queue.sweep();
     }
 
-    /// Checks and tokenizes. Text goes to a blocking thread, ids are checked where they are.
-    async fn prove(&self, rollout: Rollout) -> Result<(ValidRollout, Bound), Rejection> {
-        if matches!(rollout.input, Some(Input::Chat { .. } | Input::Text(_))) {
-            // The semaphore lives as long as the door and is never closed. The permit goes along with the work, which
-            // goes on when the caller leaves: there are never more texts at work than threads for them.
-            let permit = Arc::clone(&self.0.tokenizers).acquire_owned().await.map_err(|_| draining())?;
-            let door = Arc::clone(&self.0);
-            let span = tracing::Span::current();
-            let work = move || {
-                let _permit = permit;
-                span.in_scope(|| door.check(rollout))
-            };
-            tokio::task::spawn_blocking(work)
-                .await
-                .unwrap_or_else(|e| Err(Rejection::new(Code::Lost, format!("the tokenizer failed: {e}"))))
-        } else {
-            self.0.check(rollout)
-        }
+    /// Sees to it that somebody turns to what [`Self::try_submit`] took in. Where the engine is idle and expected to be through
+    /// with all that waits before another thread could even be woken (some 50 µs), that is the calling thread: it packs, scores and answers
+    /// then and there, without waiting for company. Otherwise the threads are woken that do it. No model of any use
+    /// is so quick; the echo engine is.
+    pub fn settle(&self) {
+        self.0.scorer.settle();
     }
 }
 
@@ -129,15 +121,128 @@ pub(super) struct Admitted {
     pub(super) rollout: ValidRollout,
     pub(super) bound: Bound,
     pub(super) deadline: Option<Instant>,
-    pub(super) room: super::queue::Room,
+    pub(super) room: Room,
+}
+
+/// How far a rollout came without waiting.
+enum Progress {
+    Through(Admitted),
+    Later(Later),
+}
+
+/// What is left to do.
+enum Later {
+    /// Everything: text becomes tokens on a thread of its own.
+    Prove(Box<Rollout>),
+    /// To wait for room.
+    FindRoom(ValidRollout, Bound),
 }
 
 impl Door {
+    /// As far as it goes at once; with the deadline, for the rest.
+    fn begin(&self, rollout: Rollout, received: Instant) -> Result<(Progress, Option<Instant>), Rejection> {
+        if self.draining.load(Ordering::SeqCst) {
+            return Err(draining());
+        }
+        if let Some(ms) = rollout.deadline_ms
+            && ms > limits::MAX_DEADLINE_MS
+        {
+            return Err(Rejection::new(
+                Code::BadOption,
+                format!("deadline_ms: {ms} is more than a day ({} ms)", limits::MAX_DEADLINE_MS),
+            ));
+        }
+        let deadline = rollout.deadline_ms.map(|ms| received + Duration::from_millis(ms));
+        if matches!(rollout.input, Some(Input::Chat { .. } | Input::Text(_))) {
+            return Ok((Progress::Later(Later::Prove(Box::new(rollout))), deadline));
+        }
+        let (rollout, bound) = self.check(rollout)?;
+        let progress = match self.queue.try_room(rollout.total_tokens()) {
+            Some(room) => Progress::Through(Admitted { rollout, bound, deadline, room }),
+            None => Progress::Later(Later::FindRoom(rollout, bound)),
+        };
+        Ok((progress, deadline))
+    }
+
+    /// The rest of the way.
+    async fn finish(self: &Arc<Self>, later: Later, deadline: Option<Instant>) -> Result<Admitted, Rejection> {
+        let admit = async {
+            let (rollout, bound) = match later {
+                Later::Prove(rollout) => self.prove(*rollout).await?,
+                Later::FindRoom(rollout, bound) => (rollout, bound),
+            };
+            let room = self.queue.room(rollout.total_tokens()).await.map_err(|NoRoom| draining())?;
+            Ok(Admitted { rollout, bound, deadline, room })
+        };
+        match deadline {
+            Some(deadline) => tokio::time::timeout_at(deadline.into(), admit).await.unwrap_or_else(|_| Err(expired())),
+            None => admit.await,
+        }
+    }
+
+    /// Checks and tokenizes text on a blocking thread.
+    async fn prove(self: &Arc<Self>, rollout: Rollout) -> Result<(ValidRollout, Bound), Rejection> {
+        // The semaphore lives as long as the door and is never closed. The permit goes along with the work, which
+        // goes on when the caller leaves: there are never more texts at work than threads for them.
+        let permit = Arc::clone(&self.tokenizers).acquire_owned().await.map_err(|_| draining())?;
+        let door = Arc::clone(self);
+        let span = Span::current();
+        let work = move || {
+            let _permit = permit;
+            span.in_scope(|| door.check(rollout))
+        };
+        tokio::task::spawn_blocking(work)
+            .await
+            .unwrap_or_else(|e| Err(Rejection::new(Code::Lost, format!("the tokenizer failed: {e}"))))
+    }
+
     fn check(&self, rollout: Rollout) -> Result<(ValidRollout, Bound), Rejection> {
         let began = Instant::now();
         let proved = self.rules.check(rollout);
         metrics::stage(metrics::Stage::Intake, began.elapsed());
         proved
+    }
+
+    /// Quietly; see [`Queue::push`].
+    fn let_in(&self, admitted: Admitted, ticket: Ticket, received: Instant) {
+        ticket.span().record("tokens", admitted.rollout.tokens.len());
+        metrics::accepted();
+        self.queue.push(admitted, ticket, received);
+    }
+}
+
+/// A rollout that could not be taken in at once: its text has to become tokens, or it has to wait for room. Dropped, it is
+/// given up, and its ticket says so.
+#[must_use = "the rollout is not taken in before `finish`"]
+pub struct Deferred(Box<Rest>);
+
+struct Rest {
+    door: Arc<Door>,
+    later: Later,
+    deadline: Option<Instant>,
+    ticket: Ticket,
+    received: Instant,
+    /// The span of intake, open since the rollout came.
+    stay: Span,
+}
+
+impl Deferred {
+    /// Goes the rest of the way, as [`Intake::submit`] does; nothing is left to settle.
+    pub async fn finish(self) {
+        let Rest { door, later, deadline, ticket, received, stay } = *self.0;
+        match door.finish(later, deadline).instrument(stay).await {
+            Ok(admitted) => {
+                door.let_in(admitted, ticket, received);
+                door.queue.wake();
+            }
+            Err(rejection) => ticket.answer(Err(rejection)),
+        }
+    }
+}
+
+impl std::fmt::Debug for Deferred {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Deferred").field("ticket", &self.0.ticket).finish_non_exhaustive()
     }
 }
 

@@ -25,10 +25,13 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use self::queue::Queue;
+use self::scorer::Scorer;
 use self::transport::grpc;
+#[cfg(target_os = "linux")]
+use self::transport::shm;
 use crate::engine::Engine;
 
-pub use self::intake::Intake;
+pub use self::intake::{Deferred, Intake};
 pub use self::ticket::{Interest, Ticket};
 
 /// Everything about the sidecar that may be configured. See [`crate::limits`] for the ceilings.
@@ -38,6 +41,14 @@ pub struct Config {
     pub grpc: Option<SocketAddr>,
     /// Path of the gRPC server's Unix socket.
     pub uds: Option<PathBuf>,
+    /// Path of the Unix socket that opens lanes in shared memory. Linux only.
+    pub shm: Option<PathBuf>,
+    /// How long the lanes' thread watches the rings before it sleeps, in microseconds.
+    pub shm_spin_us: u64,
+    /// Most lanes that may be open.
+    pub shm_lanes: usize,
+    /// Bytes of one lane's rollout ring; a power of two.
+    pub shm_ring_bytes: usize,
     /// What happens to a rollout longer than the context.
     pub over_long: OverLong,
     /// Unique tokens in one micro-batch. A longer rollout goes alone.
@@ -79,6 +90,10 @@ impl Default for Config {
         Self {
             grpc: None,
             uds: None,
+            shm: None,
+            shm_spin_us: 0,
+            shm_lanes: 256,
+            shm_ring_bytes: 16 << 20,
             over_long: OverLong::Reject,
             max_batch_tokens: 4096,
             max_batch_rollouts: 1024,
@@ -101,6 +116,8 @@ pub struct Sidecar {
     threads: Vec<JoinHandle<()>>,
     grpc: Option<grpc::Server>,
     grpc_addr: Option<SocketAddr>,
+    #[cfg(target_os = "linux")]
+    lanes: Option<shm::Server>,
     /// Tells open streams to end.
     ending: watch::Sender<bool>,
     drain: Duration,
@@ -120,6 +137,9 @@ pub enum StartError {
     /// The tokenizer or chat template of the model is unusable.
     #[error("{0}")]
     Text(String),
+    /// No lane can be opened with these settings.
+    #[error("shm_ring_bytes: {0}")]
+    Lanes(String),
     /// The system gave no thread.
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),
@@ -140,11 +160,15 @@ impl Sidecar {
     /// runtime.
     pub async fn start(config: Config, engine: Box<dyn Engine>) -> Result<Self, StartError> {
         let listeners = grpc::Listeners::bind(&config).await?;
+        #[cfg(target_os = "linux")]
+        let lanes = shm::Listener::bind(&config)?;
         let queue = Arc::new(Queue::new(&config));
-        let intake = Intake::new(Arc::clone(engine.card()), &config, Arc::clone(&queue)).map_err(StartError::Text)?;
         let packing =
             scorer::Packing { share_prefixes: config.share_prefixes, max_batch_tokens: config.max_batch_tokens };
-        let threads = scorer::start(Arc::clone(&queue), engine, packing).map_err(StartError::Thread)?;
+        let card = Arc::clone(engine.card());
+        let scorer = Arc::new(Scorer::new(Arc::clone(&queue), engine, packing));
+        let intake = Intake::new(card, &config, Arc::clone(&queue), Arc::clone(&scorer)).map_err(StartError::Text)?;
+        let threads = scorer.start().map_err(StartError::Thread)?;
         let (ending, ended) = watch::channel(false);
         let grpc_addr = listeners.tcp_addr();
         let service = grpc::RewardService::new(intake.clone(), config.stream_in_flight, ended);
@@ -152,12 +176,16 @@ impl Sidecar {
             true => Some(grpc::Server::start(listeners, service).await),
             false => None,
         };
+        #[cfg(target_os = "linux")]
+        let lanes = lanes.map(|lanes| shm::Server::start(lanes, &config, intake.clone())).transpose()?;
         Ok(Self {
             intake,
             queue,
             threads: threads.into(),
             grpc,
             grpc_addr,
+            #[cfg(target_os = "linux")]
+            lanes,
             ending,
             drain: Duration::from_millis(config.drain_ms),
         })
@@ -191,6 +219,10 @@ impl Sidecar {
         if let Some(grpc) = &grpc {
             grpc.refuse().await;
         }
+        #[cfg(target_os = "linux")]
+        if let Some(lanes) = &self.lanes {
+            lanes.refuse();
+        }
         self.intake.close();
         // No patience for company any more.
         self.queue.close();
@@ -201,6 +233,10 @@ impl Sidecar {
         let left = self.unanswered();
         self.queue.abandon();
         self.ending.send_replace(true);
+        #[cfg(target_os = "linux")]
+        if let Some(lanes) = self.lanes.take() {
+            lanes.stop();
+        }
         if let Some(grpc) = grpc {
             grpc.stop(Instant::now() + GOODBYE).await;
         }

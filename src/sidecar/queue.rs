@@ -2,31 +2,37 @@
 //!
 //! Whoever wants in first takes [`Room`], in order of arrival; full means waiting at the door, which is the back-pressure.
 //! The scorer's side asks for the next micro-batch; the decision itself is the pure [`batcher`]'s.
+//!
+//! A rollout comes in quietly: whoever pushed it sees afterwards that somebody turns to it, by taking a micro-batch at once or by
+//! waking the packer. The wake-up is owed until then, and no matter who pays.
+
+mod pending;
+mod room;
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 use tracing::info_span;
 
-use super::batcher::{self, Demand, Limits, Waiting};
+use self::pending::Unanswered;
+use self::room::Capacity;
+use super::batcher::{self, Demand, Limits};
 use super::intake::{Admitted, draining, expired};
 use super::{Config, Ticket, metrics};
-use crate::aggregate::Bound;
 use crate::batch::unique_tokens;
-use crate::reward::{Code, Rejection};
 use crate::rollout::ValidRollout;
+
+pub(super) use self::pending::{Pending, left};
+pub(super) use self::room::{NoRoom, Room};
 
 /// See the module.
 pub(super) struct Queue {
     limits: Limits,
+    capacity: Capacity,
     state: Mutex<State>,
-    /// Something in `state` changed that may let a micro-batch go.
+    /// Something in `state` changed that may let a micro-batch go. The packer alone waits for it.
     changed: Condvar,
-    rollouts: Arc<Semaphore>,
-    tokens: Arc<Semaphore>,
-    /// The token room of an empty queue, so that one rollout longer than it still finds room.
-    token_room: u32,
     unanswered: Arc<watch::Sender<usize>>,
 }
 
@@ -38,6 +44,8 @@ struct State {
     /// arrival costs the same however many wait.
     asleep_until: Option<Instant>,
     full_from: usize,
+    /// Something came in that the packer must look at and has not been woken for.
+    wake_owed: bool,
     demand: Demand,
     /// Rollouts that wait for room.
     at_the_door: usize,
@@ -47,12 +55,6 @@ struct State {
     closed: bool,
     /// Nothing more is scored.
     abandoned: bool,
-}
-
-/// A place in the queue; given back when dropped.
-pub(super) struct Room {
-    _rollout: OwnedSemaphorePermit,
-    _tokens: OwnedSemaphorePermit,
 }
 
 /// Somebody waits for room: until something leaves, no company can come.
@@ -72,82 +74,8 @@ impl Drop for Door<'_> {
     }
 }
 
-/// The queue takes nothing any more.
-#[derive(Debug)]
-pub(super) struct NoRoom;
-
-/// An accepted rollout on its way to the engine.
-pub(super) struct Pending {
-    pub(super) rollout: ValidRollout,
-    pub(super) bound: Bound,
-    pub(super) deadline: Option<Instant>,
-    pub(super) arrived: Instant,
-    pub(super) ticket: Ticket,
-    /// See [`Waiting::beside`].
-    beside: usize,
-    bypassed: u32,
-    /// Open while it waits.
-    queued: tracing::Span,
-    room: Option<Room>,
-    _unanswered: Unanswered,
-}
-
-/// Counts an accepted rollout until it is answered.
-struct Unanswered(Arc<watch::Sender<usize>>);
-
-impl Unanswered {
-    fn count(sender: &Arc<watch::Sender<usize>>) -> Self {
-        sender.send_modify(|n| *n += 1);
-        Self(Arc::clone(sender))
-    }
-}
-
-impl Drop for Unanswered {
-    fn drop(&mut self) {
-        self.0.send_modify(|n| *n -= 1);
-    }
-}
-
-impl Pending {
-    fn waiting(&self) -> Waiting<'_> {
-        Waiting {
-            tokens: &self.rollout.tokens,
-            beside: self.beside,
-            group: &self.rollout.group,
-            priority: self.rollout.priority,
-            arrived: self.arrived,
-            deadline: self.deadline,
-            bypassed: self.bypassed,
-            withdrawn: self.ticket.withdrawn(),
-        }
-    }
-
-    /// Why it should not be scored any more, if so.
-    pub(super) fn obsolete(&self, now: Instant) -> Option<Rejection> {
-        if self.ticket.withdrawn() {
-            Some(left())
-        } else if self.deadline.is_some_and(|deadline| deadline <= now) {
-            Some(expired())
-        } else {
-            None
-        }
-    }
-
-    /// The wait is over: closes its span and gives its room to the next.
-    fn leave_queue(&mut self) {
-        self.queued = tracing::Span::none();
-        self.room = None;
-    }
-}
-
-pub(super) fn left() -> Rejection {
-    Rejection::new(Code::Cancelled, "the caller left before the rollout was scored")
-}
-
 impl Queue {
     pub(super) fn new(config: &Config) -> Self {
-        // Permits are counted in u32 at a time; the ceilings in `limits` are below that.
-        let token_room = u32::try_from(config.queue_tokens).unwrap_or(u32::MAX);
         Self {
             limits: Limits {
                 max_tokens: config.max_batch_tokens,
@@ -156,11 +84,13 @@ impl Queue {
                 max_bypass: config.max_bypass,
                 share_prefixes: config.share_prefixes,
             },
+            capacity: Capacity::new(config.queue_rollouts, config.queue_tokens),
             state: Mutex::new(State {
                 waiting: Vec::new(),
                 tokens: 0,
                 asleep_until: None,
                 full_from: 0,
+                wake_owed: false,
                 demand: Demand::Ahead,
                 at_the_door: 0,
                 flushed: false,
@@ -168,9 +98,6 @@ impl Queue {
                 abandoned: false,
             }),
             changed: Condvar::new(),
-            rollouts: Arc::new(Semaphore::new(config.queue_rollouts)),
-            tokens: Arc::new(Semaphore::new(token_room as usize)),
-            token_room,
             unanswered: Arc::new(watch::Sender::new(0)),
         }
     }
@@ -180,21 +107,22 @@ impl Queue {
         self.unanswered.subscribe()
     }
 
-    /// Waits for room, in order of arrival.
-    pub(super) async fn room(&self, tokens: usize) -> Result<Room, NoRoom> {
-        let wanted = u32::try_from(tokens).unwrap_or(u32::MAX).min(self.token_room);
-        let rollouts = Arc::clone(&self.rollouts).try_acquire_owned();
-        let tokens = Arc::clone(&self.tokens).try_acquire_many_owned(wanted);
-        if let (Ok(rollout), Ok(tokens)) = (rollouts, tokens) {
-            return Ok(Room { _rollout: rollout, _tokens: tokens });
-        }
-        let _door = Door::stand_at(self);
-        let rollout = Arc::clone(&self.rollouts).acquire_owned().await.map_err(|_| NoRoom)?;
-        let tokens = Arc::clone(&self.tokens).acquire_many_owned(wanted).await.map_err(|_| NoRoom)?;
-        Ok(Room { _rollout: rollout, _tokens: tokens })
+    /// Room, where it can be had at once.
+    pub(super) fn try_room(&self, tokens: usize) -> Option<Room> {
+        self.capacity.try_take(tokens)
     }
 
-    /// Lets an admitted rollout in; from here on it is answered exactly once.
+    /// Waits for room, in order of arrival.
+    pub(super) async fn room(&self, tokens: usize) -> Result<Room, NoRoom> {
+        if let Some(room) = self.try_room(tokens) {
+            return Ok(room);
+        }
+        let _door = Door::stand_at(self);
+        self.capacity.take(tokens).await
+    }
+
+    /// Lets an admitted rollout in; from here on it is answered exactly once. [`Self::batch_at_once`] or [`Self::wake`] must
+    /// follow.
     pub(super) fn push(&self, admitted: Admitted, mut ticket: Ticket, arrived: Instant) {
         ticket.accept();
         let Admitted { rollout, bound, deadline, room } = admitted;
@@ -210,7 +138,7 @@ impl Queue {
         let may_go = state.waiting.is_empty()
             || state.tokens >= state.full_from
             || state.waiting.len() + 1 >= self.limits.max_rollouts;
-        let look = (may_go && state.demand != Demand::Met)
+        state.wake_owed |= (may_go && state.demand != Demand::Met)
             || deadline.is_some_and(|deadline| state.asleep_until.is_none_or(|wake| deadline < wake));
         state.waiting.push(Pending {
             rollout,
@@ -225,16 +153,18 @@ impl Queue {
             _unanswered,
         });
         metrics::queue(state.waiting.len(), state.tokens);
-        drop(state);
-        if look {
+    }
+
+    /// Wakes the packer where something came in that it must look at.
+    pub(super) fn wake(&self) {
+        if std::mem::take(&mut self.lock().wake_owed) {
             self.changed.notify_one();
         }
     }
 
     /// Nobody finds room any more; those who wait for it are told.
     pub(super) fn refuse(&self) {
-        self.rollouts.close();
-        self.tokens.close();
+        self.capacity.close();
     }
 
     /// What waits, and what comes, is handed out without patience.
@@ -264,6 +194,20 @@ impl Queue {
         }
     }
 
+    /// Answers those whose callers have left, now: they give their room to others.
+    pub(super) fn sweep(&self) {
+        let left_behind: Vec<Pending> = {
+            let mut state = self.lock();
+            let left_behind: Vec<Pending> =
+                state.waiting.extract_if(.., |pending| pending.ticket.withdrawn()).collect();
+            state.tokens = state.waiting.iter().map(|pending| pending.waiting().cost()).sum();
+            metrics::queue(state.waiting.len(), state.tokens);
+            left_behind
+        };
+        // Answering runs callers' code: not under the lock.
+        left_behind.into_iter().for_each(|pending| pending.ticket.answer(Err(left())));
+    }
+
     /// The engine has nothing to do. Where a micro-batch is on its way to it already, that changes nothing.
     pub(super) fn engine_idle(&self) {
         let mut state = self.lock();
@@ -291,30 +235,23 @@ impl Queue {
         let mut state = self.lock();
         loop {
             let now = Instant::now();
+            state.wake_owed = false;
             let alone = state.flushed || state.at_the_door > 0;
             let (demand, max_wait) = match state.demand {
                 Demand::Ahead if alone => (Demand::Now, Duration::ZERO),
                 demand if alone => (demand, Duration::ZERO),
                 demand => (demand, self.limits.max_wait),
             };
-            let view: Vec<_> = state.waiting.iter().map(Pending::waiting).collect();
-            let plan = batcher::plan(&view, now, demand, &Limits { max_wait, ..self.limits });
-            for &i in &plan.bypassed {
-                state.waiting[i].bypassed += 1;
-            }
-            state.asleep_until = plan.wake;
-            state.full_from = plan.full_from;
-            if !(plan.batch.is_empty() && plan.withdrawn.is_empty() && plan.expired.is_empty()) {
-                let Taken { batch, withdrawn, expired: late } = take(&mut state.waiting, &plan);
-                if !batch.is_empty() {
+            let Handed { taken, wake, full_from } = state.hand_out(now, demand, &Limits { max_wait, ..self.limits });
+            state.asleep_until = wake;
+            state.full_from = full_from;
+            if let Some(taken) = taken {
+                if !taken.batch.is_empty() {
                     state.demand = Demand::Met;
                 }
-                state.tokens = state.waiting.iter().map(|p| p.waiting().cost()).sum();
-                metrics::queue(state.waiting.len(), state.tokens);
                 // Answering runs callers' code: not under the lock.
                 drop(state);
-                withdrawn.into_iter().for_each(|p| p.ticket.answer(Err(left())));
-                late.into_iter().for_each(|p| p.ticket.answer(Err(expired())));
+                let batch = taken.answer_the_rest();
                 if !batch.is_empty() {
                     return Some(batch);
                 }
@@ -324,7 +261,7 @@ impl Queue {
             if state.closed && state.waiting.is_empty() {
                 return None;
             }
-            state = match plan.wake {
+            state = match wake {
                 Some(wake) => {
                     let timeout = wake.saturating_duration_since(now);
                     self.changed.wait_timeout(state, timeout).unwrap_or_else(PoisonError::into_inner).0
@@ -334,9 +271,55 @@ impl Queue {
         }
     }
 
+    /// A micro-batch for a caller who holds the engine, without patience for company. `None` where a micro-batch is on its way to
+    /// the engine already, where nothing waits, or where what waits is not `worth` it, by its tokens (each rollout for itself)
+    /// and its rollouts. [`Self::wake`] must follow: something may be left.
+    pub(super) fn batch_at_once(&self, worth: impl FnOnce(usize, usize) -> bool) -> Option<Vec<Pending>> {
+        let mut state = self.lock();
+        if state.demand != Demand::Now || state.waiting.is_empty() || !worth(state.tokens, state.waiting.len()) {
+            return None;
+        }
+        // The packer sleeps on as it did, and the demand stands: to both it is as if these had never come. What is left behind
+        // it has to look at, and at an end that it waits for.
+        let limits = Limits { max_wait: Duration::ZERO, ..self.limits };
+        let Handed { taken, .. } = state.hand_out(Instant::now(), Demand::Now, &limits);
+        state.wake_owed = state.closed || !state.waiting.is_empty();
+        drop(state);
+        Some(taken?.answer_the_rest()).filter(|batch| !batch.is_empty())
+    }
+
     /// A panic elsewhere never happens while the state is half-changed, so a poisoned lock is still sound.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What came of a look at those who wait.
+struct Handed {
+    /// `None`: nobody's wait is over.
+    taken: Option<Taken>,
+    /// See [`batcher::Plan::wake`].
+    wake: Option<Instant>,
+    /// See [`batcher::Plan::full_from`].
+    full_from: usize,
+}
+
+impl State {
+    /// Plans, and takes out whom the plan names.
+    fn hand_out(&mut self, now: Instant, demand: Demand, limits: &Limits) -> Handed {
+        let view: Vec<_> = self.waiting.iter().map(Pending::waiting).collect();
+        let plan = batcher::plan(&view, now, demand, limits);
+        for &i in &plan.bypassed {
+            self.waiting[i].bypassed += 1;
+        }
+        let nobody = plan.batch.is_empty() && plan.withdrawn.is_empty() && plan.expired.is_empty();
+        let taken = (!nobody).then(|| {
+            let taken = take(&mut self.waiting, &plan);
+            self.tokens = self.waiting.iter().map(|p| p.waiting().cost()).sum();
+            metrics::queue(self.waiting.len(), self.tokens);
+            taken
+        });
+        Handed { taken, wake: plan.wake, full_from: plan.full_from }
     }
 }
 
@@ -354,6 +337,15 @@ struct Taken {
     batch: Vec<Pending>,
     withdrawn: Vec<Pending>,
     expired: Vec<Pending>,
+}
+
+impl Taken {
+    /// Answers those who are not to be scored; the others come back.
+    fn answer_the_rest(self) -> Vec<Pending> {
+        self.withdrawn.into_iter().for_each(|p| p.ticket.answer(Err(left())));
+        self.expired.into_iter().for_each(|p| p.ticket.answer(Err(expired())));
+        self.batch
+    }
 }
 
 /// Splits the waiting as the plan says.

@@ -1,13 +1,17 @@
-//! The two threads around the engine: one packs the next micro-batch while the other runs the current one.
+//! The engine, and who runs micro-batches on it: two threads, of which one packs the next while the other runs the current
+//! one; or, where the engine is quicker than the way to them, whoever brought the rollouts.
+
+mod pace;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tracing::info_span;
 
+use self::pace::Pace;
 use super::intake::draining;
 use super::metrics::{self, Stage};
 use super::outcome::{Times, outcome};
@@ -15,6 +19,21 @@ use super::queue::{Pending, Queue};
 use crate::batch::MicroBatch;
 use crate::engine::{Engine, EngineError, ModelCard, ScoreTable};
 use crate::reward::{Code, Rejection};
+
+/// See the module.
+pub(super) struct Scorer {
+    queue: Arc<Queue>,
+    card: Arc<ModelCard>,
+    packing: Packing,
+    seat: Mutex<Seat>,
+}
+
+/// Whoever holds it runs the engine. Nobody waits for it while holding the queue.
+struct Seat {
+    /// `None` once the threads have ended: a model is not kept by those who still know the door.
+    engine: Option<Box<dyn Engine>>,
+    pace: Pace,
+}
 
 /// A micro-batch and those who wait for it, in the order of its reads: each has one or more of them in a row.
 struct Packed {
@@ -39,23 +58,6 @@ pub(super) struct Packing {
     pub(super) max_batch_tokens: usize,
 }
 
-/// Starts both threads; they end when the queue is closed and empty.
-pub(super) fn start(
-    queue: Arc<Queue>,
-    engine: Box<dyn Engine>,
-    packing: Packing,
-) -> std::io::Result<[JoinHandle<()>; 2]> {
-    // One micro-batch lies ready while one runs; the queue gives out no other before this one is taken.
-    let (ready, next) = sync_channel(1);
-    let packer = {
-        let queue = Arc::clone(&queue);
-        std::thread::Builder::new().name("packer".into()).spawn(move || pack(&queue, &ready, packing))?
-    };
-    let scorer =
-        std::thread::Builder::new().name("scorer".into()).spawn(move || run(&queue, &next, engine, packing))?;
-    Ok([packer, scorer])
-}
-
 /// A thread that panics takes nobody with it: the queue takes nothing more and answers what it holds.
 struct LastWill<'a>(&'a Queue);
 
@@ -68,52 +70,107 @@ impl Drop for LastWill<'_> {
     }
 }
 
-fn pack(queue: &Queue, ready: &SyncSender<Packed>, packing: Packing) {
-    let _will = LastWill(queue);
-    while let Some(pendings) = queue.next_batch() {
-        if ready.send(Packed::new(pendings, packing.share_prefixes)).is_err() {
-            // The scorer is gone, which only a panic outside the engine can do; dropped tickets answer by themselves.
-            return;
+impl Scorer {
+    pub(super) fn new(queue: Arc<Queue>, engine: Box<dyn Engine>, packing: Packing) -> Self {
+        let card = Arc::clone(engine.card());
+        Self { queue, card, packing, seat: Mutex::new(Seat { engine: Some(engine), pace: Pace::default() }) }
+    }
+
+    /// Starts both threads; they end when the queue is closed and empty.
+    pub(super) fn start(self: &Arc<Self>) -> std::io::Result<[JoinHandle<()>; 2]> {
+        // One micro-batch lies ready while one runs; the queue gives out no other before this one is taken.
+        let (ready, next) = sync_channel(1);
+        let packer = {
+            let scorer = Arc::clone(self);
+            std::thread::Builder::new().name("packer".into()).spawn(move || scorer.pack_all(&ready))?
+        };
+        let scorer = Arc::clone(self);
+        let scorer = std::thread::Builder::new().name("scorer".into()).spawn(move || scorer.run_all(&next))?;
+        Ok([packer, scorer])
+    }
+
+    /// See [`super::Intake::settle`].
+    pub(super) fn settle(&self) {
+        let _will = LastWill(&self.queue);
+        if let Some(seat) = self.try_seat()
+            && let Some(pendings) =
+                self.queue.batch_at_once(|tokens, rollouts| seat.pace.beats_a_hand_over(tokens, rollouts))
+        {
+            self.run(seat, Packed::new(pendings, self.packing.share_prefixes));
+        }
+        self.queue.wake();
+    }
+
+    fn pack_all(&self, ready: &SyncSender<Packed>) {
+        let _will = LastWill(&self.queue);
+        while let Some(pendings) = self.queue.next_batch() {
+            if ready.send(Packed::new(pendings, self.packing.share_prefixes)).is_err() {
+                // The scorer is gone, which only a panic outside the engine can do; dropped tickets answer by themselves.
+                return;
+            }
         }
     }
-}
 
-fn run(queue: &Queue, next: &Receiver<Packed>, mut engine: Box<dyn Engine>, packing: Packing) {
-    let _will = LastWill(queue);
-    let card = Arc::clone(engine.card());
-    loop {
-        queue.engine_idle();
-        let Ok(packed) = next.recv() else { return };
-        queue.batch_taken();
-        let Some(Packed { batch, pendings }) = without_obsolete(packed, queue, packing) else { continue };
+    fn run_all(&self, next: &Receiver<Packed>) {
+        let _will = LastWill(&self.queue);
+        loop {
+            self.queue.engine_idle();
+            let Ok(packed) = next.recv() else { break };
+            self.queue.batch_taken();
+            if let Some(packed) = self.without_obsolete(packed) {
+                self.run(self.seat.lock().unwrap_or_else(PoisonError::into_inner), packed);
+            }
+        }
+        self.seat.lock().unwrap_or_else(PoisonError::into_inner).engine = None;
+    }
+
+    /// The engine, where nobody is at it.
+    fn try_seat(&self) -> Option<MutexGuard<'_, Seat>> {
+        let seat = match self.seat.try_lock() {
+            Ok(seat) => seat,
+            // Whoever panicked there has closed the queue; what is left to do is nothing that a half-done pass could spoil.
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        seat.engine.is_some().then_some(seat)
+    }
+
+    /// Takes out those who left or expired while the batch lay ready, and packs the rest again where there were any.
+    fn without_obsolete(&self, packed: Packed) -> Option<Packed> {
+        let (now, abandoned) = (Instant::now(), self.queue.abandoned());
+        let obsolete = |pending: &Pending| if abandoned { Some(draining()) } else { pending.obsolete(now) };
+        if packed.pendings.iter().all(|p| obsolete(p).is_none()) {
+            return Some(packed);
+        }
+        let mut rest = Vec::with_capacity(packed.pendings.len());
+        for pending in packed.pendings {
+            match obsolete(&pending) {
+                Some(rejection) => pending.ticket.answer(Err(rejection)),
+                None => rest.push(pending),
+            }
+        }
+        (!rest.is_empty()).then(|| Packed::new(rest, self.packing.share_prefixes))
+    }
+
+    /// Runs a micro-batch and answers it. Others may have the engine before the answers are out.
+    fn run(&self, mut seat: MutexGuard<'_, Seat>, packed: Packed) {
+        let Packed { batch, pendings } = packed;
         let submitted = pendings.iter().map(|p| p.rollout.total_tokens()).sum();
-        metrics::batch(batch.tokens.len(), submitted, pendings.len(), packing.max_batch_tokens);
+        metrics::batch(batch.tokens.len(), submitted, pendings.len(), self.packing.max_batch_tokens);
         // One span per rollout, so that each trace shows its own forward pass.
         let spans: Vec<_> = pendings.iter().map(|p| info_span!(parent: p.ticket.span(), "forward")).collect();
+        let engine = seat.engine.as_mut().expect("whoever sits down looks, and it goes only when nothing is to be run");
         let started = Instant::now();
-        let scored = score(engine.as_mut(), &batch, card.attributes.len());
+        let scored = score(engine.as_mut(), &batch, self.card.attributes.len());
         let forward = started.elapsed();
+        if scored.is_ok() {
+            seat.pace.saw(batch.tokens.len(), forward);
+        }
+        drop(seat);
         drop(spans);
         metrics::stage(Stage::Forward, forward);
-        reply(&card, pendings, scored, started, forward);
+        reply(&self.card, pendings, scored, started, forward);
     }
-}
-
-/// Takes out those who left or expired while the batch lay ready, and packs the rest again where there were any.
-fn without_obsolete(packed: Packed, queue: &Queue, packing: Packing) -> Option<Packed> {
-    let (now, abandoned) = (Instant::now(), queue.abandoned());
-    let obsolete = |pending: &Pending| if abandoned { Some(draining()) } else { pending.obsolete(now) };
-    if packed.pendings.iter().all(|p| obsolete(p).is_none()) {
-        return Some(packed);
-    }
-    let mut rest = Vec::with_capacity(packed.pendings.len());
-    for pending in packed.pendings {
-        match obsolete(&pending) {
-            Some(rejection) => pending.ticket.answer(Err(rejection)),
-            None => rest.push(pending),
-        }
-    }
-    (!rest.is_empty()).then(|| Packed::new(rest, packing.share_prefixes))
 }
 
 /// A panic in the engine fails the batch, not the process.
@@ -165,3 +222,6 @@ fn reply(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -101,7 +101,7 @@ impl Wire for Grpc {
         Ok(true)
     }
 
-    fn wait(&self, inbox: &Inbox, longest: Duration) {
+    fn wait(&self, inbox: &Arc<Inbox>, longest: Duration) {
         inbox.wait(longest);
     }
 }

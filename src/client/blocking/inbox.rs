@@ -82,6 +82,16 @@ pub(super) struct Slot {
 }
 
 impl Slot {
+    /// Gives the answer.
+    pub(super) fn settle(mut self, answer: Answer) {
+        self.put(answer);
+    }
+
+    /// There will be no answer, since the rollout was not taken.
+    pub(super) fn forget(mut self) {
+        self.inbox = Weak::new();
+    }
+
     fn put(&mut self, answer: Answer) {
         if let Some(inbox) = std::mem::take(&mut self.inbox).upgrade() {
             inbox.put(self.tag, answer);

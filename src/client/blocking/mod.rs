@@ -28,7 +28,10 @@
 mod answers;
 mod grpc;
 mod inbox;
+#[cfg(target_os = "linux")]
+mod lane;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -39,6 +42,8 @@ use crate::rollout::{BadId, Rollouts};
 
 use self::grpc::Grpc;
 use self::inbox::Inbox;
+#[cfg(target_os = "linux")]
+use self::lane::Lane;
 
 pub use self::answers::Answers;
 
@@ -80,7 +85,7 @@ trait Wire: std::fmt::Debug + Send + Sync {
 
     /// Returns when the inbox has an answer, when there may be room for what was not taken, or after `longest`; or
     /// earlier, for no reason.
-    fn wait(&self, inbox: &Inbox, longest: Duration);
+    fn wait(&self, inbox: &Arc<Inbox>, longest: Duration);
 }
 
 /// A client of one server. Clones share one connection, and may be used from any thread.
@@ -98,14 +103,22 @@ pub struct Builder {
 
 /// The arm that an address asks for.
 enum Arm {
-    Lane,
+    #[cfg(target_os = "linux")]
+    Lane(PathBuf),
     Grpc(Box<Address>),
 }
 
 impl Arm {
     fn of(address: &str) -> Result<Self, ClientError> {
+        let bad = |reason: &str| ClientError::BadAddress { address: address.into(), reason: reason.into() };
         match address.split_once("://") {
-            Some(("shm", _)) => Ok(Self::Lane),
+            Some(("shm", path)) if !path.starts_with('/') || path.len() < 2 => {
+                Err(bad("the path of a Unix socket must be absolute"))
+            }
+            #[cfg(target_os = "linux")]
+            Some(("shm", path)) => Ok(Self::Lane(path.into())),
+            #[cfg(not(target_os = "linux"))]
+            Some(("shm", _)) => Err(bad("shared memory needs Linux")),
             _ => Ok(Self::Grpc(Box::new(Address::parse(address)?))),
         }
     }
@@ -150,11 +163,8 @@ impl Builder {
     /// Returns at once and connects in the background; trouble shows with the first rollout.
     pub fn connect_lazy(self) -> Result<Client, ClientError> {
         match Arm::of(&self.options.address)? {
-            Arm::Lane => {
-                let _ = self.spin;
-                let reason = "there are no lanes yet".into();
-                Err(ClientError::BadAddress { address: self.options.address, reason })
-            }
+            #[cfg(target_os = "linux")]
+            Arm::Lane(path) => Ok(Client(Arc::new(Lane::new(&self.options, self.spin, &path)))),
             Arm::Grpc(address) => Ok(Client(Arc::new(Grpc::start(&self.options, *address)?))),
         }
     }
@@ -225,7 +235,7 @@ mod tests {
         for good in ["shm:///run/reward.sock", "unix:///run/reward.sock", "grpc://127.0.0.1:1"] {
             assert_eq!(Client::builder(good).check(), Ok(()));
         }
-        for bad in ["reward.sock", "tcp://127.0.0.1:1", "grpc://host"] {
+        for bad in ["reward.sock", "tcp://127.0.0.1:1", "grpc://host", "shm://run/reward.sock", "shm:///"] {
             assert!(matches!(Client::builder(bad).check(), Err(ClientError::BadAddress { .. })), "{bad}");
         }
     }

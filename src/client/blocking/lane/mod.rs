@@ -20,9 +20,10 @@ use self::reader::Reader;
 use self::table::{Question, Table};
 use super::inbox::Inbox;
 use super::{Check, PULSE, Stopped, Wire, no_ids};
+use crate::client::waiter::Waiter as _;
 use crate::client::{BackOff, Builder, ClientError, ServedModel};
 use crate::reward::{Code, Rejection};
-use crate::rollout::Rollouts;
+use crate::rollout::{RolloutRef, Rollouts};
 use crate::shm::Broken;
 use crate::shm::lane::RolloutSender;
 
@@ -163,7 +164,8 @@ impl Shared {
         rollout.deadline_ms = rollout.deadline_ms.or(config.deadline_ms);
         // The sidecar counts from its receipt, the caller from the submission.
         if let Some(deadline_ms) = rollout.deadline_ms {
-            let left = Duration::from_millis(deadline_ms).saturating_sub(now.saturating_duration_since(question.issued));
+            let left =
+                Duration::from_millis(deadline_ms).saturating_sub(now.saturating_duration_since(question.issued));
             rollout.deadline_ms = Some(left.as_millis() as u64);
             if left.is_zero() {
                 let message = format!("{deadline_ms} ms passed before the rollout could be sent");
@@ -179,23 +181,43 @@ impl Shared {
             self.table.settle(number, Ok(Err(Rejection::new(Code::TooLong, message))));
             return Ok(Asked::Settled);
         }
-        let options = match sending.options.number_of(rollout.aggregation, &mut sending.rollouts)? {
-            Ok(Some(options)) => options,
-            Ok(None) => {
+        match sending.send(number, &rollout)? {
+            Ok(true) => {
+                self.table.was_asked(number);
+                Ok(Asked::Yes)
+            }
+            Ok(false) => {
                 self.wants_room = Some(bytes);
-                return Ok(Asked::NoRoom);
+                Ok(Asked::NoRoom)
             }
             Err(rejection) => {
                 self.table.settle(number, Ok(Err(rejection)));
-                return Ok(Asked::Settled);
+                Ok(Asked::Settled)
             }
-        };
-        if !sending.rollouts.rollout(number, options, &rollout)? {
-            self.wants_room = Some(bytes);
-            return Ok(Asked::NoRoom);
         }
-        self.table.was_asked(number);
-        Ok(Asked::Yes)
+    }
+}
+
+impl Sending {
+    /// Writes a rollout, and what its options mean where that is new. `Ok(Ok(false))`: there is no room, and the sidecar has
+    /// been asked to ring when there is.
+    fn send(&mut self, number: u64, rollout: &RolloutRef) -> Result<Result<bool, Rejection>, Broken> {
+        match self.try_send(number, rollout)? {
+            Ok(false) => {
+                self.rollouts.want_room();
+                // It may have been made meanwhile.
+                self.try_send(number, rollout)
+            }
+            sent => Ok(sent),
+        }
+    }
+
+    fn try_send(&mut self, number: u64, rollout: &RolloutRef) -> Result<Result<bool, Rejection>, Broken> {
+        match self.options.number_of(rollout.aggregation, &mut self.rollouts)? {
+            Ok(Some(options)) => self.rollouts.rollout(number, options, rollout).map(Ok),
+            Ok(None) => Ok(Ok(false)),
+            Err(rejection) => Ok(Err(rejection)),
+        }
     }
 }
 

@@ -36,7 +36,8 @@ impl Options {
                 None => {
                     let bytes = aggregation_to_bytes(spec.clone());
                     if bytes.len() > MAX_OPTIONS_BYTES.min(rollouts.most_bytes() / 2) {
-                        let message = format!("weights and transforms of {} bytes are more than a lane takes", bytes.len());
+                        let message =
+                            format!("weights and transforms of {} bytes are more than a lane takes", bytes.len());
                         return Ok(Err(Rejection::new(Code::BadOption, message)));
                     }
                     let number = match self.entries.len() {

@@ -222,20 +222,8 @@ impl Receiving {
 
     /// Sleeps until the bell rings or the time is over.
     fn sleep(&mut self, lane: &Lane, until: Instant) -> Result<bool, Parted> {
-        let wanted = {
-            let shared = lane.lock();
-            let wanted = shared.wants_room.filter(|&bytes| bytes > 0);
-            if let (Some(_), Some(sending)) = (wanted, &shared.sending) {
-                sending.rollouts.want_room();
-            }
-            wanted
-        };
-        let has_room = || {
-            wanted.is_some_and(|bytes| {
-                // What is broken is news, too.
-                lane.lock().sending.as_mut().is_none_or(|sending| sending.rollouts.has_room(bytes).unwrap_or(true))
-            })
-        };
+        // Whoever found no room has asked to be rung for it.
+        let has_room = || lane.lock().has_wanted_room();
         let longest = until.saturating_duration_since(Instant::now());
         self.bell.sleep(longest, || self.rewards.is_waiting() || has_room());
         if self.rewards.is_waiting() {
@@ -277,6 +265,15 @@ impl Receiving {
 }
 
 impl Shared {
+    /// Whether there is room now for the rollout that found none.
+    fn has_wanted_room(&mut self) -> bool {
+        match (self.wants_room, &mut self.sending) {
+            // What is broken is news, too.
+            (Some(bytes), Some(sending)) if bytes > 0 => sending.rollouts.has_room(bytes).unwrap_or(true),
+            _ => false,
+        }
+    }
+
     /// Asks what waits to be asked, oldest first, as far as there is room.
     fn ask_waiting(&mut self, config: &Config, now: Instant) -> Result<(), Broken> {
         while let Some(number) = self.table.first_unasked() {
@@ -297,12 +294,12 @@ impl Shared {
                 }
                 self.table.lose(number, Instant::now())
             }
-            Reply::Rejection { number, code, message } => self.table.hear(number, |question| {
-                match code_from_wire(code as i32) {
+            Reply::Rejection { number, code, message } => {
+                self.table.hear(number, |question| match code_from_wire(code as i32) {
                     Some(code) => Ok(Err(Rejection { code, message })),
                     None => Err(BadReply::UnknownCode { id: question.id(), code: code as i32, message }.into()),
-                }
-            }),
+                })
+            }
             Reply::Rewards { number, rewards } => self.table.hear(number, |question| finite(rewards, question)),
         };
         if !known {

@@ -24,7 +24,6 @@ pub(super) struct Table {
 }
 
 /// A rollout that is unanswered.
-#[derive(Debug)]
 pub(super) struct Question {
     pub(super) rollouts: Arc<dyn Rollouts>,
     pub(super) index: usize,
@@ -32,6 +31,12 @@ pub(super) struct Question {
     pub(super) issued: Instant,
     /// When first a lane was lost, or the sidecar drained, with this question on it.
     lost: Option<Instant>,
+}
+
+impl std::fmt::Debug for Question {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Question").field("index", &self.index).field("lost", &self.lost).finish_non_exhaustive()
+    }
 }
 
 impl Question {
