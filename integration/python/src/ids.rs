@@ -80,7 +80,10 @@ impl IdRows {
         let wrong = |what: String| Err(PyValueError::new_err(format!("{name}: {what}")));
         let array = as_array(ids)?;
         if array.ndim() != 1 {
-            return wrong(format!("a tuple of two is (ids, offsets), and these ids have {} dimensions; {ROWS}", array.ndim()));
+            return wrong(format!(
+                "a tuple of two is (ids, offsets), and these ids have {} dimensions; {ROWS}",
+                array.ndim()
+            ));
         }
         let offsets = Self::of_one(offsets, &format!("{name}[1] (offsets)"))?;
         let offsets = match offsets.get(0).to_vec() {
@@ -99,7 +102,11 @@ impl IdRows {
     }
 
     /// One array, cut into rows at these positions.
-    fn cut(array: &Bound<'_, PyUntypedArray>, name: &str, offsets: impl Iterator<Item = usize> + Clone) -> PyResult<Self> {
+    fn cut(
+        array: &Bound<'_, PyUntypedArray>,
+        name: &str,
+        offsets: impl Iterator<Item = usize> + Clone,
+    ) -> PyResult<Self> {
         let (ids, owner) = lend(array, &name)?;
         let ends = offsets.clone().skip(1);
         let rows = offsets.zip(ends).map(|(begin, end)| match ids {
