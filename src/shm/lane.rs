@@ -11,7 +11,7 @@ use std::time::Duration;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 use super::Broken;
-use super::doorbell::{lower, must_ring, raise};
+use super::doorbell::{self, lower, must_ring, raise};
 use super::frame::{self, Reply};
 use super::layout::{Flag, HEADER, Sizes};
 use super::region::Region;
@@ -218,16 +218,21 @@ impl RolloutSender {
     /// Asks a rollout. `Ok(false)`: there is no room yet.
     pub fn rollout(&mut self, number: u64, options: u32, rollout: &RolloutRef) -> Result<bool, Broken> {
         let sent = frame::write_rollout(&mut self.producer, number, options, rollout)?;
-        if sent && must_ring(&self.region, Flag::SidecarSleeps) {
-            ring(&self.bell);
-        }
-        Ok(sent)
+        self.ring_if(sent)
     }
 
     /// Says what a number means that rollouts name as their options. `Ok(false)`: there is no room yet.
     pub fn options(&mut self, number: u32, bytes: &[u8]) -> Result<bool, Broken> {
-        // No ring: a rollout follows.
-        frame::write_options(&mut self.producer, number, bytes)
+        // The rollout that names them may find no room before they are read.
+        let sent = frame::write_options(&mut self.producer, number, bytes)?;
+        self.ring_if(sent)
+    }
+
+    fn ring_if(&self, sent: bool) -> Result<bool, Broken> {
+        if sent && must_ring(&self.region, Flag::SidecarSleeps) {
+            ring(&self.bell);
+        }
+        Ok(sent)
     }
 
     /// Whether a rollout of so many bytes would find room now.
@@ -282,11 +287,7 @@ impl ClientBell {
     /// Sleeps until something is published, or room is made that was wanted, for at most so long, unless `ready` says,
     /// after the sidecar has been told, that there is no need to. A signal ends it too.
     pub fn sleep(&self, longest: Duration, ready: impl FnOnce() -> bool) {
-        // Never lowered here: another thread may sleep at the same bell.
-        raise(&self.region, Flag::ClientSleeps);
-        if !ready() {
-            self.region.sleep(Flag::ClientSleeps, longest);
-        }
+        doorbell::sleep(&self.region, Flag::ClientSleeps, longest, ready);
     }
 }
 

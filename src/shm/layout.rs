@@ -30,6 +30,8 @@
 //!   word 2.. payload; may go on at the ring's beginning
 //! ```
 //!
+//! A flag is half a word, which is odd while it is up ([`doorbell`](super::doorbell)).
+//!
 //! A record of kind [`SKIP`] has no meaning: a producer whose ring is empty uses one to begin again at the front, so that a
 //! ring that is never full touches few of its pages, and those stay in the cache.
 

@@ -194,6 +194,20 @@ impl Queue {
         }
     }
 
+    /// Answers those whose callers have left, now: they give their room to others.
+    pub(super) fn sweep(&self) {
+        let left_behind: Vec<Pending> = {
+            let mut state = self.lock();
+            let left_behind: Vec<Pending> =
+                state.waiting.extract_if(.., |pending| pending.ticket.withdrawn()).collect();
+            state.tokens = state.waiting.iter().map(|pending| pending.waiting().cost()).sum();
+            metrics::queue(state.waiting.len(), state.tokens);
+            left_behind
+        };
+        // Answering runs callers' code: not under the lock.
+        left_behind.into_iter().for_each(|pending| pending.ticket.answer(Err(left())));
+    }
+
     /// The engine has nothing to do. Where a micro-batch is on its way to it already, that changes nothing.
     pub(super) fn engine_idle(&self) {
         let mut state = self.lock();
