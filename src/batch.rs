@@ -4,6 +4,7 @@
 //! `tokens`; attention of a segment runs over its ancestors' keys and its own. There is no padding, and no mask of
 //! tokens by tokens: who sees whom follows from the forest.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 /// Index of a segment in [`MicroBatch::segments`].
@@ -92,6 +93,9 @@ impl MicroBatch {
     /// If a sequence is empty, a position is outside of it, or the batch has more than `u32::MAX` tokens; intake lets none of
     /// these through.
     pub fn pack_sequences(sequences: &[Sequence], share_prefixes: bool) -> Self {
+        if let [alone] = sequences {
+            return Self::alone(alone);
+        }
         let mut order: Vec<u32> = (0..sequences.len() as u32).collect();
         if share_prefixes {
             // In lexicographic order the sequences that share a prefix are neighbours, and a depth-first walk of
@@ -141,10 +145,35 @@ impl MicroBatch {
         batch
     }
 
+    /// One sequence is one segment: nothing has to be found out about it.
+    fn alone(sequence: &Sequence) -> Self {
+        let Sequence { tokens, at, rollout } = *sequence;
+        assert!(!tokens.is_empty(), "an empty sequence reached the packer");
+        let end = u32::try_from(tokens.len()).expect("limits.rs keeps a micro-batch below u32 rows");
+        let last = [end - 1];
+        let rows = match at {
+            At::Last => &last[..],
+            At::Positions(positions) => positions,
+        };
+        let read = |&row: &u32| {
+            assert!(row < end, "a read outside of its sequence reached the packer");
+            Read { row, rollout }
+        };
+        Self {
+            tokens: tokens.to_vec(),
+            positions: (0..end).collect(),
+            segments: vec![Segment { tokens: 0..end, parent: None }],
+            reads: rows.iter().map(read).collect(),
+        }
+    }
+
     /// Tokens from the root to `row`, inclusive.
-    pub fn path(&self, row: u32) -> Vec<u32> {
+    pub fn path(&self, row: u32) -> Cow<'_, [u32]> {
         let mut segment = self.segment_of(row);
         let mut end = row + 1;
+        if let Segment { tokens, parent: None } = &self.segments[segment as usize] {
+            return Cow::Borrowed(&self.tokens[tokens.start as usize..end as usize]);
+        }
         let mut runs = Vec::new();
         loop {
             let Segment { tokens, parent } = &self.segments[segment as usize];
@@ -253,7 +282,7 @@ mod tests {
             prop_assert_eq!(batch.reads.len(), rollouts.len());
             for (i, (read, tokens)) in batch.reads.iter().zip(&rollouts).enumerate() {
                 prop_assert_eq!(read.rollout as usize, i);
-                prop_assert_eq!(&batch.path(read.row), tokens);
+                prop_assert_eq!(&*batch.path(read.row), tokens);
                 prop_assert_eq!(batch.positions[read.row as usize] as usize, tokens.len() - 1);
             }
         }
@@ -280,7 +309,7 @@ mod tests {
             prop_assert_eq!(batch.reads.len(), expected.len());
             for (read, (rollout, tokens)) in batch.reads.iter().zip(expected) {
                 prop_assert_eq!(read.rollout, rollout);
-                prop_assert_eq!(batch.path(read.row), tokens);
+                prop_assert_eq!(&*batch.path(read.row), tokens);
             }
             let tokens: Vec<&[u32]> = sequences.iter().map(|s| s.tokens).collect();
             let unique = if share { unique_tokens(&tokens) } else { tokens.iter().map(|t| t.len()).sum() };

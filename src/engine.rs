@@ -179,7 +179,7 @@ impl EchoEngine {
     pub fn new(context_tokens: u32) -> Self {
         let card = ModelCard {
             name: "echo".into(),
-            model_version: "echo-1".into(),
+            model_version: "echo-2".into(),
             architecture: "Echo".into(),
             attributes: vec!["length".into(), "checksum".into()],
             weightings: BTreeMap::from([("default".into(), BTreeMap::from([("length".into(), 1.0)]))]),
@@ -199,9 +199,18 @@ impl EchoEngine {
 
     /// What the engine says of these tokens.
     pub fn expected(tokens: &[u32]) -> [f32; 2] {
-        // FNV-1a over the ids; 24 bits so that the quotient is exact in float32.
-        let hash =
-            tokens.iter().fold(0xcbf2_9ce4_8422_2325_u64, |h, &t| (h ^ u64::from(t)).wrapping_mul(0x0100_0000_01b3));
+        // FNV-1a over every fourth id, four times, then over those four: multiplications that need not wait for each other.
+        let mut lanes = [0xcbf2_9ce4_8422_2325_u64; 4];
+        let step = |hash: u64, value: u64| (hash ^ value).wrapping_mul(0x0100_0000_01b3);
+        let (fours, rest) = tokens.as_chunks::<4>();
+        for ids in fours {
+            lanes = std::array::from_fn(|i| step(lanes[i], u64::from(ids[i])));
+        }
+        for (lane, &id) in lanes.iter_mut().zip(rest) {
+            *lane = step(*lane, u64::from(id));
+        }
+        // 24 bits, so that the quotient is exact in float32.
+        let hash = lanes.into_iter().reduce(step).unwrap_or_default();
         [tokens.len() as f32, (hash >> 40) as f32 / (1u32 << 24) as f32]
     }
 }

@@ -231,11 +231,10 @@ pub struct LengthPenalty {
 
 /// A rollout that intake has proved: non-empty, within the context, every id within the vocabulary, read where the
 /// model's card says.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct ValidRollout {
-    /// The tokens to be scored, to the end of the completion and what the template puts behind it. Shared, so that queue
-    /// and batch need no copy.
-    pub tokens: Arc<[u32]>,
+    /// The tokens to be scored, to the end of the completion and what the template puts behind it.
+    pub tokens: Vec<u32>,
     /// Where they are read.
     pub reads: Reads,
     /// Tokens that belong to the completion, where the input form tells.
@@ -270,7 +269,7 @@ pub enum Reads {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Turn {
     /// The conversation up to it, as the template ends one.
-    pub tokens: Arc<[u32]>,
+    pub tokens: Vec<u32>,
     /// Tokens of the turn's own content, where somebody asked for them.
     pub completion_tokens: Option<u32>,
 }

@@ -76,6 +76,7 @@ impl From<StartError> for Failure {
         match error {
             StartError::Listen { .. } => Self::usage("LISTEN", error.to_string()),
             StartError::Text(_) => Self::usage("MODEL", error.to_string()),
+            StartError::Lanes(_) => Self::usage("CONFIG", error.to_string()),
             StartError::Thread(_) => Self::internal(error.to_string()),
         }
     }

@@ -136,6 +136,11 @@ struct Choice {
 
 /// Most urgent first; each brings along the rollouts it shares most with, which then cost little.
 fn choose(waiting: &[Waiting], live: &[usize], limits: &Limits) -> Choice {
+    if let [alone] = live {
+        let unique = waiting[*alone].cost();
+        let full = unique >= limits.max_tokens || limits.max_rollouts <= 1;
+        return Choice { taken: vec![*alone], unique, full };
+    }
     let mut urgent = live.to_vec();
     urgent.sort_by_key(|&i| (urgency(&waiting[i], limits.max_bypass), i));
     let Kin { place, family_of, mut families, mut groups } = Kin::of(waiting, &urgent);

@@ -96,6 +96,11 @@ impl Intake {
         Ok(())
     }
 
+    /// To be called when a caller has left: what it had waiting is answered, and makes room for others.
+    pub fn sweep(&self) {
+        self.0.queue.sweep();
+    }
+
     /// Sees to it that somebody turns to what [`Self::try_submit`] took in. Where the engine is idle and expected to be through
     /// with all that waits before another thread could even be woken (some 50 µs), that is the calling thread: it packs, scores and answers
     /// then and there, without waiting for company. Otherwise the threads are woken that do it. No model of any use
@@ -128,7 +133,7 @@ enum Progress {
 /// What is left to do.
 enum Later {
     /// Everything: text becomes tokens on a thread of its own.
-    Prove(Rollout),
+    Prove(Box<Rollout>),
     /// To wait for room.
     FindRoom(ValidRollout, Bound),
 }
@@ -149,7 +154,7 @@ impl Door {
         }
         let deadline = rollout.deadline_ms.map(|ms| received + Duration::from_millis(ms));
         if matches!(rollout.input, Some(Input::Chat { .. } | Input::Text(_))) {
-            return Ok((Progress::Later(Later::Prove(rollout)), deadline));
+            return Ok((Progress::Later(Later::Prove(Box::new(rollout))), deadline));
         }
         let (rollout, bound) = self.check(rollout)?;
         let progress = match self.queue.try_room(rollout.total_tokens()) {
@@ -163,7 +168,7 @@ impl Door {
     async fn finish(self: &Arc<Self>, later: Later, deadline: Option<Instant>) -> Result<Admitted, Rejection> {
         let admit = async {
             let (rollout, bound) = match later {
-                Later::Prove(rollout) => self.prove(rollout).await?,
+                Later::Prove(rollout) => self.prove(*rollout).await?,
                 Later::FindRoom(rollout, bound) => (rollout, bound),
             };
             let room = self.queue.room(rollout.total_tokens()).await.map_err(|NoRoom| draining())?;

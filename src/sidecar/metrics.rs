@@ -42,6 +42,10 @@ pub const STAGE_SECONDS: &str = "reward_sidecar_stage_seconds";
 pub const ENGINE_FAILURES: &str = "reward_sidecar_engine_failures_total";
 /// Open streams.
 pub const STREAMS_OPEN: &str = "reward_sidecar_streams_open";
+/// Open lanes.
+pub const LANES_OPEN: &str = "reward_sidecar_lanes_open";
+/// Lanes that were closed, or not opened, by `reason`.
+pub const LANES_CLOSED: &str = "reward_sidecar_lanes_closed_total";
 /// Mean of the rewards since the start.
 pub const REWARD_MEAN: &str = "reward_sidecar_reward_mean";
 /// Their standard deviation.
@@ -257,6 +261,54 @@ impl Drop for OpenStream {
     }
 }
 
+/// Counts as an open lane while it lives.
+#[derive(Debug)]
+pub struct OpenLane(());
+
+/// A lane was opened.
+pub fn open_lane() -> OpenLane {
+    gauge!(LANES_OPEN).increment(1.0);
+    OpenLane(())
+}
+
+impl Drop for OpenLane {
+    fn drop(&mut self) {
+        gauge!(LANES_OPEN).decrement(1.0);
+    }
+}
+
+/// How a lane ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LaneEnd {
+    /// Its client left, or died.
+    HungUp,
+    /// Its client broke the rules.
+    Broken,
+    /// The sidecar shut down.
+    Drained,
+    /// It was never opened.
+    Refused,
+}
+
+impl LaneEnd {
+    /// Every end.
+    pub const ALL: &[LaneEnd] = &[LaneEnd::HungUp, LaneEnd::Broken, LaneEnd::Drained, LaneEnd::Refused];
+
+    fn name(self) -> &'static str {
+        match self {
+            LaneEnd::HungUp => "hung_up",
+            LaneEnd::Broken => "broken",
+            LaneEnd::Drained => "drained",
+            LaneEnd::Refused => "refused",
+        }
+    }
+}
+
+/// A lane was closed, or not opened.
+pub fn lane_closed(end: LaneEnd) {
+    counter!(LANES_CLOSED, "reason" => end.name()).increment(1);
+}
+
 /// The numbers as Prometheus reads them.
 #[derive(Clone)]
 pub struct Exposition(PrometheusHandle);
@@ -319,6 +371,8 @@ fn describe() {
     describe_histogram!(STAGE_SECONDS, Unit::Seconds, "Time that a rollout spent in a stage of its way.");
     describe_counter!(ENGINE_FAILURES, Unit::Count, "Micro-batches that the engine failed on.");
     describe_gauge!(STREAMS_OPEN, Unit::Count, "Open streams.");
+    describe_gauge!(LANES_OPEN, Unit::Count, "Open lanes.");
+    describe_counter!(LANES_CLOSED, Unit::Count, "Lanes that were closed, or not opened, by reason.");
     describe_gauge!(REWARD_MEAN, "Mean of the rewards since the start.");
     describe_gauge!(REWARD_STD, "Population standard deviation of the rewards since the start.");
     describe_gauge!(ATTRIBUTE_MEAN, "Mean of an attribute since the start.");
@@ -335,6 +389,10 @@ fn start_at_zero() {
         counter!(ROLLOUTS_REJECTED, "code" => code.name()).absolute(0);
     }
     gauge!(STREAMS_OPEN).set(0.0);
+    gauge!(LANES_OPEN).set(0.0);
+    for end in LaneEnd::ALL {
+        counter!(LANES_CLOSED, "reason" => end.name()).absolute(0);
+    }
     queue(0, 0);
 }
 

@@ -27,6 +27,8 @@ use tokio::time::Instant;
 use self::queue::Queue;
 use self::scorer::Scorer;
 use self::transport::grpc;
+#[cfg(target_os = "linux")]
+use self::transport::shm;
 use crate::engine::Engine;
 
 pub use self::intake::{Deferred, Intake};
@@ -39,6 +41,14 @@ pub struct Config {
     pub grpc: Option<SocketAddr>,
     /// Path of the gRPC server's Unix socket.
     pub uds: Option<PathBuf>,
+    /// Path of the Unix socket that opens lanes in shared memory. Linux only.
+    pub shm: Option<PathBuf>,
+    /// How long the lanes' thread watches the rings before it sleeps, in microseconds.
+    pub shm_spin_us: u64,
+    /// Most lanes that may be open.
+    pub shm_lanes: usize,
+    /// Bytes of one lane's rollout ring; a power of two.
+    pub shm_ring_bytes: usize,
     /// What happens to a rollout longer than the context.
     pub over_long: OverLong,
     /// Unique tokens in one micro-batch. A longer rollout goes alone.
@@ -80,6 +90,10 @@ impl Default for Config {
         Self {
             grpc: None,
             uds: None,
+            shm: None,
+            shm_spin_us: 0,
+            shm_lanes: 256,
+            shm_ring_bytes: 16 << 20,
             over_long: OverLong::Reject,
             max_batch_tokens: 4096,
             max_batch_rollouts: 1024,
@@ -102,6 +116,8 @@ pub struct Sidecar {
     threads: Vec<JoinHandle<()>>,
     grpc: Option<grpc::Server>,
     grpc_addr: Option<SocketAddr>,
+    #[cfg(target_os = "linux")]
+    lanes: Option<shm::Server>,
     /// Tells open streams to end.
     ending: watch::Sender<bool>,
     drain: Duration,
@@ -121,6 +137,9 @@ pub enum StartError {
     /// The tokenizer or chat template of the model is unusable.
     #[error("{0}")]
     Text(String),
+    /// No lane can be opened with these settings.
+    #[error("shm_ring_bytes: {0}")]
+    Lanes(String),
     /// The system gave no thread.
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),
@@ -141,6 +160,8 @@ impl Sidecar {
     /// runtime.
     pub async fn start(config: Config, engine: Box<dyn Engine>) -> Result<Self, StartError> {
         let listeners = grpc::Listeners::bind(&config).await?;
+        #[cfg(target_os = "linux")]
+        let lanes = shm::Listener::bind(&config)?;
         let queue = Arc::new(Queue::new(&config));
         let packing =
             scorer::Packing { share_prefixes: config.share_prefixes, max_batch_tokens: config.max_batch_tokens };
@@ -155,12 +176,16 @@ impl Sidecar {
             true => Some(grpc::Server::start(listeners, service).await),
             false => None,
         };
+        #[cfg(target_os = "linux")]
+        let lanes = lanes.map(|lanes| shm::Server::start(lanes, &config, intake.clone())).transpose()?;
         Ok(Self {
             intake,
             queue,
             threads: threads.into(),
             grpc,
             grpc_addr,
+            #[cfg(target_os = "linux")]
+            lanes,
             ending,
             drain: Duration::from_millis(config.drain_ms),
         })
@@ -194,6 +219,10 @@ impl Sidecar {
         if let Some(grpc) = &grpc {
             grpc.refuse().await;
         }
+        #[cfg(target_os = "linux")]
+        if let Some(lanes) = &self.lanes {
+            lanes.refuse();
+        }
         self.intake.close();
         // No patience for company any more.
         self.queue.close();
@@ -204,6 +233,10 @@ impl Sidecar {
         let left = self.unanswered();
         self.queue.abandon();
         self.ending.send_replace(true);
+        #[cfg(target_os = "linux")]
+        if let Some(lanes) = self.lanes.take() {
+            lanes.stop();
+        }
         if let Some(grpc) = grpc {
             grpc.stop(Instant::now() + GOODBYE).await;
         }

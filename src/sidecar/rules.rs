@@ -49,7 +49,7 @@ impl Rules {
     /// Proves a rollout, or says what is wrong with it.
     pub(super) fn check(&self, rollout: Rollout) -> Result<(ValidRollout, Bound), Rejection> {
         check_names(&rollout)?;
-        let input = rollout.input.ok_or_else(|| {
+        let mut input = rollout.input.ok_or_else(|| {
             Rejection::new(
                 Code::NoInput,
                 "input: none of the four forms was given; send chat, text, token_ids or prompt_completion_ids",
@@ -57,7 +57,7 @@ impl Rules {
         })?;
         let scored = self.scored_turns(&input)?;
         let wants_length = rollout.aggregation.length_penalty.is_some();
-        let (mut tokens, mut found) = self.read(&input, wants_length)?;
+        let (mut tokens, mut found) = self.read(&mut input, wants_length)?;
         let truncated = tokens.ids.len() > self.context();
         if truncated {
             if self.over_long == OverLong::Reject {
@@ -67,8 +67,8 @@ impl Rules {
                 // Every turn would lose another part of its own beginning.
                 return Err(self.too_long(&tokens, "nothing is cut of a conversation with scored turns; shorten it"));
             }
-            if tokens.completion.is_none() {
-                (tokens, found) = self.read(&input, true)?;
+            if tokens.completion.is_none() && matches!(input, Input::Chat { .. }) {
+                (tokens, found) = self.read(&mut input, true)?;
             }
             self.truncate(&mut tokens, found.first)?;
             found = reading::find(&self.card.reads, "input", &tokens.ids)?;
@@ -82,7 +82,7 @@ impl Rules {
             _ => found.reads,
         };
         let valid = ValidRollout {
-            tokens: tokens.ids.into(),
+            tokens: tokens.ids,
             reads,
             completion_tokens,
             truncated,
@@ -117,13 +117,13 @@ impl Rules {
         self.card.context_tokens as usize
     }
 
-    /// The input's tokens, complete as the model wants them, and where they are read.
-    fn read(&self, input: &Input, find_completion: bool) -> Result<(Tokens, Found), Rejection> {
+    /// The input's tokens, complete as the model wants them, and where they are read. Ids are taken out of it.
+    fn read(&self, input: &mut Input, find_completion: bool) -> Result<(Tokens, Found), Rejection> {
+        let text = matches!(input, Input::Chat { .. } | Input::Text(_));
         let mut tokens = self.tokens(input, find_completion)?;
         if tokens.ids.is_empty() {
             return Err(Rejection::new(Code::Empty, "input: there is no token to score"));
         }
-        let text = matches!(input, Input::Chat { .. } | Input::Text(_));
         reading::complete(&self.card.reads, text, &mut tokens.ids);
         reading::check_end(&self.card.reads, "input", text, &tokens.ids)?;
         let end = tokens.ids.len();
@@ -133,7 +133,7 @@ impl Rules {
     }
 
     /// Finding the completion in a text costs a little; `find_completion` says whether it is wanted.
-    fn tokens(&self, input: &Input, find_completion: bool) -> Result<Tokens, Rejection> {
+    fn tokens(&self, input: &mut Input, find_completion: bool) -> Result<Tokens, Rejection> {
         match input {
             Input::Chat { messages, completion } => {
                 let bytes: usize = messages.iter().map(|m| m.role.len() + m.content.len()).sum();
@@ -155,13 +155,14 @@ impl Rules {
             }
             Input::TokenIds(ids) => {
                 self.check_ids("token_ids.ids", ids)?;
-                Ok(Tokens { ids: ids.clone(), completion: None })
+                Ok(Tokens { ids: std::mem::take(ids), completion: None })
             }
             Input::PromptCompletionIds { prompt, completion } => {
                 self.check_ids("prompt_completion_ids.prompt", prompt)?;
                 self.check_ids("prompt_completion_ids.completion", completion)?;
-                let ids = [prompt.as_slice(), completion].concat();
-                Ok(Tokens { completion: Some(prompt.len()..ids.len()), ids })
+                let (start, mut ids) = (prompt.len(), std::mem::take(prompt));
+                ids.append(completion);
+                Ok(Tokens { completion: Some(start..ids.len()), ids })
             }
         }
     }
@@ -187,6 +188,10 @@ impl Rules {
             return Err(Rejection::new(Code::TooLong, what));
         }
         let size = self.card.vocabulary_size;
+        // Which one it is matters only where there is one: the highest is found many at a time.
+        if ids.iter().fold(0, |highest, &id| highest.max(id)) < size {
+            return Ok(());
+        }
         match ids.iter().position(|&id| id >= size) {
             None => Ok(()),
             Some(at) => Err(Rejection::new(
@@ -281,7 +286,7 @@ impl Rules {
                     limits::MAX_TURNS_BYTES
                 ));
             }
-            turns.push(Turn { tokens: ids.into(), completion_tokens: completion.map(|c| c.len() as u32) });
+            turns.push(Turn { tokens: ids, completion_tokens: completion.map(|c| c.len() as u32) });
         }
         Ok(turns.into())
     }

@@ -18,12 +18,11 @@ use tonic::{Request, Response, Status, Streaming};
 
 use self::call::Call;
 pub use self::listen::{Listeners, Server};
-use crate::aggregate::AGGREGATIONS;
 use crate::limits;
 use crate::proto::{self, v1};
 use crate::reward::{Code, Outcome, Rejection, shortened};
 use crate::rollout::Rollout;
-use crate::sidecar::{Intake, Interest, OverLong, Ticket, metrics};
+use crate::sidecar::{Intake, Interest, Ticket, metrics};
 
 /// The service, whatever it is listened for on.
 #[derive(Clone)]
@@ -95,17 +94,7 @@ impl v1::reward_service_server::RewardService for RewardService {
     }
 
     async fn get_model(&self, _: Request<v1::GetModelRequest>) -> Result<Response<v1::ModelCard>, Status> {
-        let over_long = match self.intake.over_long() {
-            OverLong::Reject => "reject",
-            OverLong::TruncateLeft => "truncate-left",
-        };
-        let served = proto::ServedModel {
-            model: self.intake.card().as_ref().clone(),
-            in_flight_limit: self.in_flight_limit as u32,
-            over_long: over_long.into(),
-            aggregations: AGGREGATIONS.iter().map(|a| a.name().to_owned()).collect(),
-        };
-        Ok(Response::new(proto::card_to_wire(&served)))
+        Ok(Response::new(super::served(&self.intake, self.in_flight_limit)))
     }
 }
 

@@ -1,5 +1,24 @@
-//! The transports: each decodes rollouts, makes their tickets, submits them to the intake and sends the answers back.
-//!
-//! To add one, write `src/sidecar/transport/NAME.rs` with a `start` and call it where the sidecar starts its transports.
+//! Transports: each decodes rollouts, makes their tickets, and hands them to intake.
 
-pub mod grpc;
+pub(super) mod grpc;
+#[cfg(target_os = "linux")]
+pub(super) mod shm;
+mod socket_file;
+
+use crate::aggregate::AGGREGATIONS;
+use crate::proto::{self, v1};
+use crate::sidecar::{Intake, OverLong};
+
+/// What is served here, and on which terms, for the wire.
+fn served(intake: &Intake, in_flight_limit: usize) -> v1::ModelCard {
+    let over_long = match intake.over_long() {
+        OverLong::Reject => "reject",
+        OverLong::TruncateLeft => "truncate-left",
+    };
+    proto::card_to_wire(&proto::ServedModel {
+        model: intake.card().as_ref().clone(),
+        in_flight_limit: in_flight_limit as u32,
+        over_long: over_long.into(),
+        aggregations: AGGREGATIONS.iter().map(|a| a.name().to_owned()).collect(),
+    })
+}

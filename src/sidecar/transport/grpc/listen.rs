@@ -1,8 +1,7 @@
 //! The listening side of gRPC: TCP and a Unix socket at once, one service behind both, with health and reflection.
 
 use std::net::SocketAddr;
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, UnixListener};
@@ -17,6 +16,7 @@ use super::RewardService;
 use crate::limits::MAX_MESSAGE_BYTES;
 use crate::proto::DESCRIPTORS;
 use crate::proto::v1::reward_service_server::RewardServiceServer;
+use crate::sidecar::transport::socket_file::{self, SocketFile};
 use crate::sidecar::{Config, StartError};
 
 /// Rollouts that HTTP/2 may hold unread for one stream, in bytes: enough to keep a fast sender busy, small enough that
@@ -30,16 +30,6 @@ const KEEPALIVE: Duration = Duration::from_secs(20);
 pub struct Listeners {
     tcp: Option<TcpListener>,
     uds: Option<(UnixListener, SocketFile)>,
-}
-
-/// A Unix socket's path; removed when dropped.
-struct SocketFile(PathBuf);
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        // Somebody else may have cleaned up already.
-        let _ = std::fs::remove_file(&self.0);
-    }
 }
 
 impl Listeners {
@@ -63,18 +53,8 @@ impl Listeners {
 }
 
 fn bind_uds(path: &Path) -> std::io::Result<(UnixListener, SocketFile)> {
-    // A socket that nobody listens on was left by a process that died; anything else is not ours to remove.
-    if std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket())
-        && std::os::unix::net::UnixStream::connect(path)
-            .is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionRefused)
-    {
-        std::fs::remove_file(path)?;
-    }
-    let listener = UnixListener::bind(path)?;
-    let file = SocketFile(path.to_owned());
-    // Only this user: the socket carries no authentication of its own.
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-    Ok((listener, file))
+    let (listener, file) = socket_file::bind(path)?;
+    Ok((UnixListener::from_std(listener)?, file))
 }
 
 /// A running gRPC server.

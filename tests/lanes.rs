@@ -1,0 +1,297 @@
+//! Lanes end to end: a sidecar in this process, clients with threads that wait.
+#![cfg(target_os = "linux")]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use common::*;
+use reward_sidecar::client::blocking::{Client, Stopped};
+use reward_sidecar::client::{BackOff, ClientError};
+use reward_sidecar::engine::{EchoEngine, ReadPolicy};
+use reward_sidecar::reward::{Code, Outcome};
+use reward_sidecar::rollout::{AggregationSpec, Input, Message, Rollout, Rollouts};
+use reward_sidecar::shm::frame::NO_OPTIONS;
+use reward_sidecar::shm::handshake;
+use reward_sidecar::shm::lane::ClientEnd;
+use reward_sidecar::sidecar::{Config, Sidecar};
+
+/// A lane's socket in a folder of its own.
+fn lanes() -> (tempfile::TempDir, Config) {
+    let folder = tempfile::tempdir().unwrap();
+    let shm = Some(folder.path().join("lanes.sock"));
+    (folder, Config { shm, max_wait_ms: 0, ..Config::default() })
+}
+
+fn address(config: &Config) -> String {
+    format!("shm://{}", config.shm.as_deref().map(Path::display).unwrap())
+}
+
+fn quickly(builder: reward_sidecar::client::blocking::Builder) -> reward_sidecar::client::blocking::Builder {
+    let (initial, max) = (Duration::from_millis(1), Duration::from_millis(20));
+    builder.back_off(BackOff { initial, max, budget: Duration::from_secs(20) })
+}
+
+fn ask(input: Input) -> Rollout {
+    Rollout { input: Some(input), ..Rollout::default() }
+}
+
+fn ids(ids: impl IntoIterator<Item = u32>) -> Rollout {
+    ask(Input::TokenIds(ids.into_iter().collect()))
+}
+
+/// Rollouts of every length up to the context, many times over.
+fn many(rollouts: u32) -> Vec<Rollout> {
+    (0..rollouts).map(|n| ids((0..1 + n % CONTEXT).map(|i| n * 7 + i))).collect()
+}
+
+fn check(rollouts: &[Rollout], outcomes: &[Outcome]) {
+    assert_eq!(rollouts.len(), outcomes.len());
+    for (rollout, outcome) in rollouts.iter().zip(outcomes) {
+        let Some(Input::TokenIds(ids)) = &rollout.input else { panic!("no ids") };
+        assert_eq!(outcome.as_ref().unwrap().attributes, EchoEngine::expected(ids));
+    }
+}
+
+/// Scores on a thread that may wait.
+async fn score(client: &Client, rollouts: Vec<Rollout>) -> Result<Vec<Outcome>, Stopped> {
+    let client = client.clone();
+    tokio::task::spawn_blocking(move || client.score_all(Arc::new(rollouts), &mut || true)).await.unwrap()
+}
+
+async fn connect(config: &Config) -> Client {
+    let builder = quickly(Client::builder(address(config)));
+    tokio::task::spawn_blocking(move || builder.connect().unwrap()).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lane_answers_everything_once() {
+    let (_folder, config) = lanes();
+    let sidecar = echo(config.clone()).await;
+    let client = connect(&config).await;
+    let card = client.card(&mut || true).unwrap();
+    assert_eq!((card.model.name.as_str(), card.in_flight_limit), ("echo", 1024));
+    let rollouts = many(5_000);
+    check(&rollouts, &score(&client, rollouts.clone()).await.unwrap());
+    sidecar.drain().await.unwrap();
+}
+
+/// The smallest ring, and more rollouts in flight than it holds, from several threads of one client and several clients.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn small_rings_many_threads_and_many_lanes() {
+    let (_folder, config) = lanes();
+    let config = Config { shm_ring_bytes: 4096, stream_in_flight: 7, ..config };
+    let sidecar = echo(config.clone()).await;
+    let mut threads = Vec::new();
+    for _ in 0..4 {
+        let client = connect(&config).await;
+        for thread in 0..4 {
+            let client = client.clone();
+            threads.push(std::thread::spawn(move || {
+                let rollouts = many(300 + thread);
+                let outcomes = client.score_all(Arc::new(rollouts.clone()), &mut || true).unwrap();
+                check(&rollouts, &outcomes);
+            }));
+        }
+    }
+    for thread in threads {
+        tokio::task::spawn_blocking(move || thread.join().unwrap()).await.unwrap();
+    }
+    assert_eq!(sidecar.unanswered(), 0);
+    sidecar.drain().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_form_and_option_gives_what_grpc_gives() {
+    let (_folder, config) = lanes();
+    let config = Config { grpc: loopback().grpc, ..config };
+    let engine = EchoEngine::new(CONTEXT).taking(words(), ReadPolicy::default());
+    let sidecar = Sidecar::start(config.clone(), Box::new(engine)).await.unwrap();
+    let weights = |length: f64, checksum: f64| AggregationSpec {
+        weights: BTreeMap::from([("length".into(), length), ("checksum".into(), checksum)]),
+        ..AggregationSpec::default()
+    };
+    let chat = |score| Input::Chat {
+        messages: vec![
+            Message::new("user", "w1 w2"),
+            Message { score, ..Message::new("assistant", "w3") },
+            Message::new("user", "w4"),
+        ],
+        completion: "w5 w6".into(),
+    };
+    let mut rollouts = vec![
+        ask(chat(false)),
+        ask(chat(true)),
+        ask(Input::Text("user w1 end".into())),
+        ids([1, 2, 3]),
+        ask(Input::PromptCompletionIds { prompt: vec![1, 2, 3], completion: vec![4] }),
+        Rollout::default(),
+        ids([]),
+        ids(0..CONTEXT + 1),
+        Rollout { id: "x".repeat(300), ..ids([1]) },
+        Rollout { deadline_ms: Some(0), ..ids([1]) },
+        Rollout { deadline_ms: Some(60_000), priority: -5, group: "g".into(), ..ids([1]) },
+        Rollout { traceparent: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".into(), ..ids([1, 2]) },
+        Rollout {
+            aggregation: AggregationSpec { weighting: Some("nobody's".into()), ..weights(0.0, 0.0) },
+            ..ids([1])
+        },
+        Rollout { aggregation: AggregationSpec { name: "none".into(), ..AggregationSpec::default() }, ..ids([1]) },
+    ];
+    // More weightings than a lane's table holds, each used again and again.
+    rollouts.extend((0..1200).map(|n| Rollout { aggregation: weights(f64::from(n % 400), 0.5), ..ids([n, 7]) }));
+    let lane = connect(&config).await;
+    let grpc = format!("grpc://{}", sidecar.grpc_addr().unwrap());
+    let grpc = tokio::task::spawn_blocking(move || Client::connect(grpc).unwrap()).await.unwrap();
+    let shown = |outcomes: Vec<Outcome>| -> Vec<Outcome> {
+        let untimed = |mut rewards: reward_sidecar::reward::Rewards| {
+            (rewards.queue_ns, rewards.forward_ns) = (0, 0);
+            rewards
+        };
+        outcomes.into_iter().map(|outcome| outcome.map(untimed)).collect()
+    };
+    // gRPC wants ids that are not empty.
+    let named: Vec<Rollout> = rollouts
+        .iter()
+        .enumerate()
+        .map(|(n, rollout)| match rollout.id.is_empty() {
+            true => Rollout { id: n.to_string(), ..rollout.clone() },
+            false => rollout.clone(),
+        })
+        .collect();
+    let by_lane = shown(score(&lane, rollouts).await.unwrap());
+    let by_grpc = shown(score(&grpc, named).await.unwrap());
+    for (n, (lane, grpc)) in by_lane.iter().zip(&by_grpc).enumerate() {
+        match n {
+            // The client for tasks shortens what the lane sends as it is.
+            8 => assert_eq!(lane.as_ref().unwrap_err().code, Code::BadId),
+            // The client counts the time that is left, too.
+            9 => assert_eq!(lane.as_ref().unwrap_err().code, Code::DeadlineExceeded),
+            _ => assert_eq!(lane, grpc, "rollout {n}"),
+        }
+    }
+    assert!(by_lane[1].as_ref().unwrap().reads.len() == 2);
+    sidecar.drain().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rollout_larger_than_the_ring_is_told_so() {
+    let (_folder, config) = lanes();
+    let config = Config { shm_ring_bytes: 4096, ..config };
+    let sidecar = echo(config.clone()).await;
+    let client = connect(&config).await;
+    let outcomes = score(&client, vec![ids([1]), ids(0..2_000), ids([2])]).await.unwrap();
+    assert!(outcomes[0].is_ok() && outcomes[2].is_ok());
+    let rejection = outcomes[1].as_ref().unwrap_err();
+    assert!(rejection.code == Code::TooLong && rejection.message.contains("shm_ring_bytes"), "{rejection}");
+    sidecar.drain().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sidecar_that_comes_back_is_asked_again() {
+    let (_folder, config) = lanes();
+    let (sidecar, gate) = gated(config.clone()).await;
+    let client = connect(&config).await;
+    let rollouts = many(100);
+    let asked = tokio::spawn({
+        let (client, rollouts) = (client.clone(), rollouts.clone());
+        async move { score(&client, rollouts).await }
+    });
+    while gate.reached.load(std::sync::atomic::Ordering::SeqCst) == 0 {
+        tokio::task::yield_now().await;
+    }
+    // It goes without a word to those who wait; another comes in its place.
+    drop(sidecar);
+    let another = echo(config.clone()).await;
+    check(&rollouts, &asked.await.unwrap().unwrap());
+    gate.open();
+    another.drain().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sidecar_that_stays_away_is_an_error_and_no_hang() {
+    let (_folder, config) = lanes();
+    let sidecar = echo(config.clone()).await;
+    let budget = Duration::from_millis(200);
+    let back_off = BackOff { initial: Duration::from_millis(1), max: Duration::from_millis(50), budget };
+    let builder = Client::builder(address(&config)).back_off(back_off);
+    let client = tokio::task::spawn_blocking(move || builder.connect().unwrap()).await.unwrap();
+    sidecar.drain().await.unwrap();
+    let stopped = score(&client, many(3)).await.unwrap_err();
+    assert!(matches!(stopped, Stopped::Failed(ClientError::Disconnected { .. })), "{stopped:?}");
+    // The next one tries anew.
+    let sidecar = echo(config.clone()).await;
+    assert!(score(&client, many(3)).await.is_ok());
+    sidecar.drain().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn waiting_can_be_interrupted() {
+    let (_folder, config) = lanes();
+    let (sidecar, gate) = gated(config.clone()).await;
+    let client = connect(&config).await;
+    let stopped = tokio::task::spawn_blocking(move || {
+        let mut checks = 0;
+        let began = Instant::now();
+        let stopped = client.score_all(Arc::new(many(3)), &mut || {
+            checks += 1;
+            checks < 3
+        });
+        (stopped, began.elapsed())
+    });
+    assert_eq!(stopped.await.unwrap().0, Err(Stopped::Interrupted));
+    gate.open();
+    sidecar.drain().await.unwrap();
+}
+
+/// While one lane is flooded and its client reads nothing, another is answered.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_on_one_lane_does_not_starve_another() {
+    let (_folder, config) = lanes();
+    let config = Config { stream_in_flight: 64, ..config };
+    let sidecar = echo(config.clone()).await;
+    let path = config.shm.clone().unwrap();
+    let flood = handshake::connect(&path, Duration::from_secs(10)).unwrap();
+    let ClientEnd { rollouts: mut sending, rewards, line } = flood.end;
+    let one = ids(0..CONTEXT);
+    // Until its ring is full: the sidecar has admitted as many as it may, and reads no further.
+    let mut number = 0;
+    while sending.rollout(number, NO_OPTIONS, &one.borrowed()).unwrap() {
+        number += 1;
+    }
+    assert!(number > 64);
+    let client = connect(&config).await;
+    let rollouts = many(500);
+    check(&rollouts, &score(&client, rollouts.clone()).await.unwrap());
+    assert_eq!(line.parted(), None);
+    drop((sending, rewards, line));
+    sidecar.drain().await.unwrap();
+}
+
+struct Panicking;
+
+impl Rollouts for Panicking {
+    fn len(&self) -> usize {
+        1
+    }
+
+    fn get(&self, _: usize) -> reward_sidecar::rollout::RolloutRef<'_> {
+        panic!("a caller's mistake")
+    }
+}
+
+/// A caller's own panic is the caller's, and the client goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_panic_of_one_caller_is_no_others() {
+    let (_folder, config) = lanes();
+    let sidecar = echo(config.clone()).await;
+    let client = connect(&config).await;
+    let panicking = client.clone();
+    let joined = std::thread::spawn(move || panicking.score_all(Arc::new(Panicking), &mut || true)).join();
+    assert!(joined.is_err());
+    assert!(score(&client, many(10)).await.is_ok());
+    sidecar.drain().await.unwrap();
+}
