@@ -92,11 +92,16 @@ impl Scorer {
     /// See [`super::Intake::settle`].
     pub(super) fn settle(&self) {
         let _will = LastWill(&self.queue);
-        if let Some(seat) = self.try_seat()
+        let began = Instant::now();
+        while let Some(seat) = self.try_seat()
             && let Some(pendings) =
                 self.queue.batch_at_once(|tokens, rollouts| seat.pace.beats_a_hand_over(tokens, rollouts))
         {
             self.run(seat, Packed::new(pendings, self.packing.share_prefixes));
+            // Others may go on bringing more.
+            if began.elapsed() > pace::HAND_OVER {
+                break;
+            }
         }
         self.queue.wake();
     }
