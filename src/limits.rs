@@ -50,6 +50,18 @@ pub const MAX_QUEUE_TOKENS: usize = 1 << 28;
 /// Most rollouts in flight on one stream.
 pub const MAX_STREAM_IN_FLIGHT: usize = 1 << 16;
 
+/// Most lanes: each has three descriptors, and its rings are memory once they have been used.
+pub const MAX_LANES: usize = 4096;
+
+/// Smallest rollout ring of a lane, in bytes: some rollouts of a few hundred tokens.
+pub const MIN_LANE_RING_BYTES: usize = 64 << 10;
+
+/// Largest rollout ring of a lane, in bytes: the longest rollout fits 64 times.
+pub const MAX_LANE_RING_BYTES: usize = 256 << 20;
+
+/// Longest time that a thread watches for rollouts before it sleeps, in microseconds (a second): longer is for ever.
+pub const MAX_SPIN_US: u64 = 1_000_000;
+
 /// Largest gRPC message in bytes, either way: one [`MAX_TEXT_BYTES`] rollout, or a large batch of small ones.
 pub const MAX_MESSAGE_BYTES: usize = 64 << 20;
 

@@ -265,3 +265,30 @@ fn a_device_that_is_not_there_exits_2() {
     refused(&inspect("cuda:1000000"), &[], &["error[MODEL]", "cannot compute on cuda:1000000"]);
     refused(&inspect("gpu"), &[], &["error[CONFIG]", "device", "cuda:N"]);
 }
+
+#[test]
+fn the_echo_serves_and_scores_no_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let rollouts = folder.path().join("rollouts.jsonl");
+    std::fs::write(&rollouts, "{\"id\":\"a\",\"input_ids\":[1,2,3]}\n{\"id\":\"b\",\"input_ids\":[1,2]}\n").unwrap();
+    let input = rollouts.to_str().unwrap();
+    let output = run(&["bench", "--model", "echo", "--input", input, "--repeat", "1", "--json"], &[]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("rewards mean nothing"));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["workloads"][0]["tokens_submitted"], 5);
+    // A file of rewards would be taken for rewards.
+    refused(&["score", "--model", "echo", "--input", input], &[], &["error[MODEL]", "echo"]);
+    // It has no tokenizer.
+    std::fs::write(&rollouts, "{\"id\":\"a\",\"text\":\"text\"}\n").unwrap();
+    refused_with_log(&["bench", "--model", "echo", "--input", input], &["error[INPUT]", "token_ids"]);
+}
+
+/// As [`refused`], where something is logged before.
+#[track_caller]
+fn refused_with_log(arguments: &[&str], says: &[&str]) {
+    let output = run(arguments, &[]);
+    let message = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert!(says.iter().all(|part| message.contains(part)), "{message}");
+}

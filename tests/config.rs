@@ -105,6 +105,8 @@ fn a_unix_socket_alone_opens_no_port() {
     assert_eq!((settings.grpc, settings.uds), (None, Some("a.sock".into())));
     let settings = load(None, &[], &["--uds", "a.sock", "--grpc", "127.0.0.1:7"]).unwrap().settings;
     assert!(settings.grpc.is_some() && settings.uds.is_some());
+    let settings = load(None, &[], &["--shm", "a.sock"]).unwrap().settings;
+    assert_eq!((settings.grpc, settings.shm), (None, Some("a.sock".into())));
     let settings = load(None, &[], &["--grpc", "off"]).unwrap().settings;
     assert!(matches!(settings.check_listens(), Err(ConfigError::NothingToListenOn)));
 }
@@ -165,12 +167,20 @@ fn limits_have_ceilings_and_zero_is_refused_where_it_makes_no_sense() {
         "queue_rollouts",
         "queue_tokens",
         "stream_in_flight",
+        "shm_lanes",
         "tokenizer_threads",
         "tp",
     ] {
         refused(Some(&format!("{key} = 0")), &[], &[], &[key, "a whole number from 1", "found 0"]);
     }
-    for key in ["threads", "max_wait_ms", "max_bypass", "drain_ms"] {
+    for bytes in ["65536", "268435456"] {
+        assert!(load(None, &[], &["--shm-ring-bytes", bytes]).is_ok(), "{bytes}");
+    }
+    for bytes in ["0", "32768", "65537", "100000000"] {
+        refused(None, &[], &["--shm-ring-bytes", bytes], &["--shm-ring-bytes", "a power of two from 65536", bytes]);
+    }
+    refused(None, &[], &["--shm-ring-bytes", "536870912"], &["MAX_LANE_RING_BYTES"]);
+    for key in ["threads", "max_wait_ms", "max_bypass", "drain_ms", "shm_spin_us"] {
         assert!(load(Some(&format!("{key} = 0")), &[], &[]).is_ok(), "{key}");
         refused(Some(&format!("{key} = -1")), &[], &[], &[key, "found -1"]);
     }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use self::workload::Workload;
+use super::engine;
 use super::exit::Exit;
 use super::failure::Failure;
 use crate::client::Client;
@@ -82,18 +83,21 @@ impl Bench {
         workloads: Vec<Workload>,
     ) -> Result<(), Failure> {
         let reading = started.elapsed();
-        let engine = tokio::task::spawn_blocking(move || model::load(&model))
+        let engine = tokio::task::spawn_blocking(move || engine::load(&model))
             .await
             .map_err(|e| Failure::internal(format!("loading the model: {e}")))??;
         let version = engine.card().model_version.clone();
-        let config = sidecar::Config { grpc: Some(([127, 0, 0, 1], 0).into()), uds: None, ..settings.sidecar() };
+        let config =
+            sidecar::Config { grpc: Some(([127, 0, 0, 1], 0).into()), uds: None, shm: None, ..settings.sidecar() };
         let sidecar = Sidecar::start(config, engine).await?;
         let ready = started.elapsed() - reading;
 
         let address = sidecar.grpc_addr().ok_or_else(|| internal("the server has no address"))?;
         let client = Client::connect(format!("grpc://{address}")).await.map_err(internal)?;
         // First touches of memory, threads and the connection are nobody's throughput.
-        score(&client, workload::independent().rollouts.into_iter().take(4).collect()).await?;
+        if let Some(first) = workloads.first() {
+            score(&client, first.rollouts.iter().take(4).cloned().collect()).await?;
+        }
         let mut measured = Vec::new();
         for workload in workloads {
             let mut runs = Vec::new();

@@ -4,6 +4,7 @@
 //! ends the process: whoever called it gets the exit code.
 
 mod bench;
+mod engine;
 mod exit;
 mod failure;
 mod inspect;

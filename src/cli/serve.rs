@@ -6,6 +6,7 @@ use std::time::Instant;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{info, warn};
 
+use super::engine;
 use super::exit::Exit;
 use super::failure::Failure;
 use crate::config::{self, Flags, Loaded, SERVE, Settings};
@@ -14,7 +15,7 @@ use crate::sidecar::admin::{Admin, Readiness};
 use crate::sidecar::{Sidecar, StartError, metrics};
 use crate::telemetry::Telemetry;
 
-/// Serve rewards over gRPC, on TCP and on a Unix socket.
+/// Serve rewards over gRPC, on TCP and on a Unix socket, and through shared memory.
 ///
 /// The whole configuration is checked before the model is loaded, and the model is loaded before a port for rollouts is
 /// opened. Meanwhile the admin port answers /health (200) and /ready (503 until rollouts may be sent).
@@ -35,6 +36,8 @@ const EXAMPLES: &str = "\
 Examples:
   reward-sidecar serve --model demo
   reward-sidecar serve --model ./my-reward-model --grpc 0.0.0.0:50051 --uds /run/reward-sidecar.sock
+  reward-sidecar serve --model demo --shm /run/user/1000/reward-sidecar.sock
+  reward-sidecar serve --model echo                       no model, to measure transports and to try a trainer out
   reward-sidecar serve --model demo --max-batch-tokens 8192 --print-config > sidecar.toml
   reward-sidecar serve --config sidecar.toml --otlp-endpoint http://127.0.0.1:4317";
 
@@ -76,7 +79,7 @@ async fn serve(settings: &Settings, model: model::Config) -> Result<(), Failure>
 
     info!("loading {}", settings.model);
     let started = Instant::now();
-    let loading = tokio::task::spawn_blocking(move || model::load(&model));
+    let loading = tokio::task::spawn_blocking(move || engine::load(&model));
     let engine = tokio::select! {
         loaded = loading => loaded.map_err(|e| Failure::internal(format!("loading the model: {e}")))??,
         signal = signals.next() => {
@@ -98,6 +101,9 @@ async fn serve(settings: &Settings, model: model::Config) -> Result<(), Failure>
     }
     if let Some(path) = &settings.uds {
         info!("grpc: listening on unix:{}", path.display());
+    }
+    if let Some(path) = &settings.shm {
+        info!("shm: listening on shm://{}", path.display());
     }
     set_ready(&admin, Readiness::Ready);
     info!("ready");

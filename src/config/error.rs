@@ -61,8 +61,11 @@ pub enum ConfigError {
     #[error("no model was named; give --model REF, set REWARD_SIDECAR_MODEL, or write model = \"REF\" in the file")]
     NoModel,
     /// A server without an address.
-    #[error("grpc and uds are both off: there is nothing to listen on; set one of them")]
+    #[error("grpc, uds and shm are all off: there is nothing to listen on; set one of them")]
     NothingToListenOn,
+    /// Lanes on a system that has none.
+    #[error("shm: lanes need Linux (sealed memory files); set uds instead")]
+    NoLanes,
 }
 
 fn hint(nearest: &Option<String>) -> String {

@@ -53,6 +53,8 @@ pub(super) enum Kind {
     LogFilter,
     /// A whole number.
     Count { min: u64, ceiling: u64, ceiling_name: &'static str },
+    /// A power of two.
+    PowerOfTwo { min: u64, ceiling: u64, ceiling_name: &'static str },
     /// `true` or `false`.
     Switch,
     /// One of a few words.
@@ -95,7 +97,7 @@ impl Kind {
     /// Reads a flag or an environment variable; [`Kind::check`] follows.
     pub fn parse(self, text: &str) -> Result<Value, Unfit> {
         match self {
-            Kind::Count { .. } => match text.parse::<i64>() {
+            Kind::Count { .. } | Kind::PowerOfTwo { .. } => match text.parse::<i64>() {
                 Ok(number) => Ok(Value::Integer(number)),
                 Err(_) => Err(Unfit::Not(self.expected())),
             },
@@ -120,9 +122,12 @@ impl Kind {
             (Kind::OneOf(words), Value::String(text)) => words.contains(&text.as_str()),
             (Kind::Device, Value::String(text)) => text.parse::<DeviceChoice>().is_ok(),
             (Kind::Switch, Value::Boolean(_)) => true,
-            (Kind::Count { min, ceiling, ceiling_name }, Value::Integer(number)) => match u64::try_from(*number) {
+            (
+                Kind::Count { min, ceiling, ceiling_name } | Kind::PowerOfTwo { min, ceiling, ceiling_name },
+                Value::Integer(number),
+            ) => match u64::try_from(*number) {
                 Ok(value) if value > ceiling => return Err(Unfit::Above { value, ceiling, ceiling_name }),
-                Ok(value) => value >= min,
+                Ok(value) => value >= min && (value.is_power_of_two() || !matches!(self, Kind::PowerOfTwo { .. })),
                 Err(_) => false,
             },
             _ => false,
@@ -138,6 +143,7 @@ impl Kind {
             Kind::EndpointOrOff => "an endpoint such as http://127.0.0.1:4317 (plain HTTP/2, no TLS), or off".into(),
             Kind::LogFilter => "a level (error, warn, info, debug, trace) or directives such as info,h2=warn".into(),
             Kind::Count { min, ceiling, .. } => format!("a whole number from {min} to {ceiling}"),
+            Kind::PowerOfTwo { min, ceiling, .. } => format!("a power of two from {min} to {ceiling}"),
             Kind::Switch => "true or false".into(),
             Kind::OneOf(words) => format!("one of {}", words.join(", ")),
             Kind::Device => "cpu, cuda, or cuda:N with N counted from 0".into(),
@@ -182,7 +188,8 @@ pub(super) const KEYS: &[Key] = &[
         default: || text(""),
         commands: SERVE | SCORE | INSPECT,
         value_name: "REF",
-        about: "Reward model: demo, a folder (Hugging Face, NeMo, or a PEFT adapter), a .nemo or .gguf file, or a reward-model.toml",
+        about: "Reward model: demo, a folder (Hugging Face, NeMo, or a PEFT adapter), a .nemo or .gguf file, or a reward-model.toml; \
+                to serve, also echo: no model, rewards mean nothing",
     },
     Key {
         name: "preset",
@@ -254,7 +261,7 @@ pub(super) const KEYS: &[Key] = &[
         default: || text("127.0.0.1:50051"),
         commands: SERVE,
         value_name: "ADDR",
-        about: "TCP address of the gRPC server, or off (the default where uds is given); port 0 lets the system pick",
+        about: "TCP address of the gRPC server, or off (the default where uds or shm is given); port 0 lets the system pick",
     },
     Key {
         name: "uds",
@@ -263,6 +270,42 @@ pub(super) const KEYS: &[Key] = &[
         commands: SERVE,
         value_name: "PATH",
         about: "Unix socket of the gRPC server, or off",
+    },
+    Key {
+        name: "shm",
+        kind: Kind::PathOrOff,
+        default: || text(OFF),
+        commands: SERVE,
+        value_name: "PATH",
+        about: "Unix socket that hands out lanes (shared memory, Linux), or off; its clients' address is shm://PATH",
+    },
+    Key {
+        name: "shm_lanes",
+        kind: limit(limits::MAX_LANES, "MAX_LANES"),
+        default: || count(sidecar().shm_lanes),
+        commands: SERVE,
+        value_name: "N",
+        about: "Lanes at a time; each client has one per process",
+    },
+    Key {
+        name: "shm_ring_bytes",
+        kind: Kind::PowerOfTwo {
+            min: limits::MIN_LANE_RING_BYTES as u64,
+            ceiling: limits::MAX_LANE_RING_BYTES as u64,
+            ceiling_name: "MAX_LANE_RING_BYTES",
+        },
+        default: || count(sidecar().shm_ring_bytes),
+        commands: SERVE,
+        value_name: "N",
+        about: "Bytes of rollouts that a lane holds unread, a power of two; a larger rollout cannot take it",
+    },
+    Key {
+        name: "shm_spin_us",
+        kind: Kind::Count { min: 0, ceiling: limits::MAX_SPIN_US, ceiling_name: "MAX_SPIN_US" },
+        default: || count(sidecar().shm_spin_us as usize),
+        commands: SERVE,
+        value_name: "US",
+        about: "How long the lanes' thread watches for rollouts before it sleeps; above 0 it wants a core of its own",
     },
     Key {
         name: "admin",

@@ -155,10 +155,10 @@ impl Merged {
         Ok(())
     }
 
-    /// Defaults that depend on other settings: a server that was given a Unix socket alone opens no port.
+    /// Defaults that depend on other settings: a server that was given Unix sockets alone opens no port.
     pub fn settle(&mut self) {
         let off = Value::String(OFF.into());
-        if self.0["uds"].0 != off && self.0["grpc"].1 == Origin::Default {
+        if (self.0["uds"].0 != off || self.0["shm"].0 != off) && self.0["grpc"].1 == Origin::Default {
             self.0.insert("grpc", (off, Origin::Default));
         }
     }

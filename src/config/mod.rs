@@ -59,6 +59,15 @@ pub struct Settings {
     /// Unix socket of the gRPC server.
     #[serde(deserialize_with = "unless_off")]
     pub uds: Option<PathBuf>,
+    /// Unix socket that hands out lanes.
+    #[serde(deserialize_with = "unless_off")]
+    pub shm: Option<PathBuf>,
+    /// Lanes at a time.
+    pub shm_lanes: usize,
+    /// Bytes of a lane's rollout ring.
+    pub shm_ring_bytes: usize,
+    /// How long the lanes' thread watches for rollouts before it sleeps, in microseconds.
+    pub shm_spin_us: u64,
     /// TCP address of `/metrics`, `/health` and `/ready`.
     #[serde(deserialize_with = "unless_off")]
     pub admin: Option<SocketAddr>,
@@ -116,6 +125,10 @@ impl Settings {
         sidecar::Config {
             grpc: self.grpc,
             uds: self.uds.clone(),
+            shm: self.shm.clone(),
+            shm_lanes: self.shm_lanes,
+            shm_ring_bytes: self.shm_ring_bytes,
+            shm_spin_us: self.shm_spin_us,
             over_long: self.over_long,
             max_batch_tokens: self.max_batch_tokens,
             max_batch_rollouts: self.max_batch_rollouts,
@@ -149,9 +162,15 @@ impl Settings {
         })
     }
 
-    /// What only a server needs: somewhere to listen.
+    /// What only a server needs: somewhere to listen, and a system that can.
     pub fn check_listens(&self) -> Result<(), ConfigError> {
-        if self.grpc.is_none() && self.uds.is_none() { Err(ConfigError::NothingToListenOn) } else { Ok(()) }
+        if self.shm.is_some() && !cfg!(target_os = "linux") {
+            return Err(ConfigError::NoLanes);
+        }
+        match (&self.grpc, &self.uds, &self.shm) {
+            (None, None, None) => Err(ConfigError::NothingToListenOn),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -50,3 +50,6 @@ pub fn must_ring(region: &Region, flag: Flag) -> bool {
     let down = found.wrapping_add(UP);
     found & UP != 0 && flag.compare_exchange(found, down, Ordering::Relaxed, Ordering::Relaxed).is_ok()
 }
+
+#[cfg(all(test, loom))]
+mod models;

@@ -18,13 +18,14 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rustix::event::{EventfdFlags, eventfd};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, SocketAddrUnix, SocketFlags, SocketType, recvmsg, sendmsg,
 };
 use rustix::process::{Pid, geteuid};
 
-use super::lane::{self, ClientEnd, SidecarEnd};
+use super::lane::{ClientEnd, SidecarEnd};
 use super::layout::{MAGIC, Sizes, VERSION, WORD};
 use super::region::Region;
 use super::sync::Ordering;
@@ -162,7 +163,7 @@ impl Hello {
 /// Opens a lane to a client whose greeting was good, over its non-blocking socket.
 pub fn open(socket: UnixStream, card: &[u8], sizes: Sizes, in_flight_limit: u32) -> io::Result<SidecarEnd> {
     let (region, file) = Region::create(sizes.words())?;
-    let bell = lane::bell()?;
+    let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
     region.words()[0].store(MAGIC, Ordering::Relaxed);
     region.words()[1].store(u64::from(VERSION), Ordering::Relaxed);
     for (word, bytes) in region.words()[sizes.card()..].iter().zip(card.chunks(WORD)) {

@@ -180,7 +180,8 @@ fn what_breaks_the_form_breaks_the_lane() {
 
 #[test]
 fn more_messages_than_any_conversation_may_have_are_not_kept() {
-    let words = [&[7, 4, 0, 0, 0, 3 * MAX_MESSAGES as u64 | 1 << 32][..], &vec![0; 3 * MAX_MESSAGES], &[b'c'.into()]];
+    let words =
+        [&[7, 4, 0, 0, 0, (3 * MAX_MESSAGES as u64) | (1 << 32)][..], &vec![0; 3 * MAX_MESSAGES], &[b'c'.into()]];
     let asked = raw(&words.concat(), read_rollout).unwrap();
     let Some(Input::Chat { messages, completion }) = asked.rollout.unwrap().input else { panic!("no chat") };
     assert_eq!((messages.len(), completion.as_str()), (MAX_MESSAGES + 1, "c"));

@@ -16,7 +16,7 @@ use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::time::Timespec;
 use tokio::runtime::Handle;
 
-use super::lane::{Lane, Turn};
+use super::lane::Lane;
 use super::{Control, Stage, Terms};
 use crate::shm::Broken;
 use crate::shm::handshake::{self, Hello, Peer, Status};
@@ -122,22 +122,21 @@ impl Poller {
 
     /// One turn for every lane; whether any had something to say.
     fn round(&mut self) -> bool {
-        let mut all = Turn::default();
-        let mut broken = Vec::new();
+        let (mut busy, mut broken) = (false, Vec::new());
         for (&id, lane) in &mut self.lanes {
             match lane.turn(&self.intake, &self.runtime) {
                 Ok(turn) => {
-                    all.read |= turn.read;
-                    all.taken |= turn.taken;
+                    busy |= turn.read;
+                    // After every turn: an engine that is quick enough to be run here has little to choose from then.
+                    if turn.taken {
+                        self.intake.settle();
+                    }
                 }
                 Err(why) => broken.push((id, why)),
             }
         }
-        if all.taken {
-            self.intake.settle();
-        }
         self.close_broken(broken);
-        all.read
+        busy
     }
 
     /// Tells every client that it has to ring from now on. Whether there is nothing to do by then.
