@@ -212,7 +212,7 @@ fn an_answer_that_never_comes_whole_is_given_up() {
     });
     let failed = handshake::connect(&path, Duration::from_millis(20)).unwrap_err();
     assert!(
-        matches!(&failed, HandshakeError::Connect { source, .. } if source.kind() == io::ErrorKind::TimedOut),
+        matches!(&failed, HandshakeError::Connect { source, .. } if source.kind() == std::io::ErrorKind::TimedOut),
         "{failed:?}"
     );
     assert_eq!(thread.join().unwrap(), 0);

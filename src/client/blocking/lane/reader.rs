@@ -71,10 +71,7 @@ impl Reader {
         let until = Instant::now() + longest;
         loop {
             match &mut self.receiving {
-                None if lane.lock().table.is_idle() => {
-                    // Whatever this thread waits for is in its inbox by now.
-                    return inbox.wait(until.saturating_duration_since(Instant::now()));
-                }
+                None if lane.lock().table.is_idle() => return,
                 None => {
                     if !self.dial(lane, inbox, until) {
                         return;
