@@ -3,19 +3,22 @@
 
 CARGO  ?= cargo
 PYTHON ?= python3
-# Python of the interoperability tests, apart from the user's own.
+# Python of the interoperability tests and of the tools, apart from the user's own; and the one that has our package alone.
 VENV   := target/venv
+EMPTY  := target/venv-python
+WHEELS := target/wheels
 
 BUILD  := $(CARGO) build --release --locked --bin reward-sidecar --example demo
 
-.PHONY: demo test check bench observability fixtures deny cuda-check clean
+.PHONY: demo test check bench python observability fixtures deny cuda-check clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo           build, fetch the demo model, serve it, score rollouts, show a table"
-	@echo "make test           everything CI runs: check, Rust tests, a stock gRPC client"
+	@echo "make test           everything CI runs: check, Rust tests, a stock gRPC client, the Python package"
 	@echo "make check          format, lints, each feature wall alone, documentation"
 	@echo "make bench          the measured table of the README, on this machine"
+	@echo "make python         the Python package, as a wheel in $(WHEELS)"
 	@echo "make observability  spans into a real OTLP collector, metrics into a real Prometheus"
 	@echo "make fixtures       write the tests' tiny checkpoints again (needs torch; about 5 GB)"
 	@echo "make cuda-check     compile and link the GPU binary, without a GPU (some 20 minutes; about 1 GB)"
@@ -27,12 +30,12 @@ demo:
 
 test: check
 	$(CARGO) test --release --locked
-	$(MAKE) --no-print-directory stock-client
+	$(MAKE) --no-print-directory stock-client python-test
 
 check:
-	$(CARGO) fmt --check
-	$(CARGO) clippy --release --locked --all-targets -- -D warnings
-	for wall in client sidecar model; do \
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
+	for wall in client sidecar model shm; do \
 	  $(CARGO) check --release --locked --lib --no-default-features --features $$wall || exit 1; \
 	done
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked --no-deps --lib
@@ -50,6 +53,24 @@ $(VENV)/grpc: tools/grpc_python/requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	touch $@
+
+# One wheel for every Python from 3.10 on. It takes the libraries that the binary is made of as they are.
+python: $(VENV)/maturin
+	$(BUILD)
+	rm -f $(WHEELS)/reward_sidecar-*.whl
+	$(VENV)/bin/maturin build --release --locked --quiet --interpreter $(PYTHON) --manifest-path integration/python/Cargo.toml --out $(WHEELS)
+
+$(VENV)/maturin: integration/python/pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'maturin==1.16.0'
+	touch $@
+
+# The wheel in an empty environment: the tour, the notebook and all tests, against real servers.
+.PHONY: python-test
+python-test: python
+	$(PYTHON) -m venv --clear $(EMPTY)
+	$(EMPTY)/bin/python -m pip install --quiet --disable-pip-version-check $(WHEELS)/reward_sidecar-*.whl -r integration/python/tests/requirements.txt
+	$(EMPTY)/bin/python -m pytest integration/python/tests
 
 observability:
 	$(BUILD)

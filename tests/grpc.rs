@@ -53,7 +53,7 @@ async fn a_stream_answers_each_rollout_once_by_its_id() {
         assert_eq!(rewards.attributes, EchoEngine::expected(&tokens(i)));
         assert_eq!(rewards.reward, tokens(i).len() as f32, "the default weighting is length: 1");
         assert_eq!(rewards.tokens as usize, tokens(i).len());
-        assert_eq!(rewards.model_version, "echo-1");
+        assert_eq!(rewards.model_version, *sidecar.intake().card().model_version);
     }
     sidecar.drain().await.unwrap();
 }

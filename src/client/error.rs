@@ -61,8 +61,21 @@ pub enum ClientError {
 }
 
 impl ClientError {
+    /// Its stable name, for programs; none is a rejection's [`Code`](crate::reward::Code).
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::BadAddress { .. } => "BAD_ADDRESS",
+            Self::Disconnected { .. } => "DISCONNECTED",
+            Self::NeverAnswered { .. } => "NEVER_ANSWERED",
+            Self::Refused { .. } => "REFUSED",
+            Self::BadReply(_) => "BAD_REPLY",
+            Self::Closed => "CLOSED",
+            Self::NoThread { .. } => "NO_THREAD",
+        }
+    }
+
     /// Whether the connection is given up: what is submitted next would wait in vain for as long again.
-    pub(super) fn is_final(&self) -> bool {
+    pub fn is_final(&self) -> bool {
         matches!(self, Self::Disconnected { .. } | Self::Refused { .. } | Self::Closed)
     }
 }

@@ -16,15 +16,16 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use rustix::event::{EventfdFlags, eventfd};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, SocketAddrUnix, SocketFlags, SocketType, recvmsg, sendmsg,
 };
 use rustix::process::{Pid, geteuid};
 
-use super::lane::{self, ClientEnd, SidecarEnd};
+use super::lane::{ClientEnd, SidecarEnd};
 use super::layout::{MAGIC, Sizes, VERSION, WORD};
 use super::region::Region;
 use super::sync::Ordering;
@@ -109,10 +110,9 @@ pub struct Peer {
 impl Peer {
     /// Of a connected Unix socket.
     pub fn of(socket: impl AsFd) -> io::Result<Self> {
-        let credentials = rustix::net::sockopt::socket_peercred(socket)?;
-        // A process of another namespace has the number 0 here.
-        let pid = Some(credentials.pid).filter(|pid| pid.as_raw_nonzero().get() > 0);
-        Ok(Self { uid: credentials.uid.as_raw(), pid })
+        // Not rustix: its credentials cannot hold the number 0, which a process in another namespace has here.
+        let credentials = nix::sys::socket::getsockopt(&socket, nix::sys::socket::sockopt::PeerCredentials)?;
+        Ok(Self { uid: credentials.uid(), pid: Pid::from_raw(credentials.pid()) })
     }
 
     /// Whether this process deals with them: the same user, or root.
@@ -163,7 +163,7 @@ impl Hello {
 /// Opens a lane to a client whose greeting was good, over its non-blocking socket.
 pub fn open(socket: UnixStream, card: &[u8], sizes: Sizes, in_flight_limit: u32) -> io::Result<SidecarEnd> {
     let (region, file) = Region::create(sizes.words())?;
-    let bell = lane::bell()?;
+    let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
     region.words()[0].store(MAGIC, Ordering::Relaxed);
     region.words()[1].store(u64::from(VERSION), Ordering::Relaxed);
     for (word, bytes) in region.words()[sizes.card()..].iter().zip(card.chunks(WORD)) {
@@ -219,21 +219,28 @@ pub struct Opened {
 
 /// Asks the sidecar that listens at `path` for a lane. Its answer is waited for at most so long.
 pub fn connect(path: &Path, longest: Duration) -> Result<Opened, HandshakeError> {
+    let socket = dial(path).map_err(|source| HandshakeError::Connect { path: path.to_owned(), source })?;
+    greet(socket, path, longest)
+}
+
+/// Asks for a lane over a socket that is connected. The path is for messages.
+pub fn greet(socket: UnixStream, path: &Path, longest: Duration) -> Result<Opened, HandshakeError> {
+    // However long the caller would wait, the clock can say it.
+    let until = Instant::now() + longest.min(Duration::from_secs(1 << 30));
     let failed = |source| HandshakeError::Connect { path: path.to_owned(), source };
     let stranger = |why: String| HandshakeError::Stranger { path: path.to_owned(), why };
-    let mut socket = dial(path).map_err(failed)?;
     let peer = Peer::of(&socket).map_err(failed)?;
     if !peer.is_trusted() {
         return Err(HandshakeError::Owner { path: path.to_owned(), found: peer.uid, own: geteuid().as_raw() });
     }
     socket.set_nonblocking(false).map_err(failed)?;
-    socket.set_read_timeout(Some(longest)).map_err(failed)?;
     let mut hello = Vec::from(MAGIC.to_ne_bytes());
     hello.extend(VERSION.to_ne_bytes());
     hello.extend(0u32.to_ne_bytes());
-    socket.write_all(&hello).map_err(failed)?;
+    (&socket).write_all(&hello).map_err(failed)?;
 
-    let (bytes, descriptors) = receive(&mut socket).map_err(failed)?;
+    let mut reader = Within { socket: &socket, until };
+    let (bytes, descriptors) = receive(&mut reader).map_err(failed)?;
     let mut fields = Fields(&bytes);
     let (magic, version, status) = (fields.u64(), fields.u32(), fields.u32());
     if magic != MAGIC {
@@ -244,13 +251,16 @@ pub fn connect(path: &Path, longest: Duration) -> Result<Opened, HandshakeError>
     if status != Status::Open as u32 {
         let mut reason = Vec::new();
         let most = u64::from(reason_bytes).min(MAX_REASON_BYTES as u64);
-        (&socket).take(most).read_to_end(&mut reason).map_err(failed)?;
+        reader.take(most).read_to_end(&mut reason).map_err(failed)?;
         let reason = String::from_utf8_lossy(&reason).into_owned();
         return Err(HandshakeError::Refused { passing: Status::passing(status), reason });
     }
     if version != VERSION {
         let why = format!("the sidecar speaks lane version {version}, this client {VERSION}; install the same release");
         return Err(HandshakeError::Refused { passing: false, reason: why });
+    }
+    if in_flight_limit == 0 {
+        return Err(stranger("the lane that it opens admits no rollout".into()));
     }
     let bytes = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
     let sizes =
@@ -278,14 +288,16 @@ fn dial(path: &Path) -> io::Result<UnixStream> {
 }
 
 /// The fixed part of the answer, with what descriptors came along.
-fn receive(socket: &mut UnixStream) -> io::Result<([u8; ANSWER_BYTES], Vec<OwnedFd>)> {
+fn receive(reader: &mut Within) -> io::Result<([u8; ANSWER_BYTES], Vec<OwnedFd>)> {
     let mut answer = [0; ANSWER_BYTES];
     // Room for a few more, so that a wrong number is counted and closed rather than cut off.
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2 * DESCRIPTORS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let read = loop {
-        match recvmsg(&*socket, &mut [io::IoSliceMut::new(&mut answer)], &mut control, RecvFlags::CMSG_CLOEXEC) {
+        let mut space = [io::IoSliceMut::new(&mut answer)];
+        match recvmsg(reader.socket()?, &mut space, &mut control, RecvFlags::CMSG_CLOEXEC) {
             Err(rustix::io::Errno::INTR) => {}
+            Err(rustix::io::Errno::AGAIN) => return Err(io::ErrorKind::TimedOut.into()),
             received => break received?.bytes,
         }
     };
@@ -298,8 +310,35 @@ fn receive(socket: &mut UnixStream) -> io::Result<([u8; ANSWER_BYTES], Vec<Owned
     if read == 0 {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    socket.read_exact(&mut answer[read..])?;
+    reader.read_exact(&mut answer[read..])?;
     Ok((answer, descriptors))
+}
+
+/// Reads from a blocking socket, all in all no longer than agreed.
+struct Within<'a> {
+    socket: &'a UnixStream,
+    until: Instant,
+}
+
+impl Within<'_> {
+    /// The socket, which waits no longer than there is time left.
+    fn socket(&self) -> io::Result<&UnixStream> {
+        let left = self.until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        self.socket.set_read_timeout(Some(left))?;
+        Ok(self.socket)
+    }
+}
+
+impl io::Read for Within<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.socket()?.read(buffer).map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => io::ErrorKind::TimedOut.into(),
+            _ => error,
+        })
+    }
 }
 
 /// Fixed fields, one after the other.

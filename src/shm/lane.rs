@@ -2,18 +2,21 @@
 //!
 //! Invariant: whatever is published is rung for, so that an end that sleeps never sleeps over something that it waits for.
 
-use std::io::{self, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::Broken;
-use super::doorbell::{lower, must_ring, raise};
+pub use super::bell::SidecarBell;
+use super::doorbell::{self, lower, must_ring, raise};
 use super::frame::{self, Reply};
-use super::layout::{Flag, HEADER, Sizes};
+#[cfg(not(loom))]
+use super::layout::Sizes;
+use super::layout::{Flag, HEADER};
 use super::region::Region;
 use super::ring::{Consumer, Producer, Record};
 use crate::reward::Rewards;
@@ -44,6 +47,7 @@ pub struct ClientEnd {
     pub line: ClientLine,
 }
 
+#[cfg(not(loom))]
 impl SidecarEnd {
     /// The end of new memory. Non-blocking `socket` leads to the client, which has the `bell`'s other copy.
     pub(super) fn new(region: Region, sizes: Sizes, socket: UnixStream, bell: OwnedFd) -> Self {
@@ -59,6 +63,7 @@ impl SidecarEnd {
     }
 }
 
+#[cfg(not(loom))]
 impl ClientEnd {
     /// The end of memory that the sidecar made.
     pub(super) fn new(region: Region, sizes: Sizes, socket: UnixStream, bell: OwnedFd) -> Self {
@@ -67,17 +72,12 @@ impl ClientEnd {
             rollouts: RolloutSender {
                 producer: Producer::new(region.clone(), sizes.rollouts()),
                 region: region.clone(),
-                bell: Arc::new(bell),
+                bell: SidecarBell::new(bell),
             },
             rewards: RewardReceiver { consumer: Consumer::new(region.clone(), sizes.rewards()), region },
             line: ClientLine { socket },
         }
     }
-}
-
-/// A new doorbell of the sidecar.
-pub(super) fn bell() -> io::Result<OwnedFd> {
-    Ok(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)
 }
 
 /// Reads what the client asks.
@@ -89,6 +89,7 @@ pub struct RolloutReceiver {
 
 impl RolloutReceiver {
     /// The next record, if there is one: options or a rollout.
+    #[expect(clippy::should_implement_trait, reason = "an iterator cannot lend its items")]
     pub fn next(&mut self) -> Result<Option<Record<'_>>, Broken> {
         self.consumer.next()
     }
@@ -201,7 +202,7 @@ impl SidecarLine {
 pub struct RolloutSender {
     producer: Producer,
     region: Arc<Region>,
-    bell: Arc<OwnedFd>,
+    bell: SidecarBell,
 }
 
 impl RolloutSender {
@@ -218,16 +219,21 @@ impl RolloutSender {
     /// Asks a rollout. `Ok(false)`: there is no room yet.
     pub fn rollout(&mut self, number: u64, options: u32, rollout: &RolloutRef) -> Result<bool, Broken> {
         let sent = frame::write_rollout(&mut self.producer, number, options, rollout)?;
-        if sent && must_ring(&self.region, Flag::SidecarSleeps) {
-            ring(&self.bell);
-        }
-        Ok(sent)
+        self.ring_if(sent)
     }
 
     /// Says what a number means that rollouts name as their options. `Ok(false)`: there is no room yet.
     pub fn options(&mut self, number: u32, bytes: &[u8]) -> Result<bool, Broken> {
-        // No ring: a rollout follows.
-        frame::write_options(&mut self.producer, number, bytes)
+        // The rollout that names them may find no room before they are read.
+        let sent = frame::write_options(&mut self.producer, number, bytes)?;
+        self.ring_if(sent)
+    }
+
+    fn ring_if(&self, sent: bool) -> Result<bool, Broken> {
+        if sent && must_ring(&self.region, Flag::SidecarSleeps) {
+            self.bell.ring();
+        }
+        Ok(sent)
     }
 
     /// Whether a rollout of so many bytes would find room now.
@@ -235,7 +241,12 @@ impl RolloutSender {
         self.producer.has_room(bytes.div_ceil(super::layout::WORD))
     }
 
-    /// The client will wait for room, and wants to be woken then ([`RewardReceiver::sleep`]). It must look once more.
+    /// The sidecar's bell.
+    pub fn bell(&self) -> SidecarBell {
+        self.bell.clone()
+    }
+
+    /// The client will wait for room, and wants to be woken then ([`ClientBell::sleep`]). It must look once more.
     pub fn want_room(&self) {
         raise(&self.region, Flag::RolloutRoom);
     }
@@ -265,9 +276,9 @@ impl RewardReceiver {
     }
 
     /// To be called after some answers were read: wakes a sidecar that waits for their room.
-    pub fn made_room(&self, sender: &SidecarBell) {
+    pub fn made_room(&self, sidecar: &SidecarBell) {
         if must_ring(&self.region, Flag::RewardRoom) {
-            ring(&sender.0);
+            sidecar.ring();
         }
     }
 }
@@ -282,28 +293,8 @@ impl ClientBell {
     /// Sleeps until something is published, or room is made that was wanted, for at most so long, unless `ready` says,
     /// after the sidecar has been told, that there is no need to. A signal ends it too.
     pub fn sleep(&self, longest: Duration, ready: impl FnOnce() -> bool) {
-        // Never lowered here: another thread may sleep at the same bell.
-        raise(&self.region, Flag::ClientSleeps);
-        if !ready() {
-            self.region.sleep(Flag::ClientSleeps, longest);
-        }
+        doorbell::sleep(&self.region, Flag::ClientSleeps, longest, ready);
     }
-}
-
-/// The sidecar's bell, as a client has it.
-#[derive(Debug, Clone)]
-pub struct SidecarBell(Arc<OwnedFd>);
-
-impl RolloutSender {
-    /// The sidecar's bell.
-    pub fn bell(&self) -> SidecarBell {
-        SidecarBell(self.bell.clone())
-    }
-}
-
-/// Fails only where the counter is full: then it rings already.
-fn ring(bell: &OwnedFd) {
-    let _ = rustix::io::write(bell, &1u64.to_ne_bytes());
 }
 
 /// The client's side of the connection.
@@ -333,5 +324,7 @@ impl ClientLine {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, loom))]
+mod models;
+#[cfg(all(test, not(loom)))]
 mod tests;

@@ -30,6 +30,8 @@
 //!   word 2.. payload; may go on at the ring's beginning
 //! ```
 //!
+//! A flag is half a word, which is odd while it is up ([`doorbell`](super::doorbell)).
+//!
 //! A record of kind [`SKIP`] has no meaning: a producer whose ring is empty uses one to begin again at the front, so that a
 //! ring that is never full touches few of its pages, and those stay in the cache.
 
@@ -49,7 +51,12 @@ pub const HEADER: usize = 2;
 pub const SKIP: u16 = u16::MAX;
 
 /// From here on, in words, an empty ring begins again at its front: 64 KiB stay in a core's second cache.
+#[cfg(not(loom))]
 pub const REWIND: usize = (64 << 10) / WORD;
+
+/// The same in the model checker's rings.
+#[cfg(loom)]
+pub const REWIND: usize = 4;
 
 /// Words of a page.
 const PAGE: usize = 4096 / WORD;

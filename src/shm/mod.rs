@@ -29,12 +29,12 @@
 //!
 //! This room knows neither tokio nor a model, and no wire format but its own.
 
+mod bell;
 pub mod doorbell;
 mod error;
 pub mod frame;
 #[cfg(not(loom))]
 pub mod handshake;
-#[cfg(not(loom))]
 pub mod lane;
 pub mod layout;
 pub mod region;

@@ -85,11 +85,11 @@ mod mapped {
             unsafe { AtomicU32::from_ptr(word.as_ptr().cast()) }
         }
 
-        /// Sleeps while the flag is 1, until it is rung, `longest` has passed, or a signal comes.
-        pub fn sleep(&self, flag: Flag, longest: Duration) {
+        /// Sleeps while the flag is `raised`, until it is rung, `longest` has passed, or a signal comes.
+        pub fn sleep(&self, flag: Flag, raised: u32, longest: Duration) {
             let longest = Timespec::try_from(longest).ok();
             // Shared, not private: the other process rings. Whatever ends the wait, the caller looks for itself.
-            let _ = futex::wait(self.flag(flag), futex::Flags::empty(), 1, longest.as_ref());
+            let _ = futex::wait(self.flag(flag), futex::Flags::empty(), raised, longest.as_ref());
         }
 
         /// Wakes everybody who sleeps at the flag.
@@ -192,9 +192,9 @@ mod modelled {
         }
 
         /// A futex's wait without a time limit: a ring that is lost is a deadlock, which loom reports.
-        pub fn sleep(&self, flag: Flag, _: Duration) {
+        pub fn sleep(&self, flag: Flag, raised: u32, _: Duration) {
             let sleepers = self.sleepers.lock().unwrap();
-            if self.flag(flag).load(Ordering::SeqCst) == 1 {
+            if self.flag(flag).load(Ordering::SeqCst) == raised {
                 drop(self.rung.wait(sleepers).unwrap());
             }
         }

@@ -271,12 +271,21 @@ impl Queue {
         }
     }
 
+    /// How many wait for the engine.
+    pub(super) fn waiting(&self) -> usize {
+        self.lock().waiting.len()
+    }
+
     /// A micro-batch for a caller who holds the engine, without patience for company. `None` where a micro-batch is on its way to
-    /// the engine already, where nothing waits, or where what waits is not `worth` it, by its tokens (each rollout for itself)
-    /// and its rollouts. [`Self::wake`] must follow: something may be left.
-    pub(super) fn batch_at_once(&self, worth: impl FnOnce(usize, usize) -> bool) -> Option<Vec<Pending>> {
+    /// the engine already, where nothing waits, or where the largest that could come of what waits is not `worth` it, by its
+    /// tokens (each rollout for itself) and its rollouts. [`Self::wake`] must follow: something may be left.
+    pub(super) fn batch_at_once(&self, worth: impl Fn(usize, usize) -> bool) -> Option<Vec<Pending>> {
         let mut state = self.lock();
-        if state.demand != Demand::Now || state.waiting.is_empty() || !worth(state.tokens, state.waiting.len()) {
+        let (tokens, rollouts) =
+            (state.tokens.min(self.limits.max_tokens), state.waiting.len().min(self.limits.max_rollouts));
+        // One that is longer than the budget goes alone, with all its tokens.
+        let longest = |state: &State| state.waiting.iter().map(|pending| pending.waiting().cost()).max().unwrap_or(0);
+        if state.demand != Demand::Now || rollouts == 0 || !worth(tokens, rollouts) || !worth(longest(&state), 1) {
             return None;
         }
         // The packer sleeps on as it did, and the demand stands: to both it is as if these had never come. What is left behind

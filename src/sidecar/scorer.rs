@@ -92,16 +92,15 @@ impl Scorer {
     /// See [`super::Intake::settle`].
     pub(super) fn settle(&self) {
         let _will = LastWill(&self.queue);
-        let began = Instant::now();
-        while let Some(seat) = self.try_seat()
+        // Those who wait now, and no more: what others bring meanwhile is theirs to settle.
+        let mut left = self.queue.waiting();
+        while left > 0
+            && let Some(seat) = self.try_seat()
             && let Some(pendings) =
                 self.queue.batch_at_once(|tokens, rollouts| seat.pace.beats_a_hand_over(tokens, rollouts))
         {
+            left = left.saturating_sub(pendings.len());
             self.run(seat, Packed::new(pendings, self.packing.share_prefixes));
-            // Others may go on bringing more.
-            if began.elapsed() > pace::HAND_OVER {
-                break;
-            }
         }
         self.queue.wake();
     }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
+use std::time::Instant;
 
 use reward_sidecar::client;
 use reward_sidecar::client::blocking::{Answers, Client, Stopped};
@@ -324,6 +325,39 @@ fn what_was_unanswered_is_asked_again() {
     let rewards = drain(&mut wanted);
     assert_eq!(rewards, (0..5).map(|i| (i, reward_of(&texts[i as usize]))).collect());
     drop(conversation);
+}
+
+#[test]
+fn one_thread_submits_while_another_waits() {
+    let (_runtime, _sidecar, address) = echo();
+    let client = Client::builder(address).in_flight_limit(4).connect().unwrap();
+    let mut answers = client.answers();
+    assert_eq!(answers.try_next(), None);
+    let submitter = answers.submitter();
+    let rollouts = of_ids((0..500).map(|i| vec![i, 1]));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for index in 0..500 {
+                while !submitter.try_submit(&rollouts, index, index as u64, Instant::now()).unwrap() {
+                    thread::yield_now();
+                }
+            }
+        });
+        let mut seen = BTreeSet::new();
+        while seen.len() < 500 {
+            answers.wait(PATIENT.max);
+            while let Some((tag, answer)) = answers.try_next() {
+                assert_eq!(answer.unwrap().unwrap().attributes, EchoEngine::expected(&[tag as u32, 1]));
+                assert!(seen.insert(tag));
+            }
+        }
+    });
+    assert_eq!(answers.unanswered(), 0);
+    drop(answers);
+    // The client's thread may still be telling it of room.
+    while submitter.try_submit(&rollouts, 0, 0, Instant::now()) != Err(ClientError::Closed) {
+        thread::yield_now();
+    }
 }
 
 #[test]

@@ -1,10 +1,11 @@
-//! A series of rollouts being answered, for one thread.
+//! A series of rollouts being answered, for one thread that waits.
 //!
 //! Invariant: every rollout that was taken is answered once, by its tag.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use super::inbox::Inbox;
 use super::{Check, PULSE, Stopped, Wire};
@@ -22,7 +23,8 @@ pub struct Answers {
     inbox: Arc<Inbox>,
     /// Taken out of the inbox.
     arrived: VecDeque<(u64, Answer)>,
-    unanswered: usize,
+    /// Counted up by whoever submits.
+    unanswered: Arc<AtomicUsize>,
     checked: Instant,
     failed: Option<ClientError>,
 }
@@ -33,7 +35,7 @@ impl Answers {
             wire,
             inbox: Arc::default(),
             arrived: VecDeque::new(),
-            unanswered: 0,
+            unanswered: Arc::default(),
             checked: Instant::now(),
             failed: None,
         }
@@ -73,13 +75,9 @@ impl Answers {
     /// The next answer with the tag of its rollout; `None` when nothing is unanswered. After an interruption it may be
     /// called again, and nothing is lost.
     pub fn next(&mut self, check: Check<'_>) -> Result<Option<(u64, Answer)>, Stopped> {
-        while self.unanswered > 0 {
+        while self.unanswered() > 0 {
             self.look(check)?;
-            if self.arrived.is_empty() {
-                self.collect();
-            }
-            if let Some(answered) = self.arrived.pop_front() {
-                self.unanswered -= 1;
+            if let Some(answered) = self.pop() {
                 return Ok(Some(answered));
             }
             self.wire.wait(&self.inbox, PULSE);
@@ -87,9 +85,33 @@ impl Answers {
         Ok(None)
     }
 
-    /// Rollouts that were submitted and have not come back through [`Answers::next`].
+    /// An answer that is there by now, with the tag of its rollout. Does not wait.
+    pub fn try_next(&mut self) -> Option<(u64, Answer)> {
+        if self.unanswered() == 0 {
+            return None;
+        }
+        self.pop().or_else(|| {
+            self.wire.wait(&self.inbox, Duration::ZERO);
+            self.pop()
+        })
+    }
+
+    /// Waits for an answer, or for room where there was none, but no longer than this. May return earlier.
+    pub fn wait(&mut self, longest: Duration) {
+        if self.arrived.is_empty() {
+            self.wire.wait(&self.inbox, longest);
+        }
+    }
+
+    /// Rollouts that were submitted and have not come back through [`Answers::next`] or [`Answers::try_next`].
     pub fn unanswered(&self) -> usize {
-        self.unanswered
+        self.unanswered.load(Ordering::Acquire)
+    }
+
+    /// A second way in, for other threads.
+    pub fn submitter(&self) -> Submitter {
+        let (wire, inbox) = (Arc::clone(&self.wire), Arc::downgrade(&self.inbox));
+        Submitter { wire, inbox, unanswered: Arc::clone(&self.unanswered) }
     }
 
     fn submit_issued(
@@ -102,9 +124,16 @@ impl Answers {
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
-        let taken = self.wire.try_submit(&self.inbox, rollouts, index, tag, issued)?;
-        self.unanswered += usize::from(taken);
-        Ok(taken)
+        submit(&*self.wire, &self.inbox, &self.unanswered, rollouts, index, tag, issued)
+    }
+
+    fn pop(&mut self) -> Option<(u64, Answer)> {
+        if self.arrived.is_empty() {
+            self.collect();
+        }
+        let answered = self.arrived.pop_front()?;
+        self.unanswered.fetch_sub(1, Ordering::Release);
+        Some(answered)
     }
 
     fn collect(&mut self) {
@@ -124,4 +153,49 @@ impl Answers {
         }
         Ok(())
     }
+}
+
+/// Submits to a series of rollouts while another thread waits for their answers. Made by [`Answers::submitter`].
+#[derive(Debug, Clone)]
+pub struct Submitter {
+    wire: Arc<dyn Wire>,
+    inbox: Weak<Inbox>,
+    unanswered: Arc<AtomicUsize>,
+}
+
+impl Submitter {
+    /// Submits a rollout if there is room for it in flight; `false`: there is none now, and [`Answers::wait`] returns when
+    /// there may be. Its deadline counts from `issued`. Unlike [`Answers::try_submit`] it tries again a server that was
+    /// given up.
+    ///
+    /// # Panics
+    /// If there is no rollout `index`.
+    pub fn try_submit(
+        &self,
+        rollouts: &Arc<dyn Rollouts>,
+        index: usize,
+        tag: u64,
+        issued: Instant,
+    ) -> Result<bool, ClientError> {
+        let inbox = self.inbox.upgrade().ok_or(ClientError::Closed)?;
+        submit(&*self.wire, &inbox, &self.unanswered, rollouts, index, tag, issued)
+    }
+}
+
+fn submit(
+    wire: &dyn Wire,
+    inbox: &Arc<Inbox>,
+    unanswered: &AtomicUsize,
+    rollouts: &Arc<dyn Rollouts>,
+    index: usize,
+    tag: u64,
+    issued: Instant,
+) -> Result<bool, ClientError> {
+    // Counted first: its answer may be there before this returns.
+    unanswered.fetch_add(1, Ordering::AcqRel);
+    let taken = wire.try_submit(inbox, rollouts, index, tag, issued);
+    if !matches!(taken, Ok(true)) {
+        unanswered.fetch_sub(1, Ordering::AcqRel);
+    }
+    taken
 }

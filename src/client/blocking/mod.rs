@@ -45,7 +45,7 @@ use self::inbox::Inbox;
 #[cfg(target_os = "linux")]
 use self::lane::Lane;
 
-pub use self::answers::Answers;
+pub use self::answers::{Answers, Submitter};
 
 /// Longest time for which a thread waits without asking whether to go on.
 const PULSE: Duration = Duration::from_millis(50);
@@ -84,7 +84,7 @@ trait Wire: std::fmt::Debug + Send + Sync {
     ) -> Result<bool, ClientError>;
 
     /// Returns when the inbox has an answer, when there may be room for what was not taken, or after `longest`; or
-    /// earlier, for no reason.
+    /// earlier, for no reason. No time at all is time to look.
     fn wait(&self, inbox: &Arc<Inbox>, longest: Duration);
 }
 

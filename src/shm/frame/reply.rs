@@ -113,6 +113,9 @@ pub fn read_reply(mut record: Record, version: &std::sync::Arc<str>) -> Result<R
             let forward_ns = record.word("forward_ns")?;
             let (flags, reads) = record.halves("attributes")?;
             let (attributes, truncated) = ((flags & 0xffff) as usize, flags >> 16 != 0);
+            if flags >> 17 != 0 {
+                return Err(Broken::field("rewards", "a field is set that this version does not know"));
+            }
             if attributes > MAX_ATTRIBUTES || reads as usize > MAX_READS {
                 let why = format!("{attributes} attributes, {reads} reads; at most {MAX_ATTRIBUTES} and {MAX_READS}");
                 return Err(Broken::field("rewards", why));

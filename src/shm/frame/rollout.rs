@@ -163,10 +163,13 @@ pub fn read_rollout(mut record: Record) -> Result<Asked, Broken> {
     let record = &mut record;
     let number = record.word("number")?;
     let (flags, priority) = record.halves("form")?;
-    let [form, finish, has_deadline, _] = flags.to_le_bytes();
+    let [form, finish, has_deadline, reserved] = flags.to_le_bytes();
     let deadline_ms = record.word("deadline")?;
     let (options, names) = record.halves("options")?;
-    let (group, _) = record.halves("group")?;
+    let (group, also_reserved) = record.halves("group")?;
+    if has_deadline > 1 || (reserved, also_reserved) != (0, 0) {
+        return Err(Broken::field("rollout", "a field is set that this version does not know"));
+    }
     let trace = record.bytes((names & 0xffff) as usize, "traceparent")?;
     let id = record.bytes((names >> 16) as usize, "id")?;
     let group = record.bytes(group as usize, "group")?;
@@ -262,12 +265,16 @@ fn read_input(record: &mut Record, form: u8) -> Result<Raw, Broken> {
         CHAT => {
             let (count, completion) = record.halves("messages")?;
             // Each has at least its word of lengths, so a count beyond what the record holds is found before it is
-            // believed; and intake rejects more than this many.
-            let mut messages = Vec::with_capacity((count as usize).min(MAX_MESSAGES).min(record.left()));
+            // believed. More than the limit are not kept, since here they may be much larger than in the ring: intake
+            // rejects one above.
+            let mut messages = Vec::with_capacity((count as usize).min(MAX_MESSAGES + 1).min(record.left()));
             for _ in 0..count {
                 let (role, content) = record.halves("messages")?;
                 let role = record.bytes(role as usize, "messages: role")?;
-                messages.push((role, record.bytes((content >> 1) as usize, "messages: content")?, content & 1 != 0));
+                let message = (role, record.bytes((content >> 1) as usize, "messages: content")?, content & 1 != 0);
+                if messages.len() <= MAX_MESSAGES {
+                    messages.push(message);
+                }
             }
             Raw::Chat(messages, record.bytes(completion as usize, "completion")?)
         }

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
-use crate::limits::MAX_REJECTION_BYTES;
+use crate::limits::{MAX_MESSAGES, MAX_REJECTION_BYTES};
 use crate::reward::{ReadRewards, Rewards};
 use crate::rollout::{FinishReason, Input, Message, Rollout};
 use crate::shm::Broken;
@@ -12,7 +12,7 @@ use crate::shm::region::Region;
 use crate::shm::ring::{Consumer, Producer};
 
 fn ring() -> (Producer, Consumer) {
-    let sizes = Sizes { card_bytes: 0, rollout_bytes: 1 << 16, reward_bytes: 4096 };
+    let sizes = Sizes { card_bytes: 0, rollout_bytes: 1 << 17, reward_bytes: 4096 };
     let region = Arc::new(Region::create(sizes.words()).unwrap().0);
     let place: Place = sizes.rollouts();
     (Producer::new(region.clone(), place), Consumer::new(region, place))
@@ -169,7 +169,22 @@ fn what_breaks_the_form_breaks_the_lane() {
         let why = raw(&words, read_rollout).unwrap_err().to_string();
         assert!(why.contains(says), "{why}");
     }
+    for (word, bits) in [(1, 1u64 << 24), (1, 2 << 16), (4, 1 << 32)] {
+        let mut words = [7, 0, 0, 0, 0];
+        words[word] |= bits;
+        let why = raw(&words, read_rollout).unwrap_err().to_string();
+        assert!(why.contains("does not know"), "{why}");
+    }
     assert!(raw(&head[..3], read_rollout).unwrap_err().to_string().starts_with("options: needs 1 words"));
+}
+
+#[test]
+fn more_messages_than_any_conversation_may_have_are_not_kept() {
+    let words =
+        [&[7, 4, 0, 0, 0, (3 * MAX_MESSAGES as u64) | (1 << 32)][..], &vec![0; 3 * MAX_MESSAGES], &[b'c'.into()]];
+    let asked = raw(&words.concat(), read_rollout).unwrap();
+    let Some(Input::Chat { messages, completion }) = asked.rollout.unwrap().input else { panic!("no chat") };
+    assert_eq!((messages.len(), completion.as_str()), (MAX_MESSAGES + 1, "c"));
 }
 
 #[test]

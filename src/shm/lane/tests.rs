@@ -6,10 +6,12 @@ use std::thread;
 use super::*;
 use crate::rollout::{Input, Rollout};
 use crate::shm::frame::{NO_OPTIONS, kind, read_rollout};
-use crate::shm::handshake::{self, HandshakeError, Hello, Status};
+use crate::shm::handshake::{self, HandshakeError, Hello, Peer, Status};
 use crate::shm::layout::VERSION;
 
 const SIZES: Sizes = Sizes { card_bytes: 5, rollout_bytes: 1 << 14, reward_bytes: 1 << 12 };
+/// Of an answer with one attribute and one read.
+const REPLY_WORDS: usize = HEADER + 6;
 const LONG: Duration = Duration::from_secs(30);
 
 /// A listening socket, and what its owner does with one connection after a good greeting.
@@ -65,7 +67,8 @@ fn echo(mut end: SidecarEnd) {
         }
         end.rollouts.going_to_sleep();
         end.rewards.want_room();
-        if end.rollouts.is_waiting() {
+        let has_room = end.rewards.used().unwrap() + REPLY_WORDS <= end.rewards.capacity();
+        if end.rollouts.is_waiting() || (has_room && !asked.is_empty()) {
             continue;
         }
         // The bell counts; here it is read, since its other holder is this process.
@@ -162,7 +165,10 @@ fn another_version_is_refused_by_either_end() {
     for (answer, says) in [
         ([b"rw-lane\n", &2u32.to_ne_bytes()[..], &[0; 36]].concat(), "lane version 2, this client 1"),
         (vec![b'x'; 48], "no reward-sidecar"),
-        ([b"rw-lane\n", &VERSION.to_ne_bytes()[..], &[0; 36]].concat(), "rollout ring: 0 bytes"),
+        (
+            [b"rw-lane\n", &VERSION.to_ne_bytes()[..], &[0; 28], &1u32.to_ne_bytes(), &[0; 4]].concat(),
+            "rollout ring: 0 bytes",
+        ),
         (
             [
                 b"rw-lane\n",
@@ -170,11 +176,13 @@ fn another_version_is_refused_by_either_end() {
                 &[0; 12],
                 &4096u64.to_ne_bytes(),
                 &4096u64.to_ne_bytes(),
-                &[0; 8],
+                &1u32.to_ne_bytes(),
+                &[0; 4],
             ]
             .concat(),
             "0 descriptors",
         ),
+        ([b"rw-lane\n", &VERSION.to_ne_bytes()[..], &[0; 36]].concat(), "no rollout"),
         (b"rw-lane\n".to_vec(), "failed to fill"),
     ] {
         let (_folder, path, thread) = sidecar(move |mut socket, _| socket.write_all(&answer).unwrap());
@@ -192,4 +200,51 @@ fn nobody_there() {
     drop(UnixListener::bind(&path).unwrap());
     let why = handshake::connect(&path, LONG).unwrap_err().to_string();
     assert!(why.contains("refused"), "{why}");
+}
+
+#[test]
+fn an_answer_that_never_comes_whole_is_given_up() {
+    let (_folder, path, thread) = sidecar(|mut socket, _| {
+        socket.write_all(b"rw-lane\n").unwrap();
+        // Until the client hangs up.
+        socket.set_nonblocking(false).unwrap();
+        socket.read(&mut [0]).unwrap()
+    });
+    let failed = handshake::connect(&path, Duration::from_millis(20)).unwrap_err();
+    assert!(
+        matches!(&failed, HandshakeError::Connect { source, .. } if source.kind() == std::io::ErrorKind::TimedOut),
+        "{failed:?}"
+    );
+    assert_eq!(thread.join().unwrap(), 0);
+}
+
+/// The numbers that a process in another container shows.
+#[test]
+fn a_peer_without_a_process_number() {
+    use rustix::net::{AddressFamily, SocketType, socket};
+    // What is not connected has no peer: process 0 of user -1.
+    let nobody = Peer::of(socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap()).unwrap();
+    assert_eq!(nobody, Peer { uid: u32::MAX, pid: None });
+    assert!(!nobody.is_trusted());
+    let (ours, _theirs) = UnixStream::pair().unwrap();
+    let own = Peer::of(ours).unwrap();
+    assert_eq!(own, Peer { uid: rustix::process::geteuid().as_raw(), pid: Some(rustix::process::getpid()) });
+    assert!(own.is_trusted());
+}
+
+/// Options and a rollout that find no room together: the sidecar must not sleep over the options.
+#[test]
+fn options_ring_too() {
+    let (_folder, path, thread) = sidecar(|socket, _| handshake::open(socket, b"", SIZES, 1).unwrap());
+    let mut client = handshake::connect(&path, LONG).unwrap().end;
+    let mut sidecar = thread.join().unwrap();
+    sidecar.rollouts.going_to_sleep();
+    assert!(!sidecar.rollouts.is_waiting());
+    assert!(client.rollouts.options(0, &vec![0; SIZES.rollout_bytes / 2]).unwrap());
+    let large = ids(&vec![0; SIZES.rollout_bytes / 8]);
+    assert!(!client.rollouts.rollout(1, 0, &large.borrowed()).unwrap());
+    let mut bell = [PollFd::from_borrowed_fd(sidecar.line.bell(), PollFlags::IN)];
+    assert_eq!(poll(&mut bell, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap(), 1);
+    drop(sidecar.rollouts.next().unwrap().unwrap());
+    assert!(client.rollouts.rollout(1, 0, &large.borrowed()).unwrap());
 }

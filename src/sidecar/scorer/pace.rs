@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// Handing work to another thread and hearing of its end: two wake-ups across cores, each of 20 to 60 µs on a virtual machine
 /// and a few on bare metal.
-pub(super) const HAND_OVER: Duration = Duration::from_micros(50);
+const HAND_OVER: Duration = Duration::from_micros(50);
 
 /// Packing and answering one rollout, whatever the engine.
 const PER_ROLLOUT: Duration = Duration::from_micros(1);

@@ -31,6 +31,9 @@ use crate::shm::lane::RolloutSender;
 /// sidecar every microsecond of watching is taken from its work.
 const SPIN: Duration = Duration::ZERO;
 
+/// How long a thread waits at most where there is nothing to read.
+const IDLE: Duration = Duration::from_millis(1);
+
 /// One lane, made anew whenever it is lost.
 #[derive(Debug)]
 pub(super) struct Lane {
@@ -113,6 +116,11 @@ impl Lane {
     /// Reads, dials and asks again, or waits for the thread that does, until there is news or `longest` has passed.
     fn turn(&self, inbox: &Arc<Inbox>, longest: Duration) {
         let mut shared = self.lock();
+        if shared.table.is_idle() {
+            // Whatever this thread waits for is in its inbox by now, and nobody is kept from reading meanwhile.
+            drop(shared);
+            return inbox.wait(longest.min(IDLE));
+        }
         let Some(reader) = shared.reader.take() else {
             shared.followers.push(Arc::downgrade(inbox));
             drop(shared);

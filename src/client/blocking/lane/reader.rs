@@ -66,15 +66,12 @@ impl From<Broken> for Parted {
 }
 
 impl Reader {
-    /// Reads until there is news, or `longest` has passed.
+    /// Reads until there is news, or `longest` has passed; once in any case.
     pub(super) fn read(&mut self, lane: &Lane, inbox: &Inbox, longest: Duration) {
         let until = Instant::now() + longest;
-        while Instant::now() < until {
+        loop {
             match &mut self.receiving {
-                None if lane.lock().table.is_idle() => {
-                    // Whatever this thread waits for is in its inbox by now.
-                    return inbox.wait(until.saturating_duration_since(Instant::now()));
-                }
+                None if lane.lock().table.is_idle() => return,
                 None => {
                     if !self.dial(lane, inbox, until) {
                         return;
@@ -89,6 +86,9 @@ impl Reader {
                     }
                     Err(Parted(reason)) => self.lose(lane, reason),
                 },
+            }
+            if Instant::now() >= until {
+                return;
             }
         }
     }

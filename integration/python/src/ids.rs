@@ -1,0 +1,191 @@
+//! Token ids where Python has them: NumPy arrays are lent, not copied, where they hold 32-bit integers or signed 64-bit ones
+//! one behind the other; everything else becomes such an array first, as NumPy does it.
+//!
+//! Invariant: a lent slice is never handed out for longer than its array is held.
+#![allow(unsafe_code, reason = "the slices of arrays that are held, and nothing else")]
+
+use numpy::{Element, PyArrayDescrMethods as _, PyArrayDyn, PyArrayMethods as _, PyUntypedArray};
+use numpy::{PyUntypedArrayMethods as _, get_array_module};
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyList, PyTuple};
+use reward_sidecar::rollout::Ids;
+
+/// The token ids of some rollouts, row by row.
+pub struct IdRows {
+    /// Slices of `owners`; not `'static` at all, which is why they leave by [`IdRows::get`] alone.
+    rows: Vec<Ids<'static>>,
+    owners: Vec<Py<PyAny>>,
+}
+
+impl IdRows {
+    /// How many rows.
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// One row.
+    pub fn get(&self, row: usize) -> Ids<'_> {
+        self.rows[row]
+    }
+
+    /// One row by itself.
+    pub fn of_one(ids: &Bound<'_, PyAny>, name: &str) -> PyResult<Self> {
+        let mut rows = Self { rows: Vec::with_capacity(1), owners: Vec::with_capacity(1) };
+        rows.add(ids, name)?;
+        Ok(rows)
+    }
+
+    /// Many rows: a list with an array for each, an array with two dimensions, or a tuple of all ids in one array and the
+    /// offsets at which rows begin and the last one ends.
+    pub fn of_many(ids: &Bound<'_, PyAny>, name: &str) -> PyResult<Self> {
+        if let Ok(pair) = ids.cast::<PyTuple>()
+            && pair.len() == 2
+        {
+            return Self::ragged(&pair.get_item(0)?, &pair.get_item(1)?, name);
+        }
+        if ids.is_instance_of::<PyList>() || ids.is_instance_of::<PyTuple>() {
+            return Self::listed(ids, name);
+        }
+        let is_array = ids.is_instance_of::<PyUntypedArray>();
+        if !is_array && !ids.hasattr(intern!(ids.py(), "__array__"))? {
+            return Self::listed(ids, name);
+        }
+        let array = as_array(ids)?;
+        match (array.dtype().kind(), array.ndim()) {
+            // An array of arrays.
+            (b'O', 1) => Self::listed(&array, name),
+            (_, 2) => {
+                let (rows, columns) = (array.shape()[0], array.shape()[1]);
+                Self::cut(&array, name, (0..=rows).map(|row| row * columns))
+            }
+            (_, dimensions) => {
+                let message = format!("{name} has {dimensions} dimensions; {ROWS}");
+                Err(PyValueError::new_err(message))
+            }
+        }
+    }
+
+    fn listed(ids: &Bound<'_, PyAny>, name: &str) -> PyResult<Self> {
+        let expected = ids.len().unwrap_or(0);
+        let mut rows = Self { rows: Vec::with_capacity(expected), owners: Vec::with_capacity(expected) };
+        for (row, ids) in ids.try_iter()?.enumerate() {
+            rows.add(&ids?, format_args!("{name}[{row}]"))?;
+        }
+        Ok(rows)
+    }
+
+    fn ragged(ids: &Bound<'_, PyAny>, offsets: &Bound<'_, PyAny>, name: &str) -> PyResult<Self> {
+        let wrong = |what: String| Err(PyValueError::new_err(format!("{name}: {what}")));
+        let array = as_array(ids)?;
+        if array.ndim() != 1 {
+            return wrong(format!(
+                "a tuple of two is (ids, offsets), and these ids have {} dimensions; {ROWS}",
+                array.ndim()
+            ));
+        }
+        let offsets = Self::of_one(offsets, &format!("{name}[1] (offsets)"))?;
+        let offsets = match offsets.get(0).to_vec() {
+            Ok(offsets) => offsets,
+            Err(bad) => return wrong(format!("offset {} at position {} is out of range", bad.value, bad.position)),
+        };
+        let (first, last) = (offsets.first().copied(), offsets.last().copied());
+        if first != Some(0) || last.map(|last| last as usize) != Some(array.len()) || !offsets.is_sorted() {
+            let [first, last] = [first, last].map(|end| end.map_or("nothing".into(), |end| end.to_string()));
+            return wrong(format!(
+                "offsets begin with 0, never fall, and end with the number of ids, {}; these go from {first} to {last}",
+                array.len()
+            ));
+        }
+        Self::cut(&array, name, offsets.into_iter().map(|offset| offset as usize))
+    }
+
+    /// One array, cut into rows at these positions.
+    fn cut(
+        array: &Bound<'_, PyUntypedArray>,
+        name: &str,
+        offsets: impl Iterator<Item = usize> + Clone,
+    ) -> PyResult<Self> {
+        let (ids, owner) = lend(array, &name)?;
+        let ends = offsets.clone().skip(1);
+        let rows = offsets.zip(ends).map(|(begin, end)| match ids {
+            Ids::U32(ids) => Ids::U32(&ids[begin..end]),
+            Ids::I32(ids) => Ids::I32(&ids[begin..end]),
+            Ids::I64(ids) => Ids::I64(&ids[begin..end]),
+        });
+        Ok(Self { rows: rows.collect(), owners: vec![owner] })
+    }
+
+    fn add(&mut self, ids: &Bound<'_, PyAny>, name: impl std::fmt::Display) -> PyResult<()> {
+        let array = as_array(ids)?;
+        if array.ndim() != 1 {
+            let what = ids.get_type().name()?;
+            let message = format!("{name} is a {what} of {} dimensions; a row is an array of token ids", array.ndim());
+            return Err(PyTypeError::new_err(message));
+        }
+        let (ids, owner) = lend(&array, &name)?;
+        self.rows.push(ids);
+        self.owners.push(owner);
+        Ok(())
+    }
+}
+
+const ROWS: &str = "give a list of arrays, an array of two dimensions, or (ids, offsets)";
+
+/// As it is, or as NumPy reads it: by the buffer protocol, by `__array__`, or item by item.
+fn as_array<'py>(ids: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyUntypedArray>> {
+    match ids.cast::<PyUntypedArray>() {
+        Ok(array) => Ok(array.clone()),
+        Err(_) => {
+            let array = get_array_module(ids.py())?.call_method1(intern!(ids.py(), "asarray"), (ids,))?;
+            Ok(array.cast_into::<PyUntypedArray>()?)
+        }
+    }
+}
+
+/// All ids of an array in the order of its rows, and what has to be held for as long.
+fn lend(array: &Bound<'_, PyUntypedArray>, name: &dyn std::fmt::Display) -> PyResult<(Ids<'static>, Py<PyAny>)> {
+    let dtype = array.dtype();
+    let held = match (dtype.kind(), dtype.itemsize()) {
+        // What NumPy makes of an empty list has a type of its own.
+        _ if array.is_empty() => return Ok((Ids::U32(&[]), array.as_any().clone().unbind())),
+        (b'u', 4) => lend_as(array, "uint32", Ids::U32)?,
+        (b'i', 4) => lend_as(array, "int32", Ids::I32)?,
+        (b'i' | b'u', _) => lend_as(array, "int64", Ids::I64)?,
+        _ => {
+            let message = format!("{name} has elements of type {dtype}; token ids are integers");
+            return Err(PyTypeError::new_err(message));
+        }
+    };
+    Ok(held)
+}
+
+fn lend_as<T: Element>(
+    array: &Bound<'_, PyUntypedArray>,
+    dtype: &str,
+    ids: fn(&'static [T]) -> Ids<'static>,
+) -> PyResult<(Ids<'static>, Py<PyAny>)> {
+    match array.cast::<PyArrayDyn<T>>() {
+        Ok(array) if array.is_c_contiguous() && array.is_aligned() => Ok(hold(array, ids)?),
+        _ => {
+            let copy = array.call_method1(intern!(array.py(), "astype"), (dtype, "C"))?;
+            Ok(hold(copy.cast::<PyArrayDyn<T>>()?, ids)?)
+        }
+    }
+}
+
+fn hold<T: Element>(
+    array: &Bound<'_, PyArrayDyn<T>>,
+    ids: fn(&'static [T]) -> Ids<'static>,
+) -> PyResult<(Ids<'static>, Py<PyAny>)> {
+    // SAFETY: the array is contiguous and aligned, which `as_slice` checks, and its elements are integers, of which every
+    // pattern of bits is one. Its memory stays where it is while somebody holds a reference, as NumPy promises all
+    // extensions (`ndarray.resize` refuses while there are any), and the reference goes with the slice: `IdRows` keeps both,
+    // and hands slices out for no longer than it lives. That nobody writes to it meanwhile is what the package's
+    // documentation asks of its users, as every extension does that works on an array without the interpreter's lock; ids
+    // that are written nevertheless are scored as whatever they were when they were copied, and are checked by the server.
+    let slice = unsafe { array.as_slice()? };
+    let lent = unsafe { std::slice::from_raw_parts(slice.as_ptr(), slice.len()) };
+    Ok((ids(lent), array.as_any().clone().unbind()))
+}

@@ -1,0 +1,176 @@
+//! The rollouts of one call, owned by it for as long as they may be asked.
+//!
+//! Invariant: whoever asks for a rollout needs no interpreter for it.
+
+use std::sync::Arc;
+
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyString};
+use reward_sidecar::rollout::{FinishReason, InputRef, Message, RolloutRef, Rollouts};
+
+use crate::ids::IdRows;
+use crate::options::{Aggregation, Options, finish_reason};
+use crate::text::{prompts, texts};
+
+/// Rollouts in one of the four forms.
+pub struct Rows {
+    /// The caller's name, where there is one row.
+    pub id: String,
+    pub form: Form,
+    /// One for each row, or none.
+    pub groups: Vec<String>,
+    /// One for each row, or none.
+    pub finish_reasons: Vec<FinishReason>,
+    pub options: Options,
+}
+
+/// See `reward_sidecar::rollout::Input`.
+pub enum Form {
+    Chat { prompts: Vec<Arc<[Message]>>, completions: Vec<String> },
+    Texts(Vec<String>),
+    Ids(IdRows),
+    Pairs { prompts: IdRows, completions: IdRows },
+}
+
+/// The arguments of `score`.
+pub struct Request {
+    pub rows: Arc<Rows>,
+    pub raise_on_error: bool,
+}
+
+impl Request {
+    /// Understands the keyword arguments of `score`.
+    pub fn of(arguments: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
+        let (mut options, mut aggregation) = (Options::default(), Aggregation::default());
+        let mut inputs = Inputs::default();
+        let (mut groups, mut finish_reasons, mut raise_on_error) = (None, None, true);
+        for (key, value) in arguments.into_iter().flatten() {
+            if value.is_none() {
+                continue;
+            }
+            let key = key.cast::<PyString>()?;
+            match key.to_str()? {
+                "groups" => groups = Some(texts(&value, "groups")?),
+                "finish_reasons" => finish_reasons = Some(value),
+                "raise_on_error" => raise_on_error = value.is_truthy()?,
+                key if options.take(key, &value, &mut aggregation)? => {}
+                key => inputs.take(key, value)?,
+            }
+        }
+        options.aggregation = aggregation.finish(&options.aggregation);
+        let form = inputs.form()?;
+        let same = |name: &str, rows: usize| same_length("the rollouts", form.len(), name, rows);
+        let groups = groups.unwrap_or_default();
+        if !groups.is_empty() {
+            same("groups", groups.len())?;
+        }
+        let mut reasons = Vec::new();
+        if let Some(given) = finish_reasons {
+            if given.is_instance_of::<PyString>() {
+                let message = "finish_reasons is one str; give a list with one for each rollout";
+                return Err(PyTypeError::new_err(message));
+            }
+            for (row, reason) in given.try_iter()?.enumerate() {
+                reasons.push(finish_reason(&reason?, format_args!("finish_reasons[{row}]"))?);
+            }
+            same("finish_reasons", reasons.len())?;
+        }
+        let rows = Rows { id: String::new(), form, groups, finish_reasons: reasons, options };
+        Ok(Self { rows: Arc::new(rows), raise_on_error })
+    }
+}
+
+/// What is to be scored, as it is given: several forms, or half of one, are told apart later.
+#[derive(Default)]
+struct Inputs<'py>(Vec<(&'static str, Bound<'py, PyAny>)>);
+
+const INPUTS: [&str; 6] = ["prompts", "completions", "texts", "input_ids", "prompt_ids", "completion_ids"];
+
+impl<'py> Inputs<'py> {
+    fn take(&mut self, key: &str, value: Bound<'py, PyAny>) -> PyResult<()> {
+        match INPUTS.into_iter().find(|&name| name == key) {
+            Some(name) => self.0.push((name, value)),
+            None => return Err(PyTypeError::new_err(format!("there is no argument '{key}'"))),
+        }
+        self.0.sort_by_key(|(given, _)| INPUTS.iter().position(|name| name == given));
+        Ok(())
+    }
+
+    fn form(self) -> PyResult<Form> {
+        let form = match self.0.as_slice() {
+            [("prompts", given), ("completions", completions)] => {
+                let (prompts, completions) = (prompts(given, "prompts")?, texts(completions, "completions")?);
+                same_length("prompts", prompts.len(), "completions", completions.len())?;
+                Form::Chat { prompts, completions }
+            }
+            [("texts", given)] => Form::Texts(texts(given, "texts")?),
+            [("input_ids", ids)] => Form::Ids(IdRows::of_many(ids, "input_ids")?),
+            [("prompt_ids", prompts), ("completion_ids", completions)] => {
+                let prompts = IdRows::of_many(prompts, "prompt_ids")?;
+                let completions = IdRows::of_many(completions, "completion_ids")?;
+                same_length("prompt_ids", prompts.len(), "completion_ids", completions.len())?;
+                Form::Pairs { prompts, completions }
+            }
+            given => {
+                let given: Vec<_> = given.iter().map(|(name, _)| *name).collect();
+                let given = if given.is_empty() { "nothing".to_owned() } else { given.join(", ") };
+                return Err(PyTypeError::new_err(format!(
+                    "{given} cannot be scored; give one of: prompts and completions; texts; input_ids; \
+                     prompt_ids and completion_ids"
+                )));
+            }
+        };
+        Ok(form)
+    }
+}
+
+fn same_length(one: &str, rows: usize, other: &str, others: usize) -> PyResult<()> {
+    match rows == others {
+        true => Ok(()),
+        false => Err(PyValueError::new_err(format!("there are {rows} rows of {one} and {others} of {other}"))),
+    }
+}
+
+impl Form {
+    fn len(&self) -> usize {
+        match self {
+            Self::Chat { completions, .. } => completions.len(),
+            Self::Texts(texts) => texts.len(),
+            Self::Ids(ids) => ids.len(),
+            Self::Pairs { completions, .. } => completions.len(),
+        }
+    }
+
+    fn get(&self, row: usize) -> InputRef<'_> {
+        match self {
+            Self::Chat { prompts, completions } => {
+                InputRef::Chat { messages: &prompts[row], completion: &completions[row] }
+            }
+            Self::Texts(texts) => InputRef::Text(&texts[row]),
+            Self::Ids(ids) => InputRef::TokenIds(ids.get(row)),
+            Self::Pairs { prompts, completions } => {
+                InputRef::PromptCompletionIds { prompt: prompts.get(row), completion: completions.get(row) }
+            }
+        }
+    }
+}
+
+impl Rollouts for Rows {
+    fn len(&self) -> usize {
+        self.form.len()
+    }
+
+    fn get(&self, index: usize) -> RolloutRef<'_> {
+        RolloutRef {
+            id: &self.id,
+            input: Some(self.form.get(index)),
+            finish_reason: self.finish_reasons.get(index).copied().unwrap_or_default(),
+            group: self.groups.get(index).unwrap_or(&self.options.group),
+            priority: self.options.priority,
+            deadline_ms: self.options.deadline_ms,
+            aggregation: &self.options.aggregation,
+            traceparent: &self.options.traceparent,
+        }
+    }
+}

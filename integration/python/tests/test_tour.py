@@ -1,0 +1,47 @@
+"""The tour in the README does what it says."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from support import PATIENCE_S, REPOSITORY
+
+README = REPOSITORY / "integration/python/README.md"
+
+
+def blocks(language: str) -> list[tuple[int, str]]:
+    """The code blocks of a language, each with the line at which it begins."""
+    text = README.read_text()
+    fences = re.finditer(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [(text.count("\n", 0, fence.start(1)), fence[1]) for fence in fences]
+
+
+def test_python_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {"__name__": "tour"}
+    tour = blocks("python")
+    assert tour
+    for line, code in tour:
+        # Errors name the line of the README.
+        exec(compile("\n" * line + code, README, "exec"), names)
+
+
+def test_the_command_line_knows_its_flags(script: Path) -> None:
+    commands = [line for _, code in blocks("sh") for line in code.splitlines() if line.startswith("reward-sidecar")]
+    assert commands
+    for command in commands:
+        arguments = shlex.split(command)[1:]
+        assert arguments[0] == "serve"
+        subprocess.run([script, *arguments, "--print-config"], check=True, capture_output=True, timeout=PATIENCE_S)
+
+
+def test_the_signatures_are_as_the_stubs_say() -> None:
+    stubtest = [sys.executable, "-m", "mypy.stubtest", "reward_sidecar", "--ignore-missing-stub"]
+    output = subprocess.run(stubtest, capture_output=True, text=True, timeout=PATIENCE_S)
+    assert output.returncode == 0, output.stdout + output.stderr

@@ -1,0 +1,161 @@
+//! What loom explores of two ends that sleep and wake: a ring that is lost leaves somebody asleep for ever, which it reports.
+//!
+//! Rings here hold one record at a time, so that every second one waits for room.
+
+use super::*;
+use crate::rollout::Rollout;
+use crate::shm::frame::{NO_OPTIONS, read_options, read_rollout};
+use crate::shm::layout::Place;
+
+const LONG: Duration = Duration::from_secs(1);
+
+struct Sidecar {
+    rollouts: RolloutReceiver,
+    rewards: RewardSender,
+    bell: SidecarBell,
+}
+
+struct Client {
+    rollouts: RolloutSender,
+    rewards: RewardReceiver,
+}
+
+fn model(check: impl Fn() + Send + Sync + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(std::env::var("PB").unwrap().parse().unwrap());
+    builder.check(check);
+}
+
+fn lane() -> (Client, Sidecar) {
+    let region = Arc::new(Region::modelled(20));
+    let asked = Place { tail: 0, head: 1, data: 4, capacity: 8 };
+    let answered = Place { tail: 2, head: 3, data: 12, capacity: 8 };
+    let bell = SidecarBell::default();
+    let client = Client {
+        rollouts: RolloutSender {
+            producer: Producer::new(region.clone(), asked),
+            region: region.clone(),
+            bell: bell.clone(),
+        },
+        rewards: RewardReceiver { consumer: Consumer::new(region.clone(), answered), region: region.clone() },
+    };
+    let sidecar = Sidecar {
+        rollouts: RolloutReceiver { consumer: Consumer::new(region.clone(), asked), region: region.clone() },
+        rewards: RewardSender { producer: Producer::new(region.clone(), answered), region },
+        bell,
+    };
+    (client, sidecar)
+}
+
+impl Sidecar {
+    /// The number of the next rollout, slept for.
+    fn asked(&mut self) -> u64 {
+        self.next(|record| read_rollout(record).unwrap().number)
+    }
+
+    /// What the next record says, slept for.
+    fn next<T>(&mut self, read: impl Fn(Record<'_>) -> T) -> T {
+        loop {
+            if let Some(read) = self.rollouts.next().unwrap().map(&read) {
+                self.rollouts.made_room();
+                return read;
+            }
+            self.sleep(|sidecar| sidecar.rollouts.is_waiting());
+        }
+    }
+
+    /// Answers, once there is room, which is slept for.
+    fn answer(&mut self, number: u64) {
+        while !self.rewards.rejection(number, 1, "").unwrap() {
+            self.rewards.want_room();
+            self.sleep(|sidecar| sidecar.rewards.used().unwrap() == 0);
+        }
+    }
+
+    fn sleep(&mut self, ready: impl FnOnce(&mut Self) -> bool) {
+        self.rollouts.going_to_sleep();
+        if !ready(self) {
+            self.bell.wait();
+        }
+        self.rollouts.awake();
+    }
+}
+
+/// Asks once there is room, which is slept for.
+fn ask(rollouts: &mut RolloutSender, bell: &ClientBell, number: u64) {
+    let rollout = Rollout::default();
+    while !rollouts.rollout(number, NO_OPTIONS, &rollout.borrowed()).unwrap() {
+        rollouts.want_room();
+        bell.sleep(LONG, || rollouts.has_room(RolloutSender::bytes_of(&rollout.borrowed())).unwrap());
+    }
+}
+
+/// The number of the next answer, slept for.
+fn answered(rewards: &mut RewardReceiver, sidecar: &SidecarBell) -> u64 {
+    let bell = rewards.bell();
+    loop {
+        if let Some(Reply::Rejection { number, .. }) = rewards.next(&"".into()).unwrap() {
+            rewards.made_room(sidecar);
+            return number;
+        }
+        bell.sleep(LONG, || rewards.is_waiting());
+    }
+}
+
+#[test]
+fn a_sidecar_sleeps_over_no_rollout_and_a_client_over_no_room() {
+    model(|| {
+        let (client, mut sidecar) = lane();
+        let mut rollouts = client.rollouts;
+        let bell = client.rewards.bell();
+        let asking = loom::thread::spawn(move || (0..2).for_each(|number| ask(&mut rollouts, &bell, number)));
+        assert_eq!([sidecar.asked(), sidecar.asked()], [0, 1]);
+        asking.join().unwrap();
+    });
+}
+
+#[test]
+fn a_client_sleeps_over_no_answer_and_a_sidecar_over_no_room() {
+    model(|| {
+        let (mut client, mut sidecar) = lane();
+        let bell = client.rollouts.bell();
+        let answering = loom::thread::spawn(move || (0..3).for_each(|number| sidecar.answer(number)));
+        let mut next = || answered(&mut client.rewards, &bell);
+        assert_eq!([next(), next(), next()], [0, 1, 2]);
+        answering.join().unwrap();
+    });
+}
+
+/// One thread asks, another reads: both sleep at the client's bell.
+#[test]
+fn two_threads_of_a_client_sleep_over_nothing() {
+    model(|| {
+        let (client, mut sidecar) = lane();
+        let Client { mut rollouts, mut rewards } = client;
+        let (bell, sidecars) = (rewards.bell(), rollouts.bell());
+        ask(&mut rollouts, &bell, 0);
+        let asking = loom::thread::spawn(move || ask(&mut rollouts, &bell, 1));
+        let reading = loom::thread::spawn(move || answered(&mut rewards, &sidecars));
+        assert_eq!(sidecar.asked(), 0);
+        sidecar.answer(0);
+        assert_eq!(reading.join().unwrap(), 0);
+        asking.join().unwrap();
+    });
+}
+
+/// The rollout that names them finds no room before they are read.
+#[test]
+fn a_sidecar_sleeps_over_no_options() {
+    model(|| {
+        let (client, mut sidecar) = lane();
+        let mut rollouts = client.rollouts;
+        let bell = client.rewards.bell();
+        let asking = loom::thread::spawn(move || {
+            assert!(rollouts.options(3, b"weights").unwrap());
+            ask(&mut rollouts, &bell, 0);
+        });
+        assert_eq!(sidecar.next(|record| read_options(record).unwrap().bytes), b"weights");
+        assert_eq!(sidecar.asked(), 0);
+        asking.join().unwrap();
+    });
+}
