@@ -34,6 +34,7 @@ test: check
 
 check:
 	$(CARGO) fmt --all --check
+	tools/shared_features.sh
 	$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
 	for wall in client sidecar model shm; do \
 	  $(CARGO) check --release --locked --lib --no-default-features --features $$wall || exit 1; \
@@ -70,6 +71,7 @@ $(VENV)/maturin: integration/python/pyproject.toml
 python-test: python
 	$(PYTHON) -m venv --clear $(EMPTY)
 	$(EMPTY)/bin/python -m pip install --quiet --disable-pip-version-check $(WHEELS)/reward_sidecar-*.whl -r integration/python/tests/requirements.txt
+	cd integration/python && $(CURDIR)/$(EMPTY)/bin/ruff check --quiet && $(CURDIR)/$(EMPTY)/bin/ruff format --quiet --check
 	$(EMPTY)/bin/python -m pytest integration/python/tests
 
 observability:

@@ -171,10 +171,7 @@ impl Client {
         group: Option<&Bound<'py, PyString>>,
         options: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Stream> {
-        let mut options = options.map_or_else(|| Ok(Options::default()), Options::of)?;
-        if let Some(group) = group {
-            options.group = group.to_str()?.to_owned();
-        }
+        let options = Options::of(options, group)?;
         Ok(Stream::new(self.connection(py)?, rollouts.try_iter()?, options))
     }
 

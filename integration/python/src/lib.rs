@@ -13,6 +13,7 @@
 mod arrays;
 mod batch;
 mod client;
+mod desk;
 mod error;
 mod gathered;
 mod ids;
@@ -27,10 +28,22 @@ mod wait;
 /// What `reward_sidecar/*.py` stands on.
 #[pyo3::pymodule]
 mod _native {
+    use std::ffi::OsString;
+
+    use pyo3::{Python, pyfunction};
+
     #[pymodule_export]
     use super::batch::{Batch, Reads, Result};
     #[pymodule_export]
     use super::client::Client;
     #[pymodule_export]
+    use super::desk::{Defaults, Desk};
+    #[pymodule_export]
     use super::stream::Stream;
+
+    /// The command line: arguments in, the first of them its name, and the exit code out. For once in a process.
+    #[pyfunction]
+    fn run_cli(py: Python<'_>, arguments: Vec<OsString>) -> u8 {
+        py.detach(|| reward_sidecar::cli::run_from(arguments))
+    }
 }

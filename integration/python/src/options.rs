@@ -42,9 +42,12 @@ impl Options {
     }
 
     /// All of them out of keyword arguments.
-    pub fn of(options: &Bound<'_, PyDict>) -> PyResult<Self> {
+    pub fn of(options: Option<&Bound<'_, PyDict>>, group: Option<&Bound<'_, PyString>>) -> PyResult<Self> {
         let (mut these, mut aggregation) = (Self::default(), Aggregation::default());
-        for (key, value) in options {
+        if let Some(group) = group {
+            these.group = text(group, "group")?;
+        }
+        for (key, value) in options.into_iter().flatten() {
             let key = key.cast::<PyString>()?;
             if !value.is_none() && !these.take(key.to_str()?, &value, &mut aggregation)? {
                 return Err(PyTypeError::new_err(format!("there is no option '{key}'")));

@@ -127,7 +127,7 @@ impl Poller {
             match lane.turn(&self.intake, &self.runtime) {
                 Ok(turn) => {
                     busy |= turn.read;
-                    // After every turn: an engine that is quick enough to be run here has little to choose from then.
+                    // A quick engine is through with these before the next lane has its turn.
                     if turn.taken {
                         self.intake.settle();
                     }

@@ -1,0 +1,114 @@
+"""Scoring in an event loop: futures in front of a native desk, which has a thread of its own.
+
+Invariant: the loop watches the desk exactly while somebody waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from . import _native
+
+if TYPE_CHECKING:
+    from ._native import Batch, Request, Result, Rollout
+
+
+class Desk:
+    """One client in one event loop, on whose thread everything here happens."""
+
+    def __init__(self, client: _native.Client) -> None:
+        self._native = _native.Desk(client)
+        self._waiting: dict[int, asyncio.Future[Any]] = {}
+
+    async def score(self, request: Request) -> Batch:
+        """As `Client.score`."""
+        batch: Batch = await self._future(self._native.score(**request))
+        return batch
+
+    async def stream(
+        self, rollouts: Iterable[Rollout] | AsyncIterable[Rollout], defaults: _native.Defaults, window: int
+    ) -> AsyncGenerator[Result, None]:
+        """As `Client.stream`, with at most `window` rollouts in flight."""
+        source = _each(rollouts).__aiter__()
+        # What happens next: a rollout has come, or a result.
+        events: asyncio.Queue[asyncio.Future[Any]] = asyncio.Queue()
+        results: set[asyncio.Future[Result]] = set()
+        pulling: asyncio.Future[Rollout] | None = None
+        exhausted, taken = False, 0
+        try:
+            while True:
+                if pulling is None and not exhausted and len(results) < window:
+                    pulling = asyncio.ensure_future(_next(source))
+                    pulling.add_done_callback(events.put_nowait)
+                if pulling is None and not results:
+                    return
+                event = await events.get()
+                if event is not pulling:
+                    results.discard(event)
+                    yield event.result()
+                    continue
+                pulling = None
+                try:
+                    rollout = event.result()
+                except StopAsyncIteration:
+                    exhausted = True
+                    continue
+                scored = self._native.score_one(rollout, taken, defaults)
+                taken += 1
+                if isinstance(scored, int):
+                    future = self._future(scored)
+                    results.add(future)
+                    future.add_done_callback(events.put_nowait)
+                else:
+                    yield scored
+        finally:
+            for waiting in (*results, *([pulling] if pulling else [])):
+                waiting.cancel()
+
+    def close(self) -> None:
+        """Fails whatever waits."""
+        self._native.close()
+
+    def _future(self, number: int) -> asyncio.Future[Any]:
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+        if not self._waiting:
+            loop.add_reader(self._native.fileno(), self._finish)
+        self._waiting[number] = future
+        future.add_done_callback(partial(self._leave, number))
+        return future
+
+    def _leave(self, number: int, future: asyncio.Future[Any]) -> None:
+        if future.cancelled():
+            self._native.forget(number)
+        del self._waiting[number]
+        if not self._waiting:
+            future.get_loop().remove_reader(self._native.fileno())
+
+    def _finish(self) -> None:
+        for number, outcome, failed in self._native.finished():
+            future = self._waiting.get(number)
+            if future is None or future.done():
+                # Nobody wants it any more.
+                continue
+            if failed:
+                future.set_exception(outcome)
+            else:
+                future.set_result(outcome)
+
+
+async def _each(rollouts: Iterable[Rollout] | AsyncIterable[Rollout]) -> AsyncIterator[Rollout]:
+    if isinstance(rollouts, AsyncIterable):
+        async for rollout in rollouts:
+            yield rollout
+    else:
+        for rollout in rollouts:
+            yield rollout
+
+
+async def _next(source: AsyncIterator[Rollout]) -> Rollout:
+    """A coroutine, whatever kind of awaitable the source gives."""
+    return await source.__anext__()
