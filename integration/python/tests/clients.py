@@ -1,0 +1,54 @@
+"""What the tests of the client share: what the echo engine says, and a server that holds still."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import reduce
+
+import numpy as np
+
+from support import PATIENCE_S
+
+TRANSPORTS = ("shm", "unix", "grpc")
+
+
+def echo_of(ids: Iterable[int]) -> tuple[float, float]:
+    """The echo engine's attributes: how many ids, and 24 bits of their hash as a number in [0, 1)."""
+
+    def step(state: int, value: int) -> int:
+        # FNV-1a.
+        return (state ^ value) * 0x100000001B3 % (1 << 64)
+
+    count, lanes = 0, [0xCBF29CE484222325] * 4
+    for count, token in enumerate(ids, start=1):
+        lane = (count - 1) % 4
+        lanes[lane] = step(lanes[lane], int(token))
+    return float(count), (reduce(step, lanes) >> 40) / (1 << 24)
+
+
+def echoes_of(rows: Iterable[Iterable[int]]) -> np.ndarray:
+    """The same for many: float32 [n, 2]."""
+    return np.array([echo_of(row) for row in rows], dtype=np.float32)
+
+
+@contextmanager
+def holding_still(pid: int) -> Iterator[None]:
+    """A server that does nothing meanwhile: what is asked stays unanswered."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def wait_until_held(thing: object, references: int) -> None:
+    """Returns when somebody holds more references than these, of which this call's own are one."""
+    until = time.monotonic() + PATIENCE_S
+    while sys.getrefcount(thing) <= references:
+        assert time.monotonic() < until, "nobody took it"
+        time.sleep(0.001)
