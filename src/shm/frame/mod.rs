@@ -17,7 +17,7 @@ pub use reply::{
     Reply, ordinary_reply_words, read_reply, rejection_words, rewards_words, write_rejection, write_rewards,
 };
 pub use rollout::{
-    Asked, OptionsRecord, Unfit, read_options, read_rollout, rollout_words, write_options, write_rollout,
+    Asked, OptionsRecord, Unfit, options_words, read_options, read_rollout, rollout_words, write_options, write_rollout,
 };
 
 /// Options of a lane at a time: they are kept by the sidecar.
