@@ -15,7 +15,7 @@ const LONE: usize = 20_000;
 const TOGETHER: usize = 20_000;
 
 /// A name, how to make a client, and how many of them.
-type Row = (String, Box<dyn Fn() -> Builder>, usize);
+type Row<'a> = (String, Box<dyn Fn() -> Builder + 'a>, usize);
 
 fn main() {
     // Cargo itself passes `--bench`.
