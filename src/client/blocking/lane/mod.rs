@@ -121,6 +121,10 @@ impl Lane {
             drop(shared);
             return inbox.wait(longest.min(IDLE));
         }
+        // Another reader may have had this thread's answer since it last looked. The next one to come may be long.
+        if inbox.has_answers() {
+            return;
+        }
         let Some(reader) = shared.reader.take() else {
             shared.followers.push(Arc::downgrade(inbox));
             drop(shared);
@@ -236,7 +240,13 @@ impl Wire for Lane {
 
     fn card(&self, check: Check<'_>) -> Result<Arc<ServedModel>, Stopped> {
         let inbox = Arc::new(Inbox::default());
-        let asked = self.lock().table.want_card();
+        let asked = {
+            let mut shared = self.lock();
+            if let Some(card) = &shared.card {
+                return Ok(Arc::clone(card));
+            }
+            shared.table.want_card()
+        };
         loop {
             {
                 let shared = self.lock();
@@ -293,5 +303,40 @@ impl Wire for Lane {
 
     fn wait(&self, inbox: &Arc<Inbox>, longest: Duration) {
         self.turn(inbox, longest);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::Client as TaskClient;
+    use crate::engine::{EchoEngine, Engine as _};
+
+    fn lane() -> Lane {
+        Lane::new(&TaskClient::builder("shm:///nowhere"), None, Path::new("/nowhere"))
+    }
+
+    #[test]
+    fn whoever_has_an_answer_neither_reads_nor_follows() {
+        let (lane, inbox) = (lane(), Arc::new(Inbox::default()));
+        {
+            let mut shared = lane.lock();
+            // There is something to read for others, and another thread at it.
+            shared.table.want_card();
+            shared.reader = None;
+        }
+        inbox.slot(7).settle(Err(ClientError::Closed));
+        lane.turn(&inbox, PULSE);
+        assert!(lane.lock().followers.is_empty());
+    }
+
+    #[test]
+    fn a_card_that_is_known_is_not_wanted() {
+        let lane = lane();
+        let model = EchoEngine::new(16).card().as_ref().clone();
+        let served = ServedModel { model, in_flight_limit: 4, over_long: "reject".into(), aggregations: Vec::new() };
+        lane.lock().card = Some(Arc::new(served.clone()));
+        assert_eq!(lane.card(&mut || false), Ok(Arc::new(served)));
+        assert!(lane.lock().table.is_idle());
     }
 }
