@@ -229,6 +229,34 @@ async fn a_sidecar_that_stays_away_is_an_error_and_no_hang() {
     sidecar.drain().await.unwrap();
 }
 
+/// However long a thread would wait, it notices that the sidecar is gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_endless_wait_ends_with_the_sidecar() {
+    let (_folder, config) = lanes();
+    let (sidecar, gate) = gated(config.clone()).await;
+    let (initial, max) = (Duration::from_millis(1), Duration::from_millis(5));
+    let back_off = BackOff { initial, max, budget: Duration::from_millis(50) };
+    let builder = Client::builder(address(&config)).back_off(back_off).spin(Duration::MAX);
+    let answered = tokio::task::spawn_blocking(move || {
+        let mut answers = builder.connect().unwrap().answers();
+        let rollouts: Arc<dyn Rollouts> = Arc::new(many(1));
+        answers.submit(&rollouts, 0, 7, &mut || true).unwrap();
+        loop {
+            if let Some(answered) = answers.try_next() {
+                break answered;
+            }
+            answers.wait(Duration::MAX);
+        }
+    });
+    while gate.reached.load(std::sync::atomic::Ordering::SeqCst) == 0 {
+        tokio::task::yield_now().await;
+    }
+    drop(sidecar);
+    let (tag, answer) = answered.await.unwrap();
+    assert!(tag == 7 && matches!(answer, Err(ClientError::Disconnected { .. })), "{answer:?}");
+    gate.open();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn waiting_can_be_interrupted() {
     let (_folder, config) = lanes();

@@ -91,7 +91,8 @@ impl Lane {
         let config = Config {
             address: builder.address.as_str().into(),
             path: path.to_owned(),
-            spin: spin.unwrap_or(SPIN),
+            // Whoever waits is asked as often whether to go on; and the clock can say it.
+            spin: spin.unwrap_or(SPIN).min(PULSE),
             in_flight_limit: builder.in_flight_limit,
             back_off: builder.back_off,
             deadline_ms: builder.deadline.map(|deadline| deadline.as_millis() as u64),
@@ -302,7 +303,8 @@ impl Wire for Lane {
     }
 
     fn wait(&self, inbox: &Arc<Inbox>, longest: Duration) {
-        self.turn(inbox, longest);
+        // A sidecar that dies rings no bell: whether it is there is looked at between two waits.
+        self.turn(inbox, longest.min(PULSE));
     }
 }
 
