@@ -295,8 +295,8 @@ impl Wire for Lane {
                     shared.table.take_back(number);
                     return Ok(false);
                 }
-                // The reader finds that out as well, and asks again over the next lane.
-                Err(_) => {}
+                // The reader finds that out as well, once it looks for room, and asks again over the next lane.
+                Err(_) => shared.wants_room = Some(1),
             }
         }
         Ok(true)

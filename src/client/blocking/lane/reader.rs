@@ -168,8 +168,10 @@ impl Reader {
         }
         let in_flight_limit = lane.config.in_flight_limit.min(in_flight_limit as usize).max(1);
         shared.sending = Some(Sending { rollouts, options: Default::default(), in_flight_limit, draining: false });
-        // What breaks here is noticed when the lane is read.
-        let _ = shared.ask_waiting(&lane.config, now);
+        // What breaks here is noticed when the lane is read, and looked at for room.
+        if shared.ask_waiting(&lane.config, now).is_err() {
+            shared.wants_room = Some(1);
+        }
         shared.wake_followers();
     }
 
