@@ -22,6 +22,10 @@ use crate::shm::lane::{ClientBell, ClientEnd, ClientLine, RewardReceiver, Sideca
 /// Longest wait for a sidecar's answer to a greeting. It gives one at once, unless it hangs.
 const GREETING: Duration = Duration::from_secs(2);
 
+/// When nobody has tried to connect for this long after the time for it, and for the back-off's budget, nobody waits for
+/// it any more. Whoever waits tries within 50 ms, or is kept from it by a busy machine.
+const UNATTENDED: Duration = Duration::from_secs(5);
+
 /// Answers that are handed out under one lock.
 const HANDFUL: usize = 256;
 
@@ -101,6 +105,11 @@ impl Reader {
             if Instant::now() < next {
                 return false;
             }
+        }
+        // While nobody waited, nobody tried: that time does not count.
+        let unattended = UNATTENDED.max(lane.config.back_off.budget);
+        if self.trouble.next.is_some_and(|next| now.saturating_duration_since(next) > unattended) {
+            self.trouble = Trouble::default();
         }
         let since = *self.trouble.since.get_or_insert(now);
         let refused = |reason: String| ClientError::Refused {
