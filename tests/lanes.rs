@@ -4,6 +4,7 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -297,6 +298,22 @@ async fn a_flood_on_one_lane_does_not_starve_another() {
     check(&rollouts, &score(&client, rollouts.clone()).await.unwrap());
     assert_eq!(line.parted(), None);
     drop((sending, rewards, line));
+    sidecar.drain().await.unwrap();
+}
+
+/// A process that was forked has a copy of the socket, which keeps no lane.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lane_ends_with_its_client_whoever_has_a_copy_of_the_socket() {
+    let (_folder, config) = lanes();
+    let config = Config { shm_lanes: 1, ..config };
+    let sidecar = echo(config.clone()).await;
+    let path = config.shm.clone().unwrap();
+    let socket = UnixStream::connect(&path).unwrap();
+    let copy = socket.try_clone().unwrap();
+    drop(handshake::greet(socket, &path, Duration::from_secs(10)).unwrap());
+    let client = connect(&config).await;
+    assert!(score(&client, many(3)).await.is_ok());
+    drop(copy);
     sidecar.drain().await.unwrap();
 }
 
