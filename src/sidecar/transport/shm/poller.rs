@@ -163,6 +163,8 @@ impl Poller {
     fn close(&mut self, id: u64, end: LaneEnd, why: &str) {
         if let Some(lane) = self.lanes.remove(&id) {
             metrics::lane_closed(end);
+            // Closing is not enough: its other holder would keep it watched, and ring it.
+            let _ = epoll::delete(&self.epoll, lane.line().bell());
             lane.close(why);
             // What was admitted for it makes room for others at once.
             self.intake.sweep();
@@ -298,11 +300,12 @@ impl Poller {
         let end = handshake::open(socket, &self.terms.card, self.terms.sizes, self.terms.in_flight_limit as u32)?;
         let lane = Lane::new(end, peer, &self.terms, &self.control);
         self.watch(lane.line().socket(), id << 2 | about::SOCKET, EventFlags::IN | EventFlags::RDHUP)?;
-        // Edge by edge: its other holder could make reading it wait.
-        self.watch(lane.line().bell(), id << 2 | about::BELL, EventFlags::IN | EventFlags::ET)?;
         if let Some(process) = lane.process() {
             self.watch(process, id << 2 | about::PROCESS, EventFlags::IN)?;
         }
+        // Edge by edge: its other holder could make reading it wait. The last of them, since it stays watched until it is
+        // taken out.
+        self.watch(lane.line().bell(), id << 2 | about::BELL, EventFlags::IN | EventFlags::ET)?;
         tracing::debug!(lane = id, pid = ?peer.pid, "opened a lane");
         self.lanes.insert(id, lane);
         Ok(())
