@@ -16,7 +16,7 @@ use reward_sidecar::engine::{EchoEngine, ReadPolicy};
 use reward_sidecar::reward::{Code, Outcome};
 use reward_sidecar::rollout::{AggregationSpec, Input, Message, Rollout, Rollouts};
 use reward_sidecar::shm::frame::NO_OPTIONS;
-use reward_sidecar::shm::handshake::{self, Hello};
+use reward_sidecar::shm::handshake::{self, HandshakeError, Hello};
 use reward_sidecar::shm::lane::ClientEnd;
 use reward_sidecar::shm::layout::Sizes;
 use reward_sidecar::sidecar::{Config, Sidecar};
@@ -298,6 +298,24 @@ async fn a_flood_on_one_lane_does_not_starve_another() {
     check(&rollouts, &score(&client, rollouts.clone()).await.unwrap());
     assert_eq!(line.parted(), None);
     drop((sending, rewards, line));
+    sidecar.drain().await.unwrap();
+}
+
+/// Those who connect before others have greeted count as well.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn there_are_no_more_lanes_than_there_may_be() {
+    let (_folder, config) = lanes();
+    let config = Config { shm_lanes: 1, ..config };
+    let sidecar = echo(config.clone()).await;
+    let path = config.shm.clone().unwrap();
+    let sockets: Vec<_> = (0..3).map(|_| UnixStream::connect(&path).unwrap()).collect();
+    let greeted: Vec<_> =
+        sockets.into_iter().map(|socket| handshake::greet(socket, &path, Duration::from_secs(10))).collect();
+    assert!(greeted[0].is_ok());
+    for refused in &greeted[1..] {
+        assert!(matches!(refused, Err(HandshakeError::Refused { passing: true, .. })), "{refused:?}");
+    }
+    drop(greeted);
     sidecar.drain().await.unwrap();
 }
 

@@ -239,6 +239,17 @@ impl Poller {
         }
     }
 
+    /// Why no lane is opened now, if so.
+    fn no_lane(&self) -> Option<(Status, String)> {
+        if self.control.stage() != Stage::Serving {
+            Some((Status::Draining, "the sidecar is shutting down".to_owned()))
+        } else if self.lanes.len() >= self.terms.lanes {
+            Some((Status::Full, format!("all {} lanes are taken (shm_lanes)", self.terms.lanes)))
+        } else {
+            None
+        }
+    }
+
     fn welcome(&mut self, socket: UnixStream) {
         let peer = match socket.set_nonblocking(true).and_then(|()| Peer::of(&socket)) {
             Ok(peer) => peer,
@@ -247,14 +258,10 @@ impl Poller {
         let no = if !peer.is_trusted() {
             tracing::warn!(uid = peer.uid, "another user's process asked for a lane and was refused");
             Some((Status::Failed, "the sidecar belongs to another user".to_owned()))
-        } else if self.control.stage() != Stage::Serving {
-            Some((Status::Draining, "the sidecar is shutting down".to_owned()))
-        } else if self.lanes.len() >= self.terms.lanes {
-            Some((Status::Full, format!("all {} lanes are taken (shm_lanes)", self.terms.lanes)))
         } else if self.strangers.len() >= STRANGERS {
             Some((Status::Full, "too many clients are connecting at once".to_owned()))
         } else {
-            None
+            self.no_lane()
         };
         if let Some((status, reason)) = no {
             metrics::lane_closed(LaneEnd::Refused);
@@ -288,6 +295,11 @@ impl Poller {
             tracing::warn!(%reason, "a lane was refused");
             metrics::lane_closed(LaneEnd::Refused);
             return handshake::refuse(&socket, Status::Version, &reason);
+        }
+        // Others may have greeted before it.
+        if let Some((status, reason)) = self.no_lane() {
+            metrics::lane_closed(LaneEnd::Refused);
+            return handshake::refuse(&socket, status, &reason);
         }
         if let Err(error) = self.open(id, socket, peer) {
             tracing::warn!(%error, "cannot open a lane");
