@@ -245,7 +245,9 @@ def test_best_of_n_by_text(sidecar: reward_sidecar.Server) -> None:
 def test_results_and_errors_travel(client: Client) -> None:
     batch = client.score(input_ids=[[1, 2], []], raise_on_error=False)
     again = pickle.loads(pickle.dumps(batch))
-    assert again.rewards.tobytes() == batch.rewards.tobytes() and again.attributes.tobytes() == batch.attributes.tobytes()
+    assert (
+        again.rewards.tobytes() == batch.rewards.tobytes() and again.attributes.tobytes() == batch.attributes.tobytes()
+    )
     assert (again.names, again.model_version, len(again)) == (batch.names, batch.model_version, 2)
     assert (again.tokens.tolist(), again.truncated.tolist()) == (batch.tokens.tolist(), batch.truncated.tolist())
     assert [(error.code, error.index, str(error)) for error in again.errors] == [

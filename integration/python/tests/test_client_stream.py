@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -51,8 +52,11 @@ def test_results_come_while_the_source_still_gives(client: Client) -> None:
     def source() -> Iterator[Any]:
         for n in range(50):
             yield {"input_ids": [n]}
-            # A trainer that generates. What was asked before is answered before.
-            client.score(input_ids=[[1, 2, 3]])
+            # A trainer that generates for longer than a stream goes on without a look. What was asked before is answered
+            # before.
+            until = time.monotonic() + 0.005
+            while time.monotonic() < until:
+                client.score(input_ids=[[1, 2, 3]])
             waiting.append(n + 1 - len(seen))
 
     for result in client.stream(source()):

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from support import PATIENCE_S, REPOSITORY
-
-README = REPOSITORY / "integration/python/README.md"
-
-
-def blocks(language: str) -> list[tuple[int, str]]:
-    """The code blocks of a language, each with the line at which it begins."""
-    text = README.read_text()
-    fences = re.finditer(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    return [(text.count("\n", 0, fence.start(1)), fence[1]) for fence in fences]
+from support import PATIENCE_S
+from tour import README, blocks
 
 
 def test_python_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

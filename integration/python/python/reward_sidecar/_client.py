@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping, Se
 from contextlib import aclosing
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -73,14 +73,17 @@ class Best:
         return cls(indices, batch.rewards[scored], tuple(candidates[index] for index in indices), batch)
 
 
-def _candidates(prompt: Prompt | Candidate, candidates: Sequence[Candidate], k: int) -> Request:
+def _candidates(
+    prompt: Prompt | Candidate, candidates: Sequence[Candidate], k: int, options: Mapping[str, object]
+) -> Request:
     """The arguments of `score` that ask for all candidates of one prompt."""
     if not 0 < k <= len(candidates):
         raise ValueError(f"the best {k} of {len(candidates)} candidates cannot be found")
-    rows = [prompt] * len(candidates)
-    if isinstance(candidates[0], str):
-        return {"prompts": rows, "completions": candidates}
-    return {"prompt_ids": rows, "completion_ids": list(candidates)}
+    rows = {"prompts": [prompt] * len(candidates), "completions": list(candidates)}
+    if not isinstance(candidates[0], str):
+        rows = {"prompt_ids": rows["prompts"], "completion_ids": rows["completions"]}
+    # A mixture of both is for `score` to refuse.
+    return cast("Request", {**options, **rows})
 
 
 class Client(_native.Client):
@@ -103,7 +106,7 @@ class Client(_native.Client):
         self, prompt: Prompt | Candidate, candidates: Sequence[Candidate], k: int = 1, **options: Unpack[Options]
     ) -> Best:
         """The best `k` of some candidates for one prompt: texts for a text or a conversation, token ids for token ids."""
-        return Best.of(candidates, self.score(**_candidates(prompt, candidates, k), **options), k)
+        return Best.of(candidates, self.score(**_candidates(prompt, candidates, k, options)), k)
 
     async def score_async(self, **request: Unpack[Request]) -> Batch:
         """As `score`, for an event loop."""
@@ -152,7 +155,7 @@ class AsyncClient:
         self, prompt: Prompt | Candidate, candidates: Sequence[Candidate], k: int = 1, **options: Unpack[Options]
     ) -> Best:
         """The best `k` of some candidates for one prompt: texts for a text or a conversation, token ids for token ids."""
-        return Best.of(candidates, await self.score(**_candidates(prompt, candidates, k), **options), k)
+        return Best.of(candidates, await self.score(**_candidates(prompt, candidates, k, options)), k)
 
     async def stream(
         self,

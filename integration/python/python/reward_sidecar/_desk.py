@@ -65,8 +65,10 @@ class Desk:
                 else:
                     yield scored
         finally:
-            for waiting in (*results, *([pulling] if pulling else [])):
-                waiting.cancel()
+            if pulling is not None:
+                pulling.cancel()
+            for result in results:
+                result.cancel()
 
     def close(self) -> None:
         """Fails whatever waits."""

@@ -1,6 +1,5 @@
 """The native half. What is public of it is exported by the package."""
 
-import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Protocol, TypeAlias, TypedDict
@@ -136,7 +135,9 @@ class Settings(TypedDict, total=False):
 class Reads:
     """What the model says at each of the places at which it reads a rollout."""
 
-    def __new__(cls, tokens: NDArray[np.uint32], attributes: NDArray[np.float32], rewards: NDArray[np.float32]) -> Self: ...
+    def __new__(
+        cls, tokens: NDArray[np.uint32], attributes: NDArray[np.float32], rewards: NDArray[np.float32]
+    ) -> Self: ...
     @property
     def tokens(self) -> NDArray[np.uint32]:
         """[m]: tokens up to and including the one that is read."""
@@ -247,9 +248,7 @@ class Client:
         `raise_on_error=False`. Raises `TypeError` or `ValueError` for arguments that cannot be meant, before anything is
         sent.
         """
-    def stream(
-        self, rollouts: Iterable[Rollout], group: str | None = None, **options: Unpack[Options]
-    ) -> Stream:
+    def stream(self, rollouts: Iterable[Rollout], group: str | None = None, **options: Unpack[Options]) -> Stream:
         """Scores rollouts as they come, and gives their results as they finish.
 
         `rollouts` may be a generator, and endless: the next one is asked for while a result is waited for and there is room
