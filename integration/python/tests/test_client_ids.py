@@ -63,7 +63,7 @@ def test_what_python_and_numpy_have_besides(client: Client) -> None:
     forms: list[Any] = [
         ROWS,
         tuple(tuple(row) for row in ROWS),
-        [array.array(code, row) for code, row in zip("IiL", ROWS)],
+        [array.array(code, row) for code, row in zip("IiL", ROWS, strict=True)],
         [memoryview(array.array("q", row)) for row in ROWS],
         [Tensor(row) for row in ROWS],
         [misaligned, read_only, np.array(ROWS[2])],
@@ -74,12 +74,18 @@ def test_what_python_and_numpy_have_besides(client: Client) -> None:
     ]
     for ids in forms:
         np.testing.assert_array_equal(client.score(input_ids=ids).attributes, echoes_of(ROWS))
-    np.testing.assert_array_equal(client.score(input_ids=Tensor([[1, 2], [3, 4]])).attributes, echoes_of([[1, 2], [3, 4]]))
-    np.testing.assert_array_equal(client.score(input_ids=np.arange(6).reshape(2, 3)).attributes, echoes_of([[0, 1, 2], [3, 4, 5]]))
+    np.testing.assert_array_equal(
+        client.score(input_ids=Tensor([[1, 2], [3, 4]])).attributes, echoes_of([[1, 2], [3, 4]])
+    )
+    np.testing.assert_array_equal(
+        client.score(input_ids=np.arange(6).reshape(2, 3)).attributes, echoes_of([[0, 1, 2], [3, 4, 5]])
+    )
 
 
 def test_prompts_and_completions_may_differ_in_form(client: Client) -> None:
-    batch = client.score(prompt_ids=np.array([[1, 2], [3, 4]], dtype=np.int32), completion_ids=(np.arange(5), [0, 2, 5]))
+    batch = client.score(
+        prompt_ids=np.array([[1, 2], [3, 4]], dtype=np.int32), completion_ids=(np.arange(5), [0, 2, 5])
+    )
     np.testing.assert_array_equal(batch.attributes, echoes_of([[1, 2, 0, 1], [3, 4, 2, 3, 4]]))
 
 
@@ -89,7 +95,12 @@ def test_rows_may_be_empty_where_a_rollout_may_be(client: Client) -> None:
 
 
 def test_the_first_bad_id_of_a_row_is_named(client: Client) -> None:
-    ids = [np.array([1, -1, -2]), np.array([2**32, 1]), np.array([2**63], dtype=np.uint64), np.array([1, 2], dtype="i4")]
+    ids = [
+        np.array([1, -1, -2]),
+        np.array([2**32, 1]),
+        np.array([2**63], dtype=np.uint64),
+        np.array([1, 2], dtype="i4"),
+    ]
     batch = client.score(input_ids=ids, raise_on_error=False)
     assert [(error.index, error.code) for error in batch.errors] == [(row, "TOKEN_OUT_OF_RANGE") for row in (0, 1, 2)]
     assert "-1 at position 1" in batch.errors[0].message and "4294967296 at position 0" in batch.errors[1].message
@@ -136,7 +147,7 @@ def background(call: Any) -> tuple[threading.Thread, list[Batch]]:
 def test_ids_are_lent_where_they_can_be(echo: reward_sidecar.Server, dtype: str, form: str) -> None:
     """Whoever changes an array while it is scored, which nobody should, sees what was not sent yet change with it."""
     ids = np.arange(8, dtype=dtype).reshape(4, 2)
-    batch = {"list": list(ids), "rows": ids, "ragged": (ids.reshape(-1), np.array([0, 2, 4, 6, 8]))}[form]
+    batch: Any = {"list": list(ids), "rows": ids, "ragged": (ids.reshape(-1), np.array([0, 2, 4, 6, 8]))}[form]
     held = batch[0] if isinstance(batch, list | tuple) else batch
     references = 3 + isinstance(batch, list | tuple)
     with echo.client(in_flight_limit=1) as client:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from . import _native
 
 if TYPE_CHECKING:
-    from ._native import Batch, Request, Result, Rollout
+    from ._native import Batch, Result
+    from ._types import Request, Rollout
 
 
 class Desk:
@@ -65,8 +66,10 @@ class Desk:
                 else:
                     yield scored
         finally:
-            for waiting in (*results, *([pulling] if pulling else [])):
-                waiting.cancel()
+            if pulling is not None:
+                pulling.cancel()
+            for result in results:
+                result.cancel()
 
     def close(self) -> None:
         """Fails whatever waits."""
