@@ -10,13 +10,14 @@ WHEELS := target/wheels
 
 BUILD  := $(CARGO) build --release --locked --bin reward-sidecar --example demo
 
-.PHONY: demo test check bench python observability fixtures deny cuda-check clean
+.PHONY: demo test check loom bench python observability fixtures deny cuda-check clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo           build, fetch the demo model, serve it, score rollouts, show a table"
 	@echo "make test           everything CI runs: check, Rust tests, a stock gRPC client, the Python package"
 	@echo "make check          format, lints, each feature wall alone, documentation"
+	@echo "make loom           the lanes' rings and doorbells in every order that loom finds"
 	@echo "make bench          the measured table of the README, on this machine"
 	@echo "make python         the Python package, as a wheel in $(WHEELS)"
 	@echo "make observability  spans into a real OTLP collector, metrics into a real Prometheus"
@@ -34,11 +35,17 @@ test: check
 
 check:
 	$(CARGO) fmt --all --check
+	tools/shared_features.sh
 	$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
 	for wall in client sidecar model shm; do \
 	  $(CARGO) check --release --locked --lib --no-default-features --features $$wall || exit 1; \
 	done
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked --no-deps --lib
+
+# A build of its own, since other crates know the flag, too.
+loom:
+	CARGO_TARGET_DIR=target/loom RUSTFLAGS="--cfg loom" \
+	  $(CARGO) test --release --locked --lib --no-default-features --features shm models::
 
 bench:
 	$(BUILD)
@@ -70,6 +77,7 @@ $(VENV)/maturin: integration/python/pyproject.toml
 python-test: python
 	$(PYTHON) -m venv --clear $(EMPTY)
 	$(EMPTY)/bin/python -m pip install --quiet --disable-pip-version-check $(WHEELS)/reward_sidecar-*.whl -r integration/python/tests/requirements.txt
+	cd integration/python && $(CURDIR)/$(EMPTY)/bin/ruff check --quiet && $(CURDIR)/$(EMPTY)/bin/ruff format --quiet --check
 	$(EMPTY)/bin/python -m pytest integration/python/tests
 
 observability:

@@ -24,3 +24,6 @@ target nemo_folder fuzz/seeds/nemo_folder
 target gguf "$fixtures/gguf"
 target sentencepiece "$fixtures/tokenizer"
 target adapter_config "$fixtures/adapter"
+for name in lane_rollout lane_reply lane_survives lane_handshake lane_session; do
+    target "$name" "fuzz/seeds/$name"
+done

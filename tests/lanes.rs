@@ -15,8 +15,9 @@ use reward_sidecar::engine::{EchoEngine, ReadPolicy};
 use reward_sidecar::reward::{Code, Outcome};
 use reward_sidecar::rollout::{AggregationSpec, Input, Message, Rollout, Rollouts};
 use reward_sidecar::shm::frame::NO_OPTIONS;
-use reward_sidecar::shm::handshake;
+use reward_sidecar::shm::handshake::{self, Hello};
 use reward_sidecar::shm::lane::ClientEnd;
+use reward_sidecar::shm::layout::Sizes;
 use reward_sidecar::sidecar::{Config, Sidecar};
 
 /// A lane's socket in a folder of its own.
@@ -294,4 +295,50 @@ async fn a_panic_of_one_caller_is_no_others() {
     assert!(joined.is_err());
     assert!(score(&client, many(10)).await.is_ok());
     sidecar.drain().await.unwrap();
+}
+
+/// Weights that find no room where their rollout alone would: the client waits for theirs, and notices that nobody will make any.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn weights_that_find_no_room_are_no_hang() {
+    let (folder, config) = lanes();
+    let sidecar = echo(config.clone()).await;
+    let card = handshake::connect(config.shm.as_deref().unwrap(), Duration::from_secs(10)).unwrap().card;
+    sidecar.drain().await.unwrap();
+    // A sidecar that opens one lane, reads nothing, and goes when it is told.
+    let path = folder.path().join("idle.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let (go, told) = std::sync::mpsc::channel();
+    let idle = std::thread::spawn(move || {
+        let (socket, _) = listener.accept().unwrap();
+        while Hello::default().read(&socket).unwrap().is_none() {}
+        socket.set_nonblocking(true).unwrap();
+        let sizes = Sizes { card_bytes: card.len(), rollout_bytes: 4096, reward_bytes: 4096 };
+        let _end = handshake::open(socket, &card, sizes, 100).unwrap();
+        told.recv().unwrap()
+    });
+    let weights = (0..60).map(|n| (format!("attribute {n}"), 1.0)).collect();
+    let aggregation = AggregationSpec { weights, ..AggregationSpec::default() };
+    // 440 of 512 words, and one whose weights take more than what is left.
+    let mut rollouts: Vec<Rollout> = (0..11).map(|_| ids(0..64)).collect();
+    rollouts.push(Rollout { aggregation, ..ids([1]) });
+    let budget = Duration::from_millis(200);
+    let client =
+        Client::builder(format!("shm://{}", path.display())).back_off(BackOff { budget, ..BackOff::default() });
+    let stopped = std::thread::spawn(move || {
+        let mut answers = client.connect().unwrap().answers();
+        let rollouts: Arc<dyn Rollouts> = Arc::new(rollouts);
+        for index in 0..11 {
+            answers.submit(&rollouts, index, index as u64, &mut || true).unwrap();
+        }
+        let until = Instant::now() + Duration::from_secs(20);
+        let mut waits = || {
+            // Whoever is told already has gone.
+            let _ = go.send(());
+            Instant::now() < until
+        };
+        answers.submit(&rollouts, 11, 11, &mut waits).and_then(|()| answers.next(&mut waits).map(drop))
+    });
+    let stopped = tokio::task::spawn_blocking(move || stopped.join().unwrap()).await.unwrap();
+    assert!(!matches!(stopped, Err(Stopped::Interrupted)), "it waits for ever");
+    idle.join().unwrap();
 }

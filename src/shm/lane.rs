@@ -216,6 +216,11 @@ impl RolloutSender {
         frame::rollout_words(rollout) * super::layout::WORD
     }
 
+    /// Bytes of the record of so many bytes of options.
+    pub fn bytes_of_options(bytes: usize) -> usize {
+        frame::options_words(bytes) * super::layout::WORD
+    }
+
     /// Asks a rollout. `Ok(false)`: there is no room yet.
     pub fn rollout(&mut self, number: u64, options: u32, rollout: &RolloutRef) -> Result<bool, Broken> {
         let sent = frame::write_rollout(&mut self.producer, number, options, rollout)?;
@@ -236,7 +241,7 @@ impl RolloutSender {
         Ok(sent)
     }
 
-    /// Whether a rollout of so many bytes would find room now.
+    /// Whether a record of so many bytes would find room now.
     pub fn has_room(&mut self, bytes: usize) -> Result<bool, Broken> {
         self.producer.has_room(bytes.div_ceil(super::layout::WORD))
     }

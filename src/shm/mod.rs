@@ -33,6 +33,8 @@ mod bell;
 pub mod doorbell;
 mod error;
 pub mod frame;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 #[cfg(not(loom))]
 pub mod handshake;
 pub mod lane;

@@ -20,7 +20,7 @@ import numpy as np
 import reward_sidecar
 
 IDS = 2048
-ALWAYS_US = 10_000_000
+ALWAYS_US = 1_000_000
 TURNS = 5
 # Futexes have no name in Python; these numbers are x86-64's and AArch64's.
 SYS_FUTEX = {"x86_64": 202, "aarch64": 98}.get(os.uname().machine)

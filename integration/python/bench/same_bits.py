@@ -1,6 +1,6 @@
 """The same rollouts through every transport, and from file to file: the same bits, or this says where not.
 
-    python integration/python/bench/same_bits.py ROLLOUTS.jsonl [MODEL]
+python integration/python/bench/same_bits.py ROLLOUTS.jsonl [MODEL]
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ NOTEBOOK = REPOSITORY / "examples/rewards.ipynb"
 
 def run(path: Path = NOTEBOOK) -> nbformat.NotebookNode:
     """The notebook with its outputs. A cell that fails raises, with its traceback."""
-    notebook = nbformat.read(path, as_version=4)
+    notebook: nbformat.NotebookNode = nbformat.read(path, as_version=4)
     NotebookClient(
         notebook,
         timeout=PATIENCE_S,

@@ -13,8 +13,8 @@ import pytest
 from support import PATIENCE_S
 
 
-def run(*command: str | Path, **options: object) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(command, capture_output=True, timeout=PATIENCE_S, **options)  # type: ignore[call-overload]
+def run(*command: str | Path, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(command, capture_output=True, timeout=PATIENCE_S, input=stdin)
 
 
 def read_until(log: subprocess.Popen[str], what: str) -> None:
@@ -52,7 +52,7 @@ def test_scores_are_the_binarys(script: Path, binary: Path, rollout_file: Path, 
 
 def test_rejections_and_mistakes_have_their_exit_codes(script: Path, tiny: Path) -> None:
     rollouts = b'{"id":"a","input_ids":[1]}\n{"id":"b","input_ids":[999]}\n'
-    output = run(script, "score", "--model", tiny, "--weights", "attribute-0=1", input=rollouts)
+    output = run(script, "score", "--model", tiny, "--weights", "attribute-0=1", stdin=rollouts)
     assert output.returncode == 1 and b"TOKEN_OUT_OF_RANGE" in output.stdout
     output = run(script, "inspect", "--model", "/no/such/model")
     assert output.returncode == 2 and b"error[MODEL]" in output.stderr
@@ -60,7 +60,7 @@ def test_rejections_and_mistakes_have_their_exit_codes(script: Path, tiny: Path)
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
 def test_serve_drains(script: Path, tiny: Path, stop: signal.Signals) -> None:
-    command = [script, "serve", "--model", tiny, "--grpc", "127.0.0.1:0", "--admin", "off"]
+    command: list[str | Path] = [script, "serve", "--model", tiny, "--grpc", "127.0.0.1:0", "--admin", "off"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         read_until(server, "ready")
         server.send_signal(stop)
@@ -69,7 +69,7 @@ def test_serve_drains(script: Path, tiny: Path, stop: signal.Signals) -> None:
 
 
 def test_an_interrupt_ends_what_does_not_drain(script: Path, tiny: Path) -> None:
-    command = [script, "score", "--model", tiny, "--weights", "attribute-0=1"]
+    command: list[str | Path] = [script, "score", "--model", tiny, "--weights", "attribute-0=1"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as score:
         read_until(score, "model loaded")
         score.send_signal(signal.SIGINT)

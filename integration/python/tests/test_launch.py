@@ -53,8 +53,9 @@ def test_only_what_was_asked_for(tiny: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_settings_by_name(tiny: Path, tmp_path: Path) -> None:
     socket = tmp_path / "own.sock"
-    settings = {"max_batch_tokens": 64, "share_prefixes": False, "cache_dir": tmp_path, "preset": None}
-    with reward_sidecar.launch(tiny, shm=False, uds=socket, **settings) as server:
+    with reward_sidecar.launch(
+        tiny, shm=False, uds=socket, max_batch_tokens=64, share_prefixes=False, cache_dir=tmp_path, preset=None
+    ) as server:
         assert server.address == f"unix://{socket}"
         assert score(server) == score(server)
 

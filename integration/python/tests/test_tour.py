@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from support import PATIENCE_S, REPOSITORY
-
-README = REPOSITORY / "integration/python/README.md"
-
-
-def blocks(language: str) -> list[tuple[int, str]]:
-    """The code blocks of a language, each with the line at which it begins."""
-    text = README.read_text()
-    fences = re.finditer(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    return [(text.count("\n", 0, fence.start(1)), fence[1]) for fence in fences]
+from support import PATIENCE_S
+from tour import README, blocks
 
 
 def test_python_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,9 +29,3 @@ def test_the_command_line_knows_its_flags(script: Path) -> None:
         arguments = shlex.split(command)[1:]
         assert arguments[0] == "serve"
         subprocess.run([script, *arguments, "--print-config"], check=True, capture_output=True, timeout=PATIENCE_S)
-
-
-def test_the_signatures_are_as_the_stubs_say() -> None:
-    stubtest = [sys.executable, "-m", "mypy.stubtest", "reward_sidecar", "--ignore-missing-stub"]
-    output = subprocess.run(stubtest, capture_output=True, text=True, timeout=PATIENCE_S)
-    assert output.returncode == 0, output.stdout + output.stderr

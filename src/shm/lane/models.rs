@@ -9,6 +9,9 @@ use crate::shm::layout::Place;
 
 const LONG: Duration = Duration::from_secs(1);
 
+/// As in the doorbell's models.
+const PREEMPTIONS: usize = 3;
+
 struct Sidecar {
     rollouts: RolloutReceiver,
     rewards: RewardSender,
@@ -22,7 +25,7 @@ struct Client {
 
 fn model(check: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(std::env::var("PB").unwrap().parse().unwrap());
+    builder.preemption_bound = Some(PREEMPTIONS);
     builder.check(check);
 }
 

@@ -65,6 +65,12 @@ fn records_come_whole_and_in_order_through_a_full_ring() {
     assert!(WENT_ON.load(Relaxed) && REWOUND.load(Relaxed));
 }
 
+/// There is room for the second behind the first and round the ring's end, but not at the front alone.
+#[test]
+fn what_does_not_fit_at_the_front_goes_on() {
+    loom::model(|| assert_eq!(exchange(&[2, 3]).position, 9));
+}
+
 /// Each fills the ring, and begins where the one before it ended.
 #[test]
 fn whole_rings_follow_each_other() {

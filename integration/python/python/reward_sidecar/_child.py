@@ -11,8 +11,8 @@ import os
 import sys
 
 if __name__ == "__main__":
-    # Started as a file, so that it is the package of the launching process whatever the current folder holds. The file's
-    # own folder is no place to import from; the one above it is.
+    # Started as a file, so that it is the package of the launching process whatever the current folder holds. The
+    # file's own folder is no place to import from; the one above it is.
     _package = os.path.dirname(os.path.abspath(__file__))
     sys.path[:] = [path for path in sys.path if os.path.abspath(path) != _package]
     if os.path.dirname(_package) not in sys.path:

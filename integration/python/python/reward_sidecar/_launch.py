@@ -52,8 +52,8 @@ def launch(
     It listens on shared memory (`shm`), and where asked for on a Unix socket (`uds`), on TCP (`grpc`) and on an admin
     port (`admin`). `True` picks a path in a folder of its own, or a free port; otherwise a path, or `HOST:PORT`.
 
-    It ends with this process, however that ends, and before that with `Server.stop` or a `with` block. With `restart` it
-    is started again, at the same addresses, where it ends by itself and not in peace; clients reconnect.
+    It ends with this process, however that ends, and before that with `Server.stop` or a `with` block. With `restart`
+    it is started again, at the same addresses, where it ends by itself and not in peace; clients reconnect.
 
     Everything else is a setting of `reward-sidecar serve` by its name: `max_batch_tokens=8192`, `threads=4`,
     `over_long="truncate-left"`. What is not given here is taken from the environment (`REWARD_SIDECAR_...`).

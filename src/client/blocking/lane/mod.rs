@@ -63,7 +63,7 @@ struct Shared {
     reader: Option<Reader>,
     /// Those who wait for the reader.
     followers: Vec<Weak<Inbox>>,
-    /// A rollout of so many bytes found no room.
+    /// A record of so many bytes found no room.
     wants_room: Option<usize>,
 }
 
@@ -195,7 +195,7 @@ impl Shared {
                 Ok(Asked::Yes)
             }
             Ok(false) => {
-                self.wants_room = Some(bytes);
+                self.wants_room = Some(sending.options.unknown_bytes(rollout.aggregation).unwrap_or(bytes));
                 Ok(Asked::NoRoom)
             }
             Err(rejection) => {

@@ -71,6 +71,9 @@ impl Outbox {
     pub(super) fn admits_or_rings(&self) -> Result<bool, Broken> {
         let mut open = self.lock();
         let Some(open) = &mut *open else { return Ok(false) };
+        if open.admits()? {
+            return Ok(true);
+        }
         open.rewards.want_room();
         open.waited_for = true;
         open.flush()?;

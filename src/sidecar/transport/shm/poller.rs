@@ -109,9 +109,9 @@ impl Poller {
                 }
                 continue;
             }
-            if self.going_to_sleep() {
-                self.look(self.longest_sleep(now));
-            }
+            // The sockets are looked at either way: a client may say something at just this moment each time.
+            let idle = self.going_to_sleep();
+            self.look(if idle { self.longest_sleep(now) } else { Some(Duration::ZERO) });
             self.lanes.values().for_each(Lane::awake);
             looked = Instant::now();
         }
@@ -127,7 +127,7 @@ impl Poller {
             match lane.turn(&self.intake, &self.runtime) {
                 Ok(turn) => {
                     busy |= turn.read;
-                    // After every turn: an engine that is quick enough to be run here has little to choose from then.
+                    // A quick engine is through with these before the next lane has its turn.
                     if turn.taken {
                         self.intake.settle();
                     }
@@ -219,7 +219,8 @@ impl Poller {
     }
 
     fn accept(&mut self) {
-        loop {
+        // Whoever is left over is announced again, after the lanes have had their turns.
+        for _ in 0..EVENTS {
             match self.listener.accept() {
                 Ok((socket, _)) => self.welcome(socket),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
