@@ -11,6 +11,8 @@ from typing_extensions import Self, Unpack, disjoint_base, final
 from ._errors import RewardSidecarError
 from ._types import Options, Request, Rollout, Settings
 
+__all__ = ["Batch", "Client", "Defaults", "Desk", "Reads", "Result", "Stream", "run_cli"]
+
 @final
 class Reads:
     """What the model says at each of the places at which it reads a rollout."""
