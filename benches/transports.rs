@@ -14,6 +14,9 @@ const TOKENS: u32 = 2048;
 const LONE: usize = 20_000;
 const TOGETHER: usize = 20_000;
 
+/// A name, how to make a client, and how many of them.
+type Row<'a> = (String, Box<dyn Fn() -> Builder + 'a>, usize);
+
 fn main() {
     // Cargo itself passes `--bench`.
     let word = std::env::args().skip(1).find(|a| !a.starts_with('-')).unwrap_or_default();
@@ -25,7 +28,7 @@ fn main() {
         let server = Server::start(&["--uds", &uds, "--shm", &shm, "--grpc", "127.0.0.1:0", "--shm-spin-us", spins]);
         let lane = || Client::builder(format!("shm://{shm}")).spin(client_spin);
         let state = if spins == "0" { "both sleep" } else { "both watch" };
-        let mut rows: Vec<(String, Box<dyn Fn() -> Builder>, usize)> = Vec::new();
+        let mut rows: Vec<Row> = Vec::new();
         rows.push((format!("lane, {state}"), Box::new(lane), 1));
         rows.push((format!("64 lanes, {state}"), Box::new(lane), 64));
         if spins == "0" {

@@ -4,6 +4,7 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,8 +16,9 @@ use reward_sidecar::engine::{EchoEngine, ReadPolicy};
 use reward_sidecar::reward::{Code, Outcome};
 use reward_sidecar::rollout::{AggregationSpec, Input, Message, Rollout, Rollouts};
 use reward_sidecar::shm::frame::NO_OPTIONS;
-use reward_sidecar::shm::handshake;
+use reward_sidecar::shm::handshake::{self, HandshakeError, Hello};
 use reward_sidecar::shm::lane::ClientEnd;
+use reward_sidecar::shm::layout::Sizes;
 use reward_sidecar::sidecar::{Config, Sidecar};
 
 /// A lane's socket in a folder of its own.
@@ -228,6 +230,34 @@ async fn a_sidecar_that_stays_away_is_an_error_and_no_hang() {
     sidecar.drain().await.unwrap();
 }
 
+/// However long a thread would wait, it notices that the sidecar is gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_endless_wait_ends_with_the_sidecar() {
+    let (_folder, config) = lanes();
+    let (sidecar, gate) = gated(config.clone()).await;
+    let (initial, max) = (Duration::from_millis(1), Duration::from_millis(5));
+    let back_off = BackOff { initial, max, budget: Duration::from_millis(50) };
+    let builder = Client::builder(address(&config)).back_off(back_off).spin(Duration::MAX);
+    let answered = tokio::task::spawn_blocking(move || {
+        let mut answers = builder.connect().unwrap().answers();
+        let rollouts: Arc<dyn Rollouts> = Arc::new(many(1));
+        answers.submit(&rollouts, 0, 7, &mut || true).unwrap();
+        loop {
+            if let Some(answered) = answers.try_next() {
+                break answered;
+            }
+            answers.wait(Duration::MAX);
+        }
+    });
+    while gate.reached.load(std::sync::atomic::Ordering::SeqCst) == 0 {
+        tokio::task::yield_now().await;
+    }
+    drop(sidecar);
+    let (tag, answer) = answered.await.unwrap();
+    assert!(tag == 7 && matches!(answer, Err(ClientError::Disconnected { .. })), "{answer:?}");
+    gate.open();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn waiting_can_be_interrupted() {
     let (_folder, config) = lanes();
@@ -271,6 +301,40 @@ async fn a_flood_on_one_lane_does_not_starve_another() {
     sidecar.drain().await.unwrap();
 }
 
+/// Those who connect before others have greeted count as well.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn there_are_no_more_lanes_than_there_may_be() {
+    let (_folder, config) = lanes();
+    let config = Config { shm_lanes: 1, ..config };
+    let sidecar = echo(config.clone()).await;
+    let path = config.shm.clone().unwrap();
+    let sockets: Vec<_> = (0..3).map(|_| UnixStream::connect(&path).unwrap()).collect();
+    let greeted: Vec<_> =
+        sockets.into_iter().map(|socket| handshake::greet(socket, &path, Duration::from_secs(10))).collect();
+    assert!(greeted[0].is_ok());
+    for refused in &greeted[1..] {
+        assert!(matches!(refused, Err(HandshakeError::Refused { passing: true, .. })), "{refused:?}");
+    }
+    drop(greeted);
+    sidecar.drain().await.unwrap();
+}
+
+/// A process that was forked has a copy of the socket, which keeps no lane.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lane_ends_with_its_client_whoever_has_a_copy_of_the_socket() {
+    let (_folder, config) = lanes();
+    let config = Config { shm_lanes: 1, ..config };
+    let sidecar = echo(config.clone()).await;
+    let path = config.shm.clone().unwrap();
+    let socket = UnixStream::connect(&path).unwrap();
+    let copy = socket.try_clone().unwrap();
+    drop(handshake::greet(socket, &path, Duration::from_secs(10)).unwrap());
+    let client = connect(&config).await;
+    assert!(score(&client, many(3)).await.is_ok());
+    drop(copy);
+    sidecar.drain().await.unwrap();
+}
+
 struct Panicking;
 
 impl Rollouts for Panicking {
@@ -294,4 +358,50 @@ async fn a_panic_of_one_caller_is_no_others() {
     assert!(joined.is_err());
     assert!(score(&client, many(10)).await.is_ok());
     sidecar.drain().await.unwrap();
+}
+
+/// Weights that find no room where their rollout alone would: the client waits for theirs, and notices that nobody will make any.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn weights_that_find_no_room_are_no_hang() {
+    let (folder, config) = lanes();
+    let sidecar = echo(config.clone()).await;
+    let card = handshake::connect(config.shm.as_deref().unwrap(), Duration::from_secs(10)).unwrap().card;
+    sidecar.drain().await.unwrap();
+    // A sidecar that opens one lane, reads nothing, and goes when it is told.
+    let path = folder.path().join("idle.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let (go, told) = std::sync::mpsc::channel();
+    let idle = std::thread::spawn(move || {
+        let (socket, _) = listener.accept().unwrap();
+        while Hello::default().read(&socket).unwrap().is_none() {}
+        socket.set_nonblocking(true).unwrap();
+        let sizes = Sizes { card_bytes: card.len(), rollout_bytes: 4096, reward_bytes: 4096 };
+        let _end = handshake::open(socket, &card, sizes, 100).unwrap();
+        told.recv().unwrap()
+    });
+    let weights = (0..60).map(|n| (format!("attribute {n}"), 1.0)).collect();
+    let aggregation = AggregationSpec { weights, ..AggregationSpec::default() };
+    // 440 of 512 words, and one whose weights take more than what is left.
+    let mut rollouts: Vec<Rollout> = (0..11).map(|_| ids(0..64)).collect();
+    rollouts.push(Rollout { aggregation, ..ids([1]) });
+    let budget = Duration::from_millis(200);
+    let client =
+        Client::builder(format!("shm://{}", path.display())).back_off(BackOff { budget, ..BackOff::default() });
+    let stopped = std::thread::spawn(move || {
+        let mut answers = client.connect().unwrap().answers();
+        let rollouts: Arc<dyn Rollouts> = Arc::new(rollouts);
+        for index in 0..11 {
+            answers.submit(&rollouts, index, index as u64, &mut || true).unwrap();
+        }
+        let until = Instant::now() + Duration::from_secs(20);
+        let mut waits = || {
+            // Whoever is told already has gone.
+            let _ = go.send(());
+            Instant::now() < until
+        };
+        answers.submit(&rollouts, 11, 11, &mut waits).and_then(|()| answers.next(&mut waits).map(drop))
+    });
+    let stopped = tokio::task::spawn_blocking(move || stopped.join().unwrap()).await.unwrap();
+    assert!(!matches!(stopped, Err(Stopped::Interrupted)), "it waits for ever");
+    idle.join().unwrap();
 }

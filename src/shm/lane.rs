@@ -3,6 +3,7 @@
 //! Invariant: whatever is published is rung for, so that an end that sleeps never sleeps over something that it waits for.
 
 use std::io::{Read as _, Write as _};
+use std::net::Shutdown;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -216,6 +217,11 @@ impl RolloutSender {
         frame::rollout_words(rollout) * super::layout::WORD
     }
 
+    /// Bytes of the record of so many bytes of options.
+    pub fn bytes_of_options(bytes: usize) -> usize {
+        frame::options_words(bytes) * super::layout::WORD
+    }
+
     /// Asks a rollout. `Ok(false)`: there is no room yet.
     pub fn rollout(&mut self, number: u64, options: u32, rollout: &RolloutRef) -> Result<bool, Broken> {
         let sent = frame::write_rollout(&mut self.producer, number, options, rollout)?;
@@ -236,7 +242,7 @@ impl RolloutSender {
         Ok(sent)
     }
 
-    /// Whether a rollout of so many bytes would find room now.
+    /// Whether a record of so many bytes would find room now.
     pub fn has_room(&mut self, bytes: usize) -> Result<bool, Broken> {
         self.producer.has_room(bytes.div_ceil(super::layout::WORD))
     }
@@ -321,6 +327,14 @@ impl ClientLine {
         let _ = self.socket.set_nonblocking(true);
         let _ = (&self.socket).take(MAX_PARTING_BYTES as u64).read_to_end(&mut word);
         String::from_utf8_lossy(&word).into_owned()
+    }
+}
+
+impl Drop for ClientLine {
+    /// The end of the lane, although a forked process may have a copy of the socket.
+    fn drop(&mut self) {
+        // Fails only where the sidecar was first.
+        let _ = self.socket.shutdown(Shutdown::Both);
     }
 }
 

@@ -180,7 +180,6 @@ fn half_a_record(socket: &Path, random: &mut Random) -> io::Result<()> {
     for _ in 0..random.below(words as u64) {
         writer.word(random.next());
     }
-    drop(writer);
     raw.ring();
     die()
 }
@@ -199,7 +198,6 @@ fn scribbled_header(socket: &Path, random: &mut Random) -> io::Result<()> {
     let (word, value) = wrong[random.below(4) as usize];
     let mut writer = raw.rollouts.begin(kind::ROLLOUT, 4).unwrap().unwrap();
     (0..4).for_each(|_| writer.word(0));
-    drop(writer);
     raw.scribble(place.data + word, value);
     raw.scribble(place.tail, 6);
     until_parted(raw)

@@ -36,10 +36,12 @@ fn run(lives: u64) {
     const AT_ONCE: usize = 6;
     /// Clients that behave.
     const STEADY: usize = 3;
+    /// Deaths of the sidecar.
+    const DEATHS: usize = 5;
     /// What one leaked lane costs at the very least: the pages of its memory that were touched.
     const LANE_BYTES: u64 = 3 * 4096;
 
-    let server = server::Server::start();
+    let mut server = server::Server::start();
     let steady = steady::Steady::start(STEADY, &server.socket);
     let mut counts: BTreeMap<&str, [u64; 2]> = BTreeMap::new();
     let live = |from: u64, to: u64, counts: &mut BTreeMap<&str, [u64; 2]>| {
@@ -85,7 +87,7 @@ fn run(lives: u64) {
         freed.as_millis()
     );
     println!(
-        "{answered} questions of {STEADY} clients that behave, each answered once and right; {accepted} rollouts accepted"
+        "{answered} questions of {STEADY} clients that behave, each answered once and right; {accepted} accepted of all"
     );
     println!("{metrics}");
 
@@ -93,13 +95,26 @@ fn run(lives: u64) {
     // Some rejections are of rollouts that were never accepted.
     assert!(all_answered >= accepted, "{accepted} rollouts were accepted, {all_answered} answered");
     assert!(freed < Duration::from_secs(1), "a dead client's lane was still there after {freed:?}");
-    assert_eq!(after.descriptors, before.descriptors);
-    assert_eq!(after.threads, before.threads);
+    // Fewer there may be: a thread that had nothing to do has ended.
+    assert!(after.descriptors <= before.descriptors && after.threads <= before.threads);
     assert_eq!(after.lane_mappings, before.lane_mappings);
     // One lane in ten leaked would be seen, and so would one byte in three of what each life sends; an allocator's moods would not.
     let lived = lives - warm;
     let most = before.resident + lived / 10 * LANE_BYTES + (16 << 20);
     assert!(after.resident < most, "{} bytes resident, {} before", after.resident, before.resident);
+    // The other way round: the sidecar dies, again and again, and whoever behaves asks the next one.
+    let steady = steady::Steady::start(STEADY, &server.socket);
+    for _ in 0..DEATHS {
+        server.kill_and_replace();
+        let answered = steady.answered();
+        while steady.answered() < answered + 1_000 {
+            std::thread::yield_now();
+        }
+    }
+    let answered = steady.stop();
+    println!(
+        "the sidecar was killed {DEATHS} times in the midst of {answered} questions, each answered once and right"
+    );
     server.stop();
 }
 

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -31,12 +31,24 @@ impl Server {
     pub fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("lanes.sock");
+        let (child, admin) = Self::spawn(&socket);
+        Self { child, admin, socket, _folder: folder }
+    }
+
+    /// Kills it with whatever it is at, and starts another in its place.
+    pub fn kill_and_replace(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        (self.child, self.admin) = Self::spawn(&self.socket);
+    }
+
+    fn spawn(socket: &Path) -> (Child, String) {
         let mut child = Command::new(env!("CARGO_BIN_EXE_reward-sidecar"))
             .args(["serve", "--model", "echo", "--grpc", "off", "--admin", "127.0.0.1:0"])
             // A broken lane is a warning; there will be thousands.
             .args(["--log", "info,reward_sidecar::sidecar::transport=error"])
             .arg("--shm")
-            .arg(&socket)
+            .arg(socket)
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
@@ -52,7 +64,7 @@ impl Server {
         }
         // What it says from now on is shown.
         std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::stderr()));
-        Self { child, admin, socket, _folder: folder }
+        (child, admin)
     }
 
     pub fn footprint(&self) -> Footprint {

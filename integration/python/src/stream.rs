@@ -2,8 +2,9 @@
 //!
 //! Invariant: every rollout that was taken from its source has one result.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use pyo3::PyTraverseError;
 use pyo3::gc::PyVisit;
@@ -27,20 +28,19 @@ pub struct Stream {
     source: Option<Py<PyIterator>>,
     options: Options,
     answers: OfThisProcess<Answers>,
-    /// Taken from the source; there was no room for it.
+    /// Taken out of `answers`.
+    arrived: VecDeque<(u64, Answer)>,
+    looked: Instant,
+    /// Taken from the source, and not submitted yet.
     waiting: Option<(Arc<dyn Rollouts>, u64)>,
     /// Names of the unanswered that have one.
     ids: HashMap<u64, String>,
     taken: u64,
 }
 
-/// What a look at the connection said.
-enum Look {
-    Answered(u64, Answer),
-    Submitted,
-    NoRoom,
-    Nothing,
-}
+/// How long rollouts are taken from a source before it is time to look for answers: enough for a quick source to have many
+/// in flight, and little for a slow one, which is looked for after each.
+const LOOK: Duration = Duration::from_millis(1);
 
 impl Stream {
     pub fn new(client: Client, source: Bound<'_, PyIterator>, options: Options) -> Self {
@@ -48,6 +48,8 @@ impl Stream {
             source: Some(source.unbind()),
             options,
             answers: OfThisProcess::new(client.answers()),
+            arrived: VecDeque::new(),
+            looked: Instant::now(),
             waiting: None,
             ids: HashMap::new(),
             taken: 0,
@@ -92,49 +94,39 @@ impl Stream {
     }
 
     fn __next__(&mut self, py: Python<'_>) -> PyResult<Option<Result>> {
+        let foreign = || {
+            let message = "this stream is the parent process's; begin one of your own".into();
+            Failure { code: ClientError::Closed.code(), message }.raised(py)
+        };
+        self.answers.get().ok_or_else(foreign)?;
         loop {
-            let Some(answers) = self.answers.get_mut() else {
-                let message = "this stream is the parent process's; begin one of your own".into();
-                return Err(Failure { code: ClientError::Closed.code(), message }.raised(py));
-            };
-            let waiting = &self.waiting;
-            // Answers first: they make room, and somebody waits for them.
-            let looked = py.detach(|| {
-                if let Some((tag, answer)) = answers.try_next() {
-                    return Ok(Look::Answered(tag, answer));
-                }
-                match waiting {
-                    None => Ok(Look::Nothing),
-                    Some((rows, tag)) => Ok(match answers.try_submit(rows, 0, *tag)? {
-                        true => Look::Submitted,
-                        false => Look::NoRoom,
-                    }),
-                }
-            });
-            match looked.map_err(|error: ClientError| Failure::from(&error).raised(py))? {
-                Look::Answered(tag, answer) => return self.result(py, tag, answer).map(Some),
-                Look::Submitted => {
-                    self.waiting = None;
+            if let Some((tag, answer)) = self.arrived.pop_front() {
+                return self.result(py, tag, answer).map(Some);
+            }
+            if self.waiting.is_none()
+                && let Some(refused) = self.take(py)?
+            {
+                return Ok(Some(refused));
+            }
+            let answers = self.answers.get_mut().ok_or_else(foreign)?;
+            if let Some((rows, tag)) = &self.waiting
+                && py.detach(|| answers.try_submit(rows, 0, *tag)).map_err(|error| Failure::from(&error).raised(py))?
+            {
+                self.waiting = None;
+                if self.looked.elapsed() < LOOK {
                     continue;
                 }
-                Look::Nothing if self.source.is_some() => {
-                    if let Some(result) = self.take(py)? {
-                        return Ok(Some(result));
-                    }
-                    continue;
-                }
-                Look::Nothing if answers.unanswered() == 0 => return Ok(None),
-                Look::NoRoom | Look::Nothing => {}
+            } else if answers.unanswered() == 0 {
+                // Others have taken all the room.
+                let Some((rows, tag)) = &self.waiting else { return Ok(None) };
+                wait(py, |check| answers.submit(rows, 0, *tag, check))?;
+                self.waiting = None;
+            } else {
+                self.arrived.extend(wait(py, |check| answers.next(check))?);
             }
-            let waiting = waiting.as_ref().filter(|_| answers.unanswered() == 0);
-            let answered = wait(py, |check| match waiting {
-                Some((rows, tag)) => answers.submit(rows, 0, *tag, check).map(|()| None),
-                None => answers.next(check),
-            })?;
-            match answered {
-                Some((tag, answer)) => return self.result(py, tag, answer).map(Some),
-                None => self.waiting = None,
-            }
+            let arrived = &mut self.arrived;
+            py.detach(|| arrived.extend(std::iter::from_fn(|| answers.try_next())));
+            self.looked = Instant::now();
         }
     }
 

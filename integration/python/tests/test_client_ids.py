@@ -63,7 +63,7 @@ def test_what_python_and_numpy_have_besides(client: Client) -> None:
     forms: list[Any] = [
         ROWS,
         tuple(tuple(row) for row in ROWS),
-        [array.array(code, row) for code, row in zip("IiL", ROWS)],
+        [array.array(code, row) for code, row in zip("IiL", ROWS, strict=True)],
         [memoryview(array.array("q", row)) for row in ROWS],
         [Tensor(row) for row in ROWS],
         [misaligned, read_only, np.array(ROWS[2])],
@@ -147,7 +147,7 @@ def background(call: Any) -> tuple[threading.Thread, list[Batch]]:
 def test_ids_are_lent_where_they_can_be(echo: reward_sidecar.Server, dtype: str, form: str) -> None:
     """Whoever changes an array while it is scored, which nobody should, sees what was not sent yet change with it."""
     ids = np.arange(8, dtype=dtype).reshape(4, 2)
-    batch = {"list": list(ids), "rows": ids, "ragged": (ids.reshape(-1), np.array([0, 2, 4, 6, 8]))}[form]
+    batch: Any = {"list": list(ids), "rows": ids, "ragged": (ids.reshape(-1), np.array([0, 2, 4, 6, 8]))}[form]
     held = batch[0] if isinstance(batch, list | tuple) else batch
     references = 3 + isinstance(batch, list | tuple)
     with echo.client(in_flight_limit=1) as client:

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import reward_sidecar
-from clients import TRANSPORTS, echo_of, echoes_of
+from clients import TRANSPORTS, echoes_of
 from reward_sidecar import Client, RewardSidecarError
 
-MESSAGES = [
+MESSAGES: list[dict[str, Any]] = [
     {"role": "user", "content": "How do I make tea?"},
     {"role": "assistant", "content": "With water.", "score": True},
     {"role": "user", "content": "And how warm?"},
@@ -33,9 +33,9 @@ def test_a_batch_of_ids(client: Client) -> None:
     assert batch.names == ("length", "checksum")
     assert batch.rewards.dtype == batch.attributes.dtype == np.float32
     # The default weighting of the echo engine is length.
-    np.testing.assert_array_equal(batch.rewards, np.float32([3, 1, 300]))
+    np.testing.assert_array_equal(batch.rewards, np.array([3, 1, 300], np.float32))
     np.testing.assert_array_equal(batch.attributes, echoes_of(rows))
-    np.testing.assert_array_equal(batch.tokens, np.uint32([3, 1, 300]))
+    np.testing.assert_array_equal(batch.tokens, np.array([3, 1, 300], np.uint32))
     assert batch.tokens.dtype == np.uint32 and batch.truncated.dtype == np.bool_
     assert not batch.truncated.any() and batch.errors == [] and batch.reads == []
     assert (len(batch), batch.model_version) == (3, client.card.model_version)
@@ -51,7 +51,8 @@ def test_prompt_and_completion_are_one_sequence(client: Client) -> None:
 
 def test_nothing_is_scored_as_nothing(client: Client) -> None:
     client.score(input_ids=[[1]])
-    for nothing in ([], np.zeros((0, 5), dtype=np.int64), (np.array([], dtype=np.int64), [0])):
+    nothings: list[Any] = [[], np.zeros((0, 5), dtype=np.int64), (np.array([], dtype=np.int64), [0])]
+    for nothing in nothings:
         batch = client.score(input_ids=nothing)
         assert (len(batch), batch.rewards.shape, batch.attributes.shape) == (0, (0,), (0, 2))
 
@@ -117,7 +118,7 @@ def test_a_turn_that_is_scored_has_a_read(sidecar: reward_sidecar.Server) -> Non
 
 def test_weights_in_every_spelling(client: Client) -> None:
     rows = [[1, 2, 3]]
-    length, checksum = np.float32(echo_of(rows[0]))
+    length, checksum = echoes_of(rows)[0]
     spellings: list[dict[str, Any]] = [
         {"weights": {"length": 2}},
         {"weights": {"length": np.int64(2)}},
@@ -204,10 +205,11 @@ def test_what_cannot_be_meant_is_said_before_anything_is_sent(arguments: dict[st
 
 
 def test_groups_and_finish_reasons_go_by_row(client: Client) -> None:
-    penalty = {"aggregation": {"unfinished_penalty": 10.0}, "weighting": "default"}
+    penalty: dict[str, Any] = {"aggregation": {"unfinished_penalty": 10.0}, "weighting": "default"}
     batch = client.score(input_ids=[[1], [2], [3]], finish_reasons=["length", "stop", None], **penalty)
-    np.testing.assert_array_equal(batch.rewards, np.float32([-9, 1, 1]))
-    for groups in ({"group": "g"}, {"groups": ["g", "h", "g"]}, {"priority": 3, "traceparent": ""}):
+    np.testing.assert_array_equal(batch.rewards, np.array([-9, 1, 1], np.float32))
+    harmless: list[dict[str, Any]] = [{"group": "g"}, {"groups": ["g", "h", "g"]}, {"priority": 3, "traceparent": ""}]
+    for groups in harmless:
         np.testing.assert_array_equal(client.score(input_ids=[[1], [2], [3]], **groups).rewards, np.ones(3))
 
 
@@ -224,7 +226,7 @@ def test_best_of_n(client: Client) -> None:
     best = client.best_of_n([9], candidates, k=3)
     # Length decides, and of equals the first.
     assert best.indices == (2, 1, 3) and best.candidates == ([4, 5, 6], [2, 3], [7, 8])
-    np.testing.assert_array_equal(best.rewards, np.float32([4, 3, 3]))
+    np.testing.assert_array_equal(best.rewards, np.array([4, 3, 3], np.float32))
     assert best.batch.rewards.tolist() == [2, 3, 4, 3]
     # Who fails is never the best.
     best = client.best_of_n([9], [[-1], [2], [3, 4]], k=3, raise_on_error=False)
@@ -276,7 +278,7 @@ def test_a_server_that_is_not_there() -> None:
         batch = client.score(input_ids=[[1], [2]], raise_on_error=False)
         assert [error.code for error in batch.errors] == ["DISCONNECTED"] * 2 and np.isnan(batch.rewards).all()
         with pytest.raises(RewardSidecarError, match="DISCONNECTED"):
-            client.card
+            print(client.card)
         with pytest.raises(RewardSidecarError, match="DISCONNECTED"):
             list(client.stream([{"input_ids": [1]}]))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -51,8 +52,11 @@ def test_results_come_while_the_source_still_gives(client: Client) -> None:
     def source() -> Iterator[Any]:
         for n in range(50):
             yield {"input_ids": [n]}
-            # A trainer that generates. What was asked before is answered before.
-            client.score(input_ids=[[1, 2, 3]])
+            # A trainer that generates for longer than a stream goes on without a look. What was asked before is
+            # answered before.
+            until = time.monotonic() + 0.005
+            while time.monotonic() < until:
+                client.score(input_ids=[[1, 2, 3]])
             waiting.append(n + 1 - len(seen))
 
     for result in client.stream(source()):
@@ -93,7 +97,7 @@ def test_what_a_rollout_says_goes_first(client: Client) -> None:
     ],
 )
 def test_a_bad_rollout_costs_the_others_nothing(client: Client, rollout: Any, code: str, message: str) -> None:
-    good = {"input_ids": [1, 2]}
+    good: Any = {"input_ids": [1, 2]}
     results = sorted(client.stream([good, rollout, good]), key=lambda result: result.index)
     assert [result.reward for result in results[::2]] == [2.0, 2.0]
     bad = results[1]
@@ -117,9 +121,10 @@ def test_what_the_source_raises_comes_through(client: Client) -> None:
 def test_what_cannot_be_meant_is_said_at_once(client: Client) -> None:
     with pytest.raises(TypeError, match="not iterable"):
         client.stream(7)  # type: ignore[arg-type]
-    for option in ({"raise_on_error": False}, {"input_ids": [[1]]}, {"finish_reason": "stop"}):
+    options: list[Any] = [{"raise_on_error": False}, {"input_ids": [[1]]}, {"finish_reason": "stop"}]
+    for option in options:
         with pytest.raises(TypeError, match="there is no option"):
-            client.stream([], **option)  # type: ignore[arg-type]
+            client.stream([], **option)
 
 
 def test_an_abandoned_stream_holds_nobody_up(client: Client) -> None:

@@ -17,14 +17,16 @@ pub use reply::{
     Reply, ordinary_reply_words, read_reply, rejection_words, rewards_words, write_rejection, write_rewards,
 };
 pub use rollout::{
-    Asked, OptionsRecord, Unfit, read_options, read_rollout, rollout_words, write_options, write_rollout,
+    Asked, OptionsRecord, Unfit, options_words, read_options, read_rollout, rollout_words, write_options, write_rollout,
 };
 
 /// Options of a lane at a time: they are kept by the sidecar.
 pub const MAX_OPTIONS: usize = 256;
 
-/// Bytes of one entry of the table of options: some weights and transforms by name.
-pub const MAX_OPTIONS_BYTES: usize = 1 << 20;
+/// Bytes of one entry of the table of options: weights and transforms of some hundred attributes by name, where published
+/// reward models have up to twenty. Each rollout that names it has a copy of what it means, so that a large one costs much
+/// more here than it costs its sender.
+pub const MAX_OPTIONS_BYTES: usize = 64 << 10;
 
 /// Stands where a rollout names no options.
 pub const NO_OPTIONS: u32 = u32::MAX;

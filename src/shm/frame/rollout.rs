@@ -302,13 +302,18 @@ pub struct OptionsRecord {
     pub bytes: Vec<u8>,
 }
 
+/// Words of the record of so many bytes of options.
+pub fn options_words(bytes: usize) -> usize {
+    1 + in_words(bytes)
+}
+
 /// Registers options under a number, once there is room. `Ok(false)`: not yet.
 ///
 /// # Panics
 /// If the number or the bytes are beyond the limits: a mistake of this program's.
 pub fn write_options(producer: &mut Producer, number: u32, bytes: &[u8]) -> Result<bool, Broken> {
     assert!((number as usize) < MAX_OPTIONS && bytes.len() <= MAX_OPTIONS_BYTES);
-    let Some(mut writer) = producer.begin(kind::OPTIONS, 1 + in_words(bytes.len()))? else { return Ok(false) };
+    let Some(mut writer) = producer.begin(kind::OPTIONS, options_words(bytes.len()))? else { return Ok(false) };
     writer.halves(number, bytes.len() as u32);
     writer.bytes(bytes);
     writer.publish();

@@ -179,6 +179,18 @@ fn what_breaks_the_form_breaks_the_lane() {
 }
 
 #[test]
+fn options_beyond_the_limits() {
+    for word in [MAX_OPTIONS as u64, (MAX_OPTIONS_BYTES as u64 + 1) << 32] {
+        let (mut producer, mut consumer) = ring();
+        let mut writer = producer.begin(kind::OPTIONS, 1).unwrap().unwrap();
+        writer.word(word);
+        writer.publish();
+        let why = read_options(consumer.next().unwrap().unwrap()).unwrap_err().to_string();
+        assert!(why.contains("at most 256 of 65536 bytes"), "{why}");
+    }
+}
+
+#[test]
 fn more_messages_than_any_conversation_may_have_are_not_kept() {
     let words =
         [&[7, 4, 0, 0, 0, (3 * MAX_MESSAGES as u64) | (1 << 32)][..], &vec![0; 3 * MAX_MESSAGES], &[b'c'.into()]];

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping, Se
 from contextlib import aclosing
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -18,7 +18,8 @@ from ._desk import Desk
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
-    from ._native import Batch, Candidate, Options, Prompt, Request, Result, Rollout, Settings
+    from ._native import Batch, Result
+    from ._types import Candidate, Ids, Options, Prompt, Request, Rollout, ScoreOptions, Settings
 
 
 @dataclass(frozen=True)
@@ -73,17 +74,18 @@ class Best:
         return cls(indices, batch.rewards[scored], tuple(candidates[index] for index in indices), batch)
 
 
-def _candidates(
-    prompt: Prompt | Candidate, candidates: Sequence[Candidate], k: int, options: Mapping[str, object]
-) -> Request:
+def _candidates(prompt: Prompt | Ids, candidates: Sequence[Candidate], k: int, options: ScoreOptions) -> Request:
     """The arguments of `score` that ask for all candidates of one prompt."""
     if not 0 < k <= len(candidates):
         raise ValueError(f"the best {k} of {len(candidates)} candidates cannot be found")
-    rows = {"prompts": [prompt] * len(candidates), "completions": list(candidates)}
-    if not isinstance(candidates[0], str):
-        rows = {"prompt_ids": rows["prompts"], "completion_ids": rows["completions"]}
-    # A mixture of both is for `score` to refuse.
-    return cast("Request", {**options, **rows})
+    rows: Any = [prompt] * len(candidates)
+    completions: Any = list(candidates)
+    request: Request = {**options}  # type: ignore[typeddict-item]
+    if isinstance(candidates[0], str):
+        request["prompts"], request["completions"] = rows, completions
+    else:
+        request["prompt_ids"], request["completion_ids"] = rows, completions
+    return request
 
 
 class Client(_native.Client):
@@ -103,9 +105,9 @@ class Client(_native.Client):
         return Card(**self._card())
 
     def best_of_n(
-        self, prompt: Prompt | Candidate, candidates: Sequence[Candidate], k: int = 1, **options: Unpack[Options]
+        self, prompt: Prompt | Ids, candidates: Sequence[Candidate], k: int = 1, **options: Unpack[ScoreOptions]
     ) -> Best:
-        """The best `k` of some candidates for one prompt: texts for a text or a conversation, token ids for token ids."""
+        """The best `k` of some candidates for one prompt: texts for texts and conversations, token ids for token ids."""
         return Best.of(candidates, self.score(**_candidates(prompt, candidates, k, options)), k)
 
     async def score_async(self, **request: Unpack[Request]) -> Batch:
@@ -152,9 +154,9 @@ class AsyncClient:
         return await self._client.score_async(**request)
 
     async def best_of_n(
-        self, prompt: Prompt | Candidate, candidates: Sequence[Candidate], k: int = 1, **options: Unpack[Options]
+        self, prompt: Prompt | Ids, candidates: Sequence[Candidate], k: int = 1, **options: Unpack[ScoreOptions]
     ) -> Best:
-        """The best `k` of some candidates for one prompt: texts for a text or a conversation, token ids for token ids."""
+        """The best `k` of some candidates for one prompt: texts for texts and conversations, token ids for token ids."""
         return Best.of(candidates, await self.score(**_candidates(prompt, candidates, k, options)), k)
 
     async def stream(

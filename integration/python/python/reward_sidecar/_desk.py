@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from . import _native
 
 if TYPE_CHECKING:
-    from ._native import Batch, Request, Result, Rollout
+    from ._native import Batch, Result
+    from ._types import Request, Rollout
 
 
 class Desk:

@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 class RewardSidecarError(Exception):
     """Why a rollout has no rewards, or why there are none at all.
 
-    The server rejects a rollout with one of its codes (`TOO_LONG`, `UNKNOWN_ATTRIBUTE`, ...). Where the client cannot get
-    an answer, the code is its own: `BAD_ADDRESS`, `DISCONNECTED` (nobody answers), `REFUSED` (whoever answers is no sidecar
-    of this version), `NEVER_ANSWERED` (connections are lost over this rollout), `BAD_REPLY`, `MODEL_CHANGED` (the server
-    came back with another model meanwhile), `CLOSED`.
+    The server rejects a rollout with one of its codes (`TOO_LONG`, `UNKNOWN_ATTRIBUTE`, ...). Where the client cannot
+    get an answer, the code is its own: `BAD_ADDRESS`, `DISCONNECTED` (nobody answers), `REFUSED` (whoever answers is no
+    sidecar of this version), `NEVER_ANSWERED` (connections are lost over this rollout), `BAD_REPLY`, `MODEL_CHANGED`
+    (the server came back with another model meanwhile), `CLOSED`.
     """
 
     code: str

@@ -1,135 +1,15 @@
 """The native half. What is public of it is exported by the package."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, Literal, Protocol, TypeAlias, TypedDict
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from typing_extensions import NotRequired, Self, Unpack, final
+from typing_extensions import Self, Unpack, disjoint_base, final
 
 from ._errors import RewardSidecarError
-
-class Message(TypedDict):
-    """One message of a conversation."""
-
-    role: str
-    content: str
-    score: NotRequired[bool]
-    """Whether this turn is scored too, as if it were the completion of what comes before it. An assistant's only."""
-
-class Array(Protocol):
-    """What NumPy can read: a tensor on the CPU, for instance."""
-
-    def __array__(self) -> NDArray[Any]: ...
-
-Prompt: TypeAlias = str | Sequence[Message]
-"""A text is what a user says."""
-
-Ids: TypeAlias = NDArray[np.integer[Any]] | Array | Sequence[int]
-"""The token ids of one rollout, or of a part of it."""
-
-IdRows: TypeAlias = Sequence[Ids] | NDArray[np.integer[Any]] | Array | tuple[Ids, Ids]
-"""The token ids of several: one array for each, an array of two dimensions, or a tuple of all ids in one array and the
-offsets: where each row begins, and where the last one ends."""
-
-Candidate: TypeAlias = str | Ids
-
-FinishReason: TypeAlias = Literal["stop", "length"]
-
-class Clip(TypedDict, total=False):
-    """An interval; open where nothing is said."""
-
-    min: float
-    max: float
-
-class Transform(TypedDict, total=False):
-    """`clip((attribute - mean) / std * scale + shift)`."""
-
-    mean: float
-    std: float
-    scale: float
-    shift: float
-    clip: Clip
-
-class LengthPenalty(TypedDict):
-    """Taken off for each completion token over the target."""
-
-    per_token: float
-    target_tokens: int
-
-class Aggregation(TypedDict, total=False):
-    """How attributes become one reward. The formula stands in the protocol, at `Aggregation`."""
-
-    name: str
-    weighting: str
-    weights: Mapping[str, float]
-    transforms: Mapping[str, Transform]
-    clip: Clip
-    offset: float
-    unfinished_penalty: float
-    length_penalty: LengthPenalty
-
-class Options(TypedDict, total=False):
-    """How rollouts are to be scored."""
-
-    weights: Mapping[str, float] | None
-    """By attribute. None at all: the model's default weighting."""
-    weighting: str | None
-    """One of the card's weightings, by its name."""
-    aggregation: Aggregation | str | None
-    """Everything else about the aggregation, as in a rollout file."""
-    deadline_ms: int | None
-    """Milliseconds after which a rollout is rejected rather than scored."""
-    priority: int | None
-    """Higher goes first."""
-    traceparent: str | None
-    """W3C trace context."""
-
-class Request(Options, total=False):
-    """The arguments of `score`."""
-
-    prompts: Iterable[Prompt] | None
-    completions: Iterable[str] | None
-    texts: Iterable[str] | None
-    input_ids: IdRows | None
-    prompt_ids: IdRows | None
-    completion_ids: IdRows | None
-    group: str | None
-    groups: Iterable[str] | None
-    finish_reasons: Iterable[FinishReason | None] | None
-    raise_on_error: bool
-
-class Rollout(TypedDict, total=False):
-    """One rollout, in the form of a line of a rollout file; exactly one of the four forms."""
-
-    id: str | None
-    prompt: Prompt | None
-    completion: str | None
-    text: str | None
-    input_ids: Ids | None
-    prompt_ids: Ids | None
-    completion_ids: Ids | None
-    group: str | None
-    finish_reason: FinishReason | None
-    weights: Mapping[str, float] | None
-    weighting: str | None
-    aggregation: Aggregation | str | None
-    deadline_ms: int | None
-    priority: int | None
-    traceparent: str | None
-
-class Settings(TypedDict, total=False):
-    """What a client is made with, beside its address."""
-
-    in_flight_limit: int | None
-    """Most rollouts unanswered at a time; the server's limit counts where it is lower."""
-    deadline_ms: int | None
-    """The deadline of rollouts that bring none of their own."""
-    spin_us: int | None
-    """How long to watch shared memory for an answer before sleeping. Costs a core, and pays where there is one to spare."""
-    connect_timeout_s: float
-    """How long to try a server that does not answer. Default: 30."""
+from ._types import Options, Request, Rollout, Settings
 
 @final
 class Reads:
@@ -229,6 +109,7 @@ class Stream:
     def __iter__(self) -> Iterator[Result]: ...
     def __next__(self) -> Result: ...
 
+@disjoint_base
 class Client:
     """See `reward_sidecar.Client`."""
 
@@ -245,16 +126,16 @@ class Client:
         already); `input_ids`; `prompt_ids` and `completion_ids`.
 
         Raises `RewardSidecarError` for the first rollout that failed, with the whole `batch`; not with
-        `raise_on_error=False`. Raises `TypeError` or `ValueError` for arguments that cannot be meant, before anything is
-        sent.
+        `raise_on_error=False`. Raises `TypeError` or `ValueError` for arguments that cannot be meant, before anything
+        is sent.
         """
     def stream(self, rollouts: Iterable[Rollout], group: str | None = None, **options: Unpack[Options]) -> Stream:
         """Scores rollouts as they come, and gives their results as they finish.
 
-        `rollouts` may be a generator, and endless: the next one is asked for while a result is waited for and there is room
-        in flight. What is said here holds for rollouts that say nothing else; one with weights of its own has nothing of the
-        aggregation here. A rollout that is malformed or rejected has a result with an `error`; raises `RewardSidecarError`
-        when the server is lost.
+        `rollouts` may be a generator, and endless: the next one is asked for while a result is waited for and there is
+        room in flight. What is said here holds for rollouts that say nothing else; one with weights of its own has
+        nothing of the aggregation here. A rollout that is malformed or rejected has a result with an `error`; raises
+        `RewardSidecarError` when the server is lost.
         """
     def close(self) -> None: ...
     def __enter__(self) -> Self: ...
@@ -278,7 +159,7 @@ class Desk:
     def score(self, **request: Unpack[Request]) -> int:
         """Begins what `Client.score` does; returns the number under which `finished` will have it."""
     def score_one(self, rollout: Rollout, index: int, defaults: Defaults) -> int | Result:
-        """Begins to score one rollout of a stream; returns its number, or the result where there is no asking for it."""
+        """Begins to score one rollout of a stream; returns its number, or its result where it is not asked."""
     def forget(self, number: int) -> None:
         """Nobody waits for this one any more."""
     def finished(self) -> list[tuple[int, Any, bool]]:

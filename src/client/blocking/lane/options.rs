@@ -60,4 +60,10 @@ impl Options {
         }
         Ok(Ok(Some(self.last as u32)))
     }
+
+    /// Bytes of the record that `spec` has to be registered with before a rollout can name it; `None` where it is.
+    pub(super) fn unknown_bytes(&self, spec: &AggregationSpec) -> Option<usize> {
+        let known = *spec == AggregationSpec::default() || self.entries.contains(spec);
+        (!known).then(|| RolloutSender::bytes_of_options(aggregation_to_bytes(spec.clone()).len()))
+    }
 }

@@ -27,6 +27,9 @@ use crate::sidecar::{Intake, Interest};
 /// Records that are read from one lane before it is the next one's turn.
 const QUANTUM: usize = 16;
 
+/// Words after which it is the next one's turn as well, once the record is read that goes beyond: 256 KiB.
+const QUANTUM_WORDS: usize = 1 << 15;
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Lane {
@@ -82,12 +85,12 @@ impl Lane {
         if !self.rollouts.is_waiting() {
             return Ok(turn);
         }
-        for _ in 0..QUANTUM {
-            if !self.outbox.admits()? {
-                break;
-            }
+        let (mut records, mut words) = (0, 0);
+        while records < QUANTUM && words < QUANTUM_WORDS && self.outbox.admits()? {
             let Some(record) = self.rollouts.next()? else { break };
             turn.read = true;
+            records += 1;
+            words += record.left();
             match record.kind() {
                 kind::OPTIONS => register(&mut self.options, record)?,
                 kind::ROLLOUT => {
