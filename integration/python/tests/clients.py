@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import reduce
+from pathlib import Path
 
 import numpy as np
 
@@ -36,10 +37,24 @@ def echoes_of(rows: Iterable[Iterable[int]]) -> np.ndarray:
     return np.array([echo_of(row) for row in rows], dtype=np.float32)
 
 
+def hold_still(pid: int) -> None:
+    """Stops a server, and returns when it has stopped: a signal takes its time to reach every thread."""
+    os.kill(pid, signal.SIGSTOP)
+    until = time.monotonic() + PATIENCE_S
+    while not all(_is_stopped(thread) for thread in Path(f"/proc/{pid}/task").iterdir()):
+        assert time.monotonic() < until, "it did not stop"
+        time.sleep(0.001)
+
+
+def _is_stopped(thread: Path) -> bool:
+    # Behind the name, which may hold anything.
+    return (thread / "stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
 @contextmanager
 def holding_still(pid: int) -> Iterator[None]:
     """A server that does nothing meanwhile: what is asked stays unanswered."""
-    os.kill(pid, signal.SIGSTOP)
+    hold_still(pid)
     try:
         yield
     finally:

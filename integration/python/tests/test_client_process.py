@@ -39,7 +39,9 @@ def client(address: str) -> Iterator[Client]:
 def python(program: str, *arguments: object) -> str:
     """What a program prints. It has to end well."""
     command = [sys.executable, "-W", "error", "-c", textwrap.dedent(program), *map(str, arguments)]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
+    # What the tests share, for the program as well.
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    run = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, env=environment)
     assert run.returncode == 0, run.stdout + run.stderr
     return run.stdout
 
@@ -210,6 +212,7 @@ def test_a_client_that_is_closed_still_answers_those_who_wait(echo: reward_sidec
 INTERRUPTED = """
     import os, signal, sys, threading, time
     import numpy as np
+    from clients import hold_still
     from reward_sidecar import Client
 
     address, server = sys.argv[1], int(sys.argv[2])
@@ -217,7 +220,7 @@ INTERRUPTED = """
     client = Client(address)
     if server:
         client.score(input_ids=[[1]])
-        os.kill(server, signal.SIGSTOP)
+        hold_still(server)
     references = sys.getrefcount(ids)
 
     def interrupt():
@@ -269,12 +272,13 @@ def test_the_process_may_end_while_others_wait(echo: reward_sidecar.Server, addr
     program = """
     import os, signal, sys, threading, time
     import numpy as np
+    from clients import hold_still
     from reward_sidecar import Client
 
     client, server = Client(sys.argv[1]), int(sys.argv[2])
     ids = np.arange(6).reshape(2, 3)
     client.score(input_ids=[[1]])
-    os.kill(server, signal.SIGSTOP)
+    hold_still(server)
     references = sys.getrefcount(ids)
     threading.Thread(target=client.score, kwargs={"input_ids": ids}, daemon=True).start()
     # One for the thread's arguments, one for the call's.
