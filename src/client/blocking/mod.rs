@@ -50,7 +50,8 @@ pub use self::answers::{Answers, Submitter};
 /// Longest time for which a thread waits without asking whether to go on.
 const PULSE: Duration = Duration::from_millis(50);
 
-/// Asked at least every 50 ms while a thread waits; `false` ends the wait with [`Stopped::Interrupted`].
+/// Asked at least every 50 ms while a thread waits, but for up to 2 s once where a sidecar takes a lane's connection and then
+/// hangs; `false` ends the wait with [`Stopped::Interrupted`].
 pub type Check<'a> = &'a mut dyn FnMut() -> bool;
 
 /// Why a wait ended without what it was for.
