@@ -10,7 +10,7 @@ WHEELS := target/wheels
 
 BUILD  := $(CARGO) build --release --locked --bin reward-sidecar --example demo
 
-.PHONY: demo test check loom bench python observability fixtures deny cuda-check clean
+.PHONY: demo test check loom tsan bench python observability fixtures deny cuda-check clean
 .DEFAULT_GOAL := help
 
 help:
@@ -18,6 +18,7 @@ help:
 	@echo "make test           everything CI runs: check, Rust tests, a stock gRPC client, the Python package"
 	@echo "make check          format, lints, each feature wall alone, documentation"
 	@echo "make loom           the lanes' rings and doorbells in every order that loom finds"
+	@echo "make tsan           the lanes' tests under the thread sanitizer"
 	@echo "make bench          the measured table of the README, on this machine"
 	@echo "make python         the Python package, as a wheel in $(WHEELS)"
 	@echo "make observability  spans into a real OTLP collector, metrics into a real Prometheus"
@@ -46,6 +47,13 @@ check:
 loom:
 	CARGO_TARGET_DIR=target/loom RUSTFLAGS="--cfg loom" \
 	  $(CARGO) test --release --locked --lib --no-default-features --features shm models::
+
+# RUSTC_BOOTSTRAP lets a stable compiler build with the sanitizer.
+TSAN := CARGO_TARGET_DIR=target/tsan RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer" \
+  $(CARGO) test --release --locked --no-default-features --features client,sidecar --target
+
+tsan:
+	host=$$($(CARGO) -vV | sed -n 's/^host: //p') && $(TSAN) $$host --lib shm:: && $(TSAN) $$host --test lanes
 
 bench:
 	$(BUILD)

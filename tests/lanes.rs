@@ -4,6 +4,7 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,7 +16,7 @@ use reward_sidecar::engine::{EchoEngine, ReadPolicy};
 use reward_sidecar::reward::{Code, Outcome};
 use reward_sidecar::rollout::{AggregationSpec, Input, Message, Rollout, Rollouts};
 use reward_sidecar::shm::frame::NO_OPTIONS;
-use reward_sidecar::shm::handshake::{self, Hello};
+use reward_sidecar::shm::handshake::{self, HandshakeError, Hello};
 use reward_sidecar::shm::lane::ClientEnd;
 use reward_sidecar::shm::layout::Sizes;
 use reward_sidecar::sidecar::{Config, Sidecar};
@@ -229,6 +230,34 @@ async fn a_sidecar_that_stays_away_is_an_error_and_no_hang() {
     sidecar.drain().await.unwrap();
 }
 
+/// However long a thread would wait, it notices that the sidecar is gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_endless_wait_ends_with_the_sidecar() {
+    let (_folder, config) = lanes();
+    let (sidecar, gate) = gated(config.clone()).await;
+    let (initial, max) = (Duration::from_millis(1), Duration::from_millis(5));
+    let back_off = BackOff { initial, max, budget: Duration::from_millis(50) };
+    let builder = Client::builder(address(&config)).back_off(back_off).spin(Duration::MAX);
+    let answered = tokio::task::spawn_blocking(move || {
+        let mut answers = builder.connect().unwrap().answers();
+        let rollouts: Arc<dyn Rollouts> = Arc::new(many(1));
+        answers.submit(&rollouts, 0, 7, &mut || true).unwrap();
+        loop {
+            if let Some(answered) = answers.try_next() {
+                break answered;
+            }
+            answers.wait(Duration::MAX);
+        }
+    });
+    while gate.reached.load(std::sync::atomic::Ordering::SeqCst) == 0 {
+        tokio::task::yield_now().await;
+    }
+    drop(sidecar);
+    let (tag, answer) = answered.await.unwrap();
+    assert!(tag == 7 && matches!(answer, Err(ClientError::Disconnected { .. })), "{answer:?}");
+    gate.open();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn waiting_can_be_interrupted() {
     let (_folder, config) = lanes();
@@ -269,6 +298,40 @@ async fn a_flood_on_one_lane_does_not_starve_another() {
     check(&rollouts, &score(&client, rollouts.clone()).await.unwrap());
     assert_eq!(line.parted(), None);
     drop((sending, rewards, line));
+    sidecar.drain().await.unwrap();
+}
+
+/// Those who connect before others have greeted count as well.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn there_are_no_more_lanes_than_there_may_be() {
+    let (_folder, config) = lanes();
+    let config = Config { shm_lanes: 1, ..config };
+    let sidecar = echo(config.clone()).await;
+    let path = config.shm.clone().unwrap();
+    let sockets: Vec<_> = (0..3).map(|_| UnixStream::connect(&path).unwrap()).collect();
+    let greeted: Vec<_> =
+        sockets.into_iter().map(|socket| handshake::greet(socket, &path, Duration::from_secs(10))).collect();
+    assert!(greeted[0].is_ok());
+    for refused in &greeted[1..] {
+        assert!(matches!(refused, Err(HandshakeError::Refused { passing: true, .. })), "{refused:?}");
+    }
+    drop(greeted);
+    sidecar.drain().await.unwrap();
+}
+
+/// A process that was forked has a copy of the socket, which keeps no lane.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lane_ends_with_its_client_whoever_has_a_copy_of_the_socket() {
+    let (_folder, config) = lanes();
+    let config = Config { shm_lanes: 1, ..config };
+    let sidecar = echo(config.clone()).await;
+    let path = config.shm.clone().unwrap();
+    let socket = UnixStream::connect(&path).unwrap();
+    let copy = socket.try_clone().unwrap();
+    drop(handshake::greet(socket, &path, Duration::from_secs(10)).unwrap());
+    let client = connect(&config).await;
+    assert!(score(&client, many(3)).await.is_ok());
+    drop(copy);
     sidecar.drain().await.unwrap();
 }
 

@@ -237,10 +237,11 @@ pub fn greet(socket: UnixStream, path: &Path, longest: Duration) -> Result<Opene
     let mut hello = Vec::from(MAGIC.to_ne_bytes());
     hello.extend(VERSION.to_ne_bytes());
     hello.extend(0u32.to_ne_bytes());
-    (&socket).write_all(&hello).map_err(failed)?;
+    // A sidecar that refuses at once has said so, and may be gone before it is greeted.
+    let greeted = (&socket).write_all(&hello);
 
     let mut reader = Within { socket: &socket, until };
-    let (bytes, descriptors) = receive(&mut reader).map_err(failed)?;
+    let (bytes, descriptors) = receive(&mut reader).map_err(|error| failed(greeted.err().unwrap_or(error)))?;
     let mut fields = Fields(&bytes);
     let (magic, version, status) = (fields.u64(), fields.u32(), fields.u32());
     if magic != MAGIC {

@@ -3,6 +3,7 @@
 //! Invariant: whatever is published is rung for, so that an end that sleeps never sleeps over something that it waits for.
 
 use std::io::{Read as _, Write as _};
+use std::net::Shutdown;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -326,6 +327,14 @@ impl ClientLine {
         let _ = self.socket.set_nonblocking(true);
         let _ = (&self.socket).take(MAX_PARTING_BYTES as u64).read_to_end(&mut word);
         String::from_utf8_lossy(&word).into_owned()
+    }
+}
+
+impl Drop for ClientLine {
+    /// The end of the lane, although a forked process may have a copy of the socket.
+    fn drop(&mut self) {
+        // Fails only where the sidecar was first.
+        let _ = self.socket.shutdown(Shutdown::Both);
     }
 }
 

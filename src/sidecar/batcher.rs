@@ -143,21 +143,26 @@ fn choose(waiting: &[Waiting], live: &[usize], limits: &Limits) -> Choice {
     }
     let mut urgent = live.to_vec();
     urgent.sort_by_key(|&i| (urgency(&waiting[i], limits.max_bypass), i));
-    let Kin { place, family_of, mut families, mut groups } = Kin::of(waiting, &urgent);
-    let mut bag = Bag { waiting, place: &place, limits, taken: Vec::new(), places: BTreeMap::new(), unique: 0 };
+    let mut kin = Kin::of(waiting, &urgent);
+    let mut bag = Bag { waiting, place: &kin.place, limits, taken: Vec::new(), places: BTreeMap::new(), unique: 0 };
     let mut seen = vec![false; waiting.len()];
     let mut left = false;
     for &seed in &urgent {
+        if bag.is_full() {
+            // Relatives of those taken have had their chance: they may cost nothing.
+            left = true;
+            break;
+        }
         // Each group and family is walked once, with its first member.
-        let group = groups.remove(waiting[seed].group).unwrap_or_default();
-        let family = std::mem::take(&mut families[family_of[seed]]);
+        let group = kin.groups.remove(waiting[seed].group).unwrap_or_default();
+        let family = kin.families.take(kin.place[seed], &kin.rank);
         for i in [seed].into_iter().chain(group).chain(family) {
             if !std::mem::replace(&mut seen[i], true) {
                 left |= !bag.take(i);
             }
         }
     }
-    let full = left || bag.unique >= limits.max_tokens || bag.taken.len() >= limits.max_rollouts;
+    let full = left || bag.is_full();
     Choice { taken: bag.taken, unique: bag.unique, full }
 }
 
@@ -173,9 +178,17 @@ fn urgency(w: &Waiting, max_bypass: u32) -> impl Ord + use<> {
 struct Kin<'a> {
     /// Each rollout's place in lexicographic order of tokens: sharing is between neighbours.
     place: Vec<usize>,
-    family_of: Vec<usize>,
-    families: Vec<Vec<usize>>,
+    /// Each rollout's place in order of urgency.
+    rank: Vec<usize>,
+    families: Families,
     groups: HashMap<&'a str, Vec<usize>>,
+}
+
+/// Rollouts that share much, as runs in lexicographic order.
+struct Families {
+    sorted: Vec<usize>,
+    /// By place, the first place of its family.
+    first: Vec<usize>,
 }
 
 impl<'a> Kin<'a> {
@@ -185,30 +198,45 @@ impl<'a> Kin<'a> {
         sorted.sort_by(|&a, &b| waiting[a].tokens.cmp(waiting[b].tokens));
         let mut kin = Self {
             place: vec![0; waiting.len()],
-            family_of: vec![0; waiting.len()],
-            families: Vec::new(),
+            rank: vec![0; waiting.len()],
+            families: Families { sorted, first: vec![0; urgent.len()] },
             groups: HashMap::new(),
         };
-        let mut family = 0;
+        let Families { sorted, first } = &mut kin.families;
         for (place, &i) in sorted.iter().enumerate() {
+            kin.place[i] = place;
             // One family: neighbours that share at least half of the shorter one. A template's common opening alone
             // rarely reaches that, a common prompt does.
             let related = place > 0 && {
                 let (a, b) = (waiting[sorted[place - 1]].tokens, waiting[i].tokens);
                 2 * common_prefix(a, b) >= a.len().min(b.len())
             };
-            family += usize::from(place > 0 && !related);
-            kin.place[i] = place;
-            kin.family_of[i] = family;
+            first[place] = if related { first[place - 1] } else { place };
         }
-        kin.families = vec![Vec::new(); family + 1];
-        for &i in urgent {
-            kin.families[kin.family_of[i]].push(i);
+        for (rank, &i) in urgent.iter().enumerate() {
+            kin.rank[i] = rank;
             if !waiting[i].group.is_empty() {
                 kin.groups.entry(waiting[i].group).or_default().push(i);
             }
         }
         kin
+    }
+}
+
+impl Families {
+    /// The family of the rollout at `place`, in order of rank; empty where it was taken before.
+    fn take(&mut self, place: usize, rank: &[usize]) -> Vec<usize> {
+        /// Of a family that was taken.
+        const TAKEN: usize = usize::MAX;
+        let first = self.first[place];
+        if first == TAKEN {
+            return Vec::new();
+        }
+        let members = self.first[first..].iter().take_while(|&&of| of == first).count();
+        self.first[first..first + members].fill(TAKEN);
+        let mut family = self.sorted[first..first + members].to_vec();
+        family.sort_by_key(|&i| rank[i]);
+        family
     }
 }
 
@@ -224,6 +252,10 @@ struct Bag<'a> {
 }
 
 impl Bag<'_> {
+    fn is_full(&self) -> bool {
+        self.unique >= self.limits.max_tokens || self.taken.len() >= self.limits.max_rollouts
+    }
+
     /// Takes a rollout if the budget allows; the first always goes in.
     fn take(&mut self, i: usize) -> bool {
         let shared = if self.limits.share_prefixes { self.shared(i) } else { 0 };

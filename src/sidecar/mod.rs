@@ -163,10 +163,8 @@ impl Sidecar {
         #[cfg(target_os = "linux")]
         let lanes = shm::Listener::bind(&config)?;
         let queue = Arc::new(Queue::new(&config));
-        let packing =
-            scorer::Packing { share_prefixes: config.share_prefixes, max_batch_tokens: config.max_batch_tokens };
         let card = Arc::clone(engine.card());
-        let scorer = Arc::new(Scorer::new(Arc::clone(&queue), engine, packing));
+        let scorer = Arc::new(Scorer::new(Arc::clone(&queue), engine, scorer::Terms::of(&config)));
         let intake = Intake::new(card, &config, Arc::clone(&queue), Arc::clone(&scorer)).map_err(StartError::Text)?;
         let threads = scorer.start().map_err(StartError::Thread)?;
         let (ending, ended) = watch::channel(false);

@@ -26,6 +26,9 @@ use crate::rollout::ValidRollout;
 pub(super) use self::pending::{Pending, left};
 pub(super) use self::room::{NoRoom, Room};
 
+/// Most rollouts of a micro-batch that is handed out at once: many short ones are worth it as well, some at a time.
+const AT_ONCE: usize = 32;
+
 /// See the module.
 pub(super) struct Queue {
     limits: Limits,
@@ -276,21 +279,21 @@ impl Queue {
         self.lock().waiting.len()
     }
 
-    /// A micro-batch for a caller who holds the engine, without patience for company. `None` where a micro-batch is on its way to
-    /// the engine already, where nothing waits, or where the largest that could come of what waits is not `worth` it, by its
-    /// tokens (each rollout for itself) and its rollouts. [`Self::wake`] must follow: something may be left.
+    /// A micro-batch for a caller who holds the engine, without patience for company, and whatever the packer has in its hand. `None`
+    /// where nothing waits, or where the largest that could come of what waits is not `worth` it, by its tokens (each rollout for
+    /// itself) and its rollouts. [`Self::wake`] must follow: something may be left.
     pub(super) fn batch_at_once(&self, worth: impl Fn(usize, usize) -> bool) -> Option<Vec<Pending>> {
         let mut state = self.lock();
-        let (tokens, rollouts) =
-            (state.tokens.min(self.limits.max_tokens), state.waiting.len().min(self.limits.max_rollouts));
+        let limits =
+            Limits { max_wait: Duration::ZERO, max_rollouts: self.limits.max_rollouts.min(AT_ONCE), ..self.limits };
+        let (tokens, rollouts) = (state.tokens.min(limits.max_tokens), state.waiting.len().min(limits.max_rollouts));
         // One that is longer than the budget goes alone, with all its tokens.
         let longest = |state: &State| state.waiting.iter().map(|pending| pending.waiting().cost()).max().unwrap_or(0);
-        if state.demand != Demand::Now || rollouts == 0 || !worth(tokens, rollouts) || !worth(longest(&state), 1) {
+        if rollouts == 0 || !worth(tokens, rollouts) || !worth(longest(&state), 1) {
             return None;
         }
         // The packer sleeps on as it did, and the demand stands: to both it is as if these had never come. What is left behind
         // it has to look at, and at an end that it waits for.
-        let limits = Limits { max_wait: Duration::ZERO, ..self.limits };
         let Handed { taken, .. } = state.hand_out(Instant::now(), Demand::Now, &limits);
         state.wake_owed = state.closed || !state.waiting.is_empty();
         drop(state);

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use tracing::info_span;
 
 use self::pace::Pace;
+use super::Config;
 use super::intake::draining;
 use super::metrics::{self, Stage};
 use super::outcome::{Times, outcome};
@@ -24,7 +25,7 @@ use crate::reward::{Code, Rejection};
 pub(super) struct Scorer {
     queue: Arc<Queue>,
     card: Arc<ModelCard>,
-    packing: Packing,
+    terms: Terms,
     seat: Mutex<Seat>,
 }
 
@@ -51,11 +52,20 @@ impl Packed {
     }
 }
 
-/// How micro-batches are packed.
+/// How micro-batches are made and run.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Packing {
+pub(super) struct Terms {
     pub(super) share_prefixes: bool,
     pub(super) max_batch_tokens: usize,
+    /// What handing work to another thread costs.
+    pub(super) hand_over: Duration,
+}
+
+impl Terms {
+    pub(super) fn of(config: &Config) -> Self {
+        let Config { share_prefixes, max_batch_tokens, .. } = *config;
+        Self { share_prefixes, max_batch_tokens, hand_over: pace::HAND_OVER }
+    }
 }
 
 /// A thread that panics takes nobody with it: the queue takes nothing more and answers what it holds.
@@ -71,9 +81,9 @@ impl Drop for LastWill<'_> {
 }
 
 impl Scorer {
-    pub(super) fn new(queue: Arc<Queue>, engine: Box<dyn Engine>, packing: Packing) -> Self {
+    pub(super) fn new(queue: Arc<Queue>, engine: Box<dyn Engine>, terms: Terms) -> Self {
         let card = Arc::clone(engine.card());
-        Self { queue, card, packing, seat: Mutex::new(Seat { engine: Some(engine), pace: Pace::default() }) }
+        Self { queue, card, terms, seat: Mutex::new(Seat { engine: Some(engine), pace: Pace::default() }) }
     }
 
     /// Starts both threads; they end when the queue is closed and empty.
@@ -97,10 +107,10 @@ impl Scorer {
         while left > 0
             && let Some(seat) = self.try_seat()
             && let Some(pendings) =
-                self.queue.batch_at_once(|tokens, rollouts| seat.pace.beats_a_hand_over(tokens, rollouts))
+                self.queue.batch_at_once(|tokens, rollouts| seat.pace.beats(self.terms.hand_over, tokens, rollouts))
         {
             left = left.saturating_sub(pendings.len());
-            self.run(seat, Packed::new(pendings, self.packing.share_prefixes));
+            self.run(seat, Packed::new(pendings, self.terms.share_prefixes));
         }
         self.queue.wake();
     }
@@ -108,7 +118,7 @@ impl Scorer {
     fn pack_all(&self, ready: &SyncSender<Packed>) {
         let _will = LastWill(&self.queue);
         while let Some(pendings) = self.queue.next_batch() {
-            if ready.send(Packed::new(pendings, self.packing.share_prefixes)).is_err() {
+            if ready.send(Packed::new(pendings, self.terms.share_prefixes)).is_err() {
                 // The scorer is gone, which only a panic outside the engine can do; dropped tickets answer by themselves.
                 return;
             }
@@ -153,14 +163,14 @@ impl Scorer {
                 None => rest.push(pending),
             }
         }
-        (!rest.is_empty()).then(|| Packed::new(rest, self.packing.share_prefixes))
+        (!rest.is_empty()).then(|| Packed::new(rest, self.terms.share_prefixes))
     }
 
     /// Runs a micro-batch and answers it. Others may have the engine before the answers are out.
     fn run(&self, mut seat: MutexGuard<'_, Seat>, packed: Packed) {
         let Packed { batch, pendings } = packed;
         let submitted = pendings.iter().map(|p| p.rollout.total_tokens()).sum();
-        metrics::batch(batch.tokens.len(), submitted, pendings.len(), self.packing.max_batch_tokens);
+        metrics::batch(batch.tokens.len(), submitted, pendings.len(), self.terms.max_batch_tokens);
         // One span per rollout, so that each trace shows its own forward pass.
         let spans: Vec<_> = pendings.iter().map(|p| info_span!(parent: p.ticket.span(), "forward")).collect();
         let engine = seat.engine.as_mut().expect("whoever sits down looks, and it goes only when nothing is to be run");

@@ -81,7 +81,7 @@ fn run(lives: u64) {
         println!("{kind:<24} {killed:>8} {left:>8}");
     }
     let answered = steady.stop();
-    let (accepted, all_answered, metrics) = server.metrics();
+    let (accepted, metrics) = server.wait_until_all_is_answered();
     println!(
         "\n{lives} lives in {took:.1?} after warming up; the last one's lane was free {} ms later at most",
         freed.as_millis()
@@ -92,8 +92,6 @@ fn run(lives: u64) {
     println!("{metrics}");
 
     assert_eq!(counts.values().flatten().sum::<u64>(), lives, "every life is counted");
-    // Some rejections are of rollouts that were never accepted.
-    assert!(all_answered >= accepted, "{accepted} rollouts were accepted, {all_answered} answered");
     assert!(freed < Duration::from_secs(1), "a dead client's lane was still there after {freed:?}");
     // Fewer there may be: a thread that had nothing to do has ended.
     assert!(after.descriptors <= before.descriptors && after.threads <= before.threads);

@@ -95,18 +95,28 @@ impl Server {
         }
     }
 
-    /// Rollouts accepted, rollouts answered, and what became of lanes and rollouts, for people.
-    pub fn metrics(&self) -> (u64, u64, String) {
-        let text = self.exposition();
+    /// Waits until every rollout that was accepted is answered: those who died had some in a micro-batch. Rollouts accepted, and
+    /// what became of lanes and rollouts, for people.
+    pub fn wait_until_all_is_answered(&self) -> (u64, String) {
         let ours = ["reward_sidecar_lanes_closed_total{", "reward_sidecar_rollouts_"];
-        let mut lines: Vec<&str> = text.lines().filter(|line| ours.iter().any(|our| line.starts_with(our))).collect();
-        lines.retain(|line| !line.ends_with(" 0"));
-        let sum = |begin: &str| -> u64 {
-            let values = lines.iter().filter(|line| line.starts_with(begin));
-            values.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
-        };
-        let answered = sum("reward_sidecar_rollouts_scored") + sum("reward_sidecar_rollouts_rejected");
-        (sum("reward_sidecar_rollouts_accepted"), answered, lines.join("\n"))
+        let began = Instant::now();
+        loop {
+            let text = self.exposition();
+            let mut lines: Vec<&str> =
+                text.lines().filter(|line| ours.iter().any(|our| line.starts_with(our))).collect();
+            lines.retain(|line| !line.ends_with(" 0"));
+            let sum = |begin: &str| -> u64 {
+                let values = lines.iter().filter(|line| line.starts_with(begin));
+                values.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
+            };
+            let accepted = sum("reward_sidecar_rollouts_accepted");
+            let answered = sum("reward_sidecar_rollouts_scored") + sum("reward_sidecar_rollouts_rejected");
+            // Some rejections are of rollouts that were never accepted.
+            if answered >= accepted {
+                return (accepted, lines.join("\n"));
+            }
+            assert!(began.elapsed() < PATIENCE, "{accepted} rollouts were accepted, {answered} answered");
+        }
     }
 
     /// SIGTERM drains: nothing is wrong with it.

@@ -46,6 +46,11 @@ impl Inbox {
         }
     }
 
+    /// Whether there is something to take out.
+    pub(super) fn has_answers(&self) -> bool {
+        !self.lock().answers.is_empty()
+    }
+
     /// Whether nobody has been asked yet to call [`Inbox::room`]; from now on somebody has.
     pub(super) fn call_for_room(&self) -> bool {
         !std::mem::replace(&mut self.lock().wants_room, true)

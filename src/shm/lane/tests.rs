@@ -148,6 +148,18 @@ fn whoever_is_refused_hears_why() {
 }
 
 #[test]
+fn whoever_is_refused_before_the_greeting_hears_why() {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    handshake::refuse(&theirs, Status::Full, "because");
+    drop(theirs);
+    let refused = handshake::greet(ours, "somewhere".as_ref(), LONG).unwrap_err();
+    assert!(
+        matches!(&refused, HandshakeError::Refused { passing: true, reason } if reason == "because"),
+        "{refused:?}"
+    );
+}
+
+#[test]
 fn another_version_is_refused_by_either_end() {
     let greet = |bytes: &[u8]| {
         let (_folder, path, thread) = sidecar(|_, heard| heard);

@@ -49,6 +49,8 @@ struct Terms {
     lanes: usize,
     spin: Duration,
     in_flight_limit: usize,
+    /// Rollouts of a lane that may wait for a tokenizer or for room in the queue.
+    deferrals: usize,
     /// Words of the reward ring that are set aside for a rollout.
     reply_words: usize,
     sizes: Sizes,
@@ -66,7 +68,9 @@ impl Terms {
         let sizes = Sizes { card_bytes: card.len(), rollout_bytes: config.shm_ring_bytes, reward_bytes };
         sizes.check().map_err(StartError::Lanes)?;
         let spin = Duration::from_micros(config.shm_spin_us);
-        Ok(Self { lanes: config.shm_lanes, spin, in_flight_limit, reply_words, sizes, card })
+        // One more than there are threads for text: the next is at hand when one is free.
+        let deferrals = config.tokenizer_threads + 1;
+        Ok(Self { lanes: config.shm_lanes, spin, in_flight_limit, deferrals, reply_words, sizes, card })
     }
 }
 

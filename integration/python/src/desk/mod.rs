@@ -109,6 +109,7 @@ impl Desk {
     }
 
     /// What is done since the last call: numbers, each with what was wanted, or with the exception instead.
+    /// One that cannot be turned into Python's objects raises for itself, and takes none of the others with it.
     fn finished<'py>(&self, py: Python<'py>) -> PyResult<Vec<(u64, Bound<'py, PyAny>, bool)>> {
         let inner = self.inner(py)?;
         let finished = py.detach(|| {
@@ -117,10 +118,11 @@ impl Desk {
             while (&inner.bell).read(&mut rings).is_ok_and(|read| read > 0) {}
             inner.counter.finished()
         });
-        finished
-            .into_iter()
-            .map(|(number, done)| result(py, done).map(|(result, raised)| (number, result, raised)))
-            .collect()
+        let told = finished.into_iter().map(|(number, done)| match result(py, done) {
+            Ok((result, raised)) => (number, result, raised),
+            Err(error) => (number, error.into_value(py).into_bound(py).into_any(), true),
+        });
+        Ok(told.collect())
     }
 
     /// Ends the desk's thread. What is not done fails with `CLOSED`.

@@ -91,7 +91,8 @@ impl Lane {
         let config = Config {
             address: builder.address.as_str().into(),
             path: path.to_owned(),
-            spin: spin.unwrap_or(SPIN),
+            // Whoever waits is asked as often whether to go on; and the clock can say it.
+            spin: spin.unwrap_or(SPIN).min(PULSE),
             in_flight_limit: builder.in_flight_limit,
             back_off: builder.back_off,
             deadline_ms: builder.deadline.map(|deadline| deadline.as_millis() as u64),
@@ -120,6 +121,10 @@ impl Lane {
             // Whatever this thread waits for is in its inbox by now, and nobody is kept from reading meanwhile.
             drop(shared);
             return inbox.wait(longest.min(IDLE));
+        }
+        // Another reader may have had this thread's answer since it last looked. The next one to come may be long.
+        if inbox.has_answers() {
+            return;
         }
         let Some(reader) = shared.reader.take() else {
             shared.followers.push(Arc::downgrade(inbox));
@@ -236,7 +241,13 @@ impl Wire for Lane {
 
     fn card(&self, check: Check<'_>) -> Result<Arc<ServedModel>, Stopped> {
         let inbox = Arc::new(Inbox::default());
-        let asked = self.lock().table.want_card();
+        let asked = {
+            let mut shared = self.lock();
+            if let Some(card) = &shared.card {
+                return Ok(Arc::clone(card));
+            }
+            shared.table.want_card()
+        };
         loop {
             {
                 let shared = self.lock();
@@ -284,14 +295,50 @@ impl Wire for Lane {
                     shared.table.take_back(number);
                     return Ok(false);
                 }
-                // The reader finds that out as well, and asks again over the next lane.
-                Err(_) => {}
+                // The reader finds that out as well, once it looks for room, and asks again over the next lane.
+                Err(_) => shared.wants_room = Some(1),
             }
         }
         Ok(true)
     }
 
     fn wait(&self, inbox: &Arc<Inbox>, longest: Duration) {
-        self.turn(inbox, longest);
+        // A sidecar that dies rings no bell: whether it is there is looked at between two waits.
+        self.turn(inbox, longest.min(PULSE));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::Client as TaskClient;
+    use crate::engine::{EchoEngine, Engine as _};
+
+    fn lane() -> Lane {
+        Lane::new(&TaskClient::builder("shm:///nowhere"), None, Path::new("/nowhere"))
+    }
+
+    #[test]
+    fn whoever_has_an_answer_neither_reads_nor_follows() {
+        let (lane, inbox) = (lane(), Arc::new(Inbox::default()));
+        {
+            let mut shared = lane.lock();
+            // There is something to read for others, and another thread at it.
+            shared.table.want_card();
+            shared.reader = None;
+        }
+        inbox.slot(7).settle(Err(ClientError::Closed));
+        lane.turn(&inbox, PULSE);
+        assert!(lane.lock().followers.is_empty());
+    }
+
+    #[test]
+    fn a_card_that_is_known_is_not_wanted() {
+        let lane = lane();
+        let model = EchoEngine::new(16).card().as_ref().clone();
+        let served = ServedModel { model, in_flight_limit: 4, over_long: "reject".into(), aggregations: Vec::new() };
+        lane.lock().card = Some(Arc::new(served.clone()));
+        assert_eq!(lane.card(&mut || false), Ok(Arc::new(served)));
+        assert!(lane.lock().table.is_idle());
     }
 }

@@ -22,6 +22,10 @@ use crate::shm::lane::{ClientBell, ClientEnd, ClientLine, RewardReceiver, Sideca
 /// Longest wait for a sidecar's answer to a greeting. It gives one at once, unless it hangs.
 const GREETING: Duration = Duration::from_secs(2);
 
+/// When nobody has tried to connect for this long after the time for it, and for the back-off's budget, nobody waits for
+/// it any more. Whoever waits tries within 50 ms, or is kept from it by a busy machine.
+const UNATTENDED: Duration = Duration::from_secs(5);
+
 /// Answers that are handed out under one lock.
 const HANDFUL: usize = 256;
 
@@ -102,6 +106,11 @@ impl Reader {
                 return false;
             }
         }
+        // While nobody waited, nobody tried: that time does not count.
+        let unattended = UNATTENDED.max(lane.config.back_off.budget);
+        if self.trouble.next.is_some_and(|next| now.saturating_duration_since(next) > unattended) {
+            self.trouble = Trouble::default();
+        }
         let since = *self.trouble.since.get_or_insert(now);
         let refused = |reason: String| ClientError::Refused {
             address: lane.config.address.clone(),
@@ -168,8 +177,10 @@ impl Reader {
         }
         let in_flight_limit = lane.config.in_flight_limit.min(in_flight_limit as usize).max(1);
         shared.sending = Some(Sending { rollouts, options: Default::default(), in_flight_limit, draining: false });
-        // What breaks here is noticed when the lane is read.
-        let _ = shared.ask_waiting(&lane.config, now);
+        // What breaks here is noticed when the lane is read, and looked at for room.
+        if shared.ask_waiting(&lane.config, now).is_err() {
+            shared.wants_room = Some(1);
+        }
         shared.wake_followers();
     }
 

@@ -5,6 +5,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use rustix::process::{PidfdFlags, pidfd_open};
@@ -20,15 +21,15 @@ use crate::shm::Broken;
 use crate::shm::frame::{Asked, MAX_OPTIONS, NO_OPTIONS, kind, read_options, read_rollout};
 use crate::shm::handshake::Peer;
 use crate::shm::lane::{RolloutReceiver, SidecarEnd, SidecarLine};
+use crate::shm::layout::{HEADER, WORD};
 use crate::shm::ring::Record;
 use crate::sidecar::metrics::{self, OpenLane};
 use crate::sidecar::{Intake, Interest};
 
 /// Records that are read from one lane before it is the next one's turn.
 const QUANTUM: usize = 16;
-
-/// Words after which it is the next one's turn as well, once the record is read that goes beyond: 256 KiB.
-const QUANTUM_WORDS: usize = 1 << 15;
+/// And their words, about: few large ones take as long as many small ones.
+const QUANTUM_WORDS: usize = (256 << 10) / WORD;
 
 /// See the module.
 #[derive(Debug)]
@@ -38,7 +39,8 @@ pub(super) struct Lane {
     interest: Interest,
     options: Vec<Option<AggregationSpec>>,
     /// Rollouts on their way through intake that had to wait. They are given up with the lane.
-    waiting: JoinSet<()>,
+    deferred: JoinSet<()>,
+    deferrals: Arc<Deferrals>,
     line: SidecarLine,
     /// The client's process, where it can be seen: children that it forked keep the socket open when it dies.
     process: Option<OwnedFd>,
@@ -63,7 +65,8 @@ impl Lane {
             outbox: Arc::new(outbox),
             interest: Interest::default(),
             options: Vec::new(),
-            waiting: JoinSet::new(),
+            deferred: JoinSet::new(),
+            deferrals: Arc::new(Deferrals::new(terms.deferrals, Arc::clone(control))),
             line,
             process: peer.pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()),
             _open: metrics::open_lane(),
@@ -85,12 +88,14 @@ impl Lane {
         if !self.rollouts.is_waiting() {
             return Ok(turn);
         }
-        let (mut records, mut words) = (0, 0);
-        while records < QUANTUM && words < QUANTUM_WORDS && self.outbox.admits()? {
+        let mut words = 0;
+        for _ in 0..QUANTUM {
+            if words >= QUANTUM_WORDS || self.deferrals.are_enough() || !self.outbox.admits()? {
+                break;
+            }
             let Some(record) = self.rollouts.next()? else { break };
             turn.read = true;
-            records += 1;
-            words += record.left();
+            words += HEADER + record.left();
             match record.kind() {
                 kind::OPTIONS => register(&mut self.options, record)?,
                 kind::ROLLOUT => {
@@ -102,7 +107,7 @@ impl Lane {
         }
         if turn.read {
             self.rollouts.made_room();
-            while self.waiting.try_join_next().is_some() {}
+            while self.deferred.try_join_next().is_some() {}
         }
         Ok(turn)
     }
@@ -136,7 +141,12 @@ impl Lane {
         match intake.try_submit(rollout, ticket, Instant::now()) {
             Ok(()) => Ok(true),
             Err(deferred) => {
-                self.waiting.spawn_on(deferred.finish(), runtime);
+                let deferral = Deferral::new(&self.deferrals);
+                let rest = async move {
+                    deferred.finish().await;
+                    drop(deferral);
+                };
+                self.deferred.spawn_on(rest, runtime);
                 Ok(false)
             }
         }
@@ -145,7 +155,7 @@ impl Lane {
     /// The poller is about to sleep until a bell rings. Whether it should rather not, for this lane.
     pub(super) fn going_to_sleep(&mut self) -> Result<bool, Broken> {
         self.rollouts.going_to_sleep();
-        Ok(self.outbox.admits_or_rings()? && self.rollouts.is_waiting())
+        Ok(self.outbox.admits_or_rings()? && !self.deferrals.are_enough() && self.rollouts.is_waiting())
     }
 
     /// The poller is awake.
@@ -163,6 +173,44 @@ impl Drop for Lane {
     fn drop(&mut self) {
         self.interest.withdraw();
         self.outbox.close();
+    }
+}
+
+/// Counts the rollouts of a lane that intake could not take at once. While there are enough, the lane is not read: what it has
+/// waits in its ring, which is the back-pressure.
+#[derive(Debug)]
+struct Deferrals {
+    count: AtomicUsize,
+    enough: usize,
+    control: Arc<Control>,
+}
+
+impl Deferrals {
+    fn new(enough: usize, control: Arc<Control>) -> Self {
+        Self { count: AtomicUsize::new(0), enough, control }
+    }
+
+    fn are_enough(&self) -> bool {
+        self.count.load(Ordering::SeqCst) >= self.enough
+    }
+}
+
+/// One of them, until it is through or given up.
+struct Deferral(Arc<Deferrals>);
+
+impl Deferral {
+    fn new(deferrals: &Arc<Deferrals>) -> Self {
+        deferrals.count.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(deferrals))
+    }
+}
+
+impl Drop for Deferral {
+    fn drop(&mut self) {
+        // The poller may sleep over what the lane has.
+        if self.0.count.fetch_sub(1, Ordering::SeqCst) >= self.0.enough {
+            self.0.control.ring();
+        }
     }
 }
 

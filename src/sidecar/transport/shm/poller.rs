@@ -163,6 +163,8 @@ impl Poller {
     fn close(&mut self, id: u64, end: LaneEnd, why: &str) {
         if let Some(lane) = self.lanes.remove(&id) {
             metrics::lane_closed(end);
+            // Closing is not enough: its other holder would keep it watched, and ring it.
+            let _ = epoll::delete(&self.epoll, lane.line().bell());
             lane.close(why);
             // What was admitted for it makes room for others at once.
             self.intake.sweep();
@@ -237,6 +239,17 @@ impl Poller {
         }
     }
 
+    /// Why no lane is opened now, if so.
+    fn no_lane(&self) -> Option<(Status, String)> {
+        if self.control.stage() != Stage::Serving {
+            Some((Status::Draining, "the sidecar is shutting down".to_owned()))
+        } else if self.lanes.len() >= self.terms.lanes {
+            Some((Status::Full, format!("all {} lanes are taken (shm_lanes)", self.terms.lanes)))
+        } else {
+            None
+        }
+    }
+
     fn welcome(&mut self, socket: UnixStream) {
         let peer = match socket.set_nonblocking(true).and_then(|()| Peer::of(&socket)) {
             Ok(peer) => peer,
@@ -245,14 +258,10 @@ impl Poller {
         let no = if !peer.is_trusted() {
             tracing::warn!(uid = peer.uid, "another user's process asked for a lane and was refused");
             Some((Status::Failed, "the sidecar belongs to another user".to_owned()))
-        } else if self.control.stage() != Stage::Serving {
-            Some((Status::Draining, "the sidecar is shutting down".to_owned()))
-        } else if self.lanes.len() >= self.terms.lanes {
-            Some((Status::Full, format!("all {} lanes are taken (shm_lanes)", self.terms.lanes)))
         } else if self.strangers.len() >= STRANGERS {
             Some((Status::Full, "too many clients are connecting at once".to_owned()))
         } else {
-            None
+            self.no_lane()
         };
         if let Some((status, reason)) = no {
             metrics::lane_closed(LaneEnd::Refused);
@@ -287,6 +296,11 @@ impl Poller {
             metrics::lane_closed(LaneEnd::Refused);
             return handshake::refuse(&socket, Status::Version, &reason);
         }
+        // Others may have greeted before it.
+        if let Some((status, reason)) = self.no_lane() {
+            metrics::lane_closed(LaneEnd::Refused);
+            return handshake::refuse(&socket, status, &reason);
+        }
         if let Err(error) = self.open(id, socket, peer) {
             tracing::warn!(%error, "cannot open a lane");
         }
@@ -298,11 +312,12 @@ impl Poller {
         let end = handshake::open(socket, &self.terms.card, self.terms.sizes, self.terms.in_flight_limit as u32)?;
         let lane = Lane::new(end, peer, &self.terms, &self.control);
         self.watch(lane.line().socket(), id << 2 | about::SOCKET, EventFlags::IN | EventFlags::RDHUP)?;
-        // Edge by edge: its other holder could make reading it wait.
-        self.watch(lane.line().bell(), id << 2 | about::BELL, EventFlags::IN | EventFlags::ET)?;
         if let Some(process) = lane.process() {
             self.watch(process, id << 2 | about::PROCESS, EventFlags::IN)?;
         }
+        // Edge by edge: its other holder could make reading it wait. The last of them, since it stays watched until it is
+        // taken out.
+        self.watch(lane.line().bell(), id << 2 | about::BELL, EventFlags::IN | EventFlags::ET)?;
         tracing::debug!(lane = id, pid = ?peer.pid, "opened a lane");
         self.lanes.insert(id, lane);
         Ok(())
