@@ -22,7 +22,7 @@ use crate::process::OfThisProcess;
 use crate::wait::wait;
 
 /// An iterator over results. One thread at a time.
-#[pyclass(module = "reward_sidecar._native")]
+#[pyclass(module = "reward_sidecar")]
 pub struct Stream {
     /// Gone once it is exhausted.
     source: Option<Py<PyIterator>>,

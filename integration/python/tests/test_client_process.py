@@ -268,8 +268,7 @@ def test_any_handler_may_end_a_wait(echo: reward_sidecar.Server, address: str) -
     assert python(program, address, echo.pid) == "interrupted\n[3.0, 3.0]\n"
 
 
-def test_the_process_may_end_while_others_wait(echo: reward_sidecar.Server, address: str) -> None:
-    program = """
+ENDS_WHILE_A_THREAD_WAITS = """
     import os, signal, sys, threading, time
     import numpy as np
     from clients import hold_still
@@ -285,7 +284,28 @@ def test_the_process_may_end_while_others_wait(echo: reward_sidecar.Server, addr
     while sys.getrefcount(ids) <= references + 1:
         time.sleep(0.001)
     print("ends")
-    """
+"""
+
+ENDS_WHILE_A_LOOP_WAITS = """
+    import asyncio, sys
+    from clients import hold_still
+    from reward_sidecar import Client
+
+    client, server = Client(sys.argv[1]), int(sys.argv[2])
+
+    async def main():
+        await client.score_async(input_ids=[[1]])
+        hold_still(server)
+        asyncio.ensure_future(client.score_async(input_ids=[[1, 2]]))
+        await asyncio.sleep(0)
+
+    asyncio.run(main())
+    print("ends")
+"""
+
+
+@pytest.mark.parametrize("program", [ENDS_WHILE_A_THREAD_WAITS, ENDS_WHILE_A_LOOP_WAITS])
+def test_the_process_may_end_while_others_wait(echo: reward_sidecar.Server, address: str, program: str) -> None:
     try:
         assert python(program, address, echo.pid) == "ends\n"
     finally:

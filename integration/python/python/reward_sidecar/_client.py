@@ -139,6 +139,7 @@ class AsyncClient:
 
     def __init__(self, address: str, **settings: Unpack[Settings]) -> None:
         self._client = Client(address, **settings)
+        self._settings = settings
 
     @property
     def address(self) -> str:
@@ -169,7 +170,8 @@ class AsyncClient:
 
         The next one is asked for while there is room for it in flight, whether results are taken or not.
         """
-        window = (await self.card()).in_flight_limit
+        room = (await self.card()).in_flight_limit
+        window = min(room, self._settings.get("in_flight_limit") or room)
         results = self._client._desk().stream(rollouts, _native.Defaults(group, **options), window)
         async with aclosing(results):
             async for result in results:
@@ -188,8 +190,7 @@ class AsyncClient:
         await self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        (address,), settings = self._client.__getnewargs_ex__()
-        return _restore, (address, settings)
+        return _restore, (self.address, self._settings)
 
     def __repr__(self) -> str:
         return f"AsyncClient({self.address!r})"
