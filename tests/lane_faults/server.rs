@@ -68,6 +68,11 @@ impl Server {
     }
 
     pub fn footprint(&self) -> Footprint {
+        // Whoever has asked for the metrics is not part of it, and hears the end before the descriptor is closed.
+        let began = Instant::now();
+        while self.admin_connections() > 0 {
+            assert!(began.elapsed() < PATIENCE, "a connection to the admin port stays open");
+        }
         let proc = PathBuf::from(format!("/proc/{}", self.child.id()));
         let status = std::fs::read_to_string(proc.join("status")).unwrap();
         let field = |name: &str| {
@@ -81,6 +86,17 @@ impl Server {
             lane_mappings: maps.lines().filter(|line| line.contains("reward-sidecar-lane")).count(),
             resident: field("VmRSS:") << 10,
         }
+    }
+
+    /// Connections to the admin port that the sidecar holds a descriptor of.
+    fn admin_connections(&self) -> usize {
+        const LISTENS: &str = "0A";
+        let port: u16 = self.admin.rsplit(':').next().unwrap().parse().unwrap();
+        let ours = format!(":{port:04X}");
+        // See proc_pid_net(5): a socket without a descriptor has the inode 0.
+        let table = std::fs::read_to_string(format!("/proc/{}/net/tcp", self.child.id())).unwrap();
+        let rows = table.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>());
+        rows.filter(|row| row[1].ends_with(&ours) && row[3] != LISTENS && row[9] != "0").count()
     }
 
     /// Waits until so many lanes are open, and says how long that took.
