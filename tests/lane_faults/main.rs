@@ -67,13 +67,13 @@ fn run(lives: u64) {
     let warm = (lives / 5).min(500);
     live(0, warm, &mut counts);
     let freed = server.wait_for_lanes(STEADY as u64);
-    let before = server.footprint();
+    let before = server.footprint(STEADY);
     println!("after {warm} lives: {before:?}");
     let began = Instant::now();
     live(warm, lives, &mut counts);
     let took = began.elapsed();
     let freed = freed.max(server.wait_for_lanes(STEADY as u64));
-    let after = server.footprint();
+    let after = server.footprint(STEADY);
     println!("after {lives} lives: {after:?}\n");
 
     println!("{:<24} {:>8} {:>8}", "kind of life", "killed", "left");

@@ -67,11 +67,13 @@ impl Server {
         (child, admin)
     }
 
-    pub fn footprint(&self) -> Footprint {
-        // Whoever has asked for the metrics is not part of it, and hears the end before the descriptor is closed.
+    /// What it holds once nobody but so many lanes is connected to it.
+    pub fn footprint(&self, lanes: usize) -> Footprint {
+        // Neither whoever has asked for the metrics nor a life that ended while it shook hands is part of it: both are gone
+        // before the sidecar closes the descriptor.
         let began = Instant::now();
-        while self.admin_connections() > 0 {
-            assert!(began.elapsed() < PATIENCE, "a connection to the admin port stays open");
+        while self.admin_connections() > 0 || self.lane_connections() > lanes {
+            assert!(began.elapsed() < PATIENCE, "a connection stays open though its peer is gone");
         }
         let proc = PathBuf::from(format!("/proc/{}", self.child.id()));
         let status = std::fs::read_to_string(proc.join("status")).unwrap();
@@ -97,6 +99,16 @@ impl Server {
         let table = std::fs::read_to_string(format!("/proc/{}/net/tcp", self.child.id())).unwrap();
         let rows = table.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>());
         rows.filter(|row| row[1].ends_with(&ours) && row[3] != LISTENS && row[9] != "0").count()
+    }
+
+    /// Connections to the lanes' socket that the sidecar holds a descriptor of.
+    fn lane_connections(&self) -> usize {
+        const CONNECTED: &str = "03";
+        let path = self.socket.to_str().unwrap();
+        // See proc_pid_net(5): an accepted socket has the path of the one that listens, and no inode before that.
+        let table = std::fs::read_to_string(format!("/proc/{}/net/unix", self.child.id())).unwrap();
+        let rows = table.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>());
+        rows.filter(|row| row.get(7) == Some(&path) && row[5] == CONNECTED && row[6] != "0").count()
     }
 
     /// Waits until so many lanes are open, and says how long that took.
