@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use reward_sidecar::batch::MicroBatch;
 use reward_sidecar::model::kernels::{
-    Activation, Addends, AttentionOptions, AttentionPlan, HeadLayout, PackedMatrix, attention, gate, linear, rms_norm,
+    Activation, Addends, AttentionOptions, AttentionPlan, HeadLayout, Kept, PackedMatrix, attention, gate, linear, rms_norm,
     rotary,
 };
 
@@ -61,7 +61,7 @@ impl Bench<'_> {
         let mut out = vec![0.0; batch.tokens.len() * layout.heads * layout.head_dim];
         let pairs: f64 = batch.positions.iter().map(|&p| f64::from(p) + 1.0).sum();
         let flops = 4.0 * pairs * (layout.heads * layout.head_dim) as f64;
-        self.compute(name, flops, || attention(&qkv, &plan, options, &mut out));
+        self.compute(name, flops, || attention(&qkv, Kept::default(), &plan, options, &mut out));
     }
 }
 

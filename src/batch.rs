@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 use std::ops::Range;
+use std::sync::Weak;
 
 /// Index of a segment in [`MicroBatch::segments`].
 pub type SegmentId = u32;
@@ -21,6 +22,8 @@ pub struct MicroBatch {
     pub segments: Vec<Segment>,
     /// Where the head reads.
     pub reads: Vec<Read>,
+    /// What rollouts that are still queued will begin with.
+    pub wanted: Vec<Wanted>,
 }
 
 /// A run of tokens with one parent.
@@ -40,6 +43,23 @@ pub struct Read {
     /// The rollout: [`Sequence::rollout`] of the sequence that is read.
     pub rollout: u32,
 }
+
+/// A prefix that others will begin with: an engine that keeps what it computes had better keep that.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// The row that it ends with.
+    pub row: u32,
+    /// Gone once nobody wants it any more.
+    pub by: Weak<()>,
+}
+
+impl PartialEq for Wanted {
+    fn eq(&self, other: &Self) -> bool {
+        self.row == other.row && self.by.ptr_eq(&other.by)
+    }
+}
+
+impl Eq for Wanted {}
 
 /// Tokens to be packed, and where the head reads them. A rollout is one such sequence, or several: a conversation of
 /// which more turns than the last are scored.
@@ -164,6 +184,7 @@ impl MicroBatch {
             positions: (0..end).collect(),
             segments: vec![Segment { tokens: 0..end, parent: None }],
             reads: rows.iter().map(read).collect(),
+            wanted: Vec::new(),
         }
     }
 

@@ -125,6 +125,7 @@ pub enum Bos {
 pub struct ScoreTable {
     columns: usize,
     values: Vec<f32>,
+    reused: usize,
 }
 
 impl ScoreTable {
@@ -134,7 +135,17 @@ impl ScoreTable {
     /// If `values` is not whole rows: an engine that does that is broken.
     pub fn new(columns: usize, values: Vec<f32>) -> Self {
         assert!(columns > 0 && values.len().is_multiple_of(columns), "score table of ragged rows");
-        Self { columns, values }
+        Self { columns, values, reused: 0 }
+    }
+
+    /// The same table, of an engine that had computed so many of the batch's tokens before.
+    pub fn reusing(self, tokens: usize) -> Self {
+        Self { reused: tokens, ..self }
+    }
+
+    /// Tokens of the batch that were not computed, since the engine had kept what it needs of them.
+    pub fn reused(&self) -> usize {
+        self.reused
     }
 
     /// The scores of read `i`, in the order of the card's attributes.

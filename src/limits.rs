@@ -68,5 +68,8 @@ pub const MAX_MESSAGE_BYTES: usize = 64 << 20;
 /// Longest deadline in milliseconds (a day): longer ones are a unit mistake.
 pub const MAX_DEADLINE_MS: u64 = 24 * 60 * 60 * 1000;
 
+/// Most bytes for prefixes that are kept (a tebibyte): beyond any machine's memory, so a larger number is a mistake.
+pub const MAX_PREFIX_CACHE_BYTES: usize = 1 << 40;
+
 /// Most threads of one kind, and most ranks: beyond any machine, so a larger number is a mistake.
 pub const MAX_THREADS: usize = 1024;

@@ -20,6 +20,9 @@ pub const INSPECT: u8 = 4;
 /// What a switched-off optional setting says.
 pub(super) const OFF: &str = "off";
 
+/// The demo model keeps some 4,800 tokens in that: more than a micro-batch has.
+const DEFAULT_PREFIX_CACHE_BYTES: usize = 128 << 20;
+
 /// What begins every environment variable of ours.
 pub(super) const ENVIRONMENT_PREFIX: &str = "REWARD_SIDECAR_";
 
@@ -246,6 +249,14 @@ pub(super) const KEYS: &[Key] = &[
         commands: SERVE | SCORE | INSPECT,
         value_name: "N",
         about: "CPU threads of the forward pass; 0 means all cores. Never changes a reward",
+    },
+    Key {
+        name: "prefix_cache_bytes",
+        kind: Kind::Count { min: 0, ceiling: limits::MAX_PREFIX_CACHE_BYTES as u64, ceiling_name: "MAX_PREFIX_CACHE_BYTES" },
+        default: || count(DEFAULT_PREFIX_CACHE_BYTES),
+        commands: SERVE | SCORE,
+        value_name: "N",
+        about: "Memory for prefixes that later micro-batches may begin with, on the CPU; 0 keeps none. Never changes a reward",
     },
     Key {
         name: "cache_dir",

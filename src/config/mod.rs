@@ -51,6 +51,8 @@ pub struct Settings {
     pub device: model::DeviceChoice,
     /// CPU threads of the forward pass; 0 means all cores.
     pub threads: usize,
+    /// Bytes for prefixes that later micro-batches may begin with; 0 keeps none.
+    pub prefix_cache_bytes: usize,
     /// Where downloaded bases are kept.
     pub cache_dir: PathBuf,
     /// TCP address of the gRPC server.
@@ -157,6 +159,7 @@ impl Settings {
             tp: self.tp,
             device: self.device,
             threads: self.threads,
+            prefix_cache_bytes: self.prefix_cache_bytes,
             cache_dir: self.cache_dir.clone(),
         })
     }

@@ -7,6 +7,8 @@ use super::backend::Backend;
 use super::checkpoint::WeightSource;
 use super::collective::Collective;
 use super::decoder::DecoderSpec;
+use super::kernels::Past;
+use super::prefix_cache::{Keep, Resumed};
 use super::settings::Settings;
 use super::shard::Shard;
 use crate::batch::MicroBatch;
@@ -31,6 +33,8 @@ pub struct RankContext<'a> {
     pub device: Device,
     /// How its layers compute; the kernels on the CPU alone.
     pub backend: Backend,
+    /// Tokens whose keys and values it has room to keep.
+    pub slots: u32,
 }
 
 /// One rank's part of a loaded model without its head.
@@ -49,6 +53,18 @@ pub struct Pass<'a> {
     pub batch: &'a MicroBatch,
     /// Rows that are read: the batch's reads, and what else the head wants to see.
     pub reads: &'a [u32],
+    /// What the batch continues, and each rank keeps.
+    pub past: &'a Past,
+    /// What each rank is to keep.
+    pub keep: &'a [Keep],
     /// The other ranks.
     pub ranks: &'a dyn Collective,
+}
+
+impl<'a> Pass<'a> {
+    /// The pass over what is left of a micro-batch.
+    pub fn of(rest: &'a Resumed, ranks: &'a dyn Collective) -> Self {
+        let Resumed { batch, reads, past, keep } = rest;
+        Self { batch, reads, past, keep, ranks }
+    }
 }

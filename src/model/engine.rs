@@ -9,7 +9,7 @@ use rayon::ThreadPool;
 use super::blueprint::Blueprint;
 use super::decoder::DecoderSpec;
 use super::head::{self, Head, HeadContext, HeadSpec, Hidden};
-use super::ranks::{self, Ranks};
+use super::ranks::{self, Passed, Ranks};
 use super::report::{PresetReport, Report};
 use super::settings::default_labels;
 use super::{Config, DeviceChoice, ModelError, arch};
@@ -49,7 +49,7 @@ impl ModelEngine {
         let head = pool.install(|| load_head(&blueprint, &spec))?;
         // By now everybody has read what he wants to know.
         blueprint.settings.refuse_unread()?;
-        let load = || Ranks::load(&spec, blueprint.weights.as_ref(), config.device.backend(), &devices, &pool);
+        let load = || Ranks::load(&spec, blueprint.weights.as_ref(), config.device.backend(), &devices, &pool, config.prefix_cache_bytes);
         let (version, ranks) = pool.install(|| rayon::join(|| fingerprint(&blueprint), load));
         let ranks = ranks?;
         let Blueprint {
@@ -166,7 +166,7 @@ impl Engine for ModelEngine {
         let hidden = self.ranks.forward(batch, &rows);
         // Rows that are not finite go through: whoever asked for them is told, and the others keep their scores.
         hidden
-            .map(|mut hidden| {
+            .map(|Passed { mut hidden, reused }| {
                 let (reads, others) = hidden.split_at_mut(batch.reads.len() * self.spec.hidden);
                 for (row, _) in others.chunks_exact_mut(self.spec.hidden).zip(&companions).filter(|(_, c)| c.is_none())
                 {
@@ -174,7 +174,7 @@ impl Engine for ModelEngine {
                 }
                 let (reads, companions) = (&*reads, &*others);
                 let values = self.pool.install(|| head.forward(Hidden { reads, companions }));
-                ScoreTable::new(head.outputs(), values)
+                ScoreTable::new(head.outputs(), values).reusing(reused)
             })
             // What follows the first line is a backtrace, which is nothing for callers.
             .map_err(|e| EngineError::Forward(e.to_string().lines().next().unwrap_or_default().to_owned()))

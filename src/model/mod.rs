@@ -25,6 +25,7 @@ mod layers;
 mod manifest;
 mod pip;
 pub mod plan;
+mod prefix_cache;
 mod preset;
 mod ranks;
 mod reference;
@@ -67,6 +68,9 @@ pub struct Config {
     pub device: DeviceChoice,
     /// CPU threads of the forward pass; 0 means all cores.
     pub threads: usize,
+    /// Bytes for the keys and values of prefixes that later micro-batches may begin with, all ranks together; 0 keeps none.
+    /// On the CPU alone.
+    pub prefix_cache_bytes: usize,
     /// Where downloaded bases are kept.
     pub cache_dir: PathBuf,
 }
@@ -83,6 +87,7 @@ impl Default for Config {
             tp: 1,
             device: DeviceChoice::Cpu,
             threads: 0,
+            prefix_cache_bytes: 0,
             cache_dir: PathBuf::new(),
         }
     }

@@ -1,6 +1,6 @@
 //! The ranks of a model: each holds its share and computes on a device, with threads of its own.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{Device, Result};
 use rayon::ThreadPool;
@@ -11,6 +11,7 @@ use super::backend::Backend;
 use super::checkpoint::WeightSource;
 use super::collective::{Solo, on_gpus};
 use super::decoder::DecoderSpec;
+use super::prefix_cache::{KeyValues, PrefixCache, Resumed};
 use super::shard::Shard;
 use super::team::{Team, Wire};
 use crate::batch::MicroBatch;
@@ -20,6 +21,16 @@ pub struct Ranks {
     ranks: Vec<Arc<Rank>>,
     /// Their threads, if there are several.
     team: Option<Team>,
+    /// `None` where nothing is kept.
+    cache: Option<Mutex<PrefixCache>>,
+}
+
+/// What a pass gave.
+pub struct Passed {
+    /// The final hidden state at the rows that were read, `[reads, hidden]`, row after row.
+    pub hidden: Vec<f32>,
+    /// Tokens that earlier passes had computed.
+    pub reused: usize,
 }
 
 /// One rank's share.
@@ -54,13 +65,14 @@ pub fn pool(threads: usize) -> std::result::Result<ThreadPool, ModelError> {
 
 impl Ranks {
     /// Loads a rank onto each of `devices`, one after the other, each with all threads of `all`; later they share them
-    /// out.
+    /// out. Together they have `cache_bytes` for the keys and values of prefixes; only the kernels use them.
     pub fn load(
         spec: &DecoderSpec,
         weights: &dyn WeightSource,
         backend: Backend,
         devices: &[Device],
         all: &Arc<ThreadPool>,
+        cache_bytes: usize,
     ) -> std::result::Result<Self, ModelError> {
         let world = devices.len();
         spec.check_degree(world)?;
@@ -69,24 +81,47 @@ impl Ranks {
             true => Wire::Gpus(on_gpus(devices)?),
             false => Wire::Memory,
         };
+        let slots = match backend {
+            Backend::Kernels => {
+                let heads = Shard::all(world).map(|shard| shard.heads(spec.heads).layout);
+                let token: usize = heads.map(|heads| KeyValues::bytes_per_token(spec.layers, heads)).sum();
+                u32::try_from(cache_bytes / token).unwrap_or(u32::MAX)
+            }
+            Backend::Tensors(_) => 0,
+        };
         let threads = (all.current_num_threads() / world).max(1);
         let load = |(shard, device): (Shard, &Device)| {
             let before = weights.bytes_read();
-            let context = RankContext { weights, shard, device: device.clone(), backend };
+            let context = RankContext { weights, shard, device: device.clone(), backend, slots };
             let backbone = all.install(|| spec.load(&context))?;
             let pool = if world == 1 { Arc::clone(all) } else { Arc::new(pool(threads)?) };
             Ok(Arc::new(Rank::new(backbone, pool, weights.bytes_read() - before)))
         };
         let ranks = Shard::all(world).zip(devices).map(load).collect::<std::result::Result<Vec<_>, ModelError>>()?;
         let team = if world == 1 { None } else { Some(Team::start(&ranks, wire)?) };
-        Ok(Self { ranks, team })
+        let cache = (slots > 0).then(|| Mutex::new(PrefixCache::new(slots)));
+        Ok(Self { ranks, team, cache })
     }
 
-    /// The final hidden state at the rows `reads`, `[reads, hidden]`, row after row.
-    pub fn forward(&self, batch: &MicroBatch, reads: &[u32]) -> Result<Vec<f32>> {
+    /// One pass over `batch`; `reads` are the rows whose hidden states are wanted.
+    pub fn forward(&self, batch: &MicroBatch, reads: &[u32]) -> Result<Passed> {
+        let Some(cache) = &self.cache else {
+            let all = Resumed { batch: batch.clone(), reads: reads.to_vec(), ..Resumed::default() };
+            return Ok(Passed { hidden: self.compute(all)?, reused: 0 });
+        };
+        // A pass that failed or panicked was not finished, which the next one sees.
+        let mut cache = cache.lock().unwrap_or_else(PoisonError::into_inner);
+        let rest = cache.resume(batch, reads);
+        let reused = batch.tokens.len() - rest.batch.tokens.len();
+        let hidden = self.compute(rest)?;
+        cache.finish();
+        Ok(Passed { hidden, reused })
+    }
+
+    fn compute(&self, rest: Resumed) -> Result<Vec<f32>> {
         match &self.team {
-            Some(team) => team.forward(batch, reads),
-            None => self.ranks[0].forward(&Pass { batch, reads, ranks: &Solo }),
+            Some(team) => team.forward(rest),
+            None => self.ranks[0].forward(&Pass::of(&rest, &Solo)),
         }
     }
 
@@ -124,14 +159,14 @@ mod tests {
         let blueprint = Blueprint::open(&config).unwrap();
         let spec = arch::find(&blueprint.settings).unwrap().spec(&blueprint.settings).unwrap();
         let (devices, pool) = (device.open_all(tp).unwrap(), Arc::new(pool(1).unwrap()));
-        let ranks = Ranks::load(&spec, blueprint.weights.as_ref(), device.backend(), &devices, &pool).unwrap();
+        let ranks = Ranks::load(&spec, blueprint.weights.as_ref(), device.backend(), &devices, &pool, 0).unwrap();
         let reference = std::fs::read(folder.join("reference.json")).unwrap();
         let reference: serde_json::Value = serde_json::from_slice(&reference).unwrap();
         let tokens = |case: &serde_json::Value| serde_json::from_value(case["input_ids"].clone()).unwrap();
         let rollouts: Vec<Vec<u32>> = reference["cases"].as_array().unwrap().iter().map(tokens).collect();
         let batch = MicroBatch::pack(&rollouts, true);
         let reads: Vec<u32> = batch.reads.iter().map(|read| read.row).collect();
-        let hidden = ranks.forward(&batch, &reads).unwrap();
+        let hidden = ranks.forward(&batch, &reads).unwrap().hidden;
         assert_eq!(hidden.len(), rollouts.len() * spec.hidden);
         (spec, hidden)
     }

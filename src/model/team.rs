@@ -15,8 +15,8 @@ use candle_core::{Error, Result};
 use super::ModelError;
 use super::backbone::Pass;
 use super::collective::{Collective, Exchange};
+use super::prefix_cache::Resumed;
 use super::ranks::Rank;
-use crate::batch::MicroBatch;
 
 /// How long the answers to a failed micro-batch have to leave before the process ends. Nobody here sees them leave.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -45,8 +45,7 @@ pub struct Team {
 
 /// A pass, for one rank.
 struct Order {
-    batch: Arc<MicroBatch>,
-    reads: Arc<[u32]>,
+    rest: Arc<Resumed>,
     seat: Arc<dyn Collective>,
     answers: Sender<Answer>,
 }
@@ -73,16 +72,16 @@ impl Team {
     }
 
     /// One pass on all ranks; what the first of them computed, which they all did.
-    pub fn forward(&self, batch: &MicroBatch, reads: &[u32]) -> Result<Vec<f32>> {
+    pub fn forward(&self, rest: Resumed) -> Result<Vec<f32>> {
         if let Some(reason) = self.lost.get() {
             return Err(Error::Msg(reason.clone()));
         }
-        let (batch, reads): (_, Arc<[u32]>) = (Arc::new(batch.clone()), reads.into());
+        let rest = Arc::new(rest);
         let (answer, answers) = channel();
         for (order, seat) in self.orders.iter().zip(self.seats()) {
-            let (batch, reads, answers) = (Arc::clone(&batch), Arc::clone(&reads), answer.clone());
+            let (rest, answers) = (Arc::clone(&rest), answer.clone());
             // Should a thread be gone, so is its seat, which the others notice, and its answer.
-            let _ = order.send(Order { batch, reads, seat, answers });
+            let _ = order.send(Order { rest, seat, answers });
         }
         drop(answer);
         let mut hidden = Vec::with_capacity(self.orders.len());
@@ -129,8 +128,8 @@ impl Drop for Team {
 
 /// A rank's thread: pass after pass, until there are no more orders.
 fn work(rank: &Rank, orders: &Receiver<Order>) {
-    for Order { batch, reads, seat, answers } in orders {
-        let pass = Pass { batch: &batch, reads: &reads, ranks: seat.as_ref() };
+    for Order { rest, seat, answers } in orders {
+        let pass = Pass::of(&rest, seat.as_ref());
         let answer = match catch_unwind(AssertUnwindSafe(|| rank.forward(&pass))) {
             Ok(hidden) => hidden.map_err(|e| seat.fail(&e.to_string())),
             Err(_) => Err(seat.fail("it panicked")),
@@ -168,6 +167,7 @@ mod tests {
     use super::super::backbone::Backbone;
     use super::super::ranks::pool;
     use super::*;
+    use crate::batch::MicroBatch;
 
     /// A rank that adds up what all ranks say, unless the first token asks it to fail.
     struct Says(f32);
@@ -197,7 +197,8 @@ mod tests {
     }
 
     fn pass(team: &Team, token: u32) -> std::result::Result<Vec<f32>, String> {
-        let hidden = team.forward(&MicroBatch::pack(&[[token]], true), &[0]);
+        let batch = MicroBatch::pack(&[[token]], true);
+        let hidden = team.forward(Resumed { batch, reads: vec![0], ..Resumed::default() });
         // A backtrace may follow.
         hidden.map_err(|e| e.to_string().lines().next().unwrap_or_default().to_owned())
     }

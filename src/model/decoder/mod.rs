@@ -16,6 +16,7 @@ use super::backbone::{Backbone, Pass, RankContext};
 use super::backend::Backend;
 use super::kernels::{AttentionOptions, HeadLayout};
 use super::layers::{Attention, Embedding, FeedForward, FeedForwardNames, HeadNorm, Linear, Matrix, Norm, Rotary};
+use super::prefix_cache::KeyValues;
 use super::shard::HeadShard;
 
 impl DecoderSpec {
@@ -53,6 +54,7 @@ impl DecoderSpec {
 struct Decoder {
     backend: Backend,
     heads: HeadLayout,
+    kept: KeyValues,
     embedding: Embedding,
     rotary: Rotary,
     layers: Vec<Layer>,
@@ -90,6 +92,7 @@ impl Decoder {
         Ok(Self {
             backend: context.backend,
             heads: heads.layout,
+            kept: KeyValues::new(spec.layers, context.slots, heads.layout),
             embedding: embedding?,
             rotary: spec.rotary.clone(),
             layers: layers?,
@@ -175,7 +178,7 @@ impl Backbone for Decoder {
     fn forward(&self, pass: &Pass) -> Result<Tensor> {
         let mut x = self.embedding.forward(&pass.batch.tokens, pass.ranks)?;
         let tables = self.rotary.tables(&pass.batch.positions, x.device())?;
-        let attention = Attention::new(self.backend, pass.batch, self.heads, x.device())?;
+        let attention = Attention::new(self.backend, pass.batch, pass.past, self.heads, x.device())?;
         let reads = Tensor::new(pass.reads, x.device())?;
         for (i, layer) in self.layers.iter().enumerate() {
             let mut qkv = layer.qkv.forward(&layer.attention_norm.forward(&x)?)?;
@@ -183,7 +186,8 @@ impl Backbone for Decoder {
                 qkv = norm.forward(qkv)?;
             }
             let qkv = tables.turn(self.backend, qkv, self.heads)?;
-            let mut mixed = attention.forward(&qkv, layer.attention)?;
+            self.kept.keep(i, &qkv, pass.keep)?;
+            let mut mixed = attention.forward(&qkv, self.kept.layer(i).kept(), layer.attention)?;
             drop(qkv);
             if i + 1 == self.layers.len() {
                 // Nobody looks at the other rows of the last layer any more.

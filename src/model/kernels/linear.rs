@@ -1,13 +1,14 @@
-//! `y = x wᵀ`: weights packed once at load, activations packed by blocks as they come.
+//! `y = x wᵀ`: weights packed once at load, activations read where they lie.
 
 use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::aligned::{Aligned, with_scratch};
+use super::aligned::Aligned;
 use super::grid::{self, Block, steps};
-use super::isa::Isa;
-use super::tile::{MAX_HEIGHT, MAX_WIDTH, multiply, next_tile, pack_rows};
+use super::isa::{Isa, Task};
+use super::simd::Simd;
+use super::tile::{multiply, next_tile};
 
 /// Longest run of `k` between two visits to the accumulators in memory: a panel of weights (96 kB), a tile (36 kB) and a
 /// block (288 kB) of activations then stay in a second-level cache together.
@@ -56,7 +57,7 @@ impl PackedMatrix {
         panels
             .par_chunks_mut(width * k)
             .zip(rows.par_chunks(width))
-            .for_each(|(panel, rows)| pack_rows(rows, width, panel));
+            .for_each(|(panel, rows)| pack_panel(rows, width, panel));
         Self { isa, n: rows.len(), k, panels }
     }
 
@@ -137,7 +138,9 @@ fn run(x: &[f32], w: &PackedMatrix, addends: Addends, continued: bool, y: &mut [
     }
     let columns = column_blocks(t, w);
     let blocks = grid::blocks(y, w.n, steps(t, BLOCK_ROWS), &columns);
-    blocks.into_par_iter().with_max_len(1).for_each(|block| linear_block(x, w, &addends, continued, block));
+    blocks.into_par_iter().with_max_len(1).for_each(|block| {
+        w.isa.run(LinearBlock { x, w, addends: &addends, continued, block });
+    });
 }
 
 /// Columns are cut, at the borders of panels, only where the rows alone would leave threads idle: each cut packs the
@@ -150,60 +153,88 @@ fn column_blocks(t: usize, w: &PackedMatrix) -> Vec<Range<usize>> {
     steps(w.n, panels_each * w.isa.width()).collect()
 }
 
-fn linear_block(x: &[f32], w: &PackedMatrix, addends: &Addends, continued: bool, mut block: Block) {
-    let (isa, width, k) = (w.isa, w.isa.width(), w.k);
-    // Equal runs rather than full ones and a short last one.
-    let depth = k.div_ceil(k.div_ceil(MAX_DEPTH));
-    // A tile's padding rows take space too, so leave room for one tile more.
-    with_scratch((block.rows.len() + MAX_HEIGHT) * depth, |packed| {
-        for depth in steps(k, depth) {
-            pack_block(isa, x, k, &block.rows, &depth, packed);
-            for panel in block.columns.start / width..block.columns.end.div_ceil(width) {
-                let b = w.panel(panel, &depth);
-                // Columns of this panel, within the matrix and within the block.
-                let columns = panel * width..w.n.min((panel + 1) * width);
-                let within = columns.start - block.columns.start..columns.end - block.columns.start;
-                let (mut row, mut offset) = (0, 0);
-                while row < block.rows.len() {
-                    let (rows, height) = next_tile(isa, block.rows.len() - row);
-                    let a = &packed[offset..offset + height * depth.len()];
-                    let mut acc = [0.0; MAX_HEIGHT * MAX_WIDTH];
-                    let acc = &mut acc[..height * width];
-                    let pieces = &mut block.pieces[row..row + rows];
-                    if continued || depth.start > 0 {
-                        for (acc, piece) in acc.chunks_exact_mut(width).zip(pieces.iter()) {
-                            acc[..within.len()].copy_from_slice(&piece[within.clone()]);
-                        }
+/// Packs up to `width` rows as `[k, width]`, zeros where there are no rows.
+fn pack_panel(rows: &[&[f32]], width: usize, panel: &mut [f32]) {
+    for (k, panel) in panel.chunks_exact_mut(width).enumerate() {
+        for (value, row) in panel.iter_mut().zip(rows) {
+            *value = row[k];
+        }
+    }
+}
+
+/// One block of rows by columns of `y`.
+struct LinearBlock<'a> {
+    x: &'a [f32],
+    w: &'a PackedMatrix,
+    addends: &'a Addends<'a>,
+    continued: bool,
+    block: Block<'a>,
+}
+
+impl Task for LinearBlock<'_> {
+    #[inline(always)]
+    fn run<const WIDTH: usize, S: Simd<WIDTH>>(mut self, simd: S) {
+        let k = self.w.k;
+        // Equal runs rather than full ones and a short last one.
+        let run = k.div_ceil(k.div_ceil(MAX_DEPTH));
+        for depth in steps(k, run) {
+            for panel in self.block.columns.start / WIDTH..self.block.columns.end.div_ceil(WIDTH) {
+                let mut row = 0;
+                while row < self.block.rows.len() {
+                    let (taken, height) = next_tile(self.w.isa, self.block.rows.len() - row);
+                    let tile = Tile { panel, depth: depth.clone(), rows: row..row + taken };
+                    match height {
+                        1 => self.tile::<1, WIDTH, S>(simd, tile),
+                        3 => self.tile::<3, WIDTH, S>(simd, tile),
+                        6 => self.tile::<6, WIDTH, S>(simd, tile),
+                        12 => self.tile::<12, WIDTH, S>(simd, tile),
+                        other => unreachable!("no tile is {other} rows high"),
                     }
-                    multiply(isa, height, a, b, acc);
-                    for (i, (acc, piece)) in acc.chunks_exact(width).zip(pieces).enumerate() {
-                        let piece = &mut piece[within.clone()];
-                        piece.copy_from_slice(&acc[..within.len()]);
-                        if depth.end == k {
-                            addends.add(block.rows.start + row + i, w.n, &columns, piece);
-                        }
-                    }
-                    row += rows;
-                    offset += height * depth.len();
+                    row += taken;
                 }
             }
         }
-    });
+    }
 }
 
-/// Packs columns `depth` of `rows` of `x` (rows of `k`), tile after tile.
-fn pack_block(isa: Isa, x: &[f32], k: usize, rows: &Range<usize>, depth: &Range<usize>, packed: &mut [f32]) {
-    let (mut row, mut offset) = (rows.start, 0);
-    while row < rows.end {
-        let (taken, height) = next_tile(isa, rows.end - row);
-        let mut sources: [&[f32]; MAX_HEIGHT] = [&[]; MAX_HEIGHT];
-        for (i, source) in sources[..taken].iter_mut().enumerate() {
-            let start = (row + i) * k;
-            *source = &x[start + depth.start..start + depth.end];
+/// Where in a block a tile is.
+struct Tile {
+    panel: usize,
+    depth: Range<usize>,
+    /// Rows of the block.
+    rows: Range<usize>,
+}
+
+impl LinearBlock<'_> {
+    #[inline(always)]
+    fn tile<const HEIGHT: usize, const WIDTH: usize, S: Simd<WIDTH>>(&mut self, simd: S, tile: Tile) {
+        let Tile { panel, depth, rows } = tile;
+        let (n, k) = (self.w.n, self.w.k);
+        let b = self.w.panel(panel, &depth).as_chunks::<WIDTH>().0;
+        // Columns of this panel, within the matrix and within the block.
+        let columns = panel * WIDTH..n.min((panel + 1) * WIDTH);
+        let within = columns.start - self.block.columns.start..columns.end - self.block.columns.start;
+        let mut x: [&[f32]; HEIGHT] = [&[]; HEIGHT];
+        for (i, x) in x.iter_mut().enumerate() {
+            // Padding repeats the last row; nobody looks at what it makes.
+            let row = self.block.rows.start + (rows.start + i).min(rows.end - 1);
+            *x = &self.x[row * k + depth.start..row * k + depth.end];
         }
-        pack_rows(&sources[..taken], height, &mut packed[offset..offset + height * depth.len()]);
-        row += taken;
-        offset += height * depth.len();
+        let pieces = &mut self.block.pieces[rows.clone()];
+        let mut sums = [[0.0; WIDTH]; HEIGHT];
+        if self.continued || depth.start > 0 {
+            for (sums, piece) in sums.iter_mut().zip(pieces.iter()) {
+                sums[..within.len()].copy_from_slice(&piece[within.clone()]);
+            }
+        }
+        multiply(simd, &x, b, &mut sums);
+        for (i, (sums, piece)) in sums.iter().zip(pieces).enumerate() {
+            let piece = &mut piece[within.clone()];
+            piece.copy_from_slice(&sums[..within.len()]);
+            if depth.end == k {
+                self.addends.add(self.block.rows.start + rows.start + i, n, &columns, piece);
+            }
+        }
     }
 }
 

@@ -27,7 +27,7 @@ pub(super) mod testing;
 mod tile;
 
 pub use activation::{Activation, activate, gate};
-pub use attention::{AttentionOptions, AttentionPlan, HeadLayout, attention};
+pub use attention::{AttentionOptions, AttentionPlan, HeadLayout, Kept, Past, PastRun, attention};
 pub use exp::exp;
 pub use isa::Isa;
 pub use linear::{Addends, PackedMatrix, linear, linear_continue};

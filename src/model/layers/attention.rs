@@ -1,11 +1,11 @@
 //! Causal attention along the paths of a micro-batch's forest. The one place that picks a way to compute it.
 
-use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor, bail};
 
 use super::{output, values};
 use crate::batch::MicroBatch;
 use crate::model::backend::Backend;
-use crate::model::kernels::{AttentionOptions, AttentionPlan, HeadLayout, attention};
+use crate::model::kernels::{AttentionOptions, AttentionPlan, HeadLayout, Kept, Past, attention};
 #[cfg(feature = "flash-attn")]
 use crate::model::tensors::{self, FlashPlan, flash_attention};
 use crate::model::tensors::{PortablePlan, portable_attention};
@@ -24,10 +24,17 @@ enum Plan {
 }
 
 impl Attention {
-    /// Attention of these heads over the forest of `batch`, on `device`.
-    pub fn new(backend: Backend, batch: &MicroBatch, layout: HeadLayout, device: &Device) -> Result<Self> {
+    /// Attention of these heads over the forest of `batch` and what it continues, on `device`.
+    pub fn new(
+        backend: Backend,
+        batch: &MicroBatch,
+        past: &Past,
+        layout: HeadLayout,
+        device: &Device,
+    ) -> Result<Self> {
         let plan = match backend {
-            Backend::Kernels => Plan::Kernel(AttentionPlan::new(batch, layout)),
+            Backend::Kernels => Plan::Kernel(AttentionPlan::resuming(batch, past, layout)),
+            Backend::Tensors(_) if !past.runs.is_empty() => bail!("tensor operations keep no prefixes"),
             #[cfg(feature = "flash-attn")]
             Backend::Tensors(_) if device.is_cuda() && tensors::fits(layout, backend.dtype()) => {
                 Plan::Flash(FlashPlan::new(batch, device)?)
@@ -37,10 +44,11 @@ impl Attention {
         Ok(Self { layout, plan })
     }
 
-    /// Attention of `qkv: [tokens, layout.row()]`; the result is `[tokens, heads * head_dim]`.
-    pub fn forward(&self, qkv: &Tensor, options: AttentionOptions) -> Result<Tensor> {
+    /// Attention of `qkv: [tokens, layout.row()]`; the result is `[tokens, heads * head_dim]`. What the tokens continue is
+    /// in `kept`.
+    pub fn forward(&self, qkv: &Tensor, kept: Kept, options: AttentionOptions) -> Result<Tensor> {
         match &self.plan {
-            Plan::Kernel(plan) => qkv.apply_op1_no_bwd(&Kernel { plan, options }),
+            Plan::Kernel(plan) => qkv.apply_op1_no_bwd(&Kernel { plan, kept, options }),
             Plan::Portable(plan) => portable_attention(qkv, plan, self.layout, options),
             #[cfg(feature = "flash-attn")]
             Plan::Flash(plan) => flash_attention(qkv, plan, self.layout, options),
@@ -50,6 +58,7 @@ impl Attention {
 
 struct Kernel<'a> {
     plan: &'a AttentionPlan,
+    kept: Kept<'a>,
     options: AttentionOptions,
 }
 
@@ -63,7 +72,7 @@ impl CustomOp1 for Kernel<'_> {
         let heads = self.plan.layout();
         let columns = heads.heads * heads.head_dim;
         let mut out = vec![0.0; tokens * columns];
-        attention(values(qkv, layout)?, self.plan, self.options, &mut out);
+        attention(values(qkv, layout)?, self.kept, self.plan, self.options, &mut out);
         Ok(output(out, tokens, columns))
     }
 }

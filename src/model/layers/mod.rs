@@ -33,7 +33,7 @@ use super::ModelError;
 type Loaded<T> = std::result::Result<T, ModelError>;
 
 /// The values of a contiguous float32 tensor.
-fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+pub(super) fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     let CpuStorage::F32(values) = storage else {
         bail!("expected float32 activations, found {:?}", storage_name(storage))
     };

@@ -154,7 +154,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::model::kernels::{AttentionPlan, attention};
+    use crate::model::kernels::{AttentionPlan, Kept, attention};
 
     const LAYOUTS: [HeadLayout; 4] = [
         HeadLayout { heads: 6, kv_heads: 3, head_dim: 8 },
@@ -198,7 +198,7 @@ mod tests {
 
     fn by_kernel(batch: &MicroBatch, layout: HeadLayout, options: AttentionOptions, qkv: &[f32]) -> Vec<f32> {
         let mut out = vec![f32::NAN; batch.tokens.len() * layout.heads * layout.head_dim];
-        attention(qkv, &AttentionPlan::new(batch, layout), options, &mut out);
+        attention(qkv, Kept::default(), &AttentionPlan::new(batch, layout), options, &mut out);
         out
     }
 

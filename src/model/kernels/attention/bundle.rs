@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-use super::plan::{AttentionPlan, Piece};
+use super::plan::{AttentionPlan, Piece, Place};
 use super::softmax::{self, Running};
-use super::{AttentionOptions, BLOCK};
+use super::{AttentionOptions, BLOCK, Kept};
 use crate::model::kernels::aligned::with_scratch;
 use crate::model::kernels::isa::Isa;
 use crate::model::kernels::tile::{MAX_HEIGHT, next_tile};
@@ -13,6 +13,7 @@ use crate::model::kernels::tile::{MAX_HEIGHT, next_tile};
 pub(super) struct Bundle<'a> {
     pub(super) isa: Isa,
     pub(super) qkv: &'a [f32],
+    pub(super) kept: Kept<'a>,
     pub(super) plan: &'a AttentionPlan,
     pub(super) options: AttentionOptions,
     pub(super) kv_head: usize,
@@ -213,14 +214,18 @@ impl Bundle<'_> {
         let (head_dim, width) = (layout.head_dim, self.isa.width());
         for run in self.plan.runs(owner, block) {
             for (slot, row) in (run.position - block * BLOCK..).zip(run.rows) {
-                let start = row * layout.row() + (layout.heads + self.kv_head) * head_dim;
-                let key = &self.qkv[start..start + head_dim];
+                let keys_and_values = match self.plan.place(row) {
+                    Place::Row(row) => &self.qkv[row * layout.row() + layout.heads * head_dim..][..layout.kept()],
+                    Place::Slot(slot) => &self.kept.0[slot * layout.kept()..][..layout.kept()],
+                };
+                let start = self.kv_head * head_dim;
+                let key = &keys_and_values[start..start + head_dim];
                 let panel = &mut keys[slot / width * head_dim * width..][..head_dim * width];
                 for (packed, k) in panel[slot % width..].iter_mut().step_by(width).zip(key) {
                     *packed = *k;
                 }
                 let start = start + layout.kv_heads * head_dim;
-                let value = &self.qkv[start..start + head_dim];
+                let value = &keys_and_values[start..start + head_dim];
                 for (panel, v) in values.chunks_exact_mut(BLOCK * width).zip(value.chunks(width)) {
                     panel[slot * width..][..v.len()].copy_from_slice(v);
                 }

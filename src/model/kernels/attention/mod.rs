@@ -7,6 +7,7 @@
 //! matrix of tokens by tokens.
 
 mod bundle;
+mod past;
 mod plan;
 mod softmax;
 #[cfg(test)]
@@ -16,6 +17,7 @@ use std::cmp::Reverse;
 
 use rayon::prelude::*;
 
+pub use past::{Kept, Past, PastRun};
 pub use plan::AttentionPlan;
 
 use self::bundle::Bundle;
@@ -42,6 +44,11 @@ impl HeadLayout {
         (self.heads + 2 * self.kv_heads) * self.head_dim
     }
 
+    /// Values of a row's keys and values.
+    pub fn kept(self) -> usize {
+        2 * self.kv_heads * self.head_dim
+    }
+
     /// Query heads per key head.
     fn group(self) -> usize {
         self.heads / self.kv_heads
@@ -60,15 +67,23 @@ pub struct AttentionOptions {
 }
 
 /// Attention of every row over the positions of its path, its own last: `qkv` is `[t, layout.row()]`, with queries and
-/// keys already rotated, and `out` is `[t, heads * head_dim]`. The rows and the layout are those of `plan`.
+/// keys already rotated, and `out` is `[t, heads * head_dim]`. The rows and the layout are those of `plan`; what they
+/// continue is in `kept`.
 ///
 /// # Panics
-/// If the lengths do not agree, or the window is zero.
-pub fn attention(qkv: &[f32], plan: &AttentionPlan, options: AttentionOptions, out: &mut [f32]) {
-    attention_on(Isa::detect(), qkv, plan, options, out);
+/// If the lengths do not agree, the window is zero, or `kept` lacks a slot of the plan.
+pub fn attention(qkv: &[f32], kept: Kept, plan: &AttentionPlan, options: AttentionOptions, out: &mut [f32]) {
+    attention_on(Isa::detect(), qkv, kept, plan, options, out);
 }
 
-fn attention_on(isa: Isa, qkv: &[f32], plan: &AttentionPlan, options: AttentionOptions, out: &mut [f32]) {
+fn attention_on(
+    isa: Isa,
+    qkv: &[f32],
+    kept: Kept,
+    plan: &AttentionPlan,
+    options: AttentionOptions,
+    out: &mut [f32],
+) {
     let layout = plan.layout();
     let width = layout.heads * layout.head_dim;
     assert_eq!(qkv.len(), plan.rows() * layout.row(), "the rows hold queries, keys and values");
@@ -81,6 +96,6 @@ fn attention_on(isa: Isa, qkv: &[f32], plan: &AttentionPlan, options: AttentionO
     work.sort_by_key(|(bundle, _)| Reverse(bundle.cost));
     work.into_iter().par_bridge().for_each(|(bundle, block)| {
         let kv_head = block.columns.start / (layout.group() * layout.head_dim);
-        Bundle { isa, qkv, plan, options, kv_head }.attend(bundle.pieces, block.pieces);
+        Bundle { isa, qkv, kept, plan, options, kv_head }.attend(bundle.pieces, block.pieces);
     });
 }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{BLOCK, HeadLayout};
+use super::{BLOCK, HeadLayout, Past};
 use crate::batch::MicroBatch;
 
 /// Queries (rows times the query heads of one key head) that share one visit to each block of keys. Enough to make
@@ -16,15 +16,18 @@ const BUNDLE_MIN_ROWS: usize = 16;
 pub struct AttentionPlan {
     layout: HeadLayout,
     rows: usize,
+    /// Where the keys and values of what the rows continue are kept.
+    slots: Vec<u32>,
+    /// The runs of the past, then the segments.
     nodes: Vec<Node>,
     pieces: Vec<Piece>,
     bundles: Vec<BundleSpan>,
 }
 
-/// A segment.
+/// A segment, or a run of what segments continue.
 #[derive(Debug)]
 struct Node {
-    /// Its first row.
+    /// Its first row. Those of the past are counted behind those of the micro-batch.
     row: usize,
     /// Position of its first row in the rollout, and the position after its last.
     first: usize,
@@ -66,35 +69,62 @@ pub(super) struct Run {
     pub(super) rows: Range<usize>,
 }
 
+/// Where the key and the value of a position are.
+pub(super) enum Place {
+    /// In this row of the micro-batch.
+    Row(usize),
+    /// In this slot of what earlier passes left behind.
+    Slot(usize),
+}
+
 impl AttentionPlan {
     /// The plan for the rows of `batch` and heads that lie as in `layout`.
     ///
     /// # Panics
     /// If the layout has no heads, or query heads that are no multiple of its key heads.
     pub fn new(batch: &MicroBatch, layout: HeadLayout) -> Self {
+        Self::resuming(batch, &Past::default(), layout)
+    }
+
+    /// The same for rows that continue what earlier passes left behind.
+    ///
+    /// # Panics
+    /// As [`Self::new`].
+    pub fn resuming(batch: &MicroBatch, past: &Past, layout: HeadLayout) -> Self {
         assert!(layout.head_dim > 0 && layout.kv_heads > 0 && layout.heads > 0, "a layout has heads: {layout:?}");
         assert!(layout.heads.is_multiple_of(layout.kv_heads), "each key head serves as many query heads: {layout:?}");
-        let mut nodes: Vec<Node> = Vec::with_capacity(batch.segments.len());
-        for segment in &batch.segments {
-            let parent = segment.parent.map(|p| p as usize);
-            let (row, end) = (segment.tokens.start as usize, segment.tokens.end as usize);
-            let first = parent.map_or(0, |p| nodes[p].end);
-            let earlier = parent.and_then(|p| match nodes[p].first / BLOCK < first / BLOCK {
-                true => Some(p),
-                false => nodes[p].earlier,
-            });
-            nodes.push(Node { row, first, end: first + end - row, parent, earlier });
+        let rows = batch.tokens.len();
+        let nodes = Vec::with_capacity(past.runs.len() + batch.segments.len());
+        let mut plan =
+            Self { layout, rows, slots: past.slots.clone(), nodes, pieces: Vec::new(), bundles: Vec::new() };
+        for run in &past.runs {
+            plan.push(rows + run.slots.start as usize, run.slots.len(), run.parent.map(|p| p as usize));
         }
-        let mut plan = Self { layout, rows: batch.tokens.len(), nodes, pieces: Vec::new(), bundles: Vec::new() };
-        plan.bundle((BUNDLE_QUERIES / layout.group()).max(BUNDLE_MIN_ROWS));
+        let before = past.runs.len();
+        for (i, segment) in batch.segments.iter().enumerate() {
+            let continued = past.continued.get(i).copied().flatten().map(|run| run as usize);
+            let parent = segment.parent.map(|p| before + p as usize).or(continued);
+            plan.push(segment.tokens.start as usize, segment.tokens.len(), parent);
+        }
+        plan.bundle(before, (BUNDLE_QUERIES / layout.group()).max(BUNDLE_MIN_ROWS));
         plan
     }
 
-    /// Cuts the rows into bundles of `capacity`. Small segments go together: children of one parent follow each other,
+    fn push(&mut self, row: usize, len: usize, parent: Option<usize>) {
+        let nodes = &self.nodes;
+        let first = parent.map_or(0, |p| nodes[p].end);
+        let earlier = parent.and_then(|p| match nodes[p].first / BLOCK < first / BLOCK {
+            true => Some(p),
+            false => nodes[p].earlier,
+        });
+        self.nodes.push(Node { row, first, end: first + len, parent, earlier });
+    }
+
+    /// Cuts the rows of the nodes from `first` on into bundles of `capacity`. Small segments go together: children of one parent follow each other,
     /// and so share the visits to their common prefix.
-    fn bundle(&mut self, capacity: usize) {
+    fn bundle(&mut self, first: usize, capacity: usize) {
         let mut span = BundleSpan { pieces: 0..0, rows: 0..0, cost: 0 };
-        for (segment, node) in self.nodes.iter().enumerate() {
+        for (segment, node) in self.nodes.iter().enumerate().skip(first) {
             let mut position = node.first;
             while position < node.end {
                 if span.rows.len() == capacity {
@@ -126,6 +156,14 @@ impl AttentionPlan {
 
     pub(super) fn rows(&self) -> usize {
         self.rows
+    }
+
+    /// Where the key and the value of a run's row are.
+    pub(super) fn place(&self, row: usize) -> Place {
+        match row.checked_sub(self.rows) {
+            None => Place::Row(row),
+            Some(index) => Place::Slot(self.slots[index] as usize),
+        }
     }
 
     /// All bundles: together they cover the rows, in order.

@@ -30,7 +30,7 @@ fn all_options(layout: HeadLayout) -> Vec<AttentionOptions> {
 
 fn run(isa: Isa, batch: &MicroBatch, layout: HeadLayout, options: AttentionOptions, qkv: &[f32]) -> Vec<f32> {
     let mut out = vec![f32::NAN; batch.tokens.len() * layout.heads * layout.head_dim];
-    attention_on(isa, qkv, &AttentionPlan::new(batch, layout), options, &mut out);
+    attention_on(isa, qkv, Kept::default(), &AttentionPlan::new(batch, layout), options, &mut out);
     out
 }
 
