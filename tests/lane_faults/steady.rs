@@ -45,8 +45,11 @@ impl Steady {
     }
 }
 
+/// The one after it is beyond the engine's vocabulary.
+const LAST_ID: u32 = u32::MAX - 1;
+
 fn ids(seed: u32, n: u32) -> Vec<u32> {
-    (0..1 + n % 700).map(|i| i.wrapping_mul(2_654_435_761) ^ n ^ seed << 24).collect()
+    (0..1 + n % 700).map(|i| (i.wrapping_mul(2_654_435_761) ^ n ^ seed << 24).min(LAST_ID)).collect()
 }
 
 fn ask(client: &Client, seed: u32, shared: &Shared) {
