@@ -65,15 +65,22 @@ fn gate_on(isa: Isa, activation: Activation, gate_up: &[f32], features: usize, o
     assert!(features > 0 && out.len().is_multiple_of(features), "the output holds a broken row of {features}");
     assert_eq!(gate_up.len(), 2 * out.len(), "the input holds a gate and a value for each output");
     let rows = PIECE.div_ceil(features);
-    out.par_chunks_mut(rows * features).zip(gate_up.par_chunks(rows * 2 * features)).for_each(|(out, gate_up)| {
-        with_function!(activation, F => isa.run(Gate { function: PhantomData::<F>, gate_up, features, out }));
-    });
+    let pieces = out.par_chunks_mut(rows * features).zip(gate_up.par_chunks(rows * 2 * features));
+    pieces.for_each(|(out, gate_up)| gate_here(isa, activation, gate_up, features, out));
+}
+
+/// [`gate`] on the calling thread alone.
+pub(super) fn gate_here(isa: Isa, activation: Activation, gate_up: &[f32], features: usize, out: &mut [f32]) {
+    with_function!(activation, F => isa.run(Gate { function: PhantomData::<F>, gate_up, features, out }));
+}
+
+/// [`activate`] on the calling thread alone.
+pub(super) fn activate_here(isa: Isa, activation: Activation, x: &mut [f32]) {
+    with_function!(activation, F => isa.run(Activate { function: PhantomData::<F>, x }));
 }
 
 fn activate_on(isa: Isa, activation: Activation, x: &mut [f32]) {
-    x.par_chunks_mut(PIECE).for_each(|x| {
-        with_function!(activation, F => isa.run(Activate { function: PhantomData::<F>, x }));
-    });
+    x.par_chunks_mut(PIECE).for_each(|x| activate_here(isa, activation, x));
 }
 
 trait Function: Sync {

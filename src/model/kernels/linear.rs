@@ -13,8 +13,8 @@ use super::tile::{multiply, next_tile};
 /// Longest run of `k` between two visits to the accumulators in memory: a panel of weights (96 kB), a tile (36 kB) and a
 /// block (288 kB) of activations then stay in a second-level cache together.
 const MAX_DEPTH: usize = 768;
-/// Rows of activations packed at a time. A multiple of every tile's height.
-const BLOCK_ROWS: usize = 96;
+/// Rows of activations that meet all weights before the next ones do. A multiple of every tile's height.
+pub(super) const BLOCK_ROWS: usize = 96;
 
 /// A weight matrix `[n, k]`, stored as panels of as many outputs as a tile is wide: `[panel, k, width]`, zeros past `n`.
 #[derive(Debug)]
@@ -100,13 +100,41 @@ impl<'a> Addends<'a> {
     pub const NONE: Self = Self { bias: None, residual: None };
 
     /// Adds its part to columns `columns` of row `row` of a `[t, n]` matrix.
-    #[inline]
-    fn add(&self, row: usize, n: usize, columns: &Range<usize>, y: &mut [f32]) {
-        let bias = self.bias.map(|bias| &bias[columns.clone()]);
-        let residual = self.residual.map(|residual| &residual[row * n..][columns.clone()]);
-        for part in [bias, residual].into_iter().flatten() {
-            y.iter_mut().zip(part).for_each(|(y, part)| *y += part);
+    #[inline(always)]
+    fn add<const WIDTH: usize>(&self, row: usize, n: usize, columns: &Range<usize>, y: &mut [f32; WIDTH]) {
+        if let Some(bias) = self.bias {
+            add(&bias[columns.clone()], y);
         }
+        if let Some(residual) = self.residual {
+            add(&residual[row * n..][columns.clone()], y);
+        }
+    }
+
+    /// What belongs to some of the rows.
+    pub(super) fn of_rows(&self, rows: Range<usize>, n: usize) -> Self {
+        Self { residual: self.residual.map(|residual| &residual[rows.start * n..rows.end * n]), ..*self }
+    }
+}
+
+/// A whole panel's columns have a length that the compiler knows.
+#[inline(always)]
+fn add<const WIDTH: usize>(part: &[f32], y: &mut [f32; WIDTH]) {
+    match <&[f32; WIDTH]>::try_from(part) {
+        Ok(part) => {
+            for i in 0..WIDTH {
+                y[i] += part[i];
+            }
+        }
+        Err(_) => y.iter_mut().zip(part).for_each(|(y, part)| *y += part),
+    }
+}
+
+/// The same for moving them.
+#[inline(always)]
+fn copy<const WIDTH: usize>(from: &[f32; WIDTH], to: &mut [f32]) {
+    match to.as_chunks_mut::<WIDTH>() {
+        ([to], []) => *to = *from,
+        _ => to.copy_from_slice(&from[..to.len()]),
     }
 }
 
@@ -118,6 +146,15 @@ pub fn linear(x: &[f32], w: &PackedMatrix, addends: Addends, y: &mut [f32]) {
     run(x, w, addends, false, y);
 }
 
+/// [`linear`] on the calling thread alone, for those who have cut their work already.
+pub(super) fn linear_here(x: &[f32], w: &PackedMatrix, addends: Addends, y: &mut [f32]) {
+    check(x, w, &addends, y);
+    let whole = [0..w.n];
+    for block in grid::blocks(y, w.n, std::iter::once(0..x.len() / w.k), &whole) {
+        w.isa.run(LinearBlock { x, w, addends: &addends, continued: false, block });
+    }
+}
+
 /// As [`linear`], but every dot product goes on from the value that `y` holds: the matrix is a run of columns of a wider
 /// one, and `y` what the columns before it made. The result has the bits of one call over all of them.
 ///
@@ -127,12 +164,17 @@ pub fn linear_continue(x: &[f32], w: &PackedMatrix, addends: Addends, y: &mut [f
     run(x, w, addends, true, y);
 }
 
-fn run(x: &[f32], w: &PackedMatrix, addends: Addends, continued: bool, y: &mut [f32]) {
+fn check(x: &[f32], w: &PackedMatrix, addends: &Addends, y: &[f32]) -> usize {
     let t = x.len() / w.k;
     assert_eq!(x.len(), t * w.k, "the input holds a broken row of {}", w.k);
     assert_eq!(y.len(), t * w.n, "the output of {t} rows has {} values each", w.n);
     assert!(addends.bias.is_none_or(|b| b.len() == w.n), "the bias has one value for each of {} outputs", w.n);
     assert!(addends.residual.is_none_or(|r| r.len() == y.len()), "the residual has the shape of the output");
+    t
+}
+
+fn run(x: &[f32], w: &PackedMatrix, addends: Addends, continued: bool, y: &mut [f32]) {
+    let t = check(x, w, &addends, y);
     if y.is_empty() {
         return;
     }
@@ -143,7 +185,7 @@ fn run(x: &[f32], w: &PackedMatrix, addends: Addends, continued: bool, y: &mut [
     });
 }
 
-/// Columns are cut, at the borders of panels, only where the rows alone would leave threads idle: each cut packs the
+/// Columns are cut, at the borders of panels, only where the rows alone would leave threads idle: each cut reads the
 /// activations once more.
 fn column_blocks(t: usize, w: &PackedMatrix) -> Vec<Range<usize>> {
     const BLOCKS_PER_THREAD: usize = 4;
@@ -228,12 +270,11 @@ impl LinearBlock<'_> {
             }
         }
         multiply(simd, &x, b, &mut sums);
-        for (i, (sums, piece)) in sums.iter().zip(pieces).enumerate() {
-            let piece = &mut piece[within.clone()];
-            piece.copy_from_slice(&sums[..within.len()]);
+        for (i, (sums, piece)) in sums.iter_mut().zip(pieces).enumerate() {
             if depth.end == k {
-                self.addends.add(self.block.rows.start + rows.start + i, n, &columns, piece);
+                self.addends.add(self.block.rows.start + rows.start + i, n, &columns, sums);
             }
+            copy(sums, &mut piece[within.clone()]);
         }
     }
 }

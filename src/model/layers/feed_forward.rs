@@ -11,11 +11,8 @@ use super::{Activation, Loaded, Matrix, output, values};
 use crate::model::backbone::RankContext;
 use crate::model::backend::Backend;
 use crate::model::collective::Collective;
-use crate::model::kernels::{Addends, activate, gate, linear};
+use crate::model::kernels::{Addends, FeedForwardWeights, feed_forward};
 use crate::model::tensors;
-
-/// Rows per block of the kernels: enough work for every thread, few enough for the cache.
-const BLOCK_ROWS: usize = 384;
 
 /// Values of inner activations in a block of tensor operations: enough work for a GPU. While they go through the
 /// activation in float32, a few times 256 MiB.
@@ -80,7 +77,8 @@ impl FeedForward {
                     (1, Some(residual)) => x.apply_op2_no_bwd(residual, &blocks),
                     _ => {
                         let mut wide = Vec::new();
-                        down.reduce(x, |x, inner| blocks.inner(x, &mut wide, inner), residual, ranks)
+                        let weights = blocks.weights();
+                        down.reduce(x, |x, inner| weights.inner(x, &mut wide, inner), residual, ranks)
                     }
                 }
             }
@@ -126,33 +124,17 @@ struct Blocks<'a> {
     down: &'a Packed,
 }
 
-impl Blocks<'_> {
-    /// `act(gate) * up`, or `act(up)`, of some rows; `wide` is scratch.
-    fn inner(&self, x: &[f32], wide: &mut Vec<f32>, inner: &mut Vec<f32>) {
+impl<'a> Blocks<'a> {
+    fn weights(&self) -> FeedForwardWeights<'a> {
         let FeedForward { gated, activation, .. } = *self.layer;
-        let up = self.up.weight();
-        let width = x.len() / up.k() * up.n();
-        let buffer = if gated { &mut *wide } else { &mut *inner };
-        buffer.resize(width, 0.0);
-        linear(x, up, Addends { bias: self.up.bias(), residual: None }, buffer);
-        if gated {
-            inner.resize(width / 2, 0.0);
-            gate(activation, wide, up.n() / 2, inner);
-        } else {
-            activate(activation, inner);
-        }
+        FeedForwardWeights { up: self.up.weight(), up_bias: self.up.bias(), gated, activation, down: self.down.weight() }
     }
 
     fn run(&self, x: &[f32], residual: Option<&[f32]>) -> (CpuStorage, Shape) {
         let hidden = self.down.weight().n();
         let tokens = x.len() / hidden;
-        let (mut wide, mut inner) = (Vec::new(), Vec::new());
         let mut y = vec![0.0; tokens * hidden];
-        for (i, (x, y)) in x.chunks(BLOCK_ROWS * hidden).zip(y.chunks_mut(BLOCK_ROWS * hidden)).enumerate() {
-            let residual = residual.map(|r| &r[i * BLOCK_ROWS * hidden..][..y.len()]);
-            self.inner(x, &mut wide, &mut inner);
-            linear(&inner, self.down.weight(), Addends { bias: self.down.bias(), residual }, y);
-        }
+        feed_forward(x, self.weights(), Addends { bias: self.down.bias(), residual }, &mut y);
         output(y, tokens, hidden)
     }
 }
