@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use toml::Value;
 
 use crate::limits;
-use crate::model::DeviceChoice;
+use crate::model::{DeviceChoice, Dtype};
 use crate::sidecar::{self, OverLong};
 
 /// Commands that take a setting as a flag, as a set of bits.
@@ -241,6 +241,14 @@ pub(super) const KEYS: &[Key] = &[
         commands: SERVE | SCORE | INSPECT,
         value_name: "DEVICE",
         about: "What to compute on: cpu, or cuda or cuda:N (GPU N for the first rank, the next for the next)",
+    },
+    Key {
+        name: "dtype",
+        kind: Kind::OneOf(Dtype::NAMES),
+        default: || text(Dtype::default().to_string()),
+        commands: SERVE | SCORE | INSPECT,
+        value_name: "TYPE",
+        about: "Type of the weights in memory: auto (f32 on the CPU, bf16 on a GPU), f32, bf16, int8 (CPU); part of model_version",
     },
     Key {
         name: "threads",

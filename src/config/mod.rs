@@ -49,6 +49,9 @@ pub struct Settings {
     /// What to compute on.
     #[serde(deserialize_with = "parsed")]
     pub device: model::DeviceChoice,
+    /// Type of the weights in memory.
+    #[serde(deserialize_with = "parsed")]
+    pub dtype: model::Dtype,
     /// CPU threads of the forward pass; 0 means all cores.
     pub threads: usize,
     /// Bytes for prefixes that later micro-batches may begin with; 0 keeps none.
@@ -158,6 +161,7 @@ impl Settings {
             untrained_attributes: self.untrained_attributes,
             tp: self.tp,
             device: self.device,
+            dtype: self.dtype,
             threads: self.threads,
             prefix_cache_bytes: self.prefix_cache_bytes,
             cache_dir: self.cache_dir.clone(),

@@ -9,6 +9,8 @@ use candle_core::Device;
 use super::ModelError;
 use super::backend::Backend;
 use super::checkpoint::Precision;
+use super::dtype::Dtype;
+use super::kernels::WeightType;
 
 /// A device, as the configuration names it: `cpu`, `cuda`, or `cuda:2`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -33,11 +35,12 @@ impl DeviceChoice {
     }
 
     /// How layers compute there.
-    pub(super) fn backend(self) -> Backend {
-        match self {
-            Self::Cpu => Backend::Kernels,
-            Self::Cuda(_) => Backend::Tensors(Precision::Bf16),
-            Self::CpuTensors(precision) => Backend::Tensors(precision),
+    pub(super) fn backend(self, dtype: Dtype) -> Result<Backend, ModelError> {
+        match (self, dtype) {
+            (Self::Cpu, dtype) => Ok(Backend::Kernels(dtype.weight_type())),
+            (Self::Cuda(_), Dtype::Auto | Dtype::Bf16) => Ok(Backend::Tensors(Precision::Bf16)),
+            (Self::CpuTensors(precision), Dtype::Auto) => Ok(Backend::Tensors(precision)),
+            (device, dtype) => Err(ModelError::WeightType { device, dtype }),
         }
     }
 
@@ -48,18 +51,22 @@ impl DeviceChoice {
 
     /// The arithmetic of a model on `world` ranks: models of one name, one digest and one arithmetic give the same bits
     /// as far as [`Backend`] promises it.
-    pub(super) fn arithmetic(self, world: usize) -> String {
-        let precision = self.backend().precision();
-        let place = match self {
+    pub(super) fn arithmetic(self, backend: Backend, world: usize) -> String {
+        let arithmetic = match (backend, self) {
             // The same bits at every degree.
-            Self::Cpu => return precision.to_string(),
-            Self::Cuda(_) if cfg!(feature = "flash-attn") => "cuda-flash",
-            Self::Cuda(_) => "cuda",
-            Self::CpuTensors(_) => "tensors",
+            (Backend::Kernels(WeightType::F32), _) => return "f32".into(),
+            (Backend::Kernels(WeightType::Bf16), _) => return "bf16-weights".into(),
+            // Each rank rounds its part of an activation by that part's largest value.
+            (Backend::Kernels(WeightType::Int8), _) => "int8".into(),
+            (Backend::Tensors(precision), Self::Cuda(_)) if cfg!(feature = "flash-attn") => {
+                format!("{precision}-cuda-flash")
+            }
+            (Backend::Tensors(precision), Self::Cuda(_)) => format!("{precision}-cuda"),
+            (Backend::Tensors(precision), _) => format!("{precision}-tensors"),
         };
         match world {
-            1 => format!("{precision}-{place}"),
-            _ => format!("{precision}-{place}-tp{world}"),
+            1 => arithmetic,
+            _ => format!("{arithmetic}-tp{world}"),
         }
     }
 
@@ -196,13 +203,25 @@ mod tests {
 
     #[test]
     fn arithmetic_names_what_changes_bits() {
-        assert_eq!(DeviceChoice::Cpu.arithmetic(1), "f32");
-        assert_eq!(DeviceChoice::Cpu.arithmetic(4), "f32");
-        assert_eq!(DeviceChoice::CpuTensors(Precision::F32).arithmetic(1), "f32-tensors");
-        assert_eq!(DeviceChoice::CpuTensors(Precision::Bf16).arithmetic(4), "bf16-tensors-tp4");
+        let name = |device: DeviceChoice, dtype, world| device.arithmetic(device.backend(dtype).unwrap(), world);
+        let cpu = |dtype, world| name(DeviceChoice::Cpu, dtype, world);
+        assert_eq!([1, 4].map(|world| cpu(Dtype::Auto, world)), ["f32", "f32"]);
+        assert_eq!([1, 4].map(|world| cpu(Dtype::Bf16, world)), ["bf16-weights", "bf16-weights"]);
+        assert_eq!([1, 4].map(|world| cpu(Dtype::Int8, world)), ["int8", "int8-tp4"]);
+        assert_eq!(name(DeviceChoice::CpuTensors(Precision::F32), Dtype::Auto, 1), "f32-tensors");
+        assert_eq!(name(DeviceChoice::CpuTensors(Precision::Bf16), Dtype::Auto, 4), "bf16-tensors-tp4");
         // Whichever GPU it is.
-        assert_eq!(DeviceChoice::Cuda(1).arithmetic(2), DeviceChoice::Cuda(0).arithmetic(2));
-        assert!(DeviceChoice::Cuda(0).arithmetic(2).starts_with("bf16-cuda"));
+        let cuda = |number| name(DeviceChoice::Cuda(number), Dtype::Auto, 2);
+        assert_eq!(cuda(1), cuda(0));
+        assert!(cuda(0).starts_with("bf16-cuda"));
+    }
+
+    #[test]
+    fn a_type_that_a_device_does_not_have_is_refused() {
+        for dtype in [Dtype::F32, Dtype::Int8] {
+            let error = DeviceChoice::Cuda(0).backend(dtype).unwrap_err().to_string();
+            assert!(error.contains("cuda:0") && error.contains(&dtype.to_string()), "{error}");
+        }
     }
 
     /// True with a driver and without, and of binaries with CUDA and without: no machine has so many GPUs.

@@ -12,7 +12,7 @@ use super::head::{self, Head, HeadContext, HeadSpec, Hidden};
 use super::ranks::{self, Passed, Ranks};
 use super::report::{PresetReport, Report};
 use super::settings::default_labels;
-use super::{Config, DeviceChoice, ModelError, arch};
+use super::{Config, ModelError, arch};
 use crate::batch::MicroBatch;
 use crate::engine::{Engine, EngineError, ModelCard, ScoreTable};
 
@@ -20,7 +20,7 @@ use crate::engine::{Engine, EngineError, ModelCard, ScoreTable};
 pub struct ModelEngine {
     card: Arc<ModelCard>,
     spec: DecoderSpec,
-    device: DeviceChoice,
+    dtype: &'static str,
     ranks: Ranks,
     head: Box<dyn Head>,
     head_spec: HeadSpec,
@@ -44,12 +44,14 @@ impl ModelEngine {
         let spec = architecture.spec(&blueprint.settings)?;
         // Before anything that takes long.
         spec.check_degree(config.tp)?;
+        let backend = config.device.backend(config.dtype)?;
         let devices = config.device.open_all(config.tp)?;
         // It is small, and what most often is missing.
         let head = pool.install(|| load_head(&blueprint, &spec))?;
         // By now everybody has read what he wants to know.
         blueprint.settings.refuse_unread()?;
-        let load = || Ranks::load(&spec, blueprint.weights.as_ref(), config.device.backend(), &devices, &pool, config.prefix_cache_bytes);
+        let cache = config.prefix_cache_bytes;
+        let load = || Ranks::load(&spec, blueprint.weights.as_ref(), backend, &devices, &pool, cache);
         let (version, ranks) = pool.install(|| rayon::join(|| fingerprint(&blueprint), load));
         let ranks = ranks?;
         let Blueprint {
@@ -74,7 +76,7 @@ impl ModelEngine {
             _ => (weightings, default_weighting),
         };
         let card = ModelCard {
-            model_version: format!("{name}@{}-{}", version?, config.device.arithmetic(config.tp)).into(),
+            model_version: format!("{name}@{}-{}", version?, config.device.arithmetic(backend, config.tp)).into(),
             name,
             architecture: settings.architecture()?.to_owned(),
             attributes,
@@ -93,7 +95,7 @@ impl ModelEngine {
         Ok(Self {
             card: Arc::new(card),
             spec,
-            device: config.device,
+            dtype: backend.weights(),
             ranks,
             head,
             head_spec,
@@ -122,7 +124,7 @@ impl ModelEngine {
             bos: self.card.text.bos,
             tokenizer: self.card.text.tokenizer_json.is_some(),
             chat_template: self.card.text.chat_template.is_some(),
-            precision: self.device.backend().precision().name(),
+            precision: self.dtype,
             parameters: self.spec.parameters(),
             head_parameters: self.head.parameters(),
             bytes_per_rank,

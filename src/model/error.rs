@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::DeviceChoice;
+use super::{DeviceChoice, Dtype};
 
 /// Why a model cannot be loaded. Always a matter of usage or configuration, never of one rollout.
 #[derive(Debug, thiserror::Error)]
@@ -130,6 +130,14 @@ pub enum ModelError {
         reason: String,
         /// What to do.
         remedy: String,
+    },
+    /// The device does not compute with weights of this type.
+    #[error("{device} has no weights of type {dtype}: a GPU has bf16, the CPU f32, bf16 and int8")]
+    WeightType {
+        /// As chosen.
+        device: DeviceChoice,
+        /// As chosen.
+        dtype: Dtype,
     },
     /// The tensor library failed.
     #[error("tensor operation failed while loading: {0}")]

@@ -15,6 +15,7 @@ mod decoder;
 mod demo;
 mod device;
 mod digest;
+mod dtype;
 mod engine;
 mod error;
 #[cfg(fuzzing)]
@@ -43,6 +44,7 @@ use crate::engine::Engine;
 pub use checkpoint::Precision;
 pub use decoder::Parameters;
 pub use device::{DeviceChoice, UnknownDevice};
+pub use dtype::{Dtype, UnknownDtype};
 pub use engine::ModelEngine;
 pub use error::ModelError;
 pub use head::HeadSpec;
@@ -66,6 +68,8 @@ pub struct Config {
     pub tp: usize,
     /// Where the first rank computes; the others follow.
     pub device: DeviceChoice,
+    /// Type of its weights in memory.
+    pub dtype: Dtype,
     /// CPU threads of the forward pass; 0 means all cores.
     pub threads: usize,
     /// Bytes for the keys and values of prefixes that later micro-batches may begin with, all ranks together; 0 keeps none.
@@ -86,6 +90,7 @@ impl Default for Config {
             untrained_attributes: false,
             tp: 1,
             device: DeviceChoice::Cpu,
+            dtype: Dtype::Auto,
             threads: 0,
             prefix_cache_bytes: 0,
             cache_dir: PathBuf::new(),

@@ -82,7 +82,7 @@ impl Ranks {
             false => Wire::Memory,
         };
         let slots = match backend {
-            Backend::Kernels => {
+            Backend::Kernels(_) => {
                 let heads = Shard::all(world).map(|shard| shard.heads(spec.heads).layout);
                 let token: usize = heads.map(|heads| KeyValues::bytes_per_token(spec.layers, heads)).sum();
                 u32::try_from(cache_bytes / token).unwrap_or(u32::MAX)
@@ -148,7 +148,7 @@ mod tests {
     use half::bf16;
 
     use super::super::blueprint::Blueprint;
-    use super::super::{Config, DeviceChoice, Precision, arch};
+    use super::super::{Config, DeviceChoice, Dtype, Precision, arch};
     use super::*;
 
     /// A fixture's decoder, and its final hidden states at the last tokens of its cases.
@@ -159,7 +159,7 @@ mod tests {
         let blueprint = Blueprint::open(&config).unwrap();
         let spec = arch::find(&blueprint.settings).unwrap().spec(&blueprint.settings).unwrap();
         let (devices, pool) = (device.open_all(tp).unwrap(), Arc::new(pool(1).unwrap()));
-        let ranks = Ranks::load(&spec, blueprint.weights.as_ref(), device.backend(), &devices, &pool, 0).unwrap();
+        let ranks = Ranks::load(&spec, blueprint.weights.as_ref(), device.backend(Dtype::Auto).unwrap(), &devices, &pool, 0).unwrap();
         let reference = std::fs::read(folder.join("reference.json")).unwrap();
         let reference: serde_json::Value = serde_json::from_slice(&reference).unwrap();
         let tokens = |case: &serde_json::Value| serde_json::from_value(case["input_ids"].clone()).unwrap();

@@ -9,7 +9,8 @@ use rayon::prelude::*;
 use super::activation::{Activation, activate, activate_here, gate, gate_here};
 use super::aligned::with_scratch;
 use super::isa::Isa;
-use super::linear::{Addends, BLOCK_ROWS, PackedMatrix, linear, linear_here};
+use super::linear::{Addends, BLOCK_ROWS, linear, linear_here};
+use super::matrix::PackedMatrix;
 
 /// Blocks for each thread that make it worth while to share out rows: the last ones to finish are then a small part.
 const BLOCKS_PER_THREAD: usize = 4;

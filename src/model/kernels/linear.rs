@@ -4,9 +4,11 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::aligned::Aligned;
+use super::aligned::with_scratch;
 use super::grid::{self, Block, steps};
-use super::isa::{Isa, Task};
+use super::int8;
+use super::isa::Task;
+use super::matrix::{PackedMatrix, Panels, panel};
 use super::simd::Simd;
 use super::tile::{multiply, next_tile};
 
@@ -15,74 +17,6 @@ use super::tile::{multiply, next_tile};
 const MAX_DEPTH: usize = 768;
 /// Rows of activations that meet all weights before the next ones do. A multiple of every tile's height.
 pub(super) const BLOCK_ROWS: usize = 96;
-
-/// A weight matrix `[n, k]`, stored as panels of as many outputs as a tile is wide: `[panel, k, width]`, zeros past `n`.
-#[derive(Debug)]
-pub struct PackedMatrix {
-    isa: Isa,
-    n: usize,
-    k: usize,
-    panels: Aligned,
-}
-
-impl PackedMatrix {
-    /// Packs a row-major `[n, k]` matrix.
-    ///
-    /// # Panics
-    /// If `weights` does not hold `n * k` values.
-    pub fn pack(n: usize, k: usize, weights: &[f32]) -> Self {
-        assert_eq!(weights.len(), n * k, "a [{n}, {k}] matrix has {} values", n * k);
-        Self::pack_for(Isa::detect(), &[weights], k)
-    }
-
-    /// Packs several row-major matrices of `k` columns, one under the other: one pass over the activations then serves
-    /// all of them.
-    ///
-    /// # Panics
-    /// If `k` is zero or a matrix does not hold whole rows.
-    pub fn pack_rows(matrices: &[&[f32]], k: usize) -> Self {
-        Self::pack_for(Isa::detect(), matrices, k)
-    }
-
-    /// [`Self::pack_rows`] in the layout of a given instruction set, which [`linear`] will then use.
-    ///
-    /// # Panics
-    /// As [`Self::pack_rows`].
-    pub fn pack_for(isa: Isa, matrices: &[&[f32]], k: usize) -> Self {
-        assert!(k > 0, "a weight matrix needs at least one column");
-        assert!(matrices.iter().all(|m| m.len().is_multiple_of(k)), "a matrix of {k} columns holds a broken row");
-        let rows: Vec<&[f32]> = matrices.iter().flat_map(|m| m.chunks_exact(k)).collect();
-        let width = isa.width();
-        let mut panels = Aligned::zeros(rows.len().div_ceil(width) * width * k);
-        panels
-            .par_chunks_mut(width * k)
-            .zip(rows.par_chunks(width))
-            .for_each(|(panel, rows)| pack_panel(rows, width, panel));
-        Self { isa, n: rows.len(), k, panels }
-    }
-
-    /// Outputs.
-    pub fn n(&self) -> usize {
-        self.n
-    }
-
-    /// Inputs.
-    pub fn k(&self) -> usize {
-        self.k
-    }
-
-    /// Bytes held.
-    pub fn bytes(&self) -> usize {
-        size_of_val(&self.panels[..])
-    }
-
-    /// Rows `depth` of panel `panel`, `[depth, width]`.
-    fn panel(&self, panel: usize, depth: &Range<usize>) -> &[f32] {
-        let width = self.isa.width();
-        let start = panel * self.k * width;
-        &self.panels[start + depth.start * width..start + depth.end * width]
-    }
-}
 
 /// What is added to a finished dot product: the bias, and to their sum the residual.
 ///
@@ -101,7 +35,7 @@ impl<'a> Addends<'a> {
 
     /// Adds its part to columns `columns` of row `row` of a `[t, n]` matrix.
     #[inline(always)]
-    fn add<const WIDTH: usize>(&self, row: usize, n: usize, columns: &Range<usize>, y: &mut [f32; WIDTH]) {
+    pub(super) fn add<const WIDTH: usize>(&self, row: usize, n: usize, columns: &Range<usize>, y: &mut [f32; WIDTH]) {
         if let Some(bias) = self.bias {
             add(&bias[columns.clone()], y);
         }
@@ -131,7 +65,7 @@ fn add<const WIDTH: usize>(part: &[f32], y: &mut [f32; WIDTH]) {
 
 /// The same for moving them.
 #[inline(always)]
-fn copy<const WIDTH: usize>(from: &[f32; WIDTH], to: &mut [f32]) {
+pub(super) fn copy<const WIDTH: usize>(from: &[f32; WIDTH], to: &mut [f32]) {
     match to.as_chunks_mut::<WIDTH>() {
         ([to], []) => *to = *from,
         _ => to.copy_from_slice(&from[..to.len()]),
@@ -149,9 +83,9 @@ pub fn linear(x: &[f32], w: &PackedMatrix, addends: Addends, y: &mut [f32]) {
 /// [`linear`] on the calling thread alone, for those who have cut their work already.
 pub(super) fn linear_here(x: &[f32], w: &PackedMatrix, addends: Addends, y: &mut [f32]) {
     check(x, w, &addends, y);
-    let whole = [0..w.n];
-    for block in grid::blocks(y, w.n, std::iter::once(0..x.len() / w.k), &whole) {
-        w.isa.run(LinearBlock { x, w, addends: &addends, continued: false, block });
+    let whole = [0..w.n()];
+    for block in grid::blocks(y, w.n(), std::iter::once(0..x.len() / w.k()), &whole) {
+        run_block(x, w, &addends, false, block);
     }
 }
 
@@ -165,10 +99,10 @@ pub fn linear_continue(x: &[f32], w: &PackedMatrix, addends: Addends, y: &mut [f
 }
 
 fn check(x: &[f32], w: &PackedMatrix, addends: &Addends, y: &[f32]) -> usize {
-    let t = x.len() / w.k;
-    assert_eq!(x.len(), t * w.k, "the input holds a broken row of {}", w.k);
-    assert_eq!(y.len(), t * w.n, "the output of {t} rows has {} values each", w.n);
-    assert!(addends.bias.is_none_or(|b| b.len() == w.n), "the bias has one value for each of {} outputs", w.n);
+    let t = x.len() / w.k();
+    assert_eq!(x.len(), t * w.k(), "the input holds a broken row of {}", w.k());
+    assert_eq!(y.len(), t * w.n(), "the output of {t} rows has {} values each", w.n());
+    assert!(addends.bias.is_none_or(|b| b.len() == w.n()), "the bias has one value for each of {} outputs", w.n());
     assert!(addends.residual.is_none_or(|r| r.len() == y.len()), "the residual has the shape of the output");
     t
 }
@@ -179,10 +113,18 @@ fn run(x: &[f32], w: &PackedMatrix, addends: Addends, continued: bool, y: &mut [
         return;
     }
     let columns = column_blocks(t, w);
-    let blocks = grid::blocks(y, w.n, steps(t, BLOCK_ROWS), &columns);
-    blocks.into_par_iter().with_max_len(1).for_each(|block| {
-        w.isa.run(LinearBlock { x, w, addends: &addends, continued, block });
-    });
+    let blocks = grid::blocks(y, w.n(), steps(t, BLOCK_ROWS), &columns);
+    blocks.into_par_iter().with_max_len(1).for_each(|block| run_block(x, w, &addends, continued, block));
+}
+
+fn run_block(x: &[f32], w: &PackedMatrix, addends: &Addends, continued: bool, block: Block) {
+    match &w.panels {
+        Panels::F32(_) => w.isa.run(LinearBlock { x, w, addends, continued, block, widened: &mut [] }),
+        Panels::Bf16(_) => with_scratch(MAX_DEPTH.min(w.k()) * w.isa.width(), |widened| {
+            w.isa.run(LinearBlock { x, w, addends, continued, block, widened });
+        }),
+        Panels::Int8 { .. } => int8::block(x, w, addends, continued, block),
+    }
 }
 
 /// Columns are cut, at the borders of panels, only where the rows alone would leave threads idle: each cut reads the
@@ -191,17 +133,8 @@ fn column_blocks(t: usize, w: &PackedMatrix) -> Vec<Range<usize>> {
     const BLOCKS_PER_THREAD: usize = 4;
     let threads = rayon::current_num_threads();
     let wanted = if threads == 1 { 1 } else { (threads * BLOCKS_PER_THREAD).div_ceil(t.div_ceil(BLOCK_ROWS)) };
-    let panels_each = w.n.div_ceil(w.isa.width()).div_ceil(wanted);
-    steps(w.n, panels_each * w.isa.width()).collect()
-}
-
-/// Packs up to `width` rows as `[k, width]`, zeros where there are no rows.
-fn pack_panel(rows: &[&[f32]], width: usize, panel: &mut [f32]) {
-    for (k, panel) in panel.chunks_exact_mut(width).enumerate() {
-        for (value, row) in panel.iter_mut().zip(rows) {
-            *value = row[k];
-        }
-    }
+    let panels_each = w.n().div_ceil(w.isa.width()).div_ceil(wanted);
+    steps(w.n(), panels_each * w.isa.width()).collect()
 }
 
 /// One block of rows by columns of `y`.
@@ -211,25 +144,42 @@ struct LinearBlock<'a> {
     addends: &'a Addends<'a>,
     continued: bool,
     block: Block<'a>,
+    /// Room for a run of a panel in float32, where it is stored otherwise.
+    widened: &'a mut [f32],
 }
 
 impl Task for LinearBlock<'_> {
     #[inline(always)]
     fn run<const WIDTH: usize, S: Simd<WIDTH>>(mut self, simd: S) {
-        let k = self.w.k;
+        let (k, height) = (self.w.k(), self.w.isa.height());
+        let widened = std::mem::take(&mut self.widened);
         // Equal runs rather than full ones and a short last one.
         let run = k.div_ceil(k.div_ceil(MAX_DEPTH));
         for depth in steps(k, run) {
-            for panel in self.block.columns.start / WIDTH..self.block.columns.end.div_ceil(WIDTH) {
+            for index in self.block.columns.start / WIDTH..self.block.columns.end.div_ceil(WIDTH) {
+                let b = match &self.w.panels {
+                    Panels::F32(panels) => panel(panels, WIDTH, k, index, &depth),
+                    Panels::Bf16(panels) => {
+                        // Once for all rows of the block.
+                        let panel = panel(panels, WIDTH, k, index, &depth);
+                        for (wide, narrow) in widened.iter_mut().zip(panel) {
+                            // The upper half of a float32.
+                            *wide = f32::from_bits(u32::from(narrow.to_bits()) << 16);
+                        }
+                        &widened[..panel.len()]
+                    }
+                    Panels::Int8 { .. } => unreachable!("see run_block"),
+                };
+                let b = b.as_chunks::<WIDTH>().0;
                 let mut row = 0;
                 while row < self.block.rows.len() {
-                    let (taken, height) = next_tile(self.w.isa, self.block.rows.len() - row);
-                    let tile = Tile { panel, depth: depth.clone(), rows: row..row + taken };
+                    let (taken, height) = next_tile(height, self.block.rows.len() - row);
+                    let tile = Tile { panel: index, depth: depth.clone(), rows: row..row + taken };
                     match height {
-                        1 => self.tile::<1, WIDTH, S>(simd, tile),
-                        3 => self.tile::<3, WIDTH, S>(simd, tile),
-                        6 => self.tile::<6, WIDTH, S>(simd, tile),
-                        12 => self.tile::<12, WIDTH, S>(simd, tile),
+                        1 => self.tile::<1, WIDTH, S>(simd, tile, b),
+                        3 => self.tile::<3, WIDTH, S>(simd, tile, b),
+                        6 => self.tile::<6, WIDTH, S>(simd, tile, b),
+                        12 => self.tile::<12, WIDTH, S>(simd, tile, b),
                         other => unreachable!("no tile is {other} rows high"),
                     }
                     row += taken;
@@ -249,10 +199,9 @@ struct Tile {
 
 impl LinearBlock<'_> {
     #[inline(always)]
-    fn tile<const HEIGHT: usize, const WIDTH: usize, S: Simd<WIDTH>>(&mut self, simd: S, tile: Tile) {
+    fn tile<const HEIGHT: usize, const WIDTH: usize, S: Simd<WIDTH>>(&mut self, simd: S, tile: Tile, b: &[[f32; WIDTH]]) {
         let Tile { panel, depth, rows } = tile;
-        let (n, k) = (self.w.n, self.w.k);
-        let b = self.w.panel(panel, &depth).as_chunks::<WIDTH>().0;
+        let (n, k) = (self.w.n(), self.w.k());
         // Columns of this panel, within the matrix and within the block.
         let columns = panel * WIDTH..n.min((panel + 1) * WIDTH);
         let within = columns.start - self.block.columns.start..columns.end - self.block.columns.start;
@@ -282,6 +231,8 @@ impl LinearBlock<'_> {
 #[cfg(test)]
 mod tests {
     use super::super::testing::{assert_same_bits, floats, in_pool};
+    use super::super::isa::Isa;
+    use super::super::matrix::WeightType;
     use super::*;
 
     /// The definition, one output at a time.
@@ -315,13 +266,29 @@ mod tests {
         for (t, n, k) in SHAPES {
             let (x, w, r, b) = (floats(t * k, 1), floats(n * k, 2), floats(t * n, 3), floats(n, 4));
             for isa in Isa::available() {
-                let packed = PackedMatrix::pack_for(isa, &[&w], k);
+                let packed = PackedMatrix::pack_for(isa, WeightType::F32, &[&w], k);
                 for (bias, residual) in [(None, None), (None, Some(&r[..])), (Some(&b[..]), Some(&r[..]))] {
                     let addends = Addends { bias, residual };
                     let mut y = vec![f32::NAN; t * n];
                     linear(&x, &packed, addends, &mut y);
                     assert_same_bits(&y, &reference(&x, &w, k, addends), isa.name());
                 }
+            }
+        }
+    }
+
+    /// In two bytes they have the bits of float32, if those were bfloat16 already.
+    #[test]
+    fn bfloat16_weights_are_widened_and_no_more() {
+        for (t, n, k) in SHAPES {
+            let (x, w) = (floats(t * k, 1), floats(n * k, 2));
+            let rounded: Vec<f32> = w.iter().map(|w| half::bf16::from_f32(*w).to_f32()).collect();
+            for isa in Isa::available() {
+                let packed = PackedMatrix::pack_for(isa, WeightType::Bf16, &[&w], k);
+                assert_eq!(packed.bytes(), n.next_multiple_of(isa.width()) * k * 2);
+                let mut y = vec![f32::NAN; t * n];
+                linear(&x, &packed, Addends::NONE, &mut y);
+                assert_same_bits(&y, &reference(&x, &rounded, k, Addends::NONE), isa.name());
             }
         }
     }
@@ -364,7 +331,7 @@ mod tests {
     fn matrices_are_packed_one_under_the_other() {
         let (t, k) = (5, 20);
         let (x, a, b) = (floats(t * k, 6), floats(7 * k, 7), floats(30 * k, 8));
-        let packed = PackedMatrix::pack_rows(&[&a, &b], k);
+        let packed = PackedMatrix::pack_rows(WeightType::F32, &[&a, &b], k);
         assert_eq!((packed.n(), packed.k()), (37, k));
         assert!(packed.bytes() >= 37 * k * 4);
         let mut y = vec![0.0; t * 37];

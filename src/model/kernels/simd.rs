@@ -13,6 +13,18 @@ pub(super) trait Simd<const WIDTH: usize>: Copy {
     fn store(self, row: Self::Row, to: &mut [f32; WIDTH]);
     /// `a * b + c`, rounded once.
     fn mul_add(self, a: f32, b: Self::Row, c: Self::Row) -> Self::Row;
+
+    /// `WIDTH` pairs of small integers in registers.
+    type Pairs: Copy;
+    /// `WIDTH` sums of their products.
+    type Sums: Copy;
+
+    fn load_pairs(self, from: &[[i16; 2]; WIDTH]) -> Self::Pairs;
+    fn no_sums(self) -> Self::Sums;
+    fn store_sums(self, sums: Self::Sums, to: &mut [i32; WIDTH]);
+    /// Adds to each sum the products of a pair with the two halves of `a`, the lower one first. The caller sees to it that
+    /// nothing overflows.
+    fn add_products(self, a: i32, b: Self::Pairs, c: Self::Sums) -> Self::Sums;
 }
 
 /// Plain Rust.
@@ -36,6 +48,33 @@ impl Simd<16> for Portable {
     fn mul_add(self, a: f32, b: [f32; 16], mut c: [f32; 16]) -> [f32; 16] {
         for (c, b) in c.iter_mut().zip(b) {
             *c = a.mul_add(b, *c);
+        }
+        c
+    }
+
+    type Pairs = [[i16; 2]; 16];
+    type Sums = [i32; 16];
+
+    #[inline(always)]
+    fn load_pairs(self, from: &[[i16; 2]; 16]) -> [[i16; 2]; 16] {
+        *from
+    }
+
+    #[inline(always)]
+    fn no_sums(self) -> [i32; 16] {
+        [0; 16]
+    }
+
+    #[inline(always)]
+    fn store_sums(self, sums: [i32; 16], to: &mut [i32; 16]) {
+        *to = sums;
+    }
+
+    #[inline(always)]
+    fn add_products(self, a: i32, b: [[i16; 2]; 16], mut c: [i32; 16]) -> [i32; 16] {
+        let (low, high) = (i32::from(a as i16), a >> 16);
+        for (c, b) in c.iter_mut().zip(b) {
+            *c += low * i32::from(b[0]) + high * i32::from(b[1]);
         }
         c
     }
@@ -89,6 +128,44 @@ mod x86 {
                 [_mm256_fmadd_ps(a, b[0], c[0]), _mm256_fmadd_ps(a, b[1], c[1])]
             }
         }
+
+        type Pairs = [__m256i; 2];
+        type Sums = [__m256i; 2];
+
+        #[inline(always)]
+        fn load_pairs(self, from: &[[i16; 2]; 16]) -> [__m256i; 2] {
+            let from = from.as_ptr().cast::<__m256i>();
+            // SAFETY: `self` proves the instructions; both halves lie within `from`, and need no alignment.
+            unsafe { [_mm256_loadu_si256(from), _mm256_loadu_si256(from.add(1))] }
+        }
+
+        #[inline(always)]
+        fn no_sums(self) -> [__m256i; 2] {
+            // SAFETY: `self` proves the instructions.
+            unsafe { [_mm256_setzero_si256(); 2] }
+        }
+
+        #[inline(always)]
+        fn store_sums(self, sums: [__m256i; 2], to: &mut [i32; 16]) {
+            let to = to.as_mut_ptr().cast::<__m256i>();
+            // SAFETY: `self` proves the instructions; both halves lie within `to`, and need no alignment.
+            unsafe {
+                _mm256_storeu_si256(to, sums[0]);
+                _mm256_storeu_si256(to.add(1), sums[1]);
+            }
+        }
+
+        #[inline(always)]
+        fn add_products(self, a: i32, b: [__m256i; 2], c: [__m256i; 2]) -> [__m256i; 2] {
+            // SAFETY: `self` proves the instructions.
+            unsafe {
+                let a = _mm256_set1_epi32(a);
+                [
+                    _mm256_add_epi32(c[0], _mm256_madd_epi16(a, b[0])),
+                    _mm256_add_epi32(c[1], _mm256_madd_epi16(a, b[1])),
+                ]
+            }
+        }
     }
 
     /// AVX-512 as every processor with it has had since Skylake.
@@ -128,6 +205,44 @@ mod x86 {
             unsafe {
                 let a = _mm512_set1_ps(a);
                 [_mm512_fmadd_ps(a, b[0], c[0]), _mm512_fmadd_ps(a, b[1], c[1])]
+            }
+        }
+
+        type Pairs = [__m512i; 2];
+        type Sums = [__m512i; 2];
+
+        #[inline(always)]
+        fn load_pairs(self, from: &[[i16; 2]; 32]) -> [__m512i; 2] {
+            let from = from.as_ptr().cast::<__m512i>();
+            // SAFETY: `self` proves the instructions; both halves lie within `from`, and need no alignment.
+            unsafe { [_mm512_loadu_si512(from), _mm512_loadu_si512(from.add(1))] }
+        }
+
+        #[inline(always)]
+        fn no_sums(self) -> [__m512i; 2] {
+            // SAFETY: `self` proves the instructions.
+            unsafe { [_mm512_setzero_si512(); 2] }
+        }
+
+        #[inline(always)]
+        fn store_sums(self, sums: [__m512i; 2], to: &mut [i32; 32]) {
+            let to = to.as_mut_ptr().cast::<__m512i>();
+            // SAFETY: `self` proves the instructions; both halves lie within `to`, and need no alignment.
+            unsafe {
+                _mm512_storeu_si512(to, sums[0]);
+                _mm512_storeu_si512(to.add(1), sums[1]);
+            }
+        }
+
+        #[inline(always)]
+        fn add_products(self, a: i32, b: [__m512i; 2], c: [__m512i; 2]) -> [__m512i; 2] {
+            // SAFETY: `self` proves the instructions.
+            unsafe {
+                let a = _mm512_set1_epi32(a);
+                [
+                    _mm512_add_epi32(c[0], _mm512_madd_epi16(a, b[0])),
+                    _mm512_add_epi32(c[1], _mm512_madd_epi16(a, b[1])),
+                ]
             }
         }
     }

@@ -2,19 +2,18 @@
 //!
 //! Invariant: each accumulator takes its products in ascending order of `k`, one fused multiply-add each.
 
-use super::isa::Isa;
 use super::simd::Simd;
 
 /// Greatest height of a tile on any instruction set.
 pub(super) const MAX_HEIGHT: usize = 12;
 
-/// How many of `rows` the next tile takes, and its height: rows beyond those are padding.
-pub(super) fn next_tile(isa: Isa, rows: usize) -> (usize, usize) {
+/// How many of `rows` the next tile takes, and its height, `most` at most: rows beyond those are padding.
+pub(super) fn next_tile(most: usize, rows: usize) -> (usize, usize) {
     let height = match rows {
         0..=1 => 1,
         2..=3 => 3,
         4..=9 => 6,
-        _ => isa.height(),
+        _ => most,
     };
     (rows.min(height), height)
 }

@@ -33,7 +33,7 @@ impl Attention {
         device: &Device,
     ) -> Result<Self> {
         let plan = match backend {
-            Backend::Kernels => Plan::Kernel(AttentionPlan::resuming(batch, past, layout)),
+            Backend::Kernels(_) => Plan::Kernel(AttentionPlan::resuming(batch, past, layout)),
             Backend::Tensors(_) if !past.runs.is_empty() => bail!("tensor operations keep no prefixes"),
             #[cfg(feature = "flash-attn")]
             Backend::Tensors(_) if device.is_cuda() && tensors::fits(layout, backend.dtype()) => {

@@ -9,8 +9,9 @@ use super::Loaded;
 use super::narrowed::Narrowed;
 use crate::model::backbone::RankContext;
 use crate::model::backend::Backend;
-use crate::model::checkpoint::Slice;
+use crate::model::checkpoint::{Precision, Slice};
 use crate::model::collective::Collective;
+use crate::model::kernels::WeightType;
 
 /// An embedding table, or the rows of some of its tokens.
 pub struct Embedding {
@@ -38,7 +39,10 @@ impl Embedding {
             values.resize(values.len() + features, 0.0);
         }
         let mut table = Narrowed::new(match context.backend {
-            Backend::Kernels => precision,
+            Backend::Kernels(WeightType::F32) => precision,
+            // Already two bytes or less, or made so. Of one byte it would be the roughest part of the model.
+            Backend::Kernels(_) if precision == Precision::F32 => Precision::Bf16,
+            Backend::Kernels(_) => precision,
             Backend::Tensors(precision) => precision,
         });
         table.extend(values);

@@ -57,9 +57,10 @@ impl FeedForward {
         let up: Vec<_> = up.map(|name| Matrix::whole(name, features, hidden).rows(vec![own.clone()])).collect();
         let down = [Matrix::whole(&names.down, hidden, features).columns(own)];
         let weights = match context.backend {
-            Backend::Kernels => {
-                Weights::Packed { up: Packed::load(context, &up, bias)?, down: Packed::load(context, &down, bias)? }
-            }
+            Backend::Kernels(weights) => Weights::Packed {
+                up: Packed::load(context, weights, &up, bias)?,
+                down: Packed::load(context, weights, &down, bias)?,
+            },
             Backend::Tensors(_) => {
                 Weights::Dense { up: Dense::load(context, &up, bias)?, down: Dense::load(context, &down, bias)? }
             }

@@ -22,7 +22,7 @@ impl Linear {
     /// Matrices over the same input, in this order side by side in the output; `bias` says whether they have one.
     pub fn load(context: &RankContext, matrices: &[Matrix], bias: bool) -> Loaded<Self> {
         match context.backend {
-            Backend::Kernels => Packed::load(context, matrices, bias).map(Self::Packed),
+            Backend::Kernels(weights) => Packed::load(context, weights, matrices, bias).map(Self::Packed),
             Backend::Tensors(_) => Dense::load(context, matrices, bias).map(Self::Dense),
         }
     }

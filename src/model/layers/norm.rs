@@ -61,8 +61,8 @@ impl Norm {
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let (weight, eps) = (&self.weight, self.eps);
         match (self.backend, &self.bias) {
-            (Backend::Kernels, None) => x.apply_op2_no_bwd(weight, &Rms { eps }),
-            (Backend::Kernels, Some(bias)) => x.apply_op3_no_bwd(weight, bias, &Layer { eps }),
+            (Backend::Kernels(_), None) => x.apply_op2_no_bwd(weight, &Rms { eps }),
+            (Backend::Kernels(_), Some(bias)) => x.apply_op3_no_bwd(weight, bias, &Layer { eps }),
             (Backend::Tensors(_), None) => tensors::rms_norm(x, weight, eps),
             (Backend::Tensors(_), Some(bias)) => tensors::layer_norm(x, weight, bias, eps),
         }
@@ -146,7 +146,7 @@ impl HeadNorm {
     /// `qkv: [tokens, layout.row()]` with its heads normed; the kernel does it in place.
     pub fn forward(&self, qkv: Tensor) -> Result<Tensor> {
         match self.backend {
-            Backend::Kernels => {
+            Backend::Kernels(_) => {
                 qkv.inplace_op3(&self.query, &self.key, self)?;
                 Ok(qkv)
             }

@@ -7,7 +7,7 @@ use super::matrix::read_biases;
 use super::{Loaded, Matrix, output, values};
 use crate::model::backbone::RankContext;
 use crate::model::collective::Collective;
-use crate::model::kernels::{Addends, PackedMatrix, linear, linear_continue};
+use crate::model::kernels::{Addends, PackedMatrix, WeightType, linear, linear_continue};
 
 /// Rows that go from rank to rank at a time: enough work for every thread, few enough that no rank waits long.
 const BLOCK_ROWS: usize = 384;
@@ -20,7 +20,7 @@ pub struct Packed {
 
 impl Packed {
     /// See [`super::Linear::load`].
-    pub fn load(context: &RankContext, matrices: &[Matrix], bias: bool) -> Loaded<Self> {
+    pub fn load(context: &RankContext, weights: WeightType, matrices: &[Matrix], bias: bool) -> Loaded<Self> {
         let mut parts = Vec::new();
         for matrix in matrices {
             for part in matrix.read(context)? {
@@ -30,7 +30,7 @@ impl Packed {
         let parts: Vec<&[f32]> = parts.iter().map(Vec::as_slice).collect();
         let inputs = matrices.first().map_or(0, |matrix| matrix.columns.len());
         let bias = read_biases(context, matrices, bias)?;
-        Ok(Self { weight: PackedMatrix::pack_rows(&parts, inputs), bias })
+        Ok(Self { weight: PackedMatrix::pack_rows(weights, &parts, inputs), bias })
     }
 
     /// See [`super::Linear::forward`].

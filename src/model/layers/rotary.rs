@@ -216,7 +216,7 @@ impl RotaryTables {
     /// `qkv: [tokens, layout.row()]` with its queries and keys turned; the kernel does it in place.
     pub fn turn(&self, backend: Backend, qkv: Tensor, layout: HeadLayout) -> Result<Tensor> {
         match backend {
-            Backend::Kernels => {
+            Backend::Kernels(_) => {
                 qkv.inplace_op3(&self.cos, &self.sin, &Turn { layout })?;
                 Ok(qkv)
             }

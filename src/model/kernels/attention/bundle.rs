@@ -104,7 +104,7 @@ impl Bundle<'_> {
         for piece in pieces {
             let mut query = 0;
             while query < piece.rows.len() * group {
-                let (taken, height) = next_tile(self.isa, piece.rows.len() * group - query);
+                let (taken, height) = next_tile(self.isa.height(), piece.rows.len() * group - query);
                 let queries = query..query + taken;
                 let Piece { segment, ref rows, position } = *piece;
                 tiles.push(Tile { segment, row: rows.start, position, queries, height, offset });
