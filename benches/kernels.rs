@@ -1,13 +1,12 @@
 //! How fast the CPU kernels are, in GFLOP/s and as a share of what the machine's fused multiply-adds reach in the same
 //! run. `cargo bench --bench kernels` prints one line per shape; `-- WORD` takes only the shapes whose names have it.
 
-use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use reward_sidecar::batch::MicroBatch;
 use reward_sidecar::model::kernels::{
-    Activation, Addends, AttentionOptions, AttentionPlan, HeadLayout, Kept, PackedMatrix, attention, gate, linear, rms_norm,
-    rotary,
+    Activation, Addends, AttentionOptions, AttentionPlan, HeadLayout, Kept, PackedMatrix, WeightType, attention, gate,
+    linear, peak, rms_norm, rotary,
 };
 
 /// Each figure is the best of several runs that together take at least this long.
@@ -19,7 +18,7 @@ fn main() {
     for threads in [1, 2] {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool of two threads");
         pool.install(|| {
-            let bench = Bench { word: &word, peak: peak(threads) };
+            let bench = Bench { word: &word, peak: peak(MIN_TIME) };
             println!("\n{threads} thread(s), peak {:.1} GFLOP/s", bench.peak / 1e9);
             bench_linear(&bench);
             bench_attention(&bench);
@@ -66,12 +65,15 @@ impl Bench<'_> {
 }
 
 fn bench_linear(bench: &Bench) {
-    for (k, n) in [(576, 1536), (576, 960), (1536, 576), (4096, 4096)] {
-        let w = PackedMatrix::pack(n, k, &values(n * k));
-        for t in [1, 16, 64, 256, 1024, 2048] {
-            let (x, mut y) = (values(t * k), vec![0.0; t * n]);
-            let flops = 2.0 * (t * n * k) as f64;
-            bench.compute(&format!("linear {k} -> {n}, {t} rows"), flops, || linear(&x, &w, Addends::NONE, &mut y));
+    for (name, weight_type) in [("f32", WeightType::F32), ("bf16", WeightType::Bf16), ("int8", WeightType::Int8)] {
+        for (k, n) in [(576, 1536), (576, 960), (1536, 576), (4096, 4096)] {
+            let w = PackedMatrix::pack_rows(weight_type, &[&values(n * k)], k);
+            for t in [1, 16, 64, 256, 1024, 2048] {
+                let (x, mut y) = (values(t * k), vec![0.0; t * n]);
+                let flops = 2.0 * (t * n * k) as f64;
+                let name = format!("linear {name} {k} -> {n}, {t} rows");
+                bench.compute(&name, flops, || linear(&x, &w, Addends::NONE, &mut y));
+            }
         }
     }
 }
@@ -116,49 +118,4 @@ fn best(mut f: impl FnMut()) -> f64 {
 
 fn values(len: usize) -> Vec<f32> {
     (0..len).map(|i| (i * 7919 % 2003) as f32 / 1001.5 - 1.0).collect()
-}
-
-/// Floating-point operations per second of a loop of fused multiply-adds in registers, on every thread of the pool.
-fn peak(threads: usize) -> f64 {
-    const ROUNDS: usize = 4_000_000;
-    let flops = (2 * ROUNDS * CHAINS * CHAIN * threads) as f64;
-    let run = || {
-        rayon::broadcast(|_| {
-            black_box(multiply_add(ROUNDS));
-        });
-    };
-    flops / best(run)
-}
-
-/// Enough independent chains to hide the latency of a fused multiply-add on every current core.
-const CHAINS: usize = 12;
-const CHAIN: usize = 8;
-
-fn multiply_add(rounds: usize) -> [[f32; CHAIN]; CHAINS] {
-    #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-        // SAFETY: the machine has just said that it has both.
-        return unsafe { multiply_add_avx2(rounds) };
-    }
-    multiply_add_portable(rounds)
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-fn multiply_add_avx2(rounds: usize) -> [[f32; CHAIN]; CHAINS] {
-    multiply_add_portable(rounds)
-}
-
-#[inline(always)]
-fn multiply_add_portable(rounds: usize) -> [[f32; CHAIN]; CHAINS] {
-    let (a, b) = (black_box([0.5f32; CHAIN]), black_box([0.25f32; CHAIN]));
-    let mut chains = [[1.0f32; CHAIN]; CHAINS];
-    for _ in 0..rounds {
-        for chain in &mut chains {
-            for i in 0..CHAIN {
-                chain[i] = a[i].mul_add(chain[i], b[i]);
-            }
-        }
-    }
-    chains
 }

@@ -15,6 +15,9 @@ pub trait Engine: Send {
     /// Scores every read of the batch. The row of a read must depend on the tokens from its root segment to its
     /// row alone, bit for bit.
     fn score(&mut self, batch: &MicroBatch) -> Result<ScoreTable, EngineError>;
+
+    /// Forgets what it has kept of earlier micro-batches. Scores do not depend on that; times do.
+    fn forget(&mut self) {}
 }
 
 /// The model as its callers need to know it.

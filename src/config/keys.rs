@@ -260,7 +260,11 @@ pub(super) const KEYS: &[Key] = &[
     },
     Key {
         name: "prefix_cache_bytes",
-        kind: Kind::Count { min: 0, ceiling: limits::MAX_PREFIX_CACHE_BYTES as u64, ceiling_name: "MAX_PREFIX_CACHE_BYTES" },
+        kind: Kind::Count {
+            min: 0,
+            ceiling: limits::MAX_PREFIX_CACHE_BYTES as u64,
+            ceiling_name: "MAX_PREFIX_CACHE_BYTES",
+        },
         default: || count(DEFAULT_PREFIX_CACHE_BYTES),
         commands: SERVE | SCORE,
         value_name: "N",

@@ -159,6 +159,10 @@ impl Engine for ModelEngine {
         &self.card
     }
 
+    fn forget(&mut self) {
+        self.ranks.forget();
+    }
+
     fn score(&mut self, batch: &MicroBatch) -> Result<ScoreTable, EngineError> {
         let head = self.head.as_ref();
         let companions = head.companions(batch);

@@ -24,6 +24,7 @@ mod head;
 pub mod kernels;
 mod layers;
 mod manifest;
+pub mod meter;
 mod pip;
 pub mod plan;
 mod prefix_cache;

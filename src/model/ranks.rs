@@ -118,6 +118,13 @@ impl Ranks {
         Ok(Passed { hidden, reused })
     }
 
+    /// Forgets what earlier passes have left.
+    pub fn forget(&self) {
+        if let Some(cache) = &self.cache {
+            cache.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        }
+    }
+
     fn compute(&self, rest: Resumed) -> Result<Vec<f32>> {
         match &self.team {
             Some(team) => team.forward(rest),
@@ -159,7 +166,9 @@ mod tests {
         let blueprint = Blueprint::open(&config).unwrap();
         let spec = arch::find(&blueprint.settings).unwrap().spec(&blueprint.settings).unwrap();
         let (devices, pool) = (device.open_all(tp).unwrap(), Arc::new(pool(1).unwrap()));
-        let ranks = Ranks::load(&spec, blueprint.weights.as_ref(), device.backend(Dtype::Auto).unwrap(), &devices, &pool, 0).unwrap();
+        let ranks =
+            Ranks::load(&spec, blueprint.weights.as_ref(), device.backend(Dtype::Auto).unwrap(), &devices, &pool, 0)
+                .unwrap();
         let reference = std::fs::read(folder.join("reference.json")).unwrap();
         let reference: serde_json::Value = serde_json::from_slice(&reference).unwrap();
         let tokens = |case: &serde_json::Value| serde_json::from_value(case["input_ids"].clone()).unwrap();

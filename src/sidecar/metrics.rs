@@ -34,8 +34,10 @@ pub const BATCH_ROLLOUTS: &str = "reward_sidecar_batch_rollouts";
 pub const BATCH_FILL: &str = "reward_sidecar_batch_fill_ratio";
 /// Tokens of the rollouts in micro-batches, each rollout for itself.
 pub const TOKENS_SUBMITTED: &str = "reward_sidecar_tokens_submitted_total";
-/// Tokens that were computed: a shared prefix counts once per micro-batch.
+/// Tokens in micro-batches: a shared prefix counts once in each.
 pub const TOKENS_UNIQUE: &str = "reward_sidecar_tokens_unique_total";
+/// Those of them that the engine had kept.
+pub const TOKENS_REUSED: &str = "reward_sidecar_tokens_reused_total";
 /// Time per stage, by `stage`.
 pub const STAGE_SECONDS: &str = "reward_sidecar_stage_seconds";
 /// Micro-batches that the engine failed on.
@@ -109,6 +111,7 @@ static TOTALS: AtomicTotals = AtomicTotals {
     batches: AtomicU64::new(0),
     tokens_submitted: AtomicU64::new(0),
     tokens_unique: AtomicU64::new(0),
+    tokens_reused: AtomicU64::new(0),
     stage_ns: [const { AtomicU64::new(0) }; Stage::ALL.len()],
 };
 
@@ -119,6 +122,7 @@ struct AtomicTotals {
     batches: AtomicU64,
     tokens_submitted: AtomicU64,
     tokens_unique: AtomicU64,
+    tokens_reused: AtomicU64,
     stage_ns: [AtomicU64; Stage::ALL.len()],
 }
 
@@ -135,8 +139,10 @@ pub struct Totals {
     pub batches: u64,
     /// Tokens of the rollouts in micro-batches, each rollout for itself.
     pub tokens_submitted: u64,
-    /// Tokens that were computed.
+    /// The same with each shared prefix once per micro-batch.
     pub tokens_unique: u64,
+    /// Those of them that the engine had computed before.
+    pub tokens_reused: u64,
     /// Time recorded per stage, in the order of [`Stage::ALL`].
     pub stage_ns: [u64; Stage::ALL.len()],
 }
@@ -160,6 +166,7 @@ impl std::ops::Sub for Totals {
             batches: self.batches - earlier.batches,
             tokens_submitted: self.tokens_submitted - earlier.tokens_submitted,
             tokens_unique: self.tokens_unique - earlier.tokens_unique,
+            tokens_reused: self.tokens_reused - earlier.tokens_reused,
             stage_ns: std::array::from_fn(|i| self.stage_ns[i] - earlier.stage_ns[i]),
         }
     }
@@ -174,6 +181,7 @@ pub fn totals() -> Totals {
         batches: TOTALS.batches.load(Relaxed),
         tokens_submitted: TOTALS.tokens_submitted.load(Relaxed),
         tokens_unique: TOTALS.tokens_unique.load(Relaxed),
+        tokens_reused: TOTALS.tokens_reused.load(Relaxed),
         stage_ns: TOTALS.stage_ns.each_ref().map(|ns| ns.load(Relaxed)),
     }
 }
@@ -215,6 +223,12 @@ pub fn batch(unique: usize, submitted: usize, rollouts: usize, limit: usize) {
     counter!(TOKENS_UNIQUE).increment(unique as u64);
     histogram!(BATCH_ROLLOUTS).record(rollouts as f64);
     histogram!(BATCH_FILL).record(unique as f64 / limit as f64);
+}
+
+/// Of a micro-batch that was scored so many tokens were not computed again.
+pub fn reused(tokens: usize) {
+    TOTALS.tokens_reused.fetch_add(tokens as u64, Relaxed);
+    counter!(TOKENS_REUSED).increment(tokens as u64);
 }
 
 /// A rollout, or a micro-batch, spent `time` in `stage`.
@@ -367,7 +381,12 @@ fn describe() {
     describe_histogram!(BATCH_ROLLOUTS, Unit::Count, "Rollouts in one micro-batch.");
     describe_histogram!(BATCH_FILL, "Unique tokens of a micro-batch as a share of its budget.");
     describe_counter!(TOKENS_SUBMITTED, Unit::Count, "Tokens of the rollouts in micro-batches, each for itself.");
-    describe_counter!(TOKENS_UNIQUE, Unit::Count, "Tokens computed: a shared prefix counts once per micro-batch.");
+    describe_counter!(TOKENS_UNIQUE, Unit::Count, "Tokens in micro-batches: a shared prefix counts once in each.");
+    describe_counter!(
+        TOKENS_REUSED,
+        Unit::Count,
+        "Those of the unique tokens that the prefix cache had, and nobody computed."
+    );
     describe_histogram!(STAGE_SECONDS, Unit::Seconds, "Time that a rollout spent in a stage of its way.");
     describe_counter!(ENGINE_FAILURES, Unit::Count, "Micro-batches that the engine failed on.");
     describe_gauge!(STREAMS_OPEN, Unit::Count, "Open streams.");
@@ -382,7 +401,9 @@ fn describe() {
 
 /// A counter that appears with its first event hides that event from `rate()`; so all begin at zero.
 fn start_at_zero() {
-    for name in [ROLLOUTS_ACCEPTED, ROLLOUTS_SCORED, BATCHES, TOKENS_SUBMITTED, TOKENS_UNIQUE, ENGINE_FAILURES] {
+    for name in
+        [ROLLOUTS_ACCEPTED, ROLLOUTS_SCORED, BATCHES, TOKENS_SUBMITTED, TOKENS_UNIQUE, TOKENS_REUSED, ENGINE_FAILURES]
+    {
         counter!(name).absolute(0);
     }
     for code in Code::ALL {

@@ -177,8 +177,9 @@ impl Scorer {
         let started = Instant::now();
         let scored = score(engine.as_mut(), &batch, self.card.attributes.len());
         let forward = started.elapsed();
-        if scored.is_ok() {
-            seat.pace.saw(batch.tokens.len(), forward);
+        if let Ok(table) = &scored {
+            metrics::reused(table.reused());
+            seat.pace.saw(batch.tokens.len() - table.reused().min(batch.tokens.len()), forward);
         }
         drop(seat);
         drop(spans);

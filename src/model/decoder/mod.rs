@@ -16,8 +16,10 @@ use super::backbone::{Backbone, Pass, RankContext};
 use super::backend::Backend;
 use super::kernels::{AttentionOptions, HeadLayout};
 use super::layers::{Attention, Embedding, FeedForward, FeedForwardNames, HeadNorm, Linear, Matrix, Norm, Rotary};
+use super::meter::{Part, time};
 use super::prefix_cache::KeyValues;
 use super::shard::HeadShard;
+use crate::batch::MicroBatch;
 
 impl DecoderSpec {
     /// Loads one rank's share.
@@ -166,7 +168,10 @@ fn added(
 ) -> Result<Tensor> {
     match post_norm {
         None => part(Some(residual)),
-        Some(norm) => residual + norm.forward(&part(None)?)?,
+        Some(norm) => {
+            let part = part(None)?;
+            time(Part::Norm, 0, || residual + norm.forward(&part)?)
+        }
     }
 }
 
@@ -176,27 +181,38 @@ impl Backbone for Decoder {
     }
 
     fn forward(&self, pass: &Pass) -> Result<Tensor> {
-        let mut x = self.embedding.forward(&pass.batch.tokens, pass.ranks)?;
-        let tables = self.rotary.tables(&pass.batch.positions, x.device())?;
+        let MicroBatch { tokens, positions, .. } = pass.batch;
+        let mut x = time(Part::Embedding, 0, || self.embedding.forward(tokens, pass.ranks))?;
+        let tables = time(Part::Rotary, 0, || self.rotary.tables(positions, x.device()))?;
         let attention = Attention::new(self.backend, pass.batch, pass.past, self.heads, x.device())?;
         let reads = Tensor::new(pass.reads, x.device())?;
         for (i, layer) in self.layers.iter().enumerate() {
-            let mut qkv = layer.qkv.forward(&layer.attention_norm.forward(&x)?)?;
+            let normed = time(Part::Norm, 0, || layer.attention_norm.forward(&x))?;
+            let mut qkv = time(Part::Projection, layer.qkv.operations(tokens.len()), || layer.qkv.forward(&normed))?;
+            drop(normed);
             if let Some(norm) = &layer.head_norm {
-                qkv = norm.forward(qkv)?;
+                qkv = time(Part::Norm, 0, || norm.forward(qkv))?;
             }
-            let qkv = tables.turn(self.backend, qkv, self.heads)?;
-            self.kept.keep(i, &qkv, pass.keep)?;
-            let mut mixed = attention.forward(&qkv, self.kept.layer(i).kept(), layer.attention)?;
+            let qkv = time(Part::Rotary, 0, || tables.turn(self.backend, qkv, self.heads))?;
+            time(Part::Keep, 0, || self.kept.keep(i, &qkv, pass.keep))?;
+            let work = self.heads.operations(positions, layer.attention.window);
+            let mut mixed =
+                time(Part::Attention, work, || attention.forward(&qkv, self.kept.layer(i).kept(), layer.attention))?;
             drop(qkv);
+            let mut rows = tokens.len();
             if i + 1 == self.layers.len() {
                 // Nobody looks at the other rows of the last layer any more.
                 (x, mixed) = (x.index_select(&reads, 0)?, mixed.index_select(&reads, 0)?);
+                rows = pass.reads.len();
             }
-            x = added(&x, layer.attention_post_norm.as_ref(), |x| layer.output.forward_reduce(&mixed, x, pass.ranks))?;
-            let normed = layer.feed_forward_norm.forward(&x)?;
+            x = added(&x, layer.attention_post_norm.as_ref(), |x| {
+                let work = layer.output.operations(rows);
+                time(Part::Projection, work, || layer.output.forward_reduce(&mixed, x, pass.ranks))
+            })?;
+            let normed = time(Part::Norm, 0, || layer.feed_forward_norm.forward(&x))?;
             x = added(&x, layer.feed_forward_post_norm.as_ref(), |x| {
-                layer.feed_forward.forward(&normed, x, pass.ranks)
+                let work = layer.feed_forward.operations(rows);
+                time(Part::FeedForward, work, || layer.feed_forward.forward(&normed, x, pass.ranks))
             })?;
         }
         // What a head sees is rounded no more.

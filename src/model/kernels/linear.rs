@@ -199,7 +199,12 @@ struct Tile {
 
 impl LinearBlock<'_> {
     #[inline(always)]
-    fn tile<const HEIGHT: usize, const WIDTH: usize, S: Simd<WIDTH>>(&mut self, simd: S, tile: Tile, b: &[[f32; WIDTH]]) {
+    fn tile<const HEIGHT: usize, const WIDTH: usize, S: Simd<WIDTH>>(
+        &mut self,
+        simd: S,
+        tile: Tile,
+        b: &[[f32; WIDTH]],
+    ) {
         let Tile { panel, depth, rows } = tile;
         let (n, k) = (self.w.n(), self.w.k());
         // Columns of this panel, within the matrix and within the block.
@@ -230,9 +235,9 @@ impl LinearBlock<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{assert_same_bits, floats, in_pool};
     use super::super::isa::Isa;
     use super::super::matrix::WeightType;
+    use super::super::testing::{assert_same_bits, floats, in_pool};
     use super::*;
 
     /// The definition, one output at a time.

@@ -23,6 +23,7 @@ mod lanes;
 mod linear;
 mod matrix;
 mod norm;
+mod peak;
 mod rotary;
 mod simd;
 #[cfg(test)]
@@ -37,4 +38,5 @@ pub use isa::Isa;
 pub use linear::{Addends, linear, linear_continue};
 pub use matrix::{PackedMatrix, WeightType};
 pub use norm::{layer_norm, rms_norm, rms_norm_heads};
+pub use peak::peak;
 pub use rotary::rotary;

@@ -160,10 +160,7 @@ mod x86 {
             // SAFETY: `self` proves the instructions.
             unsafe {
                 let a = _mm256_set1_epi32(a);
-                [
-                    _mm256_add_epi32(c[0], _mm256_madd_epi16(a, b[0])),
-                    _mm256_add_epi32(c[1], _mm256_madd_epi16(a, b[1])),
-                ]
+                [_mm256_add_epi32(c[0], _mm256_madd_epi16(a, b[0])), _mm256_add_epi32(c[1], _mm256_madd_epi16(a, b[1]))]
             }
         }
     }
@@ -239,10 +236,7 @@ mod x86 {
             // SAFETY: `self` proves the instructions.
             unsafe {
                 let a = _mm512_set1_epi32(a);
-                [
-                    _mm512_add_epi32(c[0], _mm512_madd_epi16(a, b[0])),
-                    _mm512_add_epi32(c[1], _mm512_madd_epi16(a, b[1])),
-                ]
+                [_mm512_add_epi32(c[0], _mm512_madd_epi16(a, b[0])), _mm512_add_epi32(c[1], _mm512_madd_epi16(a, b[1]))]
             }
         }
     }

@@ -25,13 +25,7 @@ enum Plan {
 
 impl Attention {
     /// Attention of these heads over the forest of `batch` and what it continues, on `device`.
-    pub fn new(
-        backend: Backend,
-        batch: &MicroBatch,
-        past: &Past,
-        layout: HeadLayout,
-        device: &Device,
-    ) -> Result<Self> {
+    pub fn new(backend: Backend, batch: &MicroBatch, past: &Past, layout: HeadLayout, device: &Device) -> Result<Self> {
         let plan = match backend {
             Backend::Kernels(_) => Plan::Kernel(AttentionPlan::resuming(batch, past, layout)),
             Backend::Tensors(_) if !past.runs.is_empty() => bail!("tensor operations keep no prefixes"),

@@ -79,6 +79,11 @@ impl Dense {
         self.weight.dims()[0]
     }
 
+    /// Weights of the matrix.
+    pub fn weights(&self) -> usize {
+        self.weight.elem_count()
+    }
+
     /// Bytes of the weights in memory.
     pub fn bytes(&self) -> usize {
         let bytes = |tensor: &Tensor| tensor.elem_count() * tensor.dtype().size_in_bytes();

@@ -109,6 +109,15 @@ impl FeedForward {
         }
     }
 
+    /// Multiplications and additions of the matrix products for so many rows.
+    pub fn operations(&self, rows: usize) -> usize {
+        2 * rows
+            * match &self.weights {
+                Weights::Packed { up, down } => up.weights() + down.weights(),
+                Weights::Dense { up, down } => up.weights() + down.weights(),
+            }
+    }
+
     /// Bytes of the weights in memory.
     pub fn bytes(&self) -> usize {
         match &self.weights {
@@ -128,7 +137,13 @@ struct Blocks<'a> {
 impl<'a> Blocks<'a> {
     fn weights(&self) -> FeedForwardWeights<'a> {
         let FeedForward { gated, activation, .. } = *self.layer;
-        FeedForwardWeights { up: self.up.weight(), up_bias: self.up.bias(), gated, activation, down: self.down.weight() }
+        FeedForwardWeights {
+            up: self.up.weight(),
+            up_bias: self.up.bias(),
+            gated,
+            activation,
+            down: self.down.weight(),
+        }
     }
 
     fn run(&self, x: &[f32], residual: Option<&[f32]>) -> (CpuStorage, Shape) {

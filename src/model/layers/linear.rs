@@ -43,6 +43,15 @@ impl Linear {
         }
     }
 
+    /// Multiplications and additions for so many rows.
+    pub fn operations(&self, rows: usize) -> usize {
+        2 * rows
+            * match self {
+                Self::Packed(packed) => packed.weights(),
+                Self::Dense(dense) => dense.weights(),
+            }
+    }
+
     /// Bytes of the weights in memory.
     pub fn bytes(&self) -> usize {
         match self {

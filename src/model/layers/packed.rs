@@ -97,6 +97,11 @@ impl Packed {
         }
     }
 
+    /// Weights of the matrix.
+    pub fn weights(&self) -> usize {
+        self.weight.n() * self.weight.k()
+    }
+
     /// Bytes of the weights in memory.
     pub fn bytes(&self) -> usize {
         self.weight.bytes() + self.bias.as_deref().map_or(0, size_of_val)

@@ -49,6 +49,7 @@ pub struct Keep {
 /// See the module.
 #[derive(Debug)]
 pub struct PrefixCache {
+    slots: u32,
     tree: Tree,
     free: Vec<u32>,
     /// Counts the passes.
@@ -60,7 +61,12 @@ pub struct PrefixCache {
 impl PrefixCache {
     /// An empty cache of so many tokens.
     pub fn new(slots: u32) -> Self {
-        Self { tree: Tree::default(), free: (0..slots).rev().collect(), pass: 0, finished: true }
+        Self { slots, tree: Tree::default(), free: (0..slots).rev().collect(), pass: 0, finished: true }
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        *self = Self::new(self.slots);
     }
 
     /// Takes out of a micro-batch what is kept already, and decides what of the rest will be. `reads` are the rows that

@@ -64,10 +64,16 @@ impl Simulation {
         }
         assert_eq!(rest.batch.reads.len(), batch.reads.len());
         for (read, original) in rest.batch.reads.iter().zip(&batch.reads) {
-            assert_eq!((read.rollout, &paths[read.row as usize]), (original.rollout, &batch.path(original.row).to_vec()));
+            assert_eq!(
+                (read.rollout, &paths[read.row as usize]),
+                (original.rollout, &batch.path(original.row).to_vec())
+            );
         }
         let overwritten: Vec<u32> = rest.keep.iter().map(|keep| keep.slot).collect();
-        assert!(overwritten.iter().all(|slot| !rest.past.slots.contains(slot)), "a slot is read and written in one pass");
+        assert!(
+            overwritten.iter().all(|slot| !rest.past.slots.contains(slot)),
+            "a slot is read and written in one pass"
+        );
         // A pass that fails may have written anything.
         for keep in &rest.keep {
             let path = if succeeds { paths[keep.row as usize].clone() } else { vec![u32::MAX] };

@@ -91,8 +91,7 @@ impl Tree {
             return id;
         }
         let rest = (node.tokens.split_off(len), node.slots.split_off(len));
-        let (tokens, slots) =
-            (std::mem::replace(&mut node.tokens, rest.0), std::mem::replace(&mut node.slots, rest.1));
+        let (tokens, slots) = (std::mem::replace(&mut node.tokens, rest.0), std::mem::replace(&mut node.slots, rest.1));
         let (parent, used, born, first, next) = (node.parent, node.used, node.born, tokens[0], node.tokens[0]);
         let children = BTreeMap::from([(next, id)]);
         let head = NodeId(self.0.insert(Node { parent, tokens, slots, children, used, born, pins: Vec::new() }));

@@ -49,6 +49,13 @@ impl HeadLayout {
         2 * self.kv_heads * self.head_dim
     }
 
+    /// Multiplications and additions of attention for rows at these positions, by the definition: each query with the keys
+    /// that it sees, each weight with its value.
+    pub fn operations(self, positions: &[u32], window: Option<usize>) -> usize {
+        let seen = |&position: &u32| (position as usize + 1).min(window.unwrap_or(usize::MAX));
+        4 * self.heads * self.head_dim * positions.iter().map(seen).sum::<usize>()
+    }
+
     /// Query heads per key head.
     fn group(self) -> usize {
         self.heads / self.kv_heads
@@ -76,14 +83,7 @@ pub fn attention(qkv: &[f32], kept: Kept, plan: &AttentionPlan, options: Attenti
     attention_on(Isa::detect(), qkv, kept, plan, options, out);
 }
 
-fn attention_on(
-    isa: Isa,
-    qkv: &[f32],
-    kept: Kept,
-    plan: &AttentionPlan,
-    options: AttentionOptions,
-    out: &mut [f32],
-) {
+fn attention_on(isa: Isa, qkv: &[f32], kept: Kept, plan: &AttentionPlan, options: AttentionOptions, out: &mut [f32]) {
     let layout = plan.layout();
     let width = layout.heads * layout.head_dim;
     assert_eq!(qkv.len(), plan.rows() * layout.row(), "the rows hold queries, keys and values");

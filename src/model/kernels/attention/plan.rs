@@ -95,8 +95,7 @@ impl AttentionPlan {
         assert!(layout.heads.is_multiple_of(layout.kv_heads), "each key head serves as many query heads: {layout:?}");
         let rows = batch.tokens.len();
         let nodes = Vec::with_capacity(past.runs.len() + batch.segments.len());
-        let mut plan =
-            Self { layout, rows, slots: past.slots.clone(), nodes, pieces: Vec::new(), bundles: Vec::new() };
+        let mut plan = Self { layout, rows, slots: past.slots.clone(), nodes, pieces: Vec::new(), bundles: Vec::new() };
         for run in &past.runs {
             plan.push(rows + run.slots.start as usize, run.slots.len(), run.parent.map(|p| p as usize));
         }

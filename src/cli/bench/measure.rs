@@ -1,0 +1,144 @@
+//! The measuring itself.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rayon::ThreadPool;
+use tokio::runtime::Runtime;
+
+use super::Via;
+use super::recorded::{Recorded, Recording};
+use super::report::{Lone, Measured, Report, Run};
+use super::workload::{self, Workload};
+use crate::cli::failure::Failure;
+use crate::client::blocking::Client;
+use crate::config::Settings;
+use crate::engine::Engine as _;
+use crate::model::{kernels, meter};
+use crate::rollout::{Input, Rollout, Rollouts};
+use crate::sidecar::metrics;
+use crate::sidecar::{self, Sidecar};
+
+/// How long the peak is looked for, before and after each run of the engine.
+const PEAK_TIME: Duration = Duration::from_millis(250);
+/// Tokens of the rollout that comes alone, and how often one does.
+const LONE_TOKENS: u32 = 64;
+const LONE_RUNS: usize = 21;
+
+/// A sidecar with a client, ready to be measured.
+pub struct Bench {
+    runtime: Runtime,
+    sidecar: Sidecar,
+    client: Client,
+    engine: Recorded,
+    /// As many threads as the model has.
+    pool: ThreadPool,
+    ready: Duration,
+    via: Via,
+}
+
+impl Bench {
+    /// Starts the sidecar of an engine that took so long to load.
+    pub fn start(settings: &Settings, via: Via, engine: Recorded, loading: Duration) -> Result<Self, Failure> {
+        let began = Instant::now();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .map_err(|e| Failure::internal(format!("cannot start the runtime: {e}")))?;
+        let mut config = sidecar::Config { grpc: None, uds: None, shm: None, ..settings.sidecar() };
+        match via {
+            Via::Grpc => config.grpc = Some(([127, 0, 0, 1], 0).into()),
+            // The sidecar removes it when it ends.
+            Via::Shm => {
+                let name = format!("reward-sidecar-bench-{}.sock", std::process::id());
+                config.shm = Some(std::env::temp_dir().join(name));
+            }
+        }
+        let lanes = config.shm.clone();
+        let sidecar = runtime.block_on(Sidecar::start(config, Box::new(engine.clone())))?;
+        let ready = loading + began.elapsed();
+        let address = match (&lanes, sidecar.grpc_addr()) {
+            (Some(path), _) => format!("shm://{}", path.display()),
+            (None, Some(address)) => format!("grpc://{address}"),
+            (None, None) => return Err(internal("the server has no address")),
+        };
+        let client = Client::connect(address).map_err(internal)?;
+        let threads = match settings.threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            threads => threads,
+        };
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(internal)?;
+        let bench = Self { runtime, sidecar, client, engine, pool, ready, via };
+        // First touches of memory, threads and the connection are nobody's throughput.
+        bench.score(Arc::new(workload::independent().rollouts.split_off(92)))?;
+        Ok(bench)
+    }
+
+    /// Measures a workload: the whole path, then the engine alone with the same micro-batches, again and again.
+    pub fn workload(&self, workload: Workload, repeat: u16) -> Result<Measured, Failure> {
+        let rollouts: Arc<dyn Rollouts> = Arc::new(workload.rollouts);
+        let mut runs = Vec::new();
+        for _ in 0..repeat {
+            self.engine.restart();
+            let before = metrics::totals();
+            let wall = self.score(Arc::clone(&rollouts))?;
+            let totals = metrics::totals() - before;
+            let Recording { batches, busy } = self.engine.restart();
+
+            let peak = self.peak();
+            let before = meter::read();
+            let alone = self.engine.replay(&batches).map_err(internal)?;
+            let parts = meter::read() - before;
+            let peak = self.peak().max(peak);
+            runs.push(Run { wall, totals, busy, alone, parts, peak });
+        }
+        Ok(Measured { name: workload.name, runs })
+    }
+
+    /// Ends the sidecar, after a last question: how long one short rollout takes when nothing else is to be done.
+    pub fn finish(self, measured: Vec<Measured>) -> Result<Report, Failure> {
+        let lone = self.lone()?;
+        let Self { runtime, sidecar, client, engine, pool, ready, via } = self;
+        drop(client);
+        runtime.block_on(sidecar.drain())?;
+        let version = engine.card().model_version.to_string();
+        Ok(Report { version, threads: pool.current_num_threads(), via, ready, measured, lone })
+    }
+
+    /// Medians.
+    fn lone(&self) -> Result<Lone, Failure> {
+        let vocabulary = self.engine.card().vocabulary_size;
+        let (mut path, mut engine) = (Vec::new(), Vec::new());
+        for run in 0..LONE_RUNS as u32 {
+            // Nothing of an earlier one can be used again.
+            let ids = (0..LONE_TOKENS).map(|i| (1 + run * LONE_TOKENS + i) % vocabulary).collect();
+            self.engine.restart();
+            let rollout = Rollout { input: Some(Input::TokenIds(ids)), ..Rollout::default() };
+            path.push(self.score(Arc::new(vec![rollout]))?);
+            engine.push(self.engine.restart().busy);
+        }
+        path.sort_unstable();
+        engine.sort_unstable();
+        Ok(Lone { tokens: LONE_TOKENS, path: path[LONE_RUNS / 2], engine: engine[LONE_RUNS / 2] })
+    }
+
+    /// Sends everything as fast as it is taken and waits for all answers.
+    fn score(&self, rollouts: Arc<dyn Rollouts>) -> Result<Duration, Failure> {
+        let began = Instant::now();
+        let outcomes = self.client.score_all(rollouts, &mut || true).map_err(internal)?;
+        let wall = began.elapsed();
+        for outcome in outcomes {
+            // A workload that is partly rejected measures something else.
+            outcome.map_err(|rejection| Failure::usage("INPUT", format!("a rollout was rejected: {rejection}")))?;
+        }
+        Ok(wall)
+    }
+
+    fn peak(&self) -> f64 {
+        self.pool.install(|| kernels::peak(PEAK_TIME))
+    }
+}
+
+fn internal(error: impl std::fmt::Display) -> Failure {
+    Failure::internal(error.to_string())
+}
