@@ -80,7 +80,7 @@ fn bench_linear(bench: &Bench) {
 
 fn bench_attention(bench: &Bench) {
     let small = HeadLayout { heads: 9, kv_heads: 3, head_dim: 64 };
-    for t in [64, 256, 1024, 2048] {
+    for t in [64, 256, 1024, 2048, 4096, 8192] {
         bench.attention(&format!("attention 9/3 x 64, {t} tokens"), small, &[vec![1; t]]);
     }
     for tokens in [1, 5] {

@@ -157,8 +157,11 @@ impl Task for LinearBlock<'_> {
         let run = k.div_ceil(k.div_ceil(MAX_DEPTH));
         for depth in steps(k, run) {
             for index in self.block.columns.start / WIDTH..self.block.columns.end.div_ceil(WIDTH) {
-                let b = match &self.w.panels {
-                    Panels::F32(panels) => panel(panels, WIDTH, k, index, &depth),
+                let (b, next) = match &self.w.panels {
+                    Panels::F32(panels) => {
+                        let next = (index + 1).min(panels.len() / (k * WIDTH) - 1);
+                        (panel(panels, WIDTH, k, index, &depth), panel(panels, WIDTH, k, next, &depth))
+                    }
                     Panels::Bf16(panels) => {
                         // Once for all rows of the block.
                         let panel = panel(panels, WIDTH, k, index, &depth);
@@ -166,20 +169,24 @@ impl Task for LinearBlock<'_> {
                             // The upper half of a float32.
                             *wide = f32::from_bits(u32::from(narrow.to_bits()) << 16);
                         }
-                        &widened[..panel.len()]
+                        // Half as much to wait for, and in one go.
+                        (&widened[..panel.len()], &widened[..panel.len()])
                     }
                     Panels::Int8 { .. } => unreachable!("see run_block"),
                 };
                 let b = b.as_chunks::<WIDTH>().0;
+                // Each tile asks for a part of the next panel: from the last cache level it would come more slowly than it is used.
+                let mut parts = next.chunks_exact(depth.len()).cycle();
                 let mut row = 0;
                 while row < self.block.rows.len() {
                     let (taken, height) = next_tile(height, self.block.rows.len() - row);
-                    let tile = Tile { panel: index, depth: depth.clone(), rows: row..row + taken };
+                    let ahead = parts.next().unwrap_or_default();
+                    let tile = Tile { panel: index, depth: depth.clone(), rows: row..row + taken, b, ahead };
                     match height {
-                        1 => self.tile::<1, WIDTH, S>(simd, tile, b),
-                        3 => self.tile::<3, WIDTH, S>(simd, tile, b),
-                        6 => self.tile::<6, WIDTH, S>(simd, tile, b),
-                        12 => self.tile::<12, WIDTH, S>(simd, tile, b),
+                        1 => self.tile::<1, WIDTH, S>(simd, tile),
+                        3 => self.tile::<3, WIDTH, S>(simd, tile),
+                        6 => self.tile::<6, WIDTH, S>(simd, tile),
+                        12 => self.tile::<12, WIDTH, S>(simd, tile),
                         other => unreachable!("no tile is {other} rows high"),
                     }
                     row += taken;
@@ -190,22 +197,21 @@ impl Task for LinearBlock<'_> {
 }
 
 /// Where in a block a tile is.
-struct Tile {
+struct Tile<'a, const WIDTH: usize> {
     panel: usize,
     depth: Range<usize>,
     /// Rows of the block.
     rows: Range<usize>,
+    /// The panel's weights.
+    b: &'a [[f32; WIDTH]],
+    /// See [`multiply`].
+    ahead: &'a [f32],
 }
 
 impl LinearBlock<'_> {
     #[inline(always)]
-    fn tile<const HEIGHT: usize, const WIDTH: usize, S: Simd<WIDTH>>(
-        &mut self,
-        simd: S,
-        tile: Tile,
-        b: &[[f32; WIDTH]],
-    ) {
-        let Tile { panel, depth, rows } = tile;
+    fn tile<const HEIGHT: usize, const WIDTH: usize, S: Simd<WIDTH>>(&mut self, simd: S, tile: Tile<WIDTH>) {
+        let Tile { panel, depth, rows, b, ahead } = tile;
         let (n, k) = (self.w.n(), self.w.k());
         // Columns of this panel, within the matrix and within the block.
         let columns = panel * WIDTH..n.min((panel + 1) * WIDTH);
@@ -223,7 +229,7 @@ impl LinearBlock<'_> {
                 sums[..within.len()].copy_from_slice(&piece[within.clone()]);
             }
         }
-        multiply(simd, &x, b, &mut sums);
+        multiply(simd, &x, b, ahead, &mut sums);
         for (i, (sums, piece)) in sums.iter_mut().zip(pieces).enumerate() {
             if depth.end == k {
                 self.addends.add(self.block.rows.start + rows.start + i, n, &columns, sums);

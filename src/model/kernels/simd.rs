@@ -14,6 +14,9 @@ pub(super) trait Simd<const WIDTH: usize>: Copy {
     /// `a * b + c`, rounded once.
     fn mul_add(self, a: f32, b: Self::Row, c: Self::Row) -> Self::Row;
 
+    /// Asks for the line that holds a value, which will be wanted soon.
+    fn prefetch(self, value: &f32);
+
     /// `WIDTH` pairs of small integers in registers.
     type Pairs: Copy;
     /// `WIDTH` sums of their products.
@@ -51,6 +54,9 @@ impl Simd<16> for Portable {
         }
         c
     }
+
+    #[inline(always)]
+    fn prefetch(self, _: &f32) {}
 
     type Pairs = [[i16; 2]; 16];
     type Sums = [i32; 16];
@@ -129,6 +135,12 @@ mod x86 {
             }
         }
 
+        #[inline(always)]
+        fn prefetch(self, value: &f32) {
+            // SAFETY: every x86-64 processor has the instruction, which changes nothing that a program could see.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(value).cast()) }
+        }
+
         type Pairs = [__m256i; 2];
         type Sums = [__m256i; 2];
 
@@ -203,6 +215,12 @@ mod x86 {
                 let a = _mm512_set1_ps(a);
                 [_mm512_fmadd_ps(a, b[0], c[0]), _mm512_fmadd_ps(a, b[1], c[1])]
             }
+        }
+
+        #[inline(always)]
+        fn prefetch(self, value: &f32) {
+            // SAFETY: every x86-64 processor has the instruction, which changes nothing that a program could see.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(value).cast()) }
         }
 
         type Pairs = [__m512i; 2];

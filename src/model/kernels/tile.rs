@@ -32,12 +32,14 @@ macro_rules! run_with_height {
 }
 pub(super) use run_with_height;
 
-/// `sums += x * b` for one tile: row `i` of it is `x[i]`, of as many values as `b` has rows.
+/// `sums += x * b` for one tile: row `i` of it is `x[i]`, of as many values as `b` has rows. On the way it asks for `ahead`,
+/// one value for each row of `b`, which another tile will want.
 #[inline(always)]
 pub(super) fn multiply<const HEIGHT: usize, const WIDTH: usize, S: Simd<WIDTH>>(
     simd: S,
     x: &[&[f32]; HEIGHT],
     b: &[[f32; WIDTH]],
+    ahead: &[f32],
     sums: &mut [[f32; WIDTH]; HEIGHT],
 ) {
     let mut registers = [simd.load(&[0.0; WIDTH]); HEIGHT];
@@ -46,7 +48,8 @@ pub(super) fn multiply<const HEIGHT: usize, const WIDTH: usize, S: Simd<WIDTH>>(
         registers[i] = simd.load(&sums[i]);
         rows[i] = &x[i][..b.len()];
     }
-    for (k, b) in b.iter().enumerate() {
+    for (k, (b, ahead)) in b.iter().zip(ahead).enumerate() {
+        simd.prefetch(ahead);
         let b = simd.load(b);
         for i in 0..HEIGHT {
             registers[i] = simd.mul_add(rows[i][k], b, registers[i]);
