@@ -27,6 +27,8 @@ class Contestant:
     options: dict[str, Any] = field(default_factory=dict)
     preload: tuple[str, ...] = ()
     """Libraries that its documentation wants in LD_PRELOAD: patterns, in its virtual environment or the system's."""
+    tolerance: float = 1e-3
+    """The largest difference to transformers' scores, as a share of max(1, |value|), that is float32 all the same."""
 
     @property
     def python(self) -> Path:
@@ -45,7 +47,9 @@ CONTESTANTS = {
     "transformers-sorted": Contestant("transformers_peer.py", "transformers", {"order": "sorted"}),
     "transformers-arrival": Contestant("transformers_peer.py", "transformers", {"order": "as they arrive"}),
     "vllm": Contestant("vllm_peer.py", "vllm", {"block_size": None}, VLLM_PRELOAD),
-    "llama.cpp": Contestant("llama_cpp_peer.py", "llama-cpp", {"outputs": 5}),
+    "llama.cpp": Contestant("llama_cpp_peer.py", "llama-cpp", {"outputs": 5, "flash": False}),
+    # Not float32 throughout, and held to less.
+    "llama.cpp-flash": Contestant("llama_cpp_peer.py", "llama-cpp", {"outputs": 5, "flash": True}, tolerance=2e-2),
     # By itself vLLM shares prefixes in blocks of 128 tokens on a CPU; smaller ones share more, and cost more.
     "vllm-block-32": Contestant("vllm_peer.py", "vllm", {"block_size": 32}, VLLM_PRELOAD),
 }

@@ -2,7 +2,8 @@
 
 That is what its server does with `cache_prompt` (the default) in one slot: keys and values of the prefix that a rollout
 shares with the one before are kept, so a group in a row pays for its prompt once. Keys and values are float32, as
-everywhere here. How the head got into the model: `model_gguf.py`.
+everywhere here; its flash attention on CPUs is left out unless asked for (`"flash": true`), since it rounds to half
+precision inside. How the head got into the model: `model_gguf.py`.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ import llama_cpp
 from peer import Ids, Scores, Setup, serve
 
 F32 = 0  # ggml's number of the type.
+FLASH_ATTENTION = {False: 0, True: 1}  # As `enum llama_flash_attn_type` has it.
 SEQUENCE = 0
 
 
-@llama_cpp.llama_log_callback
+@llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
 def quiet(level: int, text: bytes, _: ctypes.c_void_p) -> None:
     """Its log is long, and a callback that is collected is a crash: hence a function of the module."""
 
@@ -39,13 +41,15 @@ class LlamaCpp:
         parameters.n_batch = longest
         parameters.n_threads = parameters.n_threads_batch = setup.threads
         parameters.type_k = parameters.type_v = F32
+        parameters.flash_attn_type = FLASH_ATTENTION[setup.options["flash"]]
         self.context = llama_cpp.llama_init_from_model(self.model, parameters)
         if not self.context:
             raise RuntimeError("llama.cpp makes no context of this size")
         self.memory = llama_cpp.llama_get_memory(self.context)
         return (
             f"llama-cpp-python {llama_cpp.__version__}, float32 weights, keys and values, "
-            f"physical batch {llama_cpp.llama_n_ubatch(self.context)}, one rollout at a time, prefix of the one before kept"
+            f"flash attention {'on' if setup.options['flash'] else 'off'}, physical batch {llama_cpp.llama_n_ubatch(self.context)}, "
+            f"one rollout at a time, prefix of the one before kept"
         )
 
     def run(self) -> tuple[float, Scores]:

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Makes what bench/peers needs under target/peers: a virtual environment for each peer, and the demo model as they read
-# it. Some 15 GB, and some 20 minutes on two cores, most of it llama.cpp's build.
+# it. Some 12 GB, and half an hour on two cores, most of it llama.cpp's build.
 #
 #   bench/peers/setup.sh                          everything
 #   bench/peers/setup.sh transformers vllm        of the peers only these; transformers is always needed
@@ -37,8 +37,8 @@ for peer; do
   esac
 done
 
+[ -d "$place/demo-model" ] || "$place/transformers/bin/python" "$here/model.py" --output "$place/demo-model"
+
 set -- target/wheels/reward_sidecar-*.whl
 [ -e "$1" ] || { echo "no wheel in target/wheels: make python, then this again" >&2; exit 1; }
 environment transformers --force-reinstall --no-deps "$1"
-
-[ -d "$place/demo-model" ] || "$place/transformers/bin/python" "$here/model.py" --output "$place/demo-model"
