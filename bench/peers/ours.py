@@ -6,6 +6,7 @@ Every run has a server of its own, so that nothing computed in one is there in t
 from __future__ import annotations
 
 import time
+from importlib.metadata import version
 
 import numpy as np
 import reward_sidecar
@@ -20,7 +21,7 @@ class Ours:
         self.rollouts = [np.array(ids, dtype=np.uint32) for ids in setup.rollouts]
         with self.launch() as server, server.client() as client:
             card = client.card
-        return f"reward-sidecar {reward_sidecar.__version__}, {card.model_version}, lane, a new server for every run"
+        return f"reward-sidecar {version('reward-sidecar')}, {card.model_version}, lane, a new server for every run"
 
     def launch(self) -> reward_sidecar.Server:
         return reward_sidecar.launch(model="demo", threads=self.setup.threads, log="warn")
