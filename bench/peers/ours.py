@@ -1,0 +1,41 @@
+"""reward-sidecar as a trainer uses it: token ids over a lane of shared memory, all rollouts in one call.
+
+Every run has a server of its own, so that nothing computed in one is there in the next.
+"""
+
+from __future__ import annotations
+
+import time
+from importlib.metadata import version
+
+import numpy as np
+import reward_sidecar
+
+from peer import Scores, Setup, serve
+
+
+class Ours:
+    def load(self, setup: Setup) -> str:
+        self.setup = setup
+        # As a trainer has them.
+        self.rollouts = [np.array(ids, dtype=np.uint32) for ids in setup.rollouts]
+        with self.launch() as server, server.client() as client:
+            card = client.card
+        return f"reward-sidecar {version('reward-sidecar')}, {card.model_version}, lane, a new server for every run"
+
+    def launch(self) -> reward_sidecar.Server:
+        return reward_sidecar.launch(model="demo", threads=self.setup.threads, log="warn")
+
+    def run(self) -> tuple[float, Scores]:
+        with self.launch() as server, server.client() as client:
+            client.score(input_ids=self.setup.warm_up)
+            began = time.perf_counter()
+            batch = client.score(input_ids=self.rollouts, groups=self.setup.groups)
+            seconds = time.perf_counter() - began
+        if batch.tokens.tolist() != [len(ids) for ids in self.rollouts]:
+            raise RuntimeError("a rollout was not scored whole")
+        return seconds, batch.attributes.tolist()
+
+
+if __name__ == "__main__":
+    serve(Ours())

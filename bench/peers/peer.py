@@ -1,0 +1,70 @@
+"""A contestant's end of the pipe: one JSON object per line, in on stdin and out on stdout.
+
+    {"do": "load", ...the fields of Setup}   ->  {"is": "what was loaded, in words"}
+    {"do": "run"}                            ->  {"seconds": 1.25, "scores": [[...], ...]}
+
+Only the scoring itself is inside the seconds. What cannot be done is `{"error": "..."}`, and ends the contestant.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+Ids = list[int]
+Scores = list[list[float]]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What every contestant is given. Token ids, so that nobody's tokeniser is measured."""
+
+    model: Path
+    """The folder that `model.py` has written."""
+    threads: int
+    rollouts: list[Ids]
+    groups: list[str] | None
+    """The rollouts' groups, where each has one."""
+    warm_up: list[Ids]
+    """Rollouts that have nothing in common with those that are timed: scored before every run, outside its time."""
+    options: dict[str, Any]
+    """What distinguishes two contestants of one program."""
+
+
+class Peer(Protocol):
+    def load(self, setup: Setup) -> str:
+        """Gets ready, and says in words what was loaded."""
+
+    def run(self) -> tuple[float, Scores]:
+        """Warms up, forgets all prefixes, scores every rollout: the seconds of the last, and the scores in order."""
+
+
+def serve(peer: Peer) -> None:
+    """Answers until stdin ends. Whatever libraries print goes to stderr, so that stdout has answers alone."""
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            match request.pop("do"):
+                case "load":
+                    setup = Setup(**{**request, "model": Path(request["model"])})
+                    reply: dict[str, Any] = {"is": peer.load(setup)}
+                case "run":
+                    seconds, scores = peer.run()
+                    reply = {"seconds": seconds, "scores": scores}
+                case other:
+                    raise ValueError(f"asked to do {other!r}")
+        except Exception as error:
+            traceback.print_exc()
+            reply = {"error": f"{type(error).__name__}: {error}"}
+        print(json.dumps(reply), file=replies, flush=True)
+        if "error" in reply:
+            return

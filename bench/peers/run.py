@@ -1,0 +1,171 @@
+"""The same rollouts through reward-sidecar and its peers, in turn (A B C A B C), on one machine.
+
+    target/peers/transformers/bin/python bench/peers/run.py --input examples/rollouts.jsonl
+    target/peers/transformers/bin/python bench/peers/run.py --long 4096
+
+What is compared and how: README.md beside this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import rollouts
+from contestants import CONTESTANTS, OURS, PLACE, Child, Lost
+
+PEERS = [name for name in CONTESTANTS if name != OURS]
+DEFAULT_PEERS = "transformers-sorted,transformers-arrival,vllm,llama.cpp"
+WARM_UP_LENGTHS = [32, 64, 128, 256] * 2
+# Between two runs: the machine comes to rest.
+PAUSE_S = 1.0
+
+Scores = list[list[float]]
+
+
+def main() -> None:
+    options = parse()
+    # Whatever threads a contestant has, these are the cores that it has.
+    cores = sorted(os.sched_getaffinity(0))[: options.threads]
+    os.sched_setaffinity(0, cores)
+
+    if options.long:
+        timed = rollouts.made_up([options.long], options.model, seed=1)
+        what = f"one rollout of {options.long} random ids"
+    else:
+        timed, what = rollouts.read(options.input, options.model), options.input.name
+    setup = {
+        "model": str(options.model),
+        "threads": options.threads,
+        "rollouts": timed.ids,
+        "groups": timed.groups,
+        "warm_up": rollouts.made_up(WARM_UP_LENGTHS, options.model, seed=2).ids,
+    }
+    print(f"{what}: {len(timed.ids)} rollouts, {timed.tokens} tokens submitted, {timed.unique()} unique")
+    print(f"{processor()}, {options.threads} threads on cores {cores}, {options.runs} runs each, in turn\n")
+
+    children = start([OURS, *options.peers], setup)
+    try:
+        seconds, scores = take_turns(children, options.runs)
+    finally:
+        for child in children.values():
+            child.end()
+
+    differences = {name: compare(scores, name) for name in children}
+    table = rows(seconds, timed.tokens, differences)
+    show(table, options.runs)
+    if options.json:
+        about = {
+            "workload": what, "rollouts": len(timed.ids), "tokens": timed.tokens, "unique_tokens": timed.unique(),
+            "processor": processor(), "threads": options.threads,
+        }  # fmt: skip
+        described = [{**row, "is": children[row["name"]].description} for row in table]
+        options.json.write_text(json.dumps({**about, "contestants": described}, indent=1) + "\n")
+    wrong = [row["name"] for row in table if not (row["max_difference"] or 0.0) <= CONTESTANTS[row["name"]].tolerance]
+    if wrong:
+        sys.exit(f"\nscores differ too much from transformers': not times of the same work: {', '.join(wrong)}")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    work = parser.add_mutually_exclusive_group(required=True)
+    work.add_argument("--input", type=Path, metavar="FILE.jsonl", help="a rollout file")
+    work.add_argument("--long", type=int, metavar="TOKENS", help="one rollout of that many random ids instead")
+    parser.add_argument("--peers", default=DEFAULT_PEERS, help=f"of {', '.join(PEERS)}; default: {DEFAULT_PEERS}")
+    parser.add_argument("--runs", type=int, default=3, help="timed runs of each contestant")
+    parser.add_argument("--threads", type=int, default=2, help="of each contestant, and the cores that it has")
+    parser.add_argument("--model", type=Path, default=PLACE / "demo-model", help="the folder that model.py has written")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there, too")
+    options = parser.parse_args()
+    options.peers = [name for name in options.peers.split(",") if name]
+    if unknown := set(options.peers) - set(PEERS):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(PEERS)}")
+    if options.runs < 1 or options.threads < 1:
+        parser.error("--runs and --threads begin at 1")
+    return options
+
+
+def start(names: list[str], setup: dict[str, Any]) -> dict[str, Child]:
+    children = {}
+    for name in names:
+        try:
+            children[name] = Child(name, setup)
+        except Lost as reason:
+            if name == OURS:
+                sys.exit(f"{name}: {reason}")
+            print(f"{name}: skipped, {reason}")
+        else:
+            print(f"{name}: {children[name].description}")
+    return children
+
+
+def take_turns(children: dict[str, Child], runs: int) -> tuple[dict[str, list[float]], dict[str, Scores]]:
+    seconds: dict[str, list[float]] = {name: [] for name in children}
+    scores: dict[str, Scores] = {}
+    for _ in range(runs):
+        for name, child in children.items():
+            time.sleep(PAUSE_S)
+            taken, scores[name] = child.run()
+            seconds[name].append(taken)
+    return seconds, scores
+
+
+def compare(scores: dict[str, Scores], name: str) -> float | None:
+    """The largest |difference| to transformers' scores as a share of max(1, |value|); `None`: it does not take part."""
+    reference = next((scores[peer] for peer in PEERS if peer.startswith("transformers") and peer in scores), None)
+    if reference is None:
+        return None
+    pairs = zip(reference, scores[name], strict=True)
+    shares = [abs(a - b) / max(1.0, abs(b)) for right, mine in pairs for a, b in zip(mine, right, strict=True)]
+    return max(shares) if all(map(math.isfinite, shares)) else math.inf
+
+
+def rows(seconds: dict[str, list[float]], tokens: int, differences: dict[str, float | None]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": name,
+            "seconds": taken,
+            "median_s": median(taken),
+            "submitted_tokens_per_s": tokens / median(taken),
+            "ours_is_times_as_fast": median(taken) / median(seconds[OURS]),
+            # Of the runs that stood side by side.
+            "by_round": [theirs / ours for theirs, ours in zip(taken, seconds[OURS])],
+            "max_difference": differences[name],
+        }
+        for name, taken in seconds.items()
+    ]
+
+
+def show(table: list[dict[str, Any]], runs: int) -> None:
+    print(
+        f"\n| contestant | seconds, {runs} runs | median s | submitted tokens/s | ours / this | by round | difference |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    for row in table:
+        taken = " ".join(f"{seconds:.2f}" for seconds in row["seconds"])
+        by_round = f"{min(row['by_round']):.2f} to {max(row['by_round']):.2f}"
+        difference = "not compared" if row["max_difference"] is None else f"{row['max_difference']:.1e}"
+        print(
+            f"| {row['name']} | {taken} | {row['median_s']:.2f} | {row['submitted_tokens_per_s']:,.0f} "
+            f"| {row['ours_is_times_as_fast']:.2f} | {by_round} | {difference} |"
+        )
+
+
+def processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.machine()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""transformers on torch: padded batches of eight, sorted by length (`"order": "sorted"`) or as they arrive."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+import transformers
+from transformers import AutoModelForSequenceClassification
+
+from peer import Ids, Scores, Setup, serve
+
+BATCH = 8
+
+
+class Transformers:
+    def load(self, setup: Setup) -> str:
+        torch.set_num_threads(setup.threads)
+        self.setup = setup
+        self.model = AutoModelForSequenceClassification.from_pretrained(setup.model, dtype=torch.float32).eval()
+        self.pad = self.model.config.pad_token_id
+        # It finds a rollout's last token by comparing ids with the pad's.
+        if any(ids[-1] == self.pad for ids in setup.rollouts):
+            raise ValueError(f"a rollout ends in token {self.pad}, which transformers takes for padding")
+        attention = self.model.config._attn_implementation
+        versions = f"transformers {transformers.__version__}, torch {torch.__version__}"
+        return f"{versions}, float32, attention {attention}, padded batches of {BATCH}, {setup.options['order']}"
+
+    def run(self) -> tuple[float, Scores]:
+        self.score(self.setup.warm_up)
+        began = time.perf_counter()
+        scores = self.score(self.setup.rollouts)
+        return time.perf_counter() - began, scores
+
+    @torch.inference_mode()
+    def score(self, rollouts: list[Ids]) -> Scores:
+        order = list(range(len(rollouts)))
+        if self.setup.options["order"] == "sorted":
+            order.sort(key=lambda index: len(rollouts[index]))
+        scores: Scores = [[]] * len(rollouts)
+        for start in range(0, len(order), BATCH):
+            rows = order[start : start + BATCH]
+            longest = max(len(rollouts[row]) for row in rows)
+            ids = torch.full((len(rows), longest), self.pad)
+            mask = torch.zeros_like(ids)
+            for place, row in enumerate(rows):
+                ids[place, : len(rollouts[row])] = torch.tensor(rollouts[row])
+                mask[place, : len(rollouts[row])] = 1
+            logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+            for row, values in zip(rows, logits.tolist()):
+                scores[row] = values
+        return scores
+
+
+if __name__ == "__main__":
+    serve(Transformers())
