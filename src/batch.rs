@@ -208,6 +208,18 @@ impl MicroBatch {
         runs.into_iter().rev().flat_map(|r| self.tokens[r.start as usize..r.end as usize].iter().copied()).collect()
     }
 
+    /// The row of an earlier position on the path to `row`; `None` where it is none.
+    pub fn row_of(&self, row: u32, position: u32) -> Option<u32> {
+        if position > self.positions[row as usize] {
+            return None;
+        }
+        let mut segment = &self.segments[self.segment_of(row) as usize];
+        while self.positions[segment.tokens.start as usize] > position {
+            segment = &self.segments[segment.parent? as usize];
+        }
+        Some(segment.tokens.start + position - self.positions[segment.tokens.start as usize])
+    }
+
     /// The segment that holds `row`.
     pub fn segment_of(&self, row: u32) -> SegmentId {
         self.segments.partition_point(|s| s.tokens.end <= row) as SegmentId
@@ -305,6 +317,12 @@ mod tests {
                 prop_assert_eq!(read.rollout as usize, i);
                 prop_assert_eq!(&*batch.path(read.row), tokens);
                 prop_assert_eq!(batch.positions[read.row as usize] as usize, tokens.len() - 1);
+                for (position, token) in (0..).zip(tokens) {
+                    let row = batch.row_of(read.row, position).unwrap();
+                    prop_assert_eq!(&*batch.path(row), &tokens[..=position as usize]);
+                    prop_assert_eq!(batch.tokens[row as usize], *token);
+                }
+                prop_assert_eq!(batch.row_of(read.row, tokens.len() as u32), None);
             }
         }
 

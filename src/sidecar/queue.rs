@@ -6,9 +6,11 @@
 //! A rollout comes in quietly: whoever pushed it sees afterwards that somebody turns to it, by taking a micro-batch at once or by
 //! waking the packer. The wake-up is owed until then, and no matter who pays.
 
+mod groups;
 mod pending;
 mod room;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -23,7 +25,7 @@ use super::{Config, Ticket, metrics};
 use crate::batch::unique_tokens;
 use crate::rollout::ValidRollout;
 
-pub(super) use self::pending::{Pending, left};
+pub(super) use self::pending::{LeftBehind, Pending, left};
 pub(super) use self::room::{NoRoom, Room};
 
 /// Most rollouts of a micro-batch that is handed out at once: many short ones are worth it as well, some at a time.
@@ -31,7 +33,9 @@ const AT_ONCE: usize = 32;
 
 /// See the module.
 pub(super) struct Queue {
+    /// `max_tokens` is the most that [`Self::set_budget`] may choose.
     limits: Limits,
+    budget: AtomicUsize,
     capacity: Capacity,
     state: Mutex<State>,
     /// Something in `state` changed that may let a micro-batch go. The packer alone waits for it.
@@ -87,6 +91,7 @@ impl Queue {
                 max_bypass: config.max_bypass,
                 share_prefixes: config.share_prefixes,
             },
+            budget: AtomicUsize::new(config.max_batch_tokens),
             capacity: Capacity::new(config.queue_rollouts, config.queue_tokens),
             state: Mutex::new(State {
                 waiting: Vec::new(),
@@ -151,6 +156,8 @@ impl Queue {
             ticket,
             beside,
             bypassed: 0,
+            left_behind: None,
+            pin: None,
             queued,
             room,
             _unanswered,
@@ -245,7 +252,7 @@ impl Queue {
                 demand if alone => (demand, Duration::ZERO),
                 demand => (demand, self.limits.max_wait),
             };
-            let Handed { taken, wake, full_from } = state.hand_out(now, demand, &Limits { max_wait, ..self.limits });
+            let Handed { taken, wake, full_from } = state.hand_out(now, demand, &Limits { max_wait, ..self.limits() });
             state.asleep_until = wake;
             state.full_from = full_from;
             if let Some(taken) = taken {
@@ -274,6 +281,16 @@ impl Queue {
         }
     }
 
+    /// Unique tokens of the micro-batches from now on, as far as the limits allow.
+    pub(super) fn set_budget(&self, tokens: usize) {
+        self.budget.store(tokens, Ordering::Relaxed);
+    }
+
+    /// The limits of the next micro-batch.
+    fn limits(&self) -> Limits {
+        Limits { max_tokens: self.budget.load(Ordering::Relaxed).min(self.limits.max_tokens), ..self.limits }
+    }
+
     /// How many wait for the engine.
     pub(super) fn waiting(&self) -> usize {
         self.lock().waiting.len()
@@ -285,7 +302,7 @@ impl Queue {
     pub(super) fn batch_at_once(&self, worth: impl Fn(usize, usize) -> bool) -> Option<Vec<Pending>> {
         let mut state = self.lock();
         let limits =
-            Limits { max_wait: Duration::ZERO, max_rollouts: self.limits.max_rollouts.min(AT_ONCE), ..self.limits };
+            Limits { max_wait: Duration::ZERO, max_rollouts: self.limits.max_rollouts.min(AT_ONCE), ..self.limits() };
         let (tokens, rollouts) = (state.tokens.min(limits.max_tokens), state.waiting.len().min(limits.max_rollouts));
         // One that is longer than the budget goes alone, with all its tokens.
         let longest = |state: &State| state.waiting.iter().map(|pending| pending.waiting().cost()).max().unwrap_or(0);
@@ -326,7 +343,8 @@ impl State {
         }
         let nobody = plan.batch.is_empty() && plan.withdrawn.is_empty() && plan.expired.is_empty();
         let taken = (!nobody).then(|| {
-            let taken = take(&mut self.waiting, &plan);
+            let mut taken = take(&mut self.waiting, &plan);
+            groups::pin_prefixes(&mut taken.batch, &mut self.waiting);
             self.tokens = self.waiting.iter().map(|p| p.waiting().cost()).sum();
             metrics::queue(self.waiting.len(), self.tokens);
             taken

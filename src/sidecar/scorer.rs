@@ -16,8 +16,8 @@ use super::Config;
 use super::intake::draining;
 use super::metrics::{self, Stage};
 use super::outcome::{Times, outcome};
-use super::queue::{Pending, Queue};
-use crate::batch::MicroBatch;
+use super::queue::{LeftBehind, Pending, Queue};
+use crate::batch::{MicroBatch, Wanted};
 use crate::engine::{Engine, EngineError, ModelCard, ScoreTable};
 use crate::reward::{Code, Rejection};
 
@@ -46,7 +46,17 @@ impl Packed {
     fn new(pendings: Vec<Pending>, share_prefixes: bool) -> Self {
         let began = Instant::now();
         let sequences: Vec<_> = (0..).zip(&pendings).flat_map(|(i, pending)| pending.rollout.sequences(i)).collect();
-        let batch = MicroBatch::pack_sequences(&sequences, share_prefixes);
+        let mut batch = MicroBatch::pack_sequences(&sequences, share_prefixes);
+        let mut reads = 0;
+        for pending in &pendings {
+            reads += pending.rollout.read_count();
+            if let Some(LeftBehind { tokens, by }) = &pending.left_behind
+                && let Some(read) = reads.checked_sub(1).and_then(|last| batch.reads.get(last))
+                && let Some(row) = batch.row_of(read.row, tokens - 1)
+            {
+                batch.wanted.push(Wanted { row, by: by.clone() });
+            }
+        }
         metrics::stage(Stage::Pack, began.elapsed());
         Self { batch, pendings }
     }
@@ -180,6 +190,7 @@ impl Scorer {
         if let Ok(table) = &scored {
             metrics::reused(table.reused());
             seat.pace.saw(batch.tokens.len() - table.reused().min(batch.tokens.len()), forward);
+            self.queue.set_budget(seat.pace.budget(self.terms.max_batch_tokens));
         }
         drop(seat);
         drop(spans);

@@ -14,13 +14,14 @@ use crate::cli::failure::Failure;
 use crate::client::blocking::Client;
 use crate::config::Settings;
 use crate::engine::Engine as _;
-use crate::model::{kernels, meter};
+use crate::model::kernels::{self, Peak};
+use crate::model::meter;
 use crate::rollout::{Input, Rollout, Rollouts};
 use crate::sidecar::metrics;
 use crate::sidecar::{self, Sidecar};
 
-/// How long the peak is looked for, before and after each run of the engine.
-const PEAK_TIME: Duration = Duration::from_millis(250);
+/// How long the peak is looked at after each micro-batch of the engine alone: often, for a machine is not always the same.
+const PEAK_TIME: Duration = Duration::from_millis(100);
 /// Tokens of the rollout that comes alone, and how often one does.
 const LONE_TOKENS: u32 = 64;
 const LONE_RUNS: usize = 21;
@@ -85,11 +86,15 @@ impl Bench {
             let totals = metrics::totals() - before;
             let Recording { batches, busy } = self.engine.restart();
 
-            let peak = self.peak();
+            let mut peaks = Vec::new();
             let before = meter::read();
-            let alone = self.engine.replay(&batches).map_err(internal)?;
+            let look = || peaks.push(self.pool.install(|| kernels::peak(PEAK_TIME)));
+            let alone = self.engine.replay(&batches, look).map_err(internal)?;
             let parts = meter::read() - before;
-            let peak = self.peak().max(peak);
+            let peak = Peak {
+                best: peaks.iter().map(|peak| peak.best).fold(0.0, f64::max),
+                mean: peaks.iter().map(|peak| peak.mean).sum::<f64>() / peaks.len() as f64,
+            };
             runs.push(Run { wall, totals, busy, alone, parts, peak });
         }
         Ok(Measured { name: workload.name, runs })
@@ -132,10 +137,6 @@ impl Bench {
             outcome.map_err(|rejection| Failure::usage("INPUT", format!("a rollout was rejected: {rejection}")))?;
         }
         Ok(wall)
-    }
-
-    fn peak(&self) -> f64 {
-        self.pool.install(|| kernels::peak(PEAK_TIME))
     }
 }
 

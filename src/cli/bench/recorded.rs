@@ -40,14 +40,17 @@ impl Recorded {
         Recording { batches: std::mem::take(&mut inner.batches), busy: std::mem::take(&mut inner.busy) }
     }
 
-    /// Scores micro-batches one after the other.
-    pub fn replay(&self, batches: &[MicroBatch]) -> Result<Duration, EngineError> {
+    /// Scores micro-batches one after the other, with something else after each, whose time does not count.
+    pub fn replay(&self, batches: &[MicroBatch], mut after_each: impl FnMut()) -> Result<Duration, EngineError> {
         let mut inner = self.lock();
-        let began = Instant::now();
+        let mut time = Duration::ZERO;
         for batch in batches {
+            let began = Instant::now();
             inner.engine.score(batch)?;
+            time += began.elapsed();
+            after_each();
         }
-        Ok(began.elapsed())
+        Ok(time)
     }
 
     /// A panic in the engine ends the measurement anyway.

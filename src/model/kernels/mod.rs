@@ -38,5 +38,5 @@ pub use isa::Isa;
 pub use linear::{Addends, linear, linear_continue};
 pub use matrix::{PackedMatrix, WeightType};
 pub use norm::{layer_norm, rms_norm, rms_norm_heads};
-pub use peak::peak;
+pub use peak::{Peak, peak};
 pub use rotary::rotary;

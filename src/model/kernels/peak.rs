@@ -11,19 +11,28 @@ const ROUNDS: usize = 1 << 18;
 /// Independent rows, enough to hide the latency of a fused multiply-add on every current core; each is two registers.
 const CHAINS: usize = 6;
 
-/// Floating-point operations per second of a loop of fused multiply-adds in registers, on every thread of the current
-/// pool at once: the best of the runs that fit into a time.
-pub fn peak(time: Duration) -> f64 {
+/// Floating-point operations per second of a loop of fused multiply-adds in registers.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Peak {
+    /// Of the best run.
+    pub best: f64,
+    /// Of all runs together: on a machine whose cores are shared with others, what there is on average.
+    pub mean: f64,
+}
+
+/// The peak on every thread of the current pool at once, over about as much time as is given.
+pub fn peak(time: Duration) -> Peak {
     let (isa, threads) = (Isa::detect(), rayon::current_num_threads());
     let operations = (2 * ROUNDS * CHAINS * isa.width() * threads) as f64;
-    let began = Instant::now();
-    let mut best = 0.0f64;
-    while began.elapsed() < time {
+    let mut times = Vec::new();
+    while times.iter().sum::<Duration>() < time {
         let run = Instant::now();
         rayon::broadcast(|_| isa.run(Chains));
-        best = best.max(operations / run.elapsed().as_secs_f64());
+        times.push(run.elapsed());
     }
-    best
+    let all: Duration = times.iter().sum();
+    let shortest = times.iter().min().copied().unwrap_or(all);
+    Peak { best: operations / shortest.as_secs_f64(), mean: operations * times.len() as f64 / all.as_secs_f64() }
 }
 
 struct Chains;

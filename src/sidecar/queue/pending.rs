@@ -1,6 +1,6 @@
 //! An accepted rollout on its way to the engine, and the count of those that are not answered.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use tokio::sync::watch;
@@ -23,10 +23,22 @@ pub(in crate::sidecar) struct Pending {
     /// See [`Waiting::beside`].
     pub(super) beside: usize,
     pub(super) bypassed: u32,
+    /// What others of its group that are queued begin with.
+    pub(in crate::sidecar) left_behind: Option<LeftBehind>,
+    /// Pins what an earlier micro-batch has left behind for this one.
+    pub(super) pin: Option<Arc<()>>,
     /// Open while it waits.
     pub(super) queued: tracing::Span,
     pub(super) room: Option<Room>,
     pub(super) _unanswered: Unanswered,
+}
+
+/// A prefix that rollouts in the queue have, too.
+pub(in crate::sidecar) struct LeftBehind {
+    /// Its length, one or more.
+    pub(in crate::sidecar) tokens: u32,
+    /// Gone once none of them is unanswered.
+    pub(in crate::sidecar) by: Weak<()>,
 }
 
 /// Counts an accepted rollout until it is answered.

@@ -2,12 +2,12 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread::{JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
 
 use super::{Scorer, Terms};
-use crate::batch::MicroBatch;
+use crate::batch::{MicroBatch, Wanted};
 use crate::engine::{EchoEngine, Engine, EngineError, ModelCard, ScoreTable};
 use crate::reward::{Code, Outcome};
 use crate::rollout::{Input, Rollout};
@@ -24,11 +24,19 @@ struct Watched {
     cost: Duration,
     ran_on: Arc<Mutex<Option<ThreadId>>>,
     panics: Arc<AtomicBool>,
+    /// The prefixes that others were said to want, and those others.
+    wanted: Arc<Mutex<Vec<(Vec<u32>, Weak<()>)>>>,
 }
 
 impl Watched {
     fn new(cost: Duration) -> Self {
-        Self { card: Arc::clone(EchoEngine::new(64).card()), cost, ran_on: Arc::default(), panics: Arc::default() }
+        Self {
+            card: Arc::clone(EchoEngine::new(64).card()),
+            cost,
+            ran_on: Arc::default(),
+            panics: Arc::default(),
+            wanted: Arc::default(),
+        }
     }
 
     fn ran_here(&self) -> bool {
@@ -44,6 +52,10 @@ impl Engine for Watched {
     fn score(&mut self, batch: &MicroBatch) -> Result<ScoreTable, EngineError> {
         *self.ran_on.lock().unwrap() = Some(std::thread::current().id());
         assert!(!self.panics.load(Ordering::SeqCst), "as told");
+        for Wanted { row, by } in &batch.wanted {
+            assert!(by.strong_count() > 0, "nobody wants it");
+            self.wanted.lock().unwrap().push((batch.path(*row).into_owned(), by.clone()));
+        }
         if !self.cost.is_zero() {
             std::thread::sleep(self.cost);
         }
@@ -79,9 +91,13 @@ impl House {
 
     /// Submits quietly.
     fn submit(&self, tokens: &[u32]) -> mpsc::Receiver<Outcome> {
+        self.submit_rollout(rollout(tokens))
+    }
+
+    fn submit_rollout(&self, rollout: Rollout) -> mpsc::Receiver<Outcome> {
         let (deliver, answer) = mpsc::channel();
         let ticket = Ticket::new(Interest::default(), move |outcome| deliver.send(outcome).unwrap());
-        self.intake.try_submit(rollout(tokens), ticket, Instant::now()).expect("ids, and a queue with room");
+        self.intake.try_submit(rollout, ticket, Instant::now()).expect("ids, and a queue with room");
         answer
     }
 
@@ -257,4 +273,23 @@ async fn text_and_a_full_queue_go_the_long_way() {
     drop(third);
     assert_eq!(answers.recv_timeout(PATIENCE).unwrap().unwrap_err().code, Code::Cancelled, "given up");
     house.drain();
+}
+
+#[test]
+fn what_a_group_shares_is_wanted_until_its_last_member_is_answered() {
+    let engine = Watched::new(Duration::ZERO);
+    let house = House::far_away(&Config { max_batch_rollouts: 2, ..Config::default() }, &engine);
+    assert!(house.score(&[1]).is_ok());
+    let member = |last: u32| Rollout { group: "g".into(), ..rollout(&[7, 8, 9, last]) };
+    let mut answers: Vec<_> = (0..5).map(|last| house.submit_rollout(member(last))).collect();
+    // Begins alike, and is none of them.
+    answers.push(house.submit(&[7, 8]));
+    house.intake.settle();
+    assert!(answers.into_iter().all(|answer| answer.recv_timeout(PATIENCE).unwrap().is_ok()));
+    house.drain();
+    let wanted = engine.wanted.lock().unwrap();
+    assert!(!wanted.is_empty());
+    for (prefix, by) in &*wanted {
+        assert_eq!((&prefix[..], by.strong_count()), (&[7, 8, 9][..], 0));
+    }
 }

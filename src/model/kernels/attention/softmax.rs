@@ -7,7 +7,7 @@ use crate::model::kernels::exp::{exp, tanh};
 use crate::model::kernels::isa::{Isa, Task};
 use crate::model::kernels::lanes::{self, LANES};
 use crate::model::kernels::simd::Simd;
-use crate::model::kernels::tile::{as_tile, run_with_height};
+use crate::model::kernels::tile::{MAX_HEIGHT, as_tile, run_with_height};
 
 /// `scores = queries * keys` for the panels in `panels`: `queries` is `[head_dim, height]`, `keys` is
 /// `[panel, head_dim, width]`, `scores` is `[height, BLOCK]`.
@@ -70,37 +70,51 @@ impl Task for Weigh<'_> {
     #[inline(always)]
     fn run<const WIDTH: usize, S: Simd<WIDTH>>(self, _: S) {
         let Running { max, sum, mix } = self.running;
-        let stride = mix.len() / self.seen.len();
-        let rows = self.scores.as_chunks_mut::<BLOCK>().0.iter_mut().zip(self.seen);
-        for (i, (scores, seen)) in rows.enumerate() {
-            if seen.is_empty() {
-                continue;
-            }
+        let height = self.seen.len();
+        let stride = mix.len() / height;
+        let scores = &mut self.scores.as_chunks_mut::<BLOCK>().0[..height];
+        // A step at a time for all rows: within a row each waits for the one before it, and rows need not wait for each other.
+        let mut greatest = [[f32::NEG_INFINITY; LANES]; MAX_HEIGHT];
+        for (i, seen) in self.seen.iter().enumerate() {
             if let Some(cap) = self.soft_cap {
-                for score in scores.iter_mut() {
+                for score in &mut scores[i] {
                     *score = cap * tanh(*score / cap);
                 }
             }
-            scores[..seen.start].fill(f32::NEG_INFINITY);
-            scores[seen.end..].fill(f32::NEG_INFINITY);
-            let mut greatest = [f32::NEG_INFINITY; LANES];
-            for chunk in scores.as_chunks::<LANES>().0 {
+            if seen.len() < BLOCK {
+                scores[i][..seen.start].fill(f32::NEG_INFINITY);
+                scores[i][seen.end..].fill(f32::NEG_INFINITY);
+            }
+            for chunk in scores[i].as_chunks::<LANES>().0 {
                 for j in 0..LANES {
-                    greatest[j] = lanes::greater(chunk[j], greatest[j]);
+                    greatest[i][j] = lanes::greater(chunk[j], greatest[i][j]);
                 }
             }
-            let new_max = lanes::greater(lanes::max(greatest), max[i]);
-            let mut sums = [0.0f32; LANES];
-            for chunk in scores.as_chunks_mut::<LANES>().0 {
+        }
+        let mut new_max = [0.0; MAX_HEIGHT];
+        for i in 0..height {
+            new_max[i] = lanes::greater(lanes::max(greatest[i]), max[i]);
+        }
+        let mut sums = [[0.0f32; LANES]; MAX_HEIGHT];
+        for (i, seen) in self.seen.iter().enumerate() {
+            if seen.is_empty() {
+                continue;
+            }
+            for chunk in scores[i].as_chunks_mut::<LANES>().0 {
                 for j in 0..LANES {
-                    chunk[j] = exp(chunk[j] - new_max);
-                    sums[j] += chunk[j];
+                    chunk[j] = exp(chunk[j] - new_max[i]);
+                    sums[i][j] += chunk[j];
                 }
+            }
+        }
+        for (i, seen) in self.seen.iter().enumerate() {
+            if seen.is_empty() {
+                continue;
             }
             // What was weighed against the old maximum.
-            let rescale = exp(max[i] - new_max);
-            max[i] = new_max;
-            sum[i] = sum[i].mul_add(rescale, lanes::sum(sums));
+            let rescale = exp(max[i] - new_max[i]);
+            max[i] = new_max[i];
+            sum[i] = sum[i].mul_add(rescale, lanes::sum(sums[i]));
             if rescale != 1.0 {
                 for value in &mut mix[i * stride..(i + 1) * stride] {
                     *value *= rescale;
