@@ -83,8 +83,8 @@ pub fn linear(x: &[f32], w: &PackedMatrix, addends: Addends, y: &mut [f32]) {
 /// [`linear`] on the calling thread alone, for those who have cut their work already.
 pub(super) fn linear_here(x: &[f32], w: &PackedMatrix, addends: Addends, y: &mut [f32]) {
     check(x, w, &addends, y);
-    let whole = [0..w.n()];
-    for block in grid::blocks(y, w.n(), std::iter::once(0..x.len() / w.k()), &whole) {
+    let whole = 0..w.n();
+    for block in grid::blocks(y, w.n(), std::iter::once(0..x.len() / w.k()), std::slice::from_ref(&whole)) {
         run_block(x, w, &addends, false, block);
     }
 }

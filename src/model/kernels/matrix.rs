@@ -18,7 +18,7 @@ pub enum WeightType {
     F32,
     /// Two bytes, rounded to the nearest bfloat16.
     Bf16,
-    /// One byte: of each output's weights the largest becomes 127. See [`super::int8`].
+    /// One byte: of each output's weights the largest becomes 127.
     Int8,
 }
 

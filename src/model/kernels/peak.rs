@@ -43,13 +43,13 @@ impl Task for Chains {
         let (factor, start) = (black_box(0.5), black_box([1.0; WIDTH]));
         let mut chains = [simd.load(&start); CHAINS];
         for _ in 0..ROUNDS {
-            for i in 0..CHAINS {
-                chains[i] = simd.mul_add(factor, chains[i], chains[i]);
+            for chain in &mut chains {
+                *chain = simd.mul_add(factor, *chain, *chain);
             }
         }
         let mut end = [[0.0; WIDTH]; CHAINS];
-        for i in 0..CHAINS {
-            simd.store(chains[i], &mut end[i]);
+        for (chain, end) in chains.into_iter().zip(&mut end) {
+            simd.store(chain, end);
         }
         black_box(end);
     }

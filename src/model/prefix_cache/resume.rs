@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::tree::NodeId;
 use super::{Keep, Leaves, PrefixCache, Resumed};
-use crate::batch::{MicroBatch, Segment};
+use crate::batch::{MicroBatch, Read, Segment};
 use crate::model::kernels::{Past, PastRun};
 
 /// See the module.
@@ -32,6 +32,15 @@ struct Progress {
     wanted: usize,
 }
 
+/// What is left of a batch.
+struct Rest {
+    batch: MicroBatch,
+    /// For each segment, the node that it continues.
+    continued: Vec<Option<NodeId>>,
+    /// The new place of each row of the whole batch that is left.
+    rows: Vec<u32>,
+}
+
 impl<'a> Resumption<'a> {
     pub(super) fn new(cache: &'a mut PrefixCache, batch: &'a MicroBatch, reads: &'a [u32]) -> Self {
         let none = Progress { known: 0, held: 0, at: None, shared: false, wanted: 0 };
@@ -42,12 +51,13 @@ impl<'a> Resumption<'a> {
     pub(super) fn run(mut self) -> Resumed {
         self.find();
         self.add();
-        let (batch, reads, rows) = self.rest();
-        let past = self.past(&batch.1);
+        let Rest { batch, continued, rows } = self.rest();
+        let past = self.past(&continued);
         for keep in &mut self.keep {
             keep.row = rows[keep.row as usize];
         }
-        Resumed { batch: batch.0, reads, past, keep: self.keep }
+        let reads = self.reads.iter().map(|&row| rows[row as usize]).collect();
+        Resumed { batch, reads, past, keep: self.keep }
     }
 
     /// Finds what is known, up to the first row that is read on each path.
@@ -125,9 +135,8 @@ impl<'a> Resumption<'a> {
         self.segments[i] = Progress { at: Some(at), held, ..self.segments[i] };
     }
 
-    /// The batch without what is known, with the nodes that its segments continue; the reads; and the new place of each row
-    /// that is left.
-    fn rest(&self) -> ((MicroBatch, Vec<Option<NodeId>>), Vec<u32>, Vec<u32>) {
+    /// The batch without what is known.
+    fn rest(&self) -> Rest {
         const GONE: u32 = u32::MAX;
         let mut rest = MicroBatch::default();
         let mut continued = Vec::new();
@@ -147,10 +156,8 @@ impl<'a> Resumption<'a> {
             rest.segments.push(Segment { tokens: start..rest.tokens.len() as u32, parent });
             continued.push(if parent.is_none() { self.continues(i, segment) } else { None });
         }
-        let place = |row: u32| rows[row as usize];
-        let reads = self.reads.iter().map(|&row| place(row)).collect();
-        rest.reads.extend(self.batch.reads.iter().map(|read| crate::batch::Read { row: place(read.row), ..*read }));
-        ((rest, continued), reads, rows)
+        rest.reads.extend(self.batch.reads.iter().map(|read| Read { row: rows[read.row as usize], ..*read }));
+        Rest { batch: rest, continued, rows }
     }
 
     /// Where the known part of a segment, or of what it continues, ends.

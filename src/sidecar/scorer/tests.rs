@@ -25,7 +25,7 @@ struct Watched {
     ran_on: Arc<Mutex<Option<ThreadId>>>,
     panics: Arc<AtomicBool>,
     /// The prefixes that others were said to want, and those others.
-    wanted: Arc<Mutex<Vec<(Vec<u32>, Weak<()>)>>>,
+    wanted: Arc<Mutex<Vec<WantedPrefix>>>,
 }
 
 impl Watched {
@@ -62,6 +62,9 @@ impl Engine for Watched {
         EchoEngine::new(64).score(batch)
     }
 }
+
+/// Tokens, and who wanted them.
+type WantedPrefix = (Vec<u32>, Weak<()>);
 
 /// An engine, its threads, and the door to them.
 struct House {
