@@ -49,7 +49,7 @@ loom:
 	  $(CARGO) test --release --locked --lib --no-default-features --features shm models::
 
 # RUSTC_BOOTSTRAP lets a stable compiler build with the sanitizer.
-TSAN := CARGO_TARGET_DIR=target/tsan RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer" \
+TSAN := TSAN_OPTIONS=suppressions=$(CURDIR)/tools/tsan_suppressions.txt CARGO_TARGET_DIR=target/tsan RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer" \
   $(CARGO) test --release --locked --no-default-features --features client,sidecar --target
 
 tsan:
