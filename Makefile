@@ -18,7 +18,7 @@ help:
 	@echo "make test           everything CI runs: check, Rust tests, a stock gRPC client, the Python package"
 	@echo "make check          format, lints, each feature wall alone, documentation"
 	@echo "make loom           the lanes' rings and doorbells in every order that loom finds"
-	@echo "make tsan           the lanes' tests under the thread sanitizer: src/shm is clean, the whole sidecar is not yet (see there)"
+	@echo "make tsan           the lanes' tests and the sidecar behind them under the thread sanitizer (needs rustup's rust-src)"
 	@echo "make bench          the measured table of the README, on this machine"
 	@echo "make python         the Python package, as a wheel in $(WHEELS)"
 	@echo "make observability  spans into a real OTLP collector, metrics into a real Prometheus"
@@ -48,11 +48,11 @@ loom:
 	CARGO_TARGET_DIR=target/loom RUSTFLAGS="--cfg loom" \
 	  $(CARGO) test --release --locked --lib --no-default-features --features shm models::
 
-# RUSTC_BOOTSTRAP lets a stable compiler build with the sanitizer.
-# src/shm, which synchronises by its own atomics and futexes, comes first and is clean. The whole sidecar after it is not: what
-# was looked at lies behind locks of std, whose contended paths are not instrumented, but nobody has shown that all of it does.
-TSAN := TSAN_OPTIONS=suppressions=$(CURDIR)/tools/tsan_suppressions.txt CARGO_TARGET_DIR=target/tsan RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer" \
-  $(CARGO) test --release --locked --no-default-features --features client,sidecar --target
+# The standard library is built anew with the sanitizer in it, which otherwise misses how std's locks and channels order the
+# threads: `rustup component add rust-src` first. RUSTC_BOOTSTRAP lets a stable compiler do so. First src/shm, which synchronises by
+# its own atomics and futexes; then the whole sidecar over its lanes.
+TSAN := CARGO_TARGET_DIR=target/tsan RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=thread \
+  $(CARGO) test -Zbuild-std --release --locked --no-default-features --features client,sidecar --target
 
 tsan:
 	host=$$($(CARGO) -vV | sed -n 's/^host: //p') && $(TSAN) $$host --lib shm:: && $(TSAN) $$host --test lanes

@@ -102,7 +102,6 @@ async fn small_rings_many_threads_and_many_lanes() {
     for thread in threads {
         tokio::task::spawn_blocking(move || thread.join().unwrap()).await.unwrap();
     }
-    assert_eq!(sidecar.unanswered(), 0);
     sidecar.drain().await.unwrap();
 }
 
