@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::activation::{Activation, activate, activate_here, gate, gate_here};
 use super::aligned::with_scratch;
 use super::isa::Isa;
-use super::linear::{Addends, BLOCK_ROWS, linear, linear_here};
+use super::linear::{Addends, BLOCK_ROWS, linear, linear_here, row_blocks};
 use super::matrix::PackedMatrix;
 
 /// Blocks for each thread that make it worth while to share out rows: the last ones to finish are then a small part.
@@ -49,11 +49,16 @@ pub fn feed_forward(x: &[f32], weights: FeedForwardWeights, addends: Addends, y:
         }
         return;
     }
-    // Whole tiles of any height.
-    let rows = t.div_ceil(blocks).next_multiple_of(12).min(BLOCK_ROWS);
-    let blocks = x.par_chunks(rows * hidden).zip(y.par_chunks_mut(rows * n)).enumerate();
-    blocks.with_max_len(1).for_each(|(i, (x, y))| {
-        let rows = i * rows..i * rows + x.len() / hidden;
+    let mut rest = y;
+    let blocks: Vec<_> = row_blocks(t)
+        .map(|rows| {
+            let (y, right) = std::mem::take(&mut rest).split_at_mut(rows.len() * n);
+            rest = right;
+            (rows, y)
+        })
+        .collect();
+    blocks.into_par_iter().with_max_len(1).for_each(|(rows, y)| {
+        let x = &x[rows.start * hidden..rows.end * hidden];
         weights.here(x, addends.of_rows(rows, n), y);
     });
 }

@@ -42,9 +42,38 @@ pub(super) fn steps(len: usize, step: usize) -> impl Iterator<Item = Range<usize
     (0..len).step_by(step).map(move |start| start..len.min(start + step))
 }
 
+/// `len` in consecutive ranges of whole `unit`s, of `most` at most (a multiple of `unit`), as equal as can be; only the very
+/// last unit may be broken. Where there are several for each of `threads`, each gets as many.
+pub(super) fn shares(
+    len: usize,
+    unit: usize,
+    most: usize,
+    threads: usize,
+) -> impl Iterator<Item = Range<usize>> + Clone {
+    let units = len.div_ceil(unit);
+    let fewest = len.div_ceil(most);
+    let count = if fewest < 2 * threads { fewest } else { fewest.next_multiple_of(threads).min(units) };
+    (0..count).map(move |i| i * units / count * unit..((i + 1) * units / count * unit).min(len))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn shares_cover_the_length_and_are_equal() {
+        for (len, threads, lengths) in [
+            (96, 2, vec![96]),
+            (97, 2, vec![48, 49]),
+            (1024, 2, [[84, 84, 84, 84, 84, 96], [84, 84, 84, 84, 84, 88]].concat()),
+            (0, 2, vec![]),
+        ] {
+            let shares: Vec<_> = shares(len, 12, 96, threads).collect();
+            assert_eq!(shares.iter().map(Range::len).collect::<Vec<_>>(), lengths, "{len} for {threads}");
+            assert!(shares.windows(2).all(|pair| pair[0].end == pair[1].start));
+            assert_eq!(shares.last().map_or(0, |last| last.end), len);
+        }
+    }
 
     #[test]
     fn blocks_cover_the_matrix_once() {

@@ -10,7 +10,7 @@ use super::int8;
 use super::isa::Task;
 use super::matrix::{PackedMatrix, Panels, panel};
 use super::simd::Simd;
-use super::tile::{multiply, next_tile};
+use super::tile::{MAX_HEIGHT, multiply, next_tile};
 
 /// Longest run of `k` between two visits to the accumulators in memory: a panel of weights (96 kB), a tile (36 kB) and a
 /// block (288 kB) of activations then stay in a second-level cache together.
@@ -113,7 +113,7 @@ fn run(x: &[f32], w: &PackedMatrix, addends: Addends, continued: bool, y: &mut [
         return;
     }
     let columns = column_blocks(t, w);
-    let blocks = grid::blocks(y, w.n(), steps(t, BLOCK_ROWS), &columns);
+    let blocks = grid::blocks(y, w.n(), row_blocks(t), &columns);
     blocks.into_par_iter().with_max_len(1).for_each(|block| run_block(x, w, &addends, continued, block));
 }
 
@@ -127,12 +127,23 @@ fn run_block(x: &[f32], w: &PackedMatrix, addends: &Addends, continued: bool, bl
     }
 }
 
+/// Whole tiles, and the same work for each thread.
+pub(super) fn row_blocks(t: usize) -> impl Iterator<Item = Range<usize>> + Clone {
+    grid::shares(t, MAX_HEIGHT, BLOCK_ROWS, rayon::current_num_threads())
+}
+
 /// Columns are cut, at the borders of panels, only where the rows alone would leave threads idle: each cut reads the
 /// activations once more.
 fn column_blocks(t: usize, w: &PackedMatrix) -> Vec<Range<usize>> {
     const BLOCKS_PER_THREAD: usize = 4;
     let threads = rayon::current_num_threads();
-    let wanted = if threads == 1 { 1 } else { (threads * BLOCKS_PER_THREAD).div_ceil(t.div_ceil(BLOCK_ROWS)) };
+    let rows = row_blocks(t).count();
+    let wanted = match (threads * BLOCKS_PER_THREAD).div_ceil(rows) {
+        _ if threads == 1 => 1,
+        wanted if wanted == 1 || rows.is_multiple_of(threads) => wanted,
+        // As many blocks for each thread.
+        wanted => wanted.next_multiple_of(threads),
+    };
     let panels_each = w.n().div_ceil(w.isa.width()).div_ceil(wanted);
     steps(w.n(), panels_each * w.isa.width()).collect()
 }
@@ -175,8 +186,9 @@ impl Task for LinearBlock<'_> {
                     Panels::Int8 { .. } => unreachable!("see run_block"),
                 };
                 let b = b.as_chunks::<WIDTH>().0;
-                // Each tile asks for a part of the next panel: from the last cache level it would come more slowly than it is used.
-                let mut parts = next.chunks_exact(depth.len()).cycle();
+                // Each tile asks for a part of the next panel, a full block's tiles for all of it: from the last cache level it
+                // would come more slowly than it is used.
+                let mut parts = next.chunks_exact(depth.len() * WIDTH.div_ceil(BLOCK_ROWS / height)).cycle();
                 let mut row = 0;
                 while row < self.block.rows.len() {
                     let (taken, height) = next_tile(height, self.block.rows.len() - row);

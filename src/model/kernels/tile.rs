@@ -33,7 +33,7 @@ macro_rules! run_with_height {
 pub(super) use run_with_height;
 
 /// `sums += x * b` for one tile: row `i` of it is `x[i]`, of as many values as `b` has rows. On the way it asks for `ahead`,
-/// one value for each row of `b`, which another tile will want.
+/// which another tile will want: a part of it for each row of `b`, of no more than a cache line.
 #[inline(always)]
 pub(super) fn multiply<const HEIGHT: usize, const WIDTH: usize, S: Simd<WIDTH>>(
     simd: S,
@@ -48,8 +48,8 @@ pub(super) fn multiply<const HEIGHT: usize, const WIDTH: usize, S: Simd<WIDTH>>(
         registers[i] = simd.load(&sums[i]);
         rows[i] = &x[i][..b.len()];
     }
-    for (k, (b, ahead)) in b.iter().zip(ahead).enumerate() {
-        simd.prefetch(ahead);
+    for (k, (b, ahead)) in b.iter().zip(ahead.chunks_exact(ahead.len() / b.len())).enumerate() {
+        simd.prefetch(&ahead[0]);
         let b = simd.load(b);
         for i in 0..HEIGHT {
             registers[i] = simd.mul_add(rows[i][k], b, registers[i]);
