@@ -24,6 +24,8 @@ enum Kind {
     Avx2,
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    #[cfg(target_arch = "x86_64")]
+    Avx512Vnni,
 }
 
 impl Kind {
@@ -34,6 +36,8 @@ impl Kind {
         Self::Avx2,
         #[cfg(target_arch = "x86_64")]
         Self::Avx512,
+        #[cfg(target_arch = "x86_64")]
+        Self::Avx512Vnni,
     ];
 
     fn is_here(self) -> bool {
@@ -49,6 +53,8 @@ impl Kind {
                     && is_x86_feature_detected!("avx512bw")
                     && is_x86_feature_detected!("avx512dq")
             }
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vnni => Self::Avx512.is_here() && is_x86_feature_detected!("avx512vnni"),
         }
     }
 }
@@ -81,6 +87,8 @@ impl Isa {
             Kind::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
             Kind::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512Vnni => "avx512vnni",
         }
     }
 
@@ -91,7 +99,7 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2 => 16,
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx512 => 32,
+            Kind::Avx512 | Kind::Avx512Vnni => 32,
         }
     }
 
@@ -102,7 +110,7 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2 => 6,
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx512 => 12,
+            Kind::Avx512 | Kind::Avx512Vnni => 12,
         }
     }
 
@@ -117,6 +125,9 @@ impl Isa {
             // SAFETY: only `available` makes this value, after the machine has said that it has all of these.
             #[cfg(target_arch = "x86_64")]
             Kind::Avx512 => unsafe { avx512(task) },
+            // SAFETY: the same.
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512Vnni => unsafe { avx512_vnni(task) },
         }
     }
 }
@@ -132,5 +143,12 @@ fn avx2<T: Task>(task: T) {
 #[target_feature(enable = "avx2,fma,avx512f,avx512vl,avx512bw,avx512dq")]
 fn avx512<T: Task>(task: T) {
     // SAFETY: this function is compiled for these instructions, so whoever called it had to prove them.
-    task.run(unsafe { Avx512::new() });
+    task.run(unsafe { Avx512::<false>::new() });
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,avx512f,avx512vl,avx512bw,avx512dq,avx512vnni")]
+fn avx512_vnni<T: Task>(task: T) {
+    // SAFETY: this function is compiled for these instructions, so whoever called it had to prove them.
+    task.run(unsafe { Avx512::<true>::new() });
 }

@@ -177,20 +177,20 @@ mod x86 {
         }
     }
 
-    /// AVX-512 as every processor with it has had since Skylake.
+    /// AVX-512 as every processor with it has had since Skylake, and its products of small integers, which came later.
     #[derive(Clone, Copy)]
-    pub(in super::super) struct Avx512(());
+    pub(in super::super) struct Avx512<const VNNI: bool>(());
 
-    impl Avx512 {
+    impl<const VNNI: bool> Avx512<VNNI> {
         /// # Safety
-        /// The machine has avx512f.
+        /// The machine has avx512f and avx512bw, and with `VNNI` avx512vnni.
         #[inline(always)]
         pub(in super::super) unsafe fn new() -> Self {
             Self(())
         }
     }
 
-    impl Simd<32> for Avx512 {
+    impl<const VNNI: bool> Simd<32> for Avx512<VNNI> {
         type Row = [__m512; 2];
 
         #[inline(always)]
@@ -254,6 +254,9 @@ mod x86 {
             // SAFETY: `self` proves the instructions.
             unsafe {
                 let a = _mm512_set1_epi32(a);
+                if VNNI {
+                    return [_mm512_dpwssd_epi32(c[0], a, b[0]), _mm512_dpwssd_epi32(c[1], a, b[1])];
+                }
                 [_mm512_add_epi32(c[0], _mm512_madd_epi16(a, b[0])), _mm512_add_epi32(c[1], _mm512_madd_epi16(a, b[1]))]
             }
         }
