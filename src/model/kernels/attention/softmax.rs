@@ -58,11 +58,12 @@ impl<const HEIGHT: usize> Task for Score<'_, HEIGHT> {
         let scores = as_tile::<HEIGHT, BLOCK>(self.scores);
         for panel in self.panels {
             let keys = &self.keys.as_chunks::<WIDTH>().0[panel * head_dim..(panel + 1) * head_dim];
-            let mut queries = [&self.queries[0][..keys.len()]; HEIGHT];
-            for i in 1..HEIGHT {
+            let mut queries: [&[f32]; HEIGHT] = [&[]; HEIGHT];
+            let mut sums = [simd.load(&[0.0; WIDTH]); HEIGHT];
+            for i in 0..HEIGHT {
+                sums[i] = simd.load(&[0.0; WIDTH]);
                 queries[i] = &self.queries[i][..keys.len()];
             }
-            let mut sums = [simd.load(&[0.0; WIDTH]); HEIGHT];
             for (d, k) in keys.iter().enumerate() {
                 let k = simd.load(k);
                 for i in 0..HEIGHT {
@@ -153,8 +154,8 @@ fn weigh_row(row: &mut [[f32; LANES]], reference: &mut f32, sum: &mut [f32; LANE
     }
     let limit = *reference + SLACK;
     let mut above = false;
-    for j in 0..LANES {
-        above |= greatest[j] > limit;
+    for greatest in greatest {
+        above |= greatest > limit;
     }
     if above {
         let moved = lanes::max(greatest);
