@@ -12,10 +12,9 @@ use super::isa::Isa;
 use super::linear::{Addends, BLOCK_ROWS, linear, linear_here, row_blocks};
 use super::matrix::PackedMatrix;
 
-/// Blocks for each thread that make it worth while to share out rows: the last ones to finish are then a small part.
-const BLOCKS_PER_THREAD: usize = 4;
-/// Fewer rows than this per block would read the weights too often.
-const MIN_ROWS: usize = 48;
+/// Rows for each thread that make it worth while to share out rows: with fewer than two full blocks each, the last one to
+/// finish would be too large a part.
+const MIN_ROWS: usize = 2 * BLOCK_ROWS;
 
 /// The weights of a layer.
 #[derive(Debug, Clone, Copy)]
@@ -39,8 +38,7 @@ pub struct FeedForwardWeights<'a> {
 pub fn feed_forward(x: &[f32], weights: FeedForwardWeights, addends: Addends, y: &mut [f32]) {
     let (hidden, n) = (weights.up.k(), weights.down.n());
     let t = x.len() / hidden;
-    let blocks = rayon::current_num_threads() * BLOCKS_PER_THREAD;
-    if t < blocks * MIN_ROWS {
+    if t < rayon::current_num_threads() * MIN_ROWS {
         let (mut wide, mut inner) = (Vec::new(), Vec::new());
         for (i, (x, y)) in x.chunks(BLOCK_ROWS * hidden).zip(y.chunks_mut(BLOCK_ROWS * n)).enumerate() {
             let rows = i * BLOCK_ROWS..i * BLOCK_ROWS + x.len() / hidden;

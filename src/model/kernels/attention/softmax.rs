@@ -209,30 +209,36 @@ impl<const HEIGHT: usize> Task for Mix<'_, HEIGHT> {
             }
             // What only some rows see, before and after the rest: a weight of zero is not enough, for the value may be
             // infinite, and zero times that is not zero.
-            for key in any.start..start {
-                let value = simd.load(&values[key]);
-                for i in 0..HEIGHT {
-                    if each[i].start <= key && key < each[i].end {
-                        sums[i] = simd.mul_add(weights[i][key], value, sums[i]);
-                    }
-                }
-            }
+            mix_where_seen(simd, any.start..start, each, weights, values, &mut sums);
             for key in start..end {
                 let value = simd.load(&values[key]);
                 for i in 0..HEIGHT {
                     sums[i] = simd.mul_add(weights[i][key], value, sums[i]);
                 }
             }
-            for key in end..any.end {
-                let value = simd.load(&values[key]);
-                for i in 0..HEIGHT {
-                    if each[i].start <= key && key < each[i].end {
-                        sums[i] = simd.mul_add(weights[i][key], value, sums[i]);
-                    }
-                }
-            }
+            mix_where_seen(simd, end..any.end, each, weights, values, &mut sums);
             for i in 0..HEIGHT {
                 simd.store(sums[i], &mut rows[i * panels + panel]);
+            }
+        }
+    }
+}
+
+/// The same over `keys`, each for those of the rows alone that see it.
+#[inline(always)]
+fn mix_where_seen<const HEIGHT: usize, const WIDTH: usize, S: Simd<WIDTH>>(
+    simd: S,
+    keys: Range<usize>,
+    seen: &[Range<usize>; HEIGHT],
+    weights: &[[f32; BLOCK]; HEIGHT],
+    values: &[[f32; WIDTH]; BLOCK],
+    sums: &mut [S::Row; HEIGHT],
+) {
+    for key in keys {
+        let value = simd.load(&values[key]);
+        for i in 0..HEIGHT {
+            if seen[i].start <= key && key < seen[i].end {
+                sums[i] = simd.mul_add(weights[i][key], value, sums[i]);
             }
         }
     }
