@@ -1,7 +1,7 @@
 //! reward-sidecar: rollouts in, trusted rewards out.
 //!
 //! The map of the house, and who may know whom, is ARCHITECTURE.md. The features are walls: `client`, `sidecar`,
-//! `model` and `shm` each build alone.
+//! `model`, `shm` and `json` each build alone.
 #![deny(unsafe_code)]
 #![deny(missing_docs)]
 
@@ -21,6 +21,8 @@ pub mod cli;
 pub mod client;
 #[cfg(feature = "server")]
 pub mod config;
+#[cfg(feature = "json")]
+pub mod json;
 #[cfg(feature = "model")]
 pub mod model;
 #[cfg(all(feature = "shm", target_os = "linux"))]

@@ -127,13 +127,7 @@ fn read(input: Box<dyn BufRead + Send>, read_to: &mpsc::Sender<Read>) -> io::Res
     let mut lines = Lines::new(input, limits::MAX_MESSAGE_BYTES);
     let mut recent = RecentIds::default();
     while let Some(line) = lines.next()? {
-        let mut parsed = match &line.bytes {
-            Some(bytes) => rollout_file::parse(bytes, line.number),
-            None => {
-                let message = format!("line {}: longer than {} bytes", line.number, limits::MAX_MESSAGE_BYTES);
-                Parsed { id: None, rollout: Err(Rejection::new(Code::TooLong, message)) }
-            }
-        };
+        let mut parsed = rollout_file::parse_line(&line);
         if let Ok(rollout) = &parsed.rollout
             && !recent.insert(&rollout.id)
         {
