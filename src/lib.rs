@@ -11,6 +11,7 @@ pub mod engine;
 pub mod limits;
 pub mod reward;
 pub mod rollout;
+pub mod secret;
 
 #[cfg(feature = "wire")]
 pub mod proto;

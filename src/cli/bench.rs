@@ -51,9 +51,9 @@ enum Via {
 
 impl Bench {
     pub fn run(self) -> Result<Exit, Failure> {
-        let settings = config::load_here(&self.flags)?.settings;
-        let model = settings.model()?;
-        Telemetry::start(&settings.log, None)?;
+        let loaded = config::load_here(&self.flags)?;
+        let model = loaded.settings.model()?;
+        Telemetry::logs(&loaded)?;
         let workloads = match self.input.is_empty() {
             true => vec![workload::independent(), workload::groups()],
             false => self.input.iter().map(|path| workload::read(path)).collect::<Result<_, _>>()?,
@@ -61,7 +61,7 @@ impl Bench {
         let started = Instant::now();
         let engine = Recorded::new(engine::load(&model)?);
         let loading = started.elapsed();
-        let measurement = Measurement::start(&settings, self.via, engine, loading)?;
+        let measurement = Measurement::start(&loaded.settings, self.via, engine, loading)?;
         let measured = workloads
             .into_iter()
             .map(|workload| measurement.workload(workload, self.repeat))

@@ -36,9 +36,9 @@ struct Inspected<'a> {
 
 impl Inspect {
     pub fn run(self) -> Result<Exit, Failure> {
-        let settings = config::load_here(&self.flags)?.settings;
-        let model = settings.model()?;
-        Telemetry::start(&settings.log, None)?;
+        let loaded = config::load_here(&self.flags)?;
+        let model = loaded.settings.model()?;
+        Telemetry::logs(&loaded)?;
         let engine = ModelEngine::load(&model)?;
         let inspected = Inspected { report: &engine.report(), template: engine.card().text.chat_template.as_deref() };
         let text = if self.json {

@@ -8,6 +8,7 @@ use super::exit::Exit;
 use super::failure::Failure;
 use crate::config::{self, ConfigError, Flags, INSPECT};
 use crate::model::plan::{Dtype, Gpu, PlanError, Request, plan};
+use crate::telemetry::Telemetry;
 
 /// Plan for a model from its configuration alone: weights, bytes per rank, operations, traffic, rates, what fits where.
 ///
@@ -72,7 +73,9 @@ impl From<PlanError> for Failure {
 
 impl PlanCommand {
     pub fn run(self) -> Result<Exit, Failure> {
-        let settings = config::load_here(&Flags::<INSPECT>::default())?.settings;
+        let loaded = config::load_here(&Flags::<INSPECT>::default())?;
+        Telemetry::logs(&loaded)?;
+        let settings = loaded.settings;
         let model = self.model.unwrap_or(settings.model);
         if model.is_empty() {
             return Err(ConfigError::NoModel.into());

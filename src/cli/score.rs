@@ -71,9 +71,9 @@ impl Score {
             Some(Origin::Default) | None => PATIENCE_MS,
             Some(_) => loaded.settings.max_wait_ms,
         };
+        let model = loaded.settings.model()?;
+        Telemetry::logs(&loaded)?;
         let settings = loaded.settings;
-        let model = settings.model()?;
-        Telemetry::start(&settings.log, None)?;
         let (input, input_bytes) = open_input(&self.input)?;
         refuse_to_overwrite_the_input(&self.input, &self.output)?;
 

@@ -45,9 +45,10 @@ impl Serve {
     pub fn run(self) -> Result<Exit, Failure> {
         let loaded = config::load_here(&self.flags)?;
         if self.print_config {
+            Telemetry::logs(&loaded)?;
             return print(&loaded);
         }
-        let settings = loaded.settings;
+        let settings = &loaded.settings;
         let model = settings.model()?;
         settings.check_listens()?;
 
@@ -57,9 +58,9 @@ impl Serve {
             .map_err(|e| Failure::internal(format!("cannot start the runtime: {e}")))?;
         let telemetry = {
             let _inside = runtime.enter();
-            Telemetry::start(&settings.log, settings.otlp_endpoint.as_deref())?
+            Telemetry::logs_and_spans(&loaded)?
         };
-        let done = runtime.block_on(serve(&settings, model));
+        let done = runtime.block_on(serve(settings, model));
         if !matches!(done, Err(Failure::Signal(_))) {
             telemetry.shutdown();
         }
