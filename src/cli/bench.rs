@@ -13,6 +13,7 @@ use self::recorded::Recorded;
 use super::engine;
 use super::exit::Exit;
 use super::failure::Failure;
+use super::output;
 use crate::config::{self, Flags, SCORE};
 use crate::telemetry::Telemetry;
 
@@ -54,9 +55,10 @@ impl Bench {
         let loaded = config::load_here(&self.flags)?;
         let model = loaded.settings.model()?;
         Telemetry::logs(&loaded)?;
-        let workloads = match self.input.is_empty() {
-            true => vec![workload::independent(), workload::groups()],
-            false => self.input.iter().map(|path| workload::read(path)).collect::<Result<_, _>>()?,
+        let workloads = if self.input.is_empty() {
+            vec![workload::independent(), workload::groups()]
+        } else {
+            self.input.iter().map(|path| workload::read(path)).collect::<Result<_, _>>()?
         };
         let started = Instant::now();
         let engine = Recorded::new(engine::load(&model)?);
@@ -67,10 +69,8 @@ impl Bench {
             .map(|workload| measurement.workload(workload, self.repeat))
             .collect::<Result<Vec<_>, _>>()?;
         let report = measurement.finish(measured)?;
-        match self.json {
-            true => println!("{:#}", report.to_json()),
-            false => print!("{report}"),
-        }
+        let text = if self.json { format!("{:#}\n", report.to_json()) } else { report.to_string() };
+        output::print(&text)?;
         Ok(Exit::DONE)
     }
 }

@@ -9,6 +9,7 @@ mod exit;
 mod failure;
 mod inspect;
 mod lines;
+mod output;
 mod pipeline;
 mod plan;
 mod progress;

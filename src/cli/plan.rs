@@ -2,10 +2,9 @@
 
 mod text;
 
-use std::io::Write as _;
-
 use super::exit::Exit;
 use super::failure::Failure;
+use super::output;
 use crate::config::{self, ConfigError, Flags, INSPECT};
 use crate::model::plan::{Dtype, Gpu, PlanError, Request, plan};
 use crate::telemetry::Telemetry;
@@ -98,7 +97,7 @@ impl PlanCommand {
         } else {
             text::of(&plan)
         };
-        std::io::stdout().write_all(text.as_bytes()).map_err(|error| Failure::output("standard output", &error))?;
+        output::print(&text)?;
         Ok(Exit::DONE)
     }
 }

@@ -1,6 +1,5 @@
 //! `serve`: the sidecar behind its transports, until a signal.
 
-use std::io::Write as _;
 use std::time::Instant;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -9,7 +8,8 @@ use tracing::{info, warn};
 use super::engine;
 use super::exit::Exit;
 use super::failure::Failure;
-use crate::config::{self, Flags, Loaded, SERVE, Settings};
+use super::output;
+use crate::config::{self, Flags, SERVE, Settings};
 use crate::model;
 use crate::sidecar::admin::{Admin, Readiness};
 use crate::sidecar::{Sidecar, StartError, metrics};
@@ -46,7 +46,8 @@ impl Serve {
         let loaded = config::load_here(&self.flags)?;
         if self.print_config {
             Telemetry::logs(&loaded)?;
-            return print(&loaded);
+            output::print(&loaded.to_toml())?;
+            return Ok(Exit::DONE);
         }
         let settings = &loaded.settings;
         let model = settings.model()?;
@@ -132,13 +133,6 @@ fn set_ready(admin: &Option<Admin>, readiness: Readiness) {
     if let Some(admin) = admin {
         admin.set_ready(readiness);
     }
-}
-
-fn print(loaded: &Loaded) -> Result<Exit, Failure> {
-    std::io::stdout()
-        .write_all(loaded.to_toml().as_bytes())
-        .map_err(|error| Failure::output("standard output", &error))?;
-    Ok(Exit::DONE)
 }
 
 /// The two requests to stop.
