@@ -326,6 +326,7 @@ fn rollout(fields: &mut Fields) -> Result<Rollout, Rejection> {
         deadline_ms: fields.deadline_ms,
         aggregation: aggregation(fields)?,
         traceparent: String::new(),
+        tracestate: String::new(),
     })
 }
 
