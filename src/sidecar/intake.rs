@@ -28,6 +28,7 @@ struct Door {
     scorer: Arc<Scorer>,
     /// As many texts are tokenized at a time as there are threads for it.
     tokenizers: Arc<Semaphore>,
+    tokenizer_threads: usize,
     draining: AtomicBool,
 }
 
@@ -43,6 +44,7 @@ impl Intake {
             queue,
             scorer,
             tokenizers: Arc::new(Semaphore::new(config.tokenizer_threads)),
+            tokenizer_threads: config.tokenizer_threads,
             draining: AtomicBool::new(false),
         })))
     }
@@ -99,6 +101,16 @@ impl Intake {
     /// To be called when a caller has left: what it had waiting is answered, and makes room for others.
     pub fn sweep(&self) {
         self.0.queue.sweep();
+    }
+
+    /// Sees to it that somebody turns to what [`Self::try_submit`] took in.
+    pub fn wake(&self) {
+        self.0.queue.wake();
+    }
+
+    /// Threads that turn text into tokens.
+    pub fn tokenizer_threads(&self) -> usize {
+        self.0.tokenizer_threads
     }
 
     /// Sees to it that somebody turns to what [`Self::try_submit`] took in. Where the engine is idle and expected to be through
