@@ -26,7 +26,6 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use self::queue::Queue;
-use self::scorer::Scorer;
 use self::transport::grpc;
 #[cfg(target_os = "linux")]
 use self::transport::shm;
@@ -166,9 +165,8 @@ impl Sidecar {
         let lanes = shm::Listener::bind(&config)?;
         let queue = Arc::new(Queue::new(&config));
         let card = Arc::clone(engine.card());
-        let scorer = Arc::new(Scorer::new(Arc::clone(&queue), engine, scorer::Terms::of(&config)));
-        let intake = Intake::new(card, &config, Arc::clone(&queue), Arc::clone(&scorer)).map_err(StartError::Text)?;
-        let threads = scorer.start().map_err(StartError::Thread)?;
+        let intake = Intake::new(card, &config, Arc::clone(&queue)).map_err(StartError::Text)?;
+        let threads = scorer::start(&queue, engine, scorer::Terms::of(&config)).map_err(StartError::Thread)?;
         let (ending, ended) = watch::channel(false);
         let grpc_addr = listeners.tcp_addr();
         let service = grpc::RewardService::new(intake.clone(), config.stream_in_flight, ended);
