@@ -28,7 +28,6 @@ use tokio::time::Instant;
 
 use self::health::Health;
 use self::queue::Queue;
-use self::scorer::Scorer;
 #[cfg(target_os = "linux")]
 use self::transport::shm;
 use self::transport::{Transport, grpc};
@@ -177,9 +176,8 @@ impl Sidecar {
         let health = Health::default();
         let queue = Arc::new(Queue::new(&config));
         let card = Arc::clone(engine.card());
-        let scorer = Arc::new(Scorer::new(Arc::clone(&queue), engine, scorer::Terms::of(&config)));
-        let intake = Intake::new(card, &config, Arc::clone(&queue), Arc::clone(&scorer)).map_err(StartError::Text)?;
-        let threads = scorer.start().map_err(StartError::Thread)?;
+        let intake = Intake::new(card, &config, Arc::clone(&queue)).map_err(StartError::Text)?;
+        let threads = scorer::start(&queue, engine, scorer::Terms::of(&config)).map_err(StartError::Thread)?;
         let mut watching = JoinSet::new();
         if config.watchdog_ms > 0 {
             watching.spawn(health.clone().watch_passes(Duration::from_millis(config.watchdog_ms)));
