@@ -31,14 +31,14 @@ struct Door {
 }
 
 impl Intake {
-    pub(super) fn new(card: Arc<ModelCard>, config: &Config, queue: Arc<Queue>) -> Result<Self, String> {
-        Ok(Self(Arc::new(Door {
-            rules: Rules::new(card, config)?,
+    pub(super) fn new(rules: Rules, config: &Config, queue: Arc<Queue>) -> Self {
+        Self(Arc::new(Door {
+            rules,
             queue,
             tokenizers: Arc::new(Semaphore::new(config.tokenizer_threads)),
             tokenizer_threads: config.tokenizer_threads,
             draining: AtomicBool::new(false),
-        })))
+        }))
     }
 
     /// The model behind the door.

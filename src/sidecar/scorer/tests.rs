@@ -12,6 +12,7 @@ use crate::engine::{EchoEngine, Engine, EngineError, ModelCard, ScoreTable};
 use crate::reward::{Code, Outcome};
 use crate::rollout::{Input, Rollout};
 use crate::sidecar::queue::Queue;
+use crate::sidecar::rules::Rules;
 use crate::sidecar::{Config, Identity, Intake, Interest, Ticket};
 
 /// Longer than anything here takes on a busy machine; a test that waits so long has failed.
@@ -61,7 +62,7 @@ impl House {
     fn new(config: &Config, engine: &Watched) -> Self {
         let queue = Arc::new(Queue::new(config));
         let threads = super::start(&queue, Box::new(engine.clone()), Terms::of(config)).unwrap();
-        let intake = Intake::new(Arc::clone(&engine.card), config, Arc::clone(&queue)).unwrap();
+        let intake = Intake::new(Rules::new(Arc::clone(&engine.card), config).unwrap(), config, Arc::clone(&queue));
         Self { intake, queue, threads }
     }
 
