@@ -1,5 +1,6 @@
 //! `serve`: the sidecar behind its transports, until a signal.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -20,8 +21,11 @@ use crate::telemetry::Telemetry;
 /// The whole configuration is checked before the model is loaded, and the model is loaded before a port for rollouts is
 /// opened. Meanwhile the admin port answers /health (200) and /ready (503 until rollouts may be sent).
 ///
-/// SIGTERM or SIGINT drains: new work is refused, accepted work is answered, exit 0. A second signal ends at once
-/// (exit 128+n), a drain longer than drain_ms ends with exit 3.
+/// SIGTERM, SIGINT or SIGHUP drains: new work is refused, accepted work is answered and its answers are read, exit 0. A second
+/// signal ends at once (exit 128+n), a drain longer than drain_ms ends with exit 3.
+///
+/// A sidecar that can be trusted no longer (a thread of its own panicked, the engine fails again and again, a pass outlasts
+/// watchdog_ms, a known answer is another one) says so at /ready and in the log, and ends with exit 3.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
 pub struct Serve {
@@ -110,7 +114,17 @@ async fn serve(settings: &Settings, model: model::Config) -> Result<(), Failure>
     set_ready(&admin, Readiness::Ready);
     info!("ready");
 
-    let first = signals.next().await;
+    let first = tokio::select! {
+        signal = signals.next() => signal,
+        reason = sidecar.health().failed() => {
+            set_ready(&admin, Readiness::Failed(Arc::clone(&reason)));
+            // What is accepted gets its answer, where it still can.
+            if let Err(error) = sidecar.end().await {
+                warn!("{error}");
+            }
+            return Err(Failure::failed(&reason));
+        }
+    };
     set_ready(&admin, Readiness::Draining);
     info!("{first}: draining, for at most {} ms; a second signal ends at once", settings.drain_ms);
     tokio::select! {
@@ -135,16 +149,18 @@ fn set_ready(admin: &Option<Admin>, readiness: Readiness) {
     }
 }
 
-/// The two requests to stop.
+/// The requests to stop.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hang_up: Signal,
 }
 
 #[derive(Debug, Clone, Copy)]
 enum Stop {
     Terminate,
     Interrupt,
+    HangUp,
 }
 
 impl Stop {
@@ -152,6 +168,7 @@ impl Stop {
         match self {
             Stop::Terminate => 15,
             Stop::Interrupt => 2,
+            Stop::HangUp => 1,
         }
     }
 }
@@ -161,19 +178,26 @@ impl std::fmt::Display for Stop {
         f.write_str(match self {
             Stop::Terminate => "SIGTERM",
             Stop::Interrupt => "SIGINT",
+            Stop::HangUp => "SIGHUP",
         })
     }
 }
 
 impl Signals {
     fn new() -> std::io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            // A terminal that was closed must not end the server differently from SIGTERM.
+            hang_up: signal(SignalKind::hangup())?,
+        })
     }
 
     async fn next(&mut self) -> Stop {
         tokio::select! {
             _ = self.terminate.recv() => Stop::Terminate,
             _ = self.interrupt.recv() => Stop::Interrupt,
+            _ = self.hang_up.recv() => Stop::HangUp,
         }
     }
 }

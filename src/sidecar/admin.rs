@@ -19,7 +19,7 @@ use super::metrics::Exposition;
 const UPKEEP: Duration = Duration::from_secs(5);
 
 /// Whether rollouts may be sent here.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Readiness {
     /// The model is not there yet.
     #[default]
@@ -28,15 +28,18 @@ pub enum Readiness {
     Ready,
     /// A request to stop came: accepted work is answered, new work is refused.
     Draining,
+    /// It can be trusted no longer, for this reason; the process is about to end.
+    Failed(Arc<str>),
 }
 
 impl Readiness {
     /// What `/ready` says.
-    pub fn reason(self) -> &'static str {
+    pub fn reason(&self) -> &str {
         match self {
             Readiness::Loading => "loading",
             Readiness::Ready => "ready",
             Readiness::Draining => "draining",
+            Readiness::Failed(reason) => reason,
         }
     }
 }
@@ -124,7 +127,7 @@ fn router(readiness: Arc<RwLock<Readiness>>, exposition: Option<Exposition>) -> 
 }
 
 async fn ready(State(readiness): State<Arc<RwLock<Readiness>>>) -> (StatusCode, String) {
-    let readiness = *readiness.read().unwrap_or_else(PoisonError::into_inner);
+    let readiness = readiness.read().unwrap_or_else(PoisonError::into_inner).clone();
     let status = if readiness == Readiness::Ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, format!("{}\n", readiness.reason()))
 }
