@@ -48,7 +48,8 @@ impl KnownAnswer {
         let sequences: Vec<_> = valid.sequences(0).collect();
         let batch = MicroBatch::pack_sequences(&sequences, true);
         let started = Instant::now();
-        let table = score(engine, &batch, card.attributes.len()).map_err(|error| NoAnswer::Failed(error.to_string()))?;
+        let table =
+            score(engine, &batch, card.attributes.len()).map_err(|error| NoAnswer::Failed(error.to_string()))?;
         let times = Times { generation, queued: Duration::ZERO, forward: started.elapsed() };
         let rows = table.slice(0..valid.read_count()).unwrap_or_default();
         let rewards = outcome(card, &valid, &bound, &rows, times);
