@@ -213,7 +213,8 @@ fn nothing_is_counted_of_a_completion_that_a_template_rewrites() {
 #[test]
 fn a_completion_without_a_place_is_not_cut_around() {
     // A template that writes everything anew, and a prompt that is no beginning of it.
-    let shouting = "{{ 'answer: ' if add_generation_prompt }}{% for m in messages %}{{ m.content | upper }}{% endfor %}";
+    let shouting =
+        "{{ 'answer: ' if add_generation_prompt }}{% for m in messages %}{{ m.content | upper }}{% endfor %}";
     let text = text(Some(shouting), false);
     for (locate, says) in [(Locate::Whole, "length_penalty"), (Locate::Start, "shorten the prompt")] {
         let rejection = text.render(&[user("two")], "four", locate).err().unwrap();
