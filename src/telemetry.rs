@@ -99,7 +99,7 @@ fn provider(endpoint: &str, headers: Option<&Secret>) -> Result<SdkTracerProvide
     Ok(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build())
 }
 
-/// `name=value,name=value` as metadata of each export. The values are marked as sensitive: whoever prints the map does not
+/// `name=value,name=value` as metadata of each export. The values are marked as sensitive: printing the map does not
 /// print them, and HTTP/2 keeps them out of its compression tables.
 fn metadata(headers: &Secret) -> Result<MetadataMap, TelemetryError> {
     let mut metadata = MetadataMap::new();

@@ -235,7 +235,7 @@ pub(super) const KEYS: &[Key] = &[
         default: || count(sidecar().queue_rollouts),
         commands: SERVE | SCORE,
         value_name: "N",
-        about: "Rollouts accepted and not yet handed to the engine; more wait at the door",
+        about: "Rollouts accepted and not yet handed to the engine; more wait until there is room",
     },
     Key {
         name: "queue_tokens",

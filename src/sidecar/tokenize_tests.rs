@@ -113,7 +113,7 @@ fn a_text_ends_as_the_tokenizer_ends_it() {
 }
 
 #[test]
-fn a_beginning_is_known_whoever_wrote_it() {
+fn a_beginning_is_known_from_the_tokenizer_and_from_the_text() {
     for adds_bos in [true, false] {
         let text = text(None, adds_bos);
         assert!(text.opens_with_bos(&[1, 5]) && !text.opens_with_bos(&[5, 1]) && !text.opens_with_bos(&[]));
