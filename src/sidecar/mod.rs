@@ -3,6 +3,7 @@
 pub mod admin;
 mod batcher;
 mod caller;
+mod fair;
 mod intake;
 pub mod metrics;
 mod outcome;
