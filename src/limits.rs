@@ -68,6 +68,9 @@ pub const MAX_MESSAGE_BYTES: usize = 64 << 20;
 /// Longest deadline in milliseconds (a day): longer ones are a unit mistake.
 pub const MAX_DEADLINE_MS: u64 = 24 * 60 * 60 * 1000;
 
+/// Longest secret that is read from a file, in bytes: far above any token or password, so a longer one is a wrong path.
+pub const MAX_SECRET_BYTES: usize = 64 << 10;
+
 /// Most bytes for prefixes that are kept (a tebibyte): beyond any machine's memory, so a larger number is a mistake.
 pub const MAX_PREFIX_CACHE_BYTES: usize = 1 << 40;
 

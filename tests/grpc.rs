@@ -52,11 +52,11 @@ async fn what_is_wrong_is_rejected_by_code_and_the_stream_lives_on() {
         (ids("x", &[1, u32::MAX]), Code::TokenOutOfRange, "token_ids.ids[1]"),
         (
             v1::Rollout { input: Some(Input::Text("no tokenizer here".into())), ..ids("x", &[]) },
-            Code::NoInput,
+            Code::UnsupportedInput,
             "token_ids",
         ),
         (v1::Rollout { input: Some(chat(vec![])), ..ids("x", &[]) }, Code::BadMessages, "chat.messages"),
-        (v1::Rollout { input: Some(chat(vec![message])), ..ids("x", &[]) }, Code::BadMessages, "no chat template"),
+        (v1::Rollout { input: Some(chat(vec![message])), ..ids("x", &[]) }, Code::UnsupportedInput, "no chat template"),
         (with(weigh("humour", 1.0)), Code::UnknownAttribute, "length, checksum"),
         (with(weigh("length", f64::NAN)), Code::BadOption, "weights.length"),
         (with(weigh("length", f64::INFINITY)), Code::BadOption, "weights.length"),

@@ -50,6 +50,11 @@ impl Failure {
         }
     }
 
+    /// Data that was written cannot be put where it belongs.
+    pub fn output_lost(message: String) -> Self {
+        Self::Fatal { code: "OUTPUT", message, exit: Exit::INTERNAL }
+    }
+
     /// Says what went wrong.
     pub fn report(self) -> Exit {
         match self {

@@ -1,6 +1,5 @@
 //! `serve`: the sidecar behind its transports, until a signal.
 
-use std::io::Write as _;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -10,7 +9,8 @@ use tracing::{info, warn};
 use super::engine;
 use super::exit::Exit;
 use super::failure::Failure;
-use crate::config::{self, Flags, Loaded, SERVE, Settings};
+use super::output;
+use crate::config::{self, Flags, SERVE, Settings};
 use crate::model;
 use crate::sidecar::admin::{Admin, Readiness};
 use crate::sidecar::{Sidecar, StartError, metrics};
@@ -49,9 +49,11 @@ impl Serve {
     pub fn run(self) -> Result<Exit, Failure> {
         let loaded = config::load_here(&self.flags)?;
         if self.print_config {
-            return print(&loaded);
+            Telemetry::logs(&loaded)?;
+            output::print(&loaded.to_toml())?;
+            return Ok(Exit::DONE);
         }
-        let settings = loaded.settings;
+        let settings = &loaded.settings;
         let model = settings.model()?;
         settings.check_listens()?;
 
@@ -61,9 +63,9 @@ impl Serve {
             .map_err(|e| Failure::internal(format!("cannot start the runtime: {e}")))?;
         let telemetry = {
             let _inside = runtime.enter();
-            Telemetry::start(&settings.log, settings.otlp_endpoint.as_deref())?
+            Telemetry::logs_and_spans(&loaded)?
         };
-        let done = runtime.block_on(serve(&settings, model));
+        let done = runtime.block_on(serve(settings, model));
         if !matches!(done, Err(Failure::Signal(_))) {
             telemetry.shutdown();
         }
@@ -145,13 +147,6 @@ fn set_ready(admin: &Option<Admin>, readiness: Readiness) {
     if let Some(admin) = admin {
         admin.set_ready(readiness);
     }
-}
-
-fn print(loaded: &Loaded) -> Result<Exit, Failure> {
-    std::io::stdout()
-        .write_all(loaded.to_toml().as_bytes())
-        .map_err(|error| Failure::output("standard output", &error))?;
-    Ok(Exit::DONE)
 }
 
 /// The requests to stop.

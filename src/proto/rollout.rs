@@ -34,6 +34,7 @@ pub fn rollout_from_wire(rollout: v1::Rollout) -> Result<Rollout, Rejection> {
         deadline_ms: rollout.deadline_ms,
         aggregation: rollout.aggregation.map(aggregation_from_wire).unwrap_or_default(),
         traceparent: rollout.traceparent,
+        tracestate: String::new(),
     })
 }
 
@@ -231,7 +232,17 @@ mod tests {
             text(),
         )
             .prop_map(|(id, input, finish_reason, group, priority, deadline_ms, aggregation, traceparent)| {
-                Rollout { id, input, finish_reason, group, priority, deadline_ms, aggregation, traceparent }
+                Rollout {
+                    id,
+                    input,
+                    finish_reason,
+                    group,
+                    priority,
+                    deadline_ms,
+                    aggregation,
+                    traceparent,
+                    ..Rollout::default()
+                }
             })
     }
 

@@ -152,6 +152,7 @@ impl RolloutRef<'_> {
             deadline_ms: self.deadline_ms,
             aggregation: self.aggregation.clone(),
             traceparent: self.traceparent.to_owned(),
+            tracestate: String::new(),
         })
     }
 }
@@ -213,6 +214,7 @@ mod tests {
                 deadline_ms: Some(7),
                 aggregation: AggregationSpec { offset: Some(1.0), ..AggregationSpec::default() },
                 traceparent: "tp".into(),
+                tracestate: String::new(),
             };
             assert_eq!(vec![rollout.clone()].get(0).to_owned(), Ok(rollout));
         }

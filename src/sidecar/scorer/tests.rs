@@ -221,7 +221,7 @@ async fn text_and_a_full_queue_go_the_long_way() {
     let deferred = intake.try_submit(text, ticket(), Instant::now()).unwrap_err();
     assert!(answers.try_recv().is_err(), "nothing is known before the text is read");
     deferred.finish().await;
-    assert_eq!(answers.recv_timeout(PATIENCE).unwrap().unwrap_err().code, Code::NoInput, "no tokenizer");
+    assert_eq!(answers.recv_timeout(PATIENCE).unwrap().unwrap_err().code, Code::UnsupportedInput, "no tokenizer");
 
     let first = house.submit(&[1]);
     let second = intake.try_submit(rollout(&[1, 2]), ticket(), Instant::now()).unwrap_err();
