@@ -148,7 +148,8 @@ fn accepted_work_is_answered_before_the_end() {
         aggregation: reward_sidecar::rollout::AggregationSpec {
             weights: [("attribute-0".to_owned(), 1.0)].into(),
             ..Default::default()
-        },
+        }
+        .into(),
         ..Default::default()
     };
     runtime.block_on(async {

@@ -71,8 +71,9 @@ pub async fn run(sidecar: &Sidecar, job: Job, progress: Progress) -> Result<Prog
         match parsed.rollout {
             Ok(mut rollout) => {
                 if rollout.aggregation.weights.is_empty() && rollout.aggregation.weighting.is_none() {
-                    rollout.aggregation.weights = defaults.weights.clone();
-                    rollout.aggregation.weighting = defaults.weighting.clone();
+                    let aggregation = Arc::make_mut(&mut rollout.aggregation);
+                    aggregation.weights = defaults.weights.clone();
+                    aggregation.weighting = defaults.weighting.clone();
                 }
                 // Fails only where the writer is gone.
                 let ticket = Ticket::new(interest.clone(), move |outcome| drop(answer.send(outcome)));

@@ -324,7 +324,7 @@ fn rollout(fields: &mut Fields) -> Result<Rollout, Rejection> {
         group: fields.group.take().unwrap_or_default(),
         priority: fields.priority.unwrap_or_default(),
         deadline_ms: fields.deadline_ms,
-        aggregation: aggregation(fields)?,
+        aggregation: aggregation(fields)?.into(),
         traceparent: String::new(),
         tracestate: String::new(),
     })

@@ -85,7 +85,7 @@ fn options() {
         length_penalty: Some(LengthPenalty { per_token: 0.1, target_tokens: 9 }),
         ..AggregationSpec::default()
     };
-    assert_eq!(rollout.aggregation, expected);
+    assert_eq!(*rollout.aggregation, expected);
     assert_eq!(good(r#"{"id":"a","text":"t","weighting":"w"}"#).aggregation.weighting.as_deref(), Some("w"));
 }
 

@@ -120,7 +120,8 @@ fn made_up(card: &ModelCard) -> Rollout {
         aggregation: AggregationSpec {
             weights: card.attributes.first().map(|name| (name.clone(), 1.0)).into_iter().collect(),
             ..AggregationSpec::default()
-        },
+        }
+        .into(),
         ..Rollout::default()
     }
 }

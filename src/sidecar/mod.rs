@@ -3,6 +3,7 @@
 pub mod admin;
 mod batcher;
 mod caller;
+mod fair;
 pub mod health;
 mod intake;
 mod known_answer;
@@ -71,6 +72,8 @@ pub struct Config {
     pub queue_tokens: usize,
     /// Most connections that gRPC has open at a time; the next is accepted when one of them has closed.
     pub grpc_connections: usize,
+    /// Bytes of messages and of texts that may be held for callers before the queue takes their rollouts.
+    pub intake_bytes: usize,
     /// Unanswered rollouts of one stream; the stream is not read while there are so many.
     pub stream_in_flight: usize,
     /// Whether a prefix shared by rollouts of a micro-batch is computed once. Never changes a reward.
@@ -114,6 +117,7 @@ impl Default for Config {
             queue_rollouts: 4096,
             queue_tokens: 1 << 22,
             grpc_connections: 1024,
+            intake_bytes: 256 << 20,
             stream_in_flight: 1024,
             share_prefixes: true,
             tokenizer_threads: 2,
@@ -199,7 +203,7 @@ impl Sidecar {
         let grpc_addr = listeners.tcp_addr();
         let mut transports: Vec<Box<dyn Transport>> = Vec::new();
         if config.grpc.is_some() || config.uds.is_some() {
-            transports.push(Box::new(grpc::Server::start(listeners, &config, &intake).await));
+            transports.push(Box::new(grpc::Server::start(listeners, &config, &intake, &health).await));
         }
         #[cfg(target_os = "linux")]
         if let Some(lanes) = lanes {

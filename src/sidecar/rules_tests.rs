@@ -118,9 +118,11 @@ proptest! {
         length_known: bool,
     ) {
         let rules = rules_with(1 << 10, OverLong::Reject, ReadPolicy { append, ..ReadPolicy::default() });
-        let aggregation = || crate::rollout::AggregationSpec {
-            length_penalty: length_known.then_some(LengthPenalty { per_token: 0.1, target_tokens: 3 }),
-            ..Default::default()
+        let aggregation = || {
+            Arc::new(crate::rollout::AggregationSpec {
+                length_penalty: length_known.then_some(LengthPenalty { per_token: 0.1, target_tokens: 3 }),
+                ..Default::default()
+            })
         };
         let contents: Vec<String> = contents
             .iter()
@@ -158,8 +160,8 @@ fn a_length_that_cannot_be_counted_is_refused() {
     };
     let penalty = Some(LengthPenalty { per_token: 0.5, target_tokens: 0 });
     let penalised = |rollout: Rollout| {
-        let aggregation = crate::rollout::AggregationSpec { length_penalty: penalty, ..rollout.aggregation.clone() };
-        Rollout { aggregation, ..rollout }
+        let aggregation = crate::rollout::AggregationSpec { length_penalty: penalty, ..(*rollout.aggregation).clone() };
+        Rollout { aggregation: aggregation.into(), ..rollout }
     };
     for over_long in [OverLong::Reject, OverLong::TruncateLeft] {
         let rules = with(over_long);
@@ -275,7 +277,7 @@ fn what_stands_behind_a_text_is_stripped_before_the_last_token_is_appended() {
     let text = TextAssets { chat_template: Some(plain.into()), ..card.text.clone() };
     let rules = Rules::new(ModelCard { text, ..card }.into(), &Config::default()).unwrap();
     let mut chat = chat(&["w0"], "w1 w2  ");
-    chat.aggregation.length_penalty = Some(penalty);
+    Arc::make_mut(&mut chat.aggregation).length_penalty = Some(penalty);
     let valid = valid(&rules, chat);
     assert_eq!((&*valid.tokens, valid.completion_tokens), (&[USER, 10, REPLY, 11, 12, END][..], Some(2)));
 }
