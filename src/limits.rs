@@ -50,6 +50,12 @@ pub const MAX_QUEUE_TOKENS: usize = 1 << 28;
 /// Most rollouts in flight on one stream.
 pub const MAX_STREAM_IN_FLIGHT: usize = 1 << 16;
 
+/// Most connections that are open at a time: each has a descriptor, and buffers of some hundred kilobytes while it is in use.
+pub const MAX_CONNECTIONS: usize = 1 << 16;
+
+/// Most bytes held for callers before the queue takes their rollouts (64 GiB): beyond most machines' memory.
+pub const MAX_INTAKE_BYTES: usize = 1 << 36;
+
 /// Most lanes: each has three descriptors, and its rings are memory once they have been used.
 pub const MAX_LANES: usize = 4096;
 

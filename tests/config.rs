@@ -286,6 +286,8 @@ fn limits_have_ceilings_and_zero_is_refused_where_it_makes_no_sense() {
         "queue_rollouts",
         "queue_tokens",
         "stream_in_flight",
+        "grpc_connections",
+        "intake_bytes",
         "shm_lanes",
         "tokenizer_threads",
         "tp",
@@ -299,7 +301,7 @@ fn limits_have_ceilings_and_zero_is_refused_where_it_makes_no_sense() {
         refused(None, &[], &["--shm-ring-bytes", bytes], &["--shm-ring-bytes", "a power of two from 65536", bytes]);
     }
     refused(None, &[], &["--shm-ring-bytes", "536870912"], &["MAX_LANE_RING_BYTES"]);
-    for key in ["threads", "max_wait_ms", "max_bypass", "drain_ms", "shm_spin_us"] {
+    for key in ["threads", "max_wait_ms", "max_bypass", "drain_ms", "watchdog_ms", "known_answer_ms", "shm_spin_us"] {
         assert!(load(Some(&format!("{key} = 0")), &[], &[]).is_ok(), "{key}");
         refused(Some(&format!("{key} = -1")), &[], &[], &[key, "found -1"]);
     }

@@ -96,8 +96,14 @@ impl Score {
             .enable_all()
             .build()
             .map_err(|e| Failure::internal(format!("cannot start the runtime: {e}")))?;
-        let config =
-            sidecar::Config { grpc: None, uds: None, shm: None, max_wait_ms: patience_ms, ..settings.sidecar() };
+        let config = sidecar::Config {
+            grpc: None,
+            uds: None,
+            shm: None,
+            max_wait_ms: patience_ms,
+            known_answer_ms: 0,
+            ..settings.sidecar()
+        };
         let scored = runtime.block_on(async {
             let sidecar = Sidecar::start(config, engine).await?;
             let job = Job {

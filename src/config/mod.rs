@@ -97,6 +97,10 @@ pub struct Settings {
     pub queue_rollouts: usize,
     /// Their tokens.
     pub queue_tokens: usize,
+    /// Most gRPC connections that are open.
+    pub grpc_connections: usize,
+    /// Bytes of messages and texts that are held before the queue takes their rollouts.
+    pub intake_bytes: usize,
     /// Unanswered rollouts of one stream.
     pub stream_in_flight: usize,
     /// Threads that turn text into tokens.
@@ -105,6 +109,10 @@ pub struct Settings {
     pub over_long: sidecar::OverLong,
     /// How long accepted work may take after a request to stop, in milliseconds.
     pub drain_ms: u64,
+    /// How long one pass may take, in milliseconds; 0: for ever.
+    pub watchdog_ms: u64,
+    /// How long the engine may be idle before its known answer is checked, in milliseconds; 0: never.
+    pub known_answer_ms: u64,
     /// What is logged: a level, or `tracing` filter directives.
     pub log: String,
     /// Where spans go (OTLP over gRPC).
@@ -158,7 +166,10 @@ impl Settings {
             share_prefixes: self.share_prefixes,
             tokenizer_threads: self.tokenizer_threads,
             drain_ms: self.drain_ms,
-            ..sidecar::Config::default()
+            grpc_connections: self.grpc_connections,
+            intake_bytes: self.intake_bytes,
+            watchdog_ms: self.watchdog_ms,
+            known_answer_ms: self.known_answer_ms,
         }
     }
 
