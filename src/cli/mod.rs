@@ -10,6 +10,8 @@ mod failure;
 mod inspect;
 mod lines;
 mod output;
+mod pairs;
+mod parquet;
 mod pipeline;
 mod plan;
 mod progress;

@@ -1,31 +1,36 @@
-//! From line to line: a reader, a submitter and a writer with bounded room between them, so that memory does not grow
+//! From row to row: a reader, a submitter and a writer with bounded room between them, so that memory does not grow
 //! with the file. Answers come in any order and are written in the order of the input.
 
 mod reader;
 mod writer;
 
-use std::io::{BufRead, Write};
 use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use self::reader::Read;
-use self::writer::Pending;
+use self::writer::{Pending, PendingOutcome};
 use super::failure::Failure;
 use super::progress::Progress;
-use crate::rollout::AggregationSpec;
-use crate::sidecar::{Identity, Interest, Sidecar, Ticket};
+use super::rewards_file::RewardsFile;
+use super::rollout_file::Rows;
+use crate::json::row::{Content, ExtraColumns};
+use crate::reward::Outcome;
+use crate::rollout::{AggregationSpec, Rollout};
+use crate::sidecar::{Identity, Intake, Interest, Sidecar, Ticket};
 
-/// Lines that are read ahead: enough that the reader never holds up the rest.
+/// Rows that are read ahead: enough that the reader never holds up the rest.
 const READ_AHEAD: usize = 16;
 
 /// What is to be scored, and how.
 pub struct Job {
     /// The rollout file.
-    pub input: Box<dyn BufRead + Send>,
+    pub input: Box<dyn Rows>,
     /// The rewards file.
-    pub output: Box<dyn Write + Send>,
+    pub output: Box<dyn RewardsFile>,
+    /// What happens to columns that are not a rollout's.
+    pub extra_columns: ExtraColumns,
     /// For messages.
     pub input_name: String,
     /// For messages.
@@ -38,22 +43,20 @@ pub struct Job {
     pub submissions: usize,
 }
 
-/// Scores the whole input. Every line has been answered and written when this returns without an error.
+/// Scores the whole input. Every row has been answered and written when this returns without an error.
 pub async fn run(sidecar: &Sidecar, job: Job, progress: Progress) -> Result<Progress, Failure> {
-    let Job { input, output, input_name, output_name, defaults, window, submissions } = job;
+    let Job { input, output, extra_columns, input_name, output_name, defaults, window, submissions } = job;
     let intake = sidecar.intake();
-    let (read_to, mut lines) = mpsc::channel(READ_AHEAD);
+    let (read_to, mut rows) = mpsc::channel(READ_AHEAD);
     let (pending_to, pending) = mpsc::channel(window);
-    let (read_error_to, mut read_error) = oneshot::channel();
+    let (read_result_to, mut read_result) = oneshot::channel();
 
     // Not joined: it may wait for ever on an input that nobody closes, when the output has failed.
     std::thread::Builder::new()
         .name("reader".into())
         .spawn(move || {
-            if let Err(e) = reader::read(input, &read_to) {
-                // Fails only where nobody waits for it any more.
-                let _ = read_error_to.send(e);
-            }
+            // Fails only where nobody waits for it any more.
+            let _ = read_result_to.send(reader::read(input, extra_columns, &read_to));
         })
         .map_err(|e| Failure::internal(format!("cannot start a thread: {e}")))?;
     let card = intake.card().clone();
@@ -61,28 +64,25 @@ pub async fn run(sidecar: &Sidecar, job: Job, progress: Progress) -> Result<Prog
 
     let interest = Interest::of(&Identity::new("file", None));
     let permits = Arc::new(Semaphore::new(submissions));
-    while let Some(Read { number, consumed, parsed }) = lines.recv().await {
+    let submitter = Submitter { intake: intake.clone(), interest, permits: permits.clone(), defaults };
+    while let Some(Read { number, consumed, row, batch }) = rows.recv().await {
         let (answer, outcome) = oneshot::channel();
-        if pending_to.send(Pending { number, consumed, id: parsed.id, outcome }).await.is_err() {
+        let (other_answer, other_outcome) = oneshot::channel();
+        let outcome = match &row.content {
+            Ok(Content::Pair { .. }) => PendingOutcome::Pair { chosen: outcome, rejected: other_outcome },
+            _ => PendingOutcome::One(outcome),
+        };
+        let pending = Pending { number, consumed, id: row.id, is_pair: row.is_pair, extra: row.extra, batch, outcome };
+        if pending_to.send(pending).await.is_err() {
             // The writer failed: what is in flight need not be scored.
-            interest.withdraw();
+            submitter.interest.withdraw();
             break;
         }
-        match parsed.rollout {
-            Ok(mut rollout) => {
-                if rollout.aggregation.weights.is_empty() && rollout.aggregation.weighting.is_none() {
-                    let aggregation = Arc::make_mut(&mut rollout.aggregation);
-                    aggregation.weights = defaults.weights.clone();
-                    aggregation.weighting = defaults.weighting.clone();
-                }
-                // Fails only where the writer is gone.
-                let ticket = Ticket::new(interest.clone(), move |outcome| drop(answer.send(outcome)));
-                let permit = permits.clone().acquire_owned().await.expect("the semaphore is never closed");
-                let (intake, received) = (intake.clone(), Instant::now());
-                tokio::spawn(async move {
-                    intake.submit(rollout, ticket, received).await;
-                    drop(permit);
-                });
+        match row.content {
+            Ok(Content::One(rollout)) => submitter.submit(*rollout, answer).await,
+            Ok(Content::Pair { chosen, rejected }) => {
+                submitter.submit(*chosen, answer).await;
+                submitter.submit(*rejected, other_answer).await;
             }
             Err(rejection) => drop(answer.send(Err(rejection))),
         }
@@ -95,198 +95,41 @@ pub async fn run(sidecar: &Sidecar, job: Job, progress: Progress) -> Result<Prog
         .await
         .map_err(|e| Failure::internal(format!("the writer ended early: {e}")))?
         .map_err(|e| Failure::output(&output_name, &e))?;
-    match read_error.try_recv() {
-        Ok(e) => Err(Failure::usage("INPUT", format!("cannot read {input_name} to its end: {e}"))),
-        Err(_) => Ok(progress),
+    match read_result.try_recv() {
+        Ok(Ok(())) => Ok(progress),
+        Ok(Err(e)) => Err(Failure::usage("INPUT", format!("cannot read {input_name} to its end: {e}"))),
+        // It sends its result before it ends, unless it panics.
+        Err(_) => Err(Failure::internal(format!("the reader of {input_name} ended early; not all of it was read"))),
+    }
+}
+
+/// Hands rollouts to intake.
+struct Submitter {
+    intake: Intake,
+    interest: Interest,
+    permits: Arc<Semaphore>,
+    defaults: AggregationSpec,
+}
+
+impl Submitter {
+    /// Submits one, as soon as few enough are on their way.
+    async fn submit(&self, mut rollout: Rollout, answer: oneshot::Sender<Outcome>) {
+        if rollout.aggregation.weights.is_empty() && rollout.aggregation.weighting.is_none() {
+            let aggregation = Arc::make_mut(&mut rollout.aggregation);
+            aggregation.weights = self.defaults.weights.clone();
+            aggregation.weighting = self.defaults.weighting.clone();
+        }
+        // Fails only where the writer is gone.
+        let ticket = Ticket::new(self.interest.clone(), move |outcome| drop(answer.send(outcome)));
+        let permit = self.permits.clone().acquire_owned().await.expect("the semaphore is never closed");
+        let (intake, received) = (self.intake.clone(), Instant::now());
+        tokio::spawn(async move {
+            intake.submit(rollout, ticket, received).await;
+            drop(permit);
+        });
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io;
-    use std::sync::Mutex;
-
-    use super::*;
-    use crate::cli::exit::Exit;
-    use crate::engine::{EchoEngine, ReadAt, ReadPolicy, Reduce, TextAssets};
-    use crate::sidecar::{Config, Sidecar};
-
-    /// An output that can be read after the pipeline has consumed it.
-    #[derive(Clone, Default)]
-    struct Shared(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Shared {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    /// A reader that left.
-    struct Closed;
-
-    impl Write for Closed {
-        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
-            Err(io::ErrorKind::BrokenPipe.into())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    /// Scores with the echo engine: context 64, attribute `length` with weight 1 by default.
-    fn score(
-        input: impl BufRead + Send + 'static,
-        output: impl Write + Send + 'static,
-        defaults: AggregationSpec,
-    ) -> Result<Progress, Failure> {
-        score_with(EchoEngine::new(64), input, output, defaults)
-    }
-
-    fn score_with(
-        engine: EchoEngine,
-        input: impl BufRead + Send + 'static,
-        output: impl Write + Send + 'static,
-        defaults: AggregationSpec,
-    ) -> Result<Progress, Failure> {
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-        let done = runtime.block_on(async {
-            let config = Config { max_batch_tokens: 256, queue_rollouts: 8, ..Config::default() };
-            let sidecar = Sidecar::start(config, Box::new(engine)).await.unwrap();
-            let job = Job {
-                input: Box::new(input),
-                output: Box::new(output),
-                input_name: "in".into(),
-                output_name: "out".into(),
-                defaults,
-                window: 5,
-                submissions: 3,
-            };
-            let done = run(&sidecar, job, Progress::start(None)).await;
-            sidecar.drain().await.unwrap();
-            done
-        });
-        runtime.shutdown_background();
-        done
-    }
-
-    fn answers(output: &Shared) -> Vec<serde_json::Value> {
-        let text = String::from_utf8(output.0.lock().unwrap().clone()).unwrap();
-        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-    }
-
-    #[test]
-    fn every_line_has_its_answer_in_its_place() {
-        let mut input = String::new();
-        for i in 0..2000 {
-            input += &match i % 10 {
-                3 => "garbage\n".to_owned(),
-                7 => format!("{{\"id\":\"{i}\",\"input_ids\":{:?}}}\n", vec![1; 65]),
-                n => format!("{{\"id\":\"{i}\",\"input_ids\":{:?}}}\n", vec![i; 1 + n]),
-            };
-        }
-        let output = Shared::default();
-        let progress = score(io::Cursor::new(input), output.clone(), AggregationSpec::default()).unwrap();
-        assert!(!progress.all_scored());
-        let answers = answers(&output);
-        assert_eq!(answers.len(), 2000);
-        for (i, answer) in answers.iter().enumerate() {
-            match i % 10 {
-                3 => {
-                    assert_eq!(answer["error"]["code"], "MALFORMED");
-                    assert_eq!((&answer["id"], &answer["line"]), (&serde_json::Value::Null, &(i + 1).into()));
-                }
-                7 => assert_eq!((&answer["id"], &answer["error"]["code"]), (&i.to_string().into(), &"TOO_LONG".into())),
-                n => {
-                    assert_eq!(answer["id"], i.to_string());
-                    assert_eq!(answer["reward"], (1 + n) as f64);
-                    assert_eq!(answer["tokens"], 1 + n);
-                }
-            }
-        }
-        assert!(
-            progress.finish().starts_with("2000 rollouts: 1600 scored, 400 rejected (MALFORMED 200, TOO_LONG 200); ")
-        );
-    }
-
-    #[test]
-    fn defaults_are_for_those_who_bring_none() {
-        let lines = concat!(
-            "{\"id\":\"a\",\"input_ids\":[1,2]}\n",
-            "{\"id\":\"b\",\"input_ids\":[1,2],\"weights\":{\"length\":3}}\n",
-            "{\"id\":\"c\",\"input_ids\":[1,2],\"weighting\":\"default\"}\n",
-            "{\"id\":\"d\",\"input_ids\":[1,2],\"aggregation\":{\"offset\":0.5}}\n",
-        );
-        let output = Shared::default();
-        let weights = std::collections::BTreeMap::from([("length".to_owned(), -1.0)]);
-        let defaults = AggregationSpec { weights, ..AggregationSpec::default() };
-        assert!(score(lines.as_bytes(), output.clone(), defaults).unwrap().all_scored());
-        let rewards: Vec<_> = answers(&output).iter().map(|answer| answer["reward"].as_f64().unwrap()).collect();
-        assert_eq!(rewards, [-2.0, 6.0, 2.0, -1.5]);
-    }
-
-    #[test]
-    fn steps_are_listed_with_the_rollout() {
-        let at = ReadAt::EveryToken { token: 9, reduce: Reduce::Min };
-        let engine = EchoEngine::new(64).taking(TextAssets::default(), ReadPolicy { at, ..ReadPolicy::default() });
-        let lines = "{\"id\":\"a\",\"input_ids\":[1,9,2,9,3]}\n{\"id\":\"b\",\"input_ids\":[1,2]}\n";
-        let output = Shared::default();
-        score_with(engine, lines.as_bytes(), output.clone(), AggregationSpec::default()).unwrap();
-        let [steps, none] = answers(&output).try_into().unwrap();
-        assert_eq!((&steps["reward"], &steps["tokens"]), (&2.0.into(), &5.into()));
-        let step = |tokens: &[u32]| {
-            // The fewest digits that read back to the same float32, read as a float64.
-            let digits = |value: f32| value.to_string().parse::<f64>().unwrap();
-            let [length, checksum] = EchoEngine::expected(tokens).map(digits);
-            let attributes = serde_json::json!({"length": length, "checksum": checksum});
-            serde_json::json!({"tokens": tokens.len(), "reward": length, "attributes": attributes})
-        };
-        assert_eq!(steps["reads"], serde_json::json!([step(&[1, 9]), step(&[1, 9, 2, 9])]));
-        assert_eq!(none["error"]["code"], "NO_READ_POSITION");
-    }
-
-    /// An endless input whose output nobody reads.
-    #[test]
-    fn a_reader_that_left_ends_it_quietly() {
-        struct Endless(u64, Vec<u8>);
-        impl io::Read for Endless {
-            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-                if self.1.is_empty() {
-                    self.0 += 1;
-                    self.1 = format!("{{\"id\":\"{}\",\"input_ids\":[1]}}\n", self.0).into_bytes();
-                }
-                let n = self.1.len().min(buffer.len());
-                buffer[..n].copy_from_slice(&self.1[..n]);
-                self.1.drain(..n);
-                Ok(n)
-            }
-        }
-        let input = io::BufReader::new(Endless(0, Vec::new()));
-        let done = score(input, Closed, AggregationSpec::default());
-        assert!(matches!(done, Err(Failure::NoReader)));
-    }
-
-    /// What was read before the failure is scored and written.
-    #[test]
-    fn an_input_that_fails_half_way() {
-        struct Failing;
-        impl io::Read for Failing {
-            fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
-                Err(io::Error::other("the disk is gone"))
-            }
-        }
-        let input = io::BufReader::new(io::Read::chain(&b"{\"id\":\"a\",\"input_ids\":[1]}\n"[..], Failing));
-        let output = Shared::default();
-        let Err(Failure::Fatal { message, exit: Exit::USAGE, .. }) =
-            score(input, output.clone(), AggregationSpec::default())
-        else {
-            panic!("the failure was not reported")
-        };
-        assert!(message.contains("the disk is gone"), "{message}");
-        assert_eq!(answers(&output)[0]["reward"], 1.0);
-    }
-}
+#[path = "pipeline_tests.rs"]
+mod tests;

@@ -2,10 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use serde::Serialize;
+
+use super::pairs::{Pairs, PairsSummary};
+use super::rewards_file::{RowAnswer, RowOutcome};
 use crate::reward::Outcome;
 use crate::sidecar::metrics::{self, Totals};
 
@@ -16,6 +20,7 @@ pub struct Progress {
     before: Totals,
     scored: u64,
     rejected: BTreeMap<&'static str, u64>,
+    pairs: Pairs,
 }
 
 impl Progress {
@@ -28,14 +33,30 @@ impl Progress {
             None => "{spinner} {msg}",
         };
         bar.set_style(ProgressStyle::with_template(template).expect("the templates above are well-formed"));
-        Self { bar, started: Instant::now(), before: metrics::totals(), scored: 0, rejected: BTreeMap::new() }
+        Self {
+            bar,
+            started: Instant::now(),
+            before: metrics::totals(),
+            scored: 0,
+            rejected: BTreeMap::new(),
+            pairs: Pairs::default(),
+        }
     }
 
-    /// One more line was answered; `bytes` of the input lie before or in it.
-    pub fn answered(&mut self, outcome: &Outcome, bytes: u64) {
-        match outcome {
-            Ok(_) => self.scored += 1,
-            Err(rejection) => *self.rejected.entry(rejection.code.name()).or_default() += 1,
+    /// One more row was answered; `bytes` of the input lie before or in it.
+    pub fn answered(&mut self, answer: &RowAnswer, bytes: u64) {
+        match &answer.outcome {
+            RowOutcome::One(outcome) => {
+                self.count(outcome);
+                if answer.is_pair {
+                    self.pairs.unreadable();
+                }
+            }
+            RowOutcome::Pair { chosen, rejected } => {
+                self.count(chosen);
+                self.count(rejected);
+                self.pairs.answered(chosen, rejected);
+            }
         }
         if !self.bar.is_hidden() {
             self.bar.set_position(bytes);
@@ -48,17 +69,26 @@ impl Progress {
         self.rejected.is_empty()
     }
 
-    /// The last line.
-    pub fn finish(self) -> String {
+    fn count(&mut self, outcome: &Outcome) {
+        match outcome {
+            Ok(_) => self.scored += 1,
+            Err(rejection) => *self.rejected.entry(rejection.code.name()).or_default() += 1,
+        }
+    }
+
+    /// Everything has been answered.
+    pub fn finish(self) -> Summary {
         self.bar.finish_and_clear();
         let after = metrics::totals();
-        summary(
-            self.scored,
-            &self.rejected,
-            after.tokens_submitted - self.before.tokens_submitted,
-            after.tokens_unique - self.before.tokens_unique,
-            self.started.elapsed(),
-        )
+        Summary {
+            scored: self.scored,
+            rejected: self.rejected_in_all(),
+            tokens_submitted: after.tokens_submitted - self.before.tokens_submitted,
+            tokens_unique: after.tokens_unique - self.before.tokens_unique,
+            seconds: self.started.elapsed().as_secs_f64(),
+            pairs: self.pairs.summary(),
+            rejections: self.rejected,
+        }
     }
 
     fn rejected_in_all(&self) -> u64 {
@@ -66,19 +96,45 @@ impl Progress {
     }
 }
 
-fn summary(scored: u64, rejected: &BTreeMap<&'static str, u64>, submitted: u64, unique: u64, time: Duration) -> String {
-    let in_all: u64 = rejected.values().sum();
-    let mut line = format!("{} rollouts: {scored} scored, {in_all} rejected", scored + in_all);
-    if in_all > 0 {
-        let codes: Vec<String> = rejected.iter().map(|(code, count)| format!("{code} {count}")).collect();
-        // Writing to a String cannot fail.
-        let _ = write!(line, " ({})", codes.join(", "));
+/// What became of a whole file, as `--summary` writes it.
+#[derive(Debug, Serialize)]
+pub struct Summary {
+    /// Rollouts that have a reward.
+    scored: u64,
+    /// Rollouts that have none; a row that could not be read counts as one.
+    rejected: u64,
+    /// Those by code.
+    rejections: BTreeMap<&'static str, u64>,
+    /// Tokens of all rollouts.
+    tokens_submitted: u64,
+    /// Tokens that were computed: what rollouts share counts once.
+    tokens_unique: u64,
+    /// Time from the first row to the last answer.
+    seconds: f64,
+    /// Of a preference file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pairs: Option<PairsSummary>,
+}
+
+impl Summary {
+    /// For people: a line, and one more for a preference file.
+    pub fn lines(&self) -> String {
+        let Self { scored, rejected, tokens_submitted: submitted, tokens_unique: unique, seconds, .. } = self;
+        let mut lines = format!("{} rollouts: {scored} scored, {rejected} rejected", scored + rejected);
+        if *rejected > 0 {
+            let codes: Vec<String> = self.rejections.iter().map(|(code, count)| format!("{code} {count}")).collect();
+            // Writing to a String cannot fail.
+            let _ = write!(lines, " ({})", codes.join(", "));
+        }
+        // An empty input takes no time worth dividing by.
+        let per_second = if *submitted == 0 { 0.0 } else { *submitted as f64 / seconds };
+        let _ =
+            write!(lines, "; {submitted} tokens submitted, {unique} unique; {seconds:.2} s, {per_second:.0} tokens/s");
+        if let Some(pairs) = &self.pairs {
+            let _ = write!(lines, "\n{}", pairs.line());
+        }
+        lines
     }
-    let seconds = time.as_secs_f64();
-    // An empty input takes no time worth dividing by.
-    let per_second = if submitted == 0 { 0.0 } else { submitted as f64 / seconds };
-    let _ = write!(line, "; {submitted} tokens submitted, {unique} unique; {seconds:.2} s, {per_second:.0} tokens/s");
-    line
 }
 
 #[cfg(test)]
@@ -86,13 +142,25 @@ mod tests {
     use super::*;
     use crate::reward::Code;
 
+    fn summary(
+        scored: u64,
+        rejections: BTreeMap<&'static str, u64>,
+        submitted: u64,
+        unique: u64,
+        seconds: f64,
+    ) -> String {
+        let rejected = rejections.values().sum();
+        let (tokens_submitted, tokens_unique, pairs) = (submitted, unique, None);
+        Summary { scored, rejected, rejections, tokens_submitted, tokens_unique, seconds, pairs }.lines()
+    }
+
     #[test]
     fn the_last_line() {
         let rejected = BTreeMap::from([(Code::TooLong.name(), 2), (Code::Malformed.name(), 1)]);
         assert_eq!(
-            summary(5, &rejected, 1000, 400, Duration::from_millis(500)),
+            summary(5, rejected, 1000, 400, 0.5),
             "8 rollouts: 5 scored, 3 rejected (MALFORMED 1, TOO_LONG 2); 1000 tokens submitted, 400 unique; 0.50 s, 2000 tokens/s"
         );
-        assert!(summary(0, &BTreeMap::new(), 0, 0, Duration::ZERO).ends_with("0.00 s, 0 tokens/s"));
+        assert!(summary(0, BTreeMap::new(), 0, 0, 0.0).ends_with("0.00 s, 0 tokens/s"));
     }
 }

@@ -1,34 +1,134 @@
-//! The rollout file: one JSON object per line, as [`crate::json::rollout`] has it. A bad line never costs another line
-//! anything: it becomes a rejection that names the line.
+//! The rollout file: rows, each of which is a JSON object as [`crate::json::row`] has it. A bad row never costs another
+//! row anything: it becomes a rejection that names its place.
 
-use super::lines::Line;
-use crate::json::rollout;
+use std::fmt;
+use std::io::{self, BufRead};
+
+use arrow_array::RecordBatch;
+
+use super::lines::Lines;
+use crate::json::rollout::RolloutError;
+use crate::json::row::{self, Content, ExtraColumns, ExtraField};
 use crate::limits::MAX_MESSAGE_BYTES;
 use crate::reward::{Code, Rejection};
 use crate::rollout::Rollout;
 
-/// A parsed line.
-#[derive(Debug, PartialEq)]
-pub struct Parsed {
-    /// The rollout's id, as far as the line has one.
-    pub id: Option<String>,
-    /// The rollout, or what is wrong with the line.
-    pub rollout: Result<Rollout, Rejection>,
+/// Where rows come from.
+pub trait Rows: Send {
+    /// The next row; `None` at the end of the input.
+    ///
+    /// # Errors
+    ///
+    /// The input cannot be read on.
+    fn next(&mut self) -> io::Result<Option<RawRow>>;
 }
 
-/// Parses the `number`th line of a file.
-pub fn parse(line: &[u8], number: u64) -> Parsed {
-    let rollout::Parsed { id, rollout } = rollout::parse(line);
-    Parsed { id, rollout: rollout.map_err(|error| error.in_line(number)) }
+/// One row, not parsed yet.
+pub struct RawRow {
+    /// Where it stands.
+    pub place: Place,
+    /// How much of the input lies before or in it, in bytes (in a Parquet file: as if all rows were of one size).
+    pub consumed: u64,
+    /// A JSON object, or why there is none.
+    pub json: Result<Vec<u8>, Rejection>,
+    /// Of a Parquet file: the rows that were read together with it, and its index there.
+    pub batch: Option<(RecordBatch, usize)>,
 }
 
-/// Parses a line of a file that is read with lines of at most [`MAX_MESSAGE_BYTES`].
-pub fn parse_line(line: &Line) -> Parsed {
-    match &line.bytes {
-        Some(bytes) => parse(bytes, line.number),
-        None => {
+/// Where a row stands in its file, counted from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// In JSON Lines.
+    Line(u64),
+    /// In a table.
+    Row(u64),
+}
+
+impl Place {
+    /// The number.
+    pub fn number(self) -> u64 {
+        let (Self::Line(number) | Self::Row(number)) = self;
+        number
+    }
+
+    /// What a place is called.
+    pub fn unit(self) -> &'static str {
+        match self {
+            Self::Line(_) => "line",
+            Self::Row(_) => "row",
+        }
+    }
+
+    fn rejection(self, error: RolloutError) -> Rejection {
+        match (self, error) {
+            (Self::Line(number), error) => error.in_line(number),
+            // The JSON was made of the row: a place in it says nothing.
+            (Self::Row(_), RolloutError::Malformed { code, what, .. }) => {
+                Rejection::new(code, format!("{what} ({self})"))
+            }
+            (Self::Row(_), error) => error.into(),
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.unit(), self.number())
+    }
+}
+
+/// Rows of JSON Lines, of at most [`MAX_MESSAGE_BYTES`] each.
+pub struct JsonLines<R>(Lines<R>);
+
+impl<R: BufRead> JsonLines<R> {
+    /// Reads them from here.
+    pub fn new(input: R) -> Self {
+        Self(Lines::new(input, MAX_MESSAGE_BYTES))
+    }
+}
+
+impl<R: BufRead + Send> Rows for JsonLines<R> {
+    fn next(&mut self) -> io::Result<Option<RawRow>> {
+        let Some(line) = self.0.next()? else { return Ok(None) };
+        let json = line.bytes.ok_or_else(|| {
             let message = format!("line {}: longer than {MAX_MESSAGE_BYTES} bytes", line.number);
-            Parsed { id: None, rollout: Err(Rejection::new(Code::TooLong, message)) }
+            Rejection::new(Code::TooLong, message)
+        });
+        Ok(Some(RawRow { place: Place::Line(line.number), consumed: line.consumed, json, batch: None }))
+    }
+}
+
+/// A parsed row.
+pub struct Row {
+    /// The row's id, as far as it has one: its own, or its number.
+    pub id: Option<String>,
+    /// Whether it is one of a preference file, as far as it was read.
+    pub is_pair: bool,
+    /// What is to be scored, or what is wrong with the row.
+    pub content: Result<Content, Rejection>,
+    /// What the row has beside that, where it is kept.
+    pub extra: Vec<ExtraField>,
+}
+
+/// Parses a row.
+pub fn parse(json: &Result<Vec<u8>, Rejection>, place: Place, extra_columns: ExtraColumns) -> Row {
+    let json = match json {
+        Ok(json) => json,
+        Err(rejection) => {
+            return Row { id: None, is_pair: false, content: Err(rejection.clone()), extra: Vec::new() };
+        }
+    };
+    let row::Row { id, is_pair, content, extra } = row::parse(json, extra_columns, Some(&place.number().to_string()));
+    Row { id, is_pair, content: content.map_err(|error| place.rejection(error)), extra }
+}
+
+/// Parses the `number`th line of a file that has no pairs.
+pub fn parse_rollout(line: &[u8], number: u64) -> Result<Rollout, Rejection> {
+    match parse(&Ok(line.to_owned()), Place::Line(number), ExtraColumns::Refuse).content? {
+        Content::One(rollout) => Ok(*rollout),
+        Content::Pair { .. } => {
+            let message = format!("line {number}: chosen and rejected are two rollouts; give one on each line");
+            Err(Rejection::new(Code::Malformed, message))
         }
     }
 }
@@ -38,11 +138,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_rejection_names_the_line() {
-        let message = |line: &[u8]| parse(line, 7).rollout.unwrap_err().message;
-        assert!(message(b"hello").ends_with("(line 7, column 1)"));
-        assert_eq!(message(b"\xff"), "line 7: not valid UTF-8 at byte 1");
-        let too_long = parse_line(&Line { number: 7, consumed: 9, bytes: None }).rollout.unwrap_err();
-        assert_eq!((too_long.code, &too_long.message[..16]), (Code::TooLong, "line 7: longer t"));
+    fn a_rejection_names_the_place() {
+        let message =
+            |json: &[u8], place| parse(&Ok(json.to_owned()), place, ExtraColumns::Refuse).content.unwrap_err().message;
+        assert!(message(b"hello", Place::Line(7)).ends_with("(line 7, column 1)"));
+        assert_eq!(message(b"\xff", Place::Line(7)), "line 7: not valid UTF-8 at byte 1");
+        assert!(message(b"{\"text\":5}", Place::Row(7)).ends_with("(row 7)"));
+        assert!(
+            parse_rollout(b"{\"chosen\":\"a\",\"rejected\":\"b\"}", 7)
+                .unwrap_err()
+                .message
+                .starts_with("line 7: chosen")
+        );
+    }
+
+    #[test]
+    fn a_line_may_be_too_long() {
+        let input = [&vec![b' '; MAX_MESSAGE_BYTES][..], b"x\n{\"text\":\"t\"}"].concat();
+        let mut rows = JsonLines::new(&input[..]);
+        let long = rows.next().unwrap().unwrap().json.unwrap_err();
+        assert_eq!((long.code, &long.message[..16]), (Code::TooLong, "line 1: longer t"));
+        let row = rows.next().unwrap().unwrap();
+        assert_eq!(parse(&row.json, row.place, ExtraColumns::Refuse).id.as_deref(), Some("2"));
     }
 }

@@ -1,36 +1,40 @@
 //! `score`: a rollout file in, a rewards file out, in one process.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Write as _};
+use std::io::{self, BufReader, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use super::exit::Exit;
 use super::failure::Failure;
 use super::output::{Output, is_standard};
+use super::parquet::{self, Destination};
 use super::pipeline::{self, Job};
 use super::progress::Progress;
+use super::rewards_file::{self, RewardsFile};
+use super::rollout_file::{self, Rows};
 use super::weights::Weights;
 use crate::aggregate;
 use crate::config::{self, Flags, Origin, SCORE};
 use crate::engine::ModelCard;
+use crate::json::row;
 use crate::model;
 use crate::reward::Code;
 use crate::rollout::AggregationSpec;
 use crate::sidecar::{self, Sidecar};
 use crate::telemetry::Telemetry;
 
-/// Score a rollout file (JSON Lines) and write a rewards file, in the order of the input.
+/// Score a rollout file (JSON Lines or Parquet) and write a rewards file, in the order of the input.
 ///
 /// Exit code 0: every rollout was scored. 1: some were rejected; the rewards file says which and why, and the rest is
 /// scored. A summary goes to stderr.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
 pub struct Score {
-    /// Rollout file; - is standard input
+    /// Rollout file, in Parquet where its name ends in .parquet, else JSON Lines; - is standard input
     #[arg(long, value_name = "FILE", default_value = "-")]
     input: PathBuf,
-    /// Rewards file; - is standard output. An earlier file stays whole until the new one is complete
+    /// Rewards file, in Parquet where its name ends in .parquet, else JSON Lines; - is standard output. An earlier file stays whole until the new one is complete
     #[arg(long, value_name = "FILE", default_value = "-")]
     output: PathBuf,
     /// One of the model's weightings, for rollouts that bring neither weights nor weighting
@@ -39,19 +43,47 @@ pub struct Score {
     /// Weights by attribute, such as helpfulness=0.3,verbosity=-0.7, for rollouts that bring none
     #[arg(long, value_name = "A=W,...", conflicts_with = "weighting")]
     weights: Option<Weights>,
+    /// What happens to fields and columns that are not a rollout's: refuse them (the row is rejected), keep them in the
+    /// rewards file as they are, or ignore them
+    #[arg(long, value_name = "WHAT", value_enum, default_value_t = ExtraColumns::Refuse)]
+    extra_columns: ExtraColumns,
+    /// Write the summary to this file, too, as a JSON object
+    #[arg(long, value_name = "FILE")]
+    summary: Option<PathBuf>,
     #[command(flatten)]
     flags: Flags<SCORE>,
+}
+
+/// What happens to fields that are not a rollout's.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum ExtraColumns {
+    Refuse,
+    Keep,
+    Ignore,
+}
+
+impl From<ExtraColumns> for row::ExtraColumns {
+    fn from(extra_columns: ExtraColumns) -> Self {
+        match extra_columns {
+            ExtraColumns::Refuse => Self::Refuse,
+            ExtraColumns::Keep => Self::Keep,
+            ExtraColumns::Ignore => Self::Ignore,
+        }
+    }
 }
 
 /// More lines are on their way while a file is read, so micro-batches wait longer for company than behind a socket; the
 /// end of the input ends the wait.
 const PATIENCE_MS: u64 = 1000;
 
-const EXAMPLES: &str = r#"A line of the rollout file, in one of four forms:
+const EXAMPLES: &str = r#"A line of the rollout file, in one of these forms:
   {"id":"a1","prompt":"What is 2+2?","completion":"4."}         prompt: text, or [{"role":"user","content":"..."}]
+  {"messages":[{"role":"user","content":"..."},{"role":"assistant","content":"..."}]}    the last message is scored
   {"id":"a2","text":"already templated text"}
   {"id":"a3","input_ids":[1,2,3]}
   {"id":"a4","prompt_ids":[1,2],"completion_ids":[3,4],"finish_reason":"length"}
+  {"prompt":"...","chosen":"...","rejected":"..."}      a preference pair: text or messages, with or without a prompt
+An id is text or a whole number, which comes back as text; a row without one has its number in the file, from 1.
 Optional: group, finish_reason (stop, length), weights, weighting, deadline_ms, priority, aggregation.
 An assistant's message in a prompt may say "score":true: that turn is scored too, by the conversation up to it.
 
@@ -59,10 +91,13 @@ A line of the rewards file:
   {"id":"a1","reward":1.25,"attributes":{"helpfulness":1.25},"tokens":57,"truncated":false,"model_version":"..."}
   {"id":"a9","error":{"code":"TOO_LONG","message":"..."}}
 Scored turns, and the steps of a process reward model, add "reads":[{"tokens":9,"reward":...,"attributes":{...}},...].
-A rollout without an id comes back as {"id":null,"line":12,"error":...}.
+A pair: {"id":"1","chosen":{"reward":...},"rejected":{"reward":...},"margin":...}; the accuracy goes to stderr.
+A line that could not be read comes back as {"id":null,"line":12,"error":...}.
+In a Parquet file the same fields are columns; those of an object have its name in front: attributes.helpfulness, error.code.
 
 Examples:
   reward-sidecar score --model demo --input rollouts.jsonl --output rewards.jsonl
+  reward-sidecar score --model demo --input pairs.parquet --output rewards.parquet --extra-columns keep --summary s.json
   zcat rollouts.jsonl.gz | reward-sidecar score --model demo --weights helpfulness=1 | jq .reward"#;
 
 impl Score {
@@ -75,8 +110,13 @@ impl Score {
         let model = loaded.settings.model()?;
         Telemetry::logs(&loaded)?;
         let settings = loaded.settings;
-        let (input, input_bytes) = open_input(&self.input)?;
-        refuse_to_overwrite_the_input(&self.input, &self.output)?;
+        let extra_columns = row::ExtraColumns::from(self.extra_columns);
+        let Input { rows, bytes: input_bytes, layout } = self.open_input(extra_columns)?;
+        refuse_to_overwrite(&self.input, "input", &self.output)?;
+        if let Some(summary) = &self.summary {
+            refuse_to_overwrite(&self.input, "input", summary)?;
+            refuse_to_overwrite(&self.output, "rewards file", summary)?;
+        }
 
         let engine = model::load(&model)?;
         let card = engine.card().clone();
@@ -90,7 +130,12 @@ impl Score {
         }
         // Only now: what cannot be replaced is written in place, and a mistake above must not cost anybody an earlier result.
         let output = Output::open(&self.output)?;
-        let writer = output.writer()?;
+        let summary_output = self.summary.as_deref().map(Output::open).transpose()?;
+        let file: Box<dyn RewardsFile> = if is_parquet(&self.output) {
+            Box::new(parquet::Writer::new(output.writer()?, layout))
+        } else {
+            Box::new(rewards_file::JsonLines::new(output.writer()?))
+        };
 
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
@@ -107,8 +152,9 @@ impl Score {
         let scored = runtime.block_on(async {
             let sidecar = Sidecar::start(config, engine).await?;
             let job = Job {
-                input,
-                output: writer,
+                input: rows,
+                output: file,
+                extra_columns,
                 input_name: self.input.display().to_string(),
                 output_name: self.output.display().to_string(),
                 defaults,
@@ -128,10 +174,60 @@ impl Score {
         let progress = scored?;
         output.finish()?;
         let code = if progress.all_scored() { Exit::DONE } else { Exit::SOME_REJECTED };
-        // The summary is for people; where stderr is gone, none are there.
-        let _ = writeln!(io::stderr(), "{}", progress.finish());
+        let summary = progress.finish();
+        if let Some(output) = summary_output {
+            let written = || {
+                let mut writer = output.writer()?;
+                serde_json::to_writer_pretty(&mut writer, &summary)
+                    .map_err(io::Error::from)
+                    .and_then(|()| writeln!(writer))
+                    .and_then(|()| writer.flush())
+                    .map_err(|error| Failure::output("the summary", &error))
+            };
+            written()?;
+            output.finish()?;
+        }
+        // These lines are for people; where stderr is gone, none are there.
+        let _ = writeln!(io::stderr(), "{}", summary.lines());
         Ok(code)
     }
+
+    /// The input. What is wrong with a table's columns is said here.
+    fn open_input(&self, extra_columns: row::ExtraColumns) -> Result<Input, Failure> {
+        let lines = |rows, bytes| Input { rows, bytes, layout: None };
+        let path = &self.input;
+        if is_standard(path) {
+            return Ok(lines(Box::new(rollout_file::JsonLines::new(BufReader::new(io::stdin()))), None));
+        }
+        let fail = |e: io::Error| Failure::usage("INPUT", format!("cannot read {}: {e}", path.display()));
+        let file = File::open(path).map_err(fail)?;
+        let metadata = file.metadata().map_err(fail)?;
+        if metadata.is_dir() {
+            return Err(fail(io::ErrorKind::IsADirectory.into()));
+        }
+        let bytes = metadata.is_file().then_some(metadata.len());
+        if is_parquet(path) {
+            let destination = if is_parquet(&self.output) { Destination::Parquet } else { Destination::JsonLines };
+            let reader = parquet::Reader::open(file, extra_columns, destination)
+                .map_err(|why| Failure::usage("INPUT", format!("{}: {why}", path.display())))?;
+            let layout = Some(reader.layout());
+            return Ok(Input { rows: Box::new(reader), bytes, layout });
+        }
+        Ok(lines(Box::new(rollout_file::JsonLines::new(BufReader::with_capacity(1 << 16, file))), bytes))
+    }
+}
+
+/// What is to be read.
+struct Input {
+    rows: Box<dyn Rows>,
+    /// Its size, where that is known.
+    bytes: Option<u64>,
+    /// What its rows are, where that is known before they are read.
+    layout: Option<parquet::Layout>,
+}
+
+fn is_parquet(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ending == "parquet")
 }
 
 /// What is wrong with `--weights` or `--weighting` is said before anything is scored.
@@ -146,28 +242,19 @@ fn check_weights(defaults: &AggregationSpec, card: &ModelCard) -> Result<(), Fai
     })
 }
 
-/// The input, and its size where that is known.
-fn open_input(path: &Path) -> Result<(Box<dyn BufRead + Send>, Option<u64>), Failure> {
-    if is_standard(path) {
-        return Ok((Box::new(BufReader::new(io::stdin())), None));
-    }
-    let fail = |e: io::Error| Failure::usage("INPUT", format!("cannot read {}: {e}", path.display()));
-    let file = File::open(path).map_err(fail)?;
-    let metadata = file.metadata().map_err(fail)?;
-    if metadata.is_dir() {
-        return Err(fail(io::ErrorKind::IsADirectory.into()));
-    }
-    Ok((Box::new(BufReader::with_capacity(1 << 16, file)), metadata.is_file().then_some(metadata.len())))
-}
-
-fn refuse_to_overwrite_the_input(input: &Path, output: &Path) -> Result<(), Failure> {
-    if is_standard(input) || is_standard(output) {
-        return Ok(());
-    }
-    // An output that does not exist yet is no input.
-    let (Ok(a), Ok(b)) = (input.metadata(), output.metadata()) else { return Ok(()) };
-    if a.is_file() && (a.dev(), a.ino()) == (b.dev(), b.ino()) {
-        let message = format!("{} is input and output at once; write to another file", output.display());
+fn refuse_to_overwrite(input: &Path, what: &str, output: &Path) -> Result<(), Failure> {
+    let same = if is_standard(input) || is_standard(output) {
+        // One stream is not both the rewards and the summary; standard input and output are two.
+        what != "input" && input == output
+    } else {
+        match (input.metadata(), output.metadata()) {
+            (Ok(a), Ok(b)) => a.is_file() && (a.dev(), a.ino()) == (b.dev(), b.ino()),
+            // What does not exist yet can be the same by its name alone.
+            _ => input == output && !input.exists(),
+        }
+    };
+    if same {
+        let message = format!("{} is {what} and output at once; write to another file", output.display());
         return Err(Failure::usage("OUTPUT", message));
     }
     Ok(())

@@ -2,6 +2,14 @@
 //!
 //! Pure: bytes or text in, our nouns or typed errors out, and the reverse. Files, sockets and lines are the caller's.
 
+mod error;
+mod extra;
+mod fields;
+mod form;
+mod nearest;
 pub mod rewards;
 pub mod rollout;
+pub mod row;
 mod values;
+
+pub use self::fields::{FIELDS, REWARDS_FIELDS, unknown};

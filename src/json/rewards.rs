@@ -31,18 +31,81 @@ impl Serialize for Answer<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let Self { card, id, line, outcome } = *self;
         match outcome {
-            Ok(rewards) => Scored::new(card, id, rewards).serialize(serializer),
+            Ok(rewards) => Scored::new(card, Some(id), rewards).serialize(serializer),
             Err(rejection) => {
                 let line = line.filter(|_| id.is_none());
-                Rejected { id, line, error: Error::new(rejection) }.serialize(serializer)
+                Rejected { id: Some(id), line, error: Error::new(rejection) }.serialize(serializer)
             }
         }
     }
 }
 
+/// The answer to a preference pair, to be written as JSON.
+pub struct PairAnswer<'a> {
+    /// The model that was asked: it names the attributes.
+    pub card: &'a ModelCard,
+    /// The pair's id.
+    pub id: &'a str,
+    /// What became of the preferred rollout.
+    pub chosen: &'a Outcome,
+    /// What became of the other one.
+    pub rejected: &'a Outcome,
+}
+
+impl PairAnswer<'_> {
+    /// Writes the object, without a line end.
+    pub fn write(&self, output: impl Write) -> io::Result<()> {
+        serde_json::to_writer(output, self).map_err(io::Error::from)
+    }
+}
+
+impl Serialize for PairAnswer<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("id", self.id)?;
+        map.serialize_entry("chosen", &Side { card: self.card, outcome: self.chosen })?;
+        map.serialize_entry("rejected", &Side { card: self.card, outcome: self.rejected })?;
+        if let Some(margin) = margin(self.chosen, self.rejected) {
+            map.serialize_entry("margin", &margin)?;
+        }
+        map.end()
+    }
+}
+
+/// By how much the preferred rollout's reward is the higher one, where both have one.
+pub fn margin(chosen: &Outcome, rejected: &Outcome) -> Option<f64> {
+    match (chosen, rejected) {
+        (Ok(chosen), Ok(rejected)) => Some(f64::from(chosen.reward) - f64::from(rejected.reward)),
+        _ => None,
+    }
+}
+
+/// One rollout of a pair.
+struct Side<'a> {
+    card: &'a ModelCard,
+    outcome: &'a Outcome,
+}
+
+impl Serialize for Side<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.outcome {
+            Ok(rewards) => Scored::new(self.card, None, rewards).serialize(serializer),
+            Err(rejection) => Rejected { id: None, line: None, error: Error::new(rejection) }.serialize(serializer),
+        }
+    }
+}
+
+/// Several reads as a JSON list, as an answer has them.
+pub fn reads(card: &ModelCard, rewards: &Rewards) -> Option<String> {
+    let reads: Vec<_> = rewards.reads.iter().map(|read| Read::new(card, read)).collect();
+    (!reads.is_empty()).then(|| serde_json::to_string(&reads).expect("numbers and names are JSON"))
+}
+
 #[derive(Serialize)]
 struct Scored<'a> {
-    id: Option<&'a str>,
+    /// `None` within a pair, which has the id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<Option<&'a str>>,
     reward: f32,
     attributes: Attributes<'a>,
     tokens: u32,
@@ -53,7 +116,7 @@ struct Scored<'a> {
 }
 
 impl<'a> Scored<'a> {
-    fn new(card: &'a ModelCard, id: Option<&'a str>, rewards: &'a Rewards) -> Self {
+    fn new(card: &'a ModelCard, id: Option<Option<&'a str>>, rewards: &'a Rewards) -> Self {
         Self {
             id,
             reward: rewards.reward,
@@ -99,7 +162,9 @@ impl Serialize for Attributes<'_> {
 
 #[derive(Serialize)]
 struct Rejected<'a> {
-    id: Option<&'a str>,
+    /// `None` within a pair, which has the id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<Option<&'a str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     line: Option<u64>,
     error: Error<'a>,
@@ -160,6 +225,28 @@ mod tests {
             "{\"id\":\"a9\",\"error\":{\"code\":\"TOO_LONG\",\"message\":\"too\\nlong\"}}"
         );
         assert!(written(None, &rejection).starts_with("{\"id\":null,\"line\":12,\"error\":{"));
+    }
+
+    #[test]
+    fn a_pair_has_both() {
+        let engine = EchoEngine::new(8);
+        let written = |chosen: &Outcome, rejected: &Outcome| {
+            let mut output = Vec::new();
+            PairAnswer { card: engine.card(), id: "p", chosen, rejected }.write(&mut output).unwrap();
+            String::from_utf8(output).unwrap()
+        };
+        let (good, bad) = (rewards(2.5, vec![2.5, 0.5]), rewards(1.0, vec![1.0, 0.25]));
+        assert_eq!(
+            written(&good, &bad),
+            "{\"id\":\"p\",\"chosen\":{\"reward\":2.5,\"attributes\":{\"length\":2.5,\"checksum\":0.5},\"tokens\":57,\
+             \"truncated\":false,\"model_version\":\"v1\"},\"rejected\":{\"reward\":1.0,\"attributes\":{\"length\":1.0,\
+             \"checksum\":0.25},\"tokens\":57,\"truncated\":false,\"model_version\":\"v1\"},\"margin\":1.5}"
+        );
+        let rejection = Err(Rejection::new(Code::TooLong, "too long"));
+        assert!(
+            written(&good, &rejection)
+                .ends_with("\"rejected\":{\"error\":{\"code\":\"TOO_LONG\",\"message\":\"too long\"}}}")
+        );
     }
 
     #[test]

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::rollout::{Clip, LengthPenalty, Message, Transform};
+use crate::json::FIELDS;
+use crate::limits::MAX_ID_BYTES;
+use crate::rollout::{Clip, FinishReason, Input, LengthPenalty, Message, Transform};
 
 fn good(line: &str) -> Rollout {
     let parsed = parse(line.as_bytes());
@@ -115,7 +117,12 @@ fn ids() {
         assert!(message.starts_with("id: missing"), "{message}");
     }
     assert_bad(r#"{"id":"","text":"t"}"#, Code::BadId, "id: empty");
-    assert_bad(r#"{"id":5,"text":"t"}"#, Code::BadId, "id: ");
+    for id in ["5.0", "1e3", "[1]", "true", "18446744073709551616"] {
+        assert_bad(&format!("{{\"id\":{id},\"text\":\"t\"}}"), Code::BadId, "id: invalid type");
+    }
+    for id in ["5", "-7", "18446744073709551615"] {
+        assert_eq!(good(&format!("{{\"id\":{id},\"text\":\"t\"}}")).id, id);
+    }
     let long = "x".repeat(MAX_ID_BYTES + 1);
     let (id, code, _) = bad(&format!("{{\"id\":\"{long}\",\"text\":\"t\"}}"));
     assert_eq!((id.as_deref(), code), (Some(long.as_str()), Code::BadId));
@@ -129,7 +136,16 @@ fn malformed_lines_name_the_field() {
     assert_bad("[1]", Code::Malformed, "a rollout");
     assert_bad(r#"{"id":"a","text":"t"} {}"#, Code::Malformed, "trailing");
     assert_bad(r#"{"id":"a","text":"t""#, Code::Malformed, "EOF");
-    assert_bad(r#"{"id":"a","text":"t","txet":1}"#, Code::Malformed, "txet: there is no such field");
+    assert_bad(
+        r#"{"id":"a","text":"t","txet":1}"#,
+        Code::Malformed,
+        "txet: there is no such field; did you mean text?",
+    );
+    assert_bad(
+        r#"{"id":"a","text":"t","subset":1}"#,
+        Code::Malformed,
+        "subset: there is no such field. There are: id, ",
+    );
     assert_bad(r#"{"id":"a","text":"t","text":"u"}"#, Code::Malformed, "text: given twice");
     assert_bad(r#"{"id":"a","text":5}"#, Code::Malformed, "text: invalid type: integer `5`");
     assert_bad(r#"{"id":"a","text":"\ud800"}"#, Code::Malformed, "text: ");

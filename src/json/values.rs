@@ -5,7 +5,7 @@ use std::fmt;
 use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
 
 use crate::reward::{Code, Rejection};
-use crate::rollout::{Message, Object};
+use crate::rollout::{ASSISTANT, Message, Object};
 
 /// Token ids, or the first number that can be none.
 #[derive(Debug, PartialEq)]
@@ -59,32 +59,109 @@ impl Ids {
     }
 }
 
-/// A prompt: text stands for one message of a user.
-#[derive(Debug, PartialEq)]
-pub(super) struct Prompt(pub Vec<Message>);
+/// Text, or a list of messages.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Messages {
+    Text(String),
+    List(Vec<Message>),
+}
 
-impl<'de> serde::Deserialize<'de> for Prompt {
+/// The completion: text, or the one message of the assistant that has it.
+#[derive(Debug, PartialEq)]
+pub(super) struct Completion(pub String);
+
+impl Messages {
+    /// As a prompt: text stands for one message of a user.
+    pub fn of_user(self) -> Vec<Message> {
+        match self {
+            Self::Text(text) => vec![Message::new("user", text)],
+            Self::List(messages) => messages,
+        }
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Messages {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct PromptVisitor;
-        impl<'de> Visitor<'de> for PromptVisitor {
-            type Value = Prompt;
+        struct MessagesVisitor;
+        impl<'de> Visitor<'de> for MessagesVisitor {
+            type Value = Messages;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("text or a list of messages")
             }
 
-            fn visit_str<E>(self, text: &str) -> Result<Prompt, E> {
-                Ok(Prompt(vec![Message::new("user", text)]))
+            fn visit_str<E>(self, text: &str) -> Result<Messages, E> {
+                Ok(Messages::Text(text.to_owned()))
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Prompt, A::Error> {
+            fn visit_string<E>(self, text: String) -> Result<Messages, E> {
+                Ok(Messages::Text(text))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Messages, A::Error> {
                 let mut messages = Vec::new();
                 while let Some(Object(message)) = list.next_element()? {
                     messages.push(message);
                 }
-                Ok(Prompt(messages))
+                Ok(Messages::List(messages))
             }
         }
-        deserializer.deserialize_any(PromptVisitor)
+        deserializer.deserialize_any(MessagesVisitor)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Completion {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut messages = match Messages::deserialize(deserializer)? {
+            Messages::Text(text) => return Ok(Self(text)),
+            Messages::List(messages) => messages,
+        };
+        match (messages.pop(), messages.len()) {
+            (Some(message), 0) if message.role == ASSISTANT => Ok(Self(message.content)),
+            (Some(message), 0) => Err(D::Error::custom(format!(
+                "a message of the role '{}'; a completion is one of the {ASSISTANT}",
+                message.role
+            ))),
+            (None, _) => Err(D::Error::custom(format!("no message; give text, or one message of the {ASSISTANT}"))),
+            (Some(_), earlier) => Err(D::Error::custom(format!(
+                "{} messages; give text or one message of the {ASSISTANT}, and those before it in the prompt (or all as \
+                 `messages`)",
+                earlier + 1
+            ))),
+        }
+    }
+}
+
+/// An id: text, or a whole number, which stands for its decimal digits.
+#[derive(Debug, PartialEq)]
+pub(super) struct Id(pub String);
+
+impl<'de> serde::Deserialize<'de> for Id {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct IdVisitor;
+        impl Visitor<'_> for IdVisitor {
+            type Value = Id;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("text or a whole number of 64 bits")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Id, E> {
+                Ok(Id(text.to_owned()))
+            }
+
+            fn visit_string<E>(self, text: String) -> Result<Id, E> {
+                Ok(Id(text))
+            }
+
+            fn visit_u64<E>(self, number: u64) -> Result<Id, E> {
+                Ok(Id(number.to_string()))
+            }
+
+            fn visit_i64<E>(self, number: i64) -> Result<Id, E> {
+                Ok(Id(number.to_string()))
+            }
+        }
+        deserializer.deserialize_any(IdVisitor)
     }
 }

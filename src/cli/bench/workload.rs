@@ -19,7 +19,7 @@ pub fn read(path: &Path) -> Result<Workload, Failure> {
     let lines = bytes.split(|&b| b == b'\n').zip(1..).filter(|(line, _)| !line.trim_ascii().is_empty());
     let rollouts = lines
         .map(|(line, number)| {
-            rollout_file::parse(line, number).rollout.map_err(|rejection| fail(rejection.to_string()))
+            rollout_file::parse_rollout(line, number).map_err(|rejection| fail(rejection.to_string()))
         })
         .collect::<Result<Vec<_>, _>>()?;
     let name = path.file_stem().map_or_else(|| "input".into(), |stem| stem.to_string_lossy().into_owned());

@@ -1,40 +1,41 @@
-//! The first half of the pipeline: lines of a rollout file, parsed, each id once.
+//! The first half of the pipeline: rows of a rollout file, parsed, each id once.
 
 use std::collections::{HashSet, VecDeque};
-use std::io::{self, BufRead};
+use std::io;
 use std::sync::Arc;
 
+use arrow_array::RecordBatch;
 use tokio::sync::mpsc;
 
-use crate::cli::lines::Lines;
-use crate::cli::rollout_file::{self, Parsed};
-use crate::limits;
+use crate::cli::rollout_file::{self, RawRow, Row, Rows};
+use crate::json::row::ExtraColumns;
 use crate::reward::{Code, Rejection};
 
 /// Within so many lines an id may be used once. A file may be longer than the memory, so not all can be remembered;
 /// the number is fixed, so that the same file always gives the same answers.
 const DISTINCT_IDS: usize = 1 << 16;
 
-/// A line that was read.
+/// A row that was read.
 pub struct Read {
     pub number: u64,
     pub consumed: u64,
-    pub parsed: Parsed,
+    pub row: Row,
+    pub batch: Option<(RecordBatch, usize)>,
 }
 
 /// Reads and parses until the input or the interest in it ends.
-pub fn read(input: Box<dyn BufRead + Send>, read_to: &mpsc::Sender<Read>) -> io::Result<()> {
-    let mut lines = Lines::new(input, limits::MAX_MESSAGE_BYTES);
+pub fn read(mut rows: Box<dyn Rows>, extra_columns: ExtraColumns, read_to: &mpsc::Sender<Read>) -> io::Result<()> {
     let mut recent = RecentIds::default();
-    while let Some(line) = lines.next()? {
-        let mut parsed = rollout_file::parse_line(&line);
-        if let Ok(rollout) = &parsed.rollout
-            && !recent.insert(&rollout.id)
+    while let Some(RawRow { place, consumed, json, batch }) = rows.next()? {
+        let mut row = rollout_file::parse(&json, place, extra_columns);
+        if row.content.is_ok()
+            && let Some(id) = &row.id
+            && !recent.insert(id)
         {
-            let message = format!("id: '{}' was used by an earlier line", rollout.id);
-            parsed.rollout = Err(Rejection::new(Code::DuplicateId, message));
+            let message = format!("id: '{id}' was used by an earlier {}", place.unit());
+            row.content = Err(Rejection::new(Code::DuplicateId, message));
         }
-        if read_to.blocking_send(Read { number: line.number, consumed: line.consumed, parsed }).is_err() {
+        if read_to.blocking_send(Read { number: place.number(), consumed, row, batch }).is_err() {
             break;
         }
     }
@@ -68,6 +69,7 @@ impl RecentIds {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::rollout_file::JsonLines;
 
     #[test]
     fn recent_ids_are_bounded_and_distinct() {
@@ -84,13 +86,13 @@ mod tests {
     #[test]
     fn reading_rejects_what_it_must_and_goes_on() {
         let input =
-            b"{\"id\":\"a\",\"text\":\"t\"}\n\nnonsense\n{\"id\":\"a\",\"text\":\"u\"}\n{\"id\":\"b\",\"text\":\"v\"}";
+            b"{\"id\":\"a\",\"text\":\"t\"}\n\nnonsense\n{\"id\":\"a\",\"text\":\"u\"}\n{\"id\":\"b\",\"text\":\"v\"}\n{\"id\":7,\"text\":\"t\"}\n{\"text\":\"w\"}";
         let (to, mut from) = mpsc::channel(16);
-        read(Box::new(&input[..]), &to).unwrap();
+        read(Box::new(JsonLines::new(&input[..])), ExtraColumns::Refuse, &to).unwrap();
         drop(to);
         let mut found = Vec::new();
         while let Some(read) = from.blocking_recv() {
-            found.push((read.number, read.parsed.id, read.parsed.rollout.err().map(|rejection| rejection.code)));
+            found.push((read.number, read.row.id, read.row.content.err().map(|rejection| rejection.code)));
         }
         let id = |id: &str| Some(id.to_owned());
         assert_eq!(
@@ -100,6 +102,9 @@ mod tests {
                 (3, None, Some(Code::Malformed)),
                 (4, id("a"), Some(Code::DuplicateId)),
                 (5, id("b"), None),
+                (6, id("7"), None),
+                // Without an id of its own it has the number of its line, which the line before took.
+                (7, id("7"), Some(Code::DuplicateId)),
             ]
         );
     }

@@ -1,27 +1,38 @@
-//! The second half of the pipeline: answers, written in the order of the lines.
+//! The second half of the pipeline: answers, written in the order of the rows.
 
-use std::io::{self, Write};
+use std::io;
 
+use arrow_array::RecordBatch;
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::cli::progress::Progress;
-use crate::cli::rewards_file;
+use crate::cli::rewards_file::{RewardsFile, RowAnswer, RowOutcome};
 use crate::engine::ModelCard;
+use crate::json::row::ExtraField;
 use crate::reward::{Code, Outcome, Rejection};
 
-/// A line whose answer is on its way.
+/// A row whose answer is on its way.
 pub struct Pending {
     pub number: u64,
     pub consumed: u64,
     pub id: Option<String>,
-    pub outcome: oneshot::Receiver<Outcome>,
+    pub is_pair: bool,
+    pub extra: Vec<ExtraField>,
+    pub batch: Option<(RecordBatch, usize)>,
+    pub outcome: PendingOutcome,
 }
 
-/// Writes answers in the order of the lines. What is ready is flushed before anything is waited for.
+/// What is waited for: one outcome, or both of a pair.
+pub enum PendingOutcome {
+    One(oneshot::Receiver<Outcome>),
+    Pair { chosen: oneshot::Receiver<Outcome>, rejected: oneshot::Receiver<Outcome> },
+}
+
+/// Writes answers in the order of the rows. What is ready is flushed before anything is waited for.
 pub fn write(
     mut pending: mpsc::Receiver<Pending>,
-    mut output: Box<dyn Write + Send>,
+    mut file: Box<dyn RewardsFile>,
     card: &ModelCard,
     mut progress: Progress,
 ) -> io::Result<Progress> {
@@ -30,27 +41,38 @@ pub fn write(
             Ok(next) => next,
             Err(TryRecvError::Disconnected) => break,
             Err(TryRecvError::Empty) => {
-                output.flush()?;
+                file.flush()?;
                 match pending.blocking_recv() {
                     Some(next) => next,
                     None => break,
                 }
             }
         };
-        let Pending { number, consumed, id, mut outcome } = next;
-        let outcome = match outcome.try_recv() {
-            Ok(outcome) => outcome,
-            Err(oneshot::error::TryRecvError::Empty) => {
-                output.flush()?;
-                outcome.blocking_recv().unwrap_or_else(|_| lost())
+        let Pending { number, consumed, id, is_pair, extra, batch, outcome } = next;
+        let mut wait = |outcome| wait(outcome, file.as_mut());
+        let outcome = match outcome {
+            PendingOutcome::One(outcome) => RowOutcome::One(wait(outcome)?),
+            PendingOutcome::Pair { chosen, rejected } => {
+                RowOutcome::Pair { chosen: wait(chosen)?, rejected: wait(rejected)? }
             }
-            Err(oneshot::error::TryRecvError::Closed) => lost(),
         };
-        rewards_file::write(&mut output, card, id.as_deref(), number, &outcome)?;
-        progress.answered(&outcome, consumed);
+        let answer = RowAnswer { id, number, is_pair, outcome, extra, batch };
+        progress.answered(&answer, consumed);
+        file.write(card, answer)?;
     }
-    output.flush()?;
+    file.finish(card)?;
     Ok(progress)
+}
+
+fn wait(mut outcome: oneshot::Receiver<Outcome>, file: &mut dyn RewardsFile) -> io::Result<Outcome> {
+    Ok(match outcome.try_recv() {
+        Ok(outcome) => outcome,
+        Err(oneshot::error::TryRecvError::Empty) => {
+            file.flush()?;
+            outcome.blocking_recv().unwrap_or_else(|_| lost())
+        }
+        Err(oneshot::error::TryRecvError::Closed) => lost(),
+    })
 }
 
 /// A ticket answers even when dropped, so this takes a panic in its task.
