@@ -199,7 +199,8 @@ fn bad_lines_are_rejected_and_the_rest_is_scored() {
     let expected = [
         None,
         Some("MALFORMED"),
-        Some("BAD_ID"),
+        // Without an id: it has the line's number.
+        None,
         Some("DUPLICATE_ID"),
         Some("SEVERAL_INPUTS"),
         Some("TOKEN_OUT_OF_RANGE"),
@@ -208,6 +209,7 @@ fn bad_lines_are_rejected_and_the_rest_is_scored() {
     ];
     assert_eq!(codes, expected);
     assert_eq!((answers[1]["id"].is_null(), &answers[1]["line"]), (true, &2.into()));
+    assert_eq!(answers[2]["id"], "3");
     assert_eq!(answers[0]["attributes"], answers[7]["attributes"]);
     assert_eq!(answers[7]["reward"], answers[7]["attributes"]["attribute-1"]);
 }
