@@ -26,6 +26,7 @@ struct Door {
     queue: Arc<Queue>,
     /// As many texts are tokenized at a time as there are threads for it.
     tokenizers: Arc<Semaphore>,
+    tokenizer_threads: usize,
     draining: AtomicBool,
 }
 
@@ -35,6 +36,7 @@ impl Intake {
             rules: Rules::new(card, config)?,
             queue,
             tokenizers: Arc::new(Semaphore::new(config.tokenizer_threads)),
+            tokenizer_threads: config.tokenizer_threads,
             draining: AtomicBool::new(false),
         })))
     }
@@ -97,6 +99,11 @@ impl Intake {
     /// [`Self::try_submit`]s: one call for several lets them go into one micro-batch.
     pub fn wake(&self) {
         self.0.queue.wake();
+    }
+
+    /// Threads that turn text into tokens.
+    pub fn tokenizer_threads(&self) -> usize {
+        self.0.tokenizer_threads
     }
 }
 
