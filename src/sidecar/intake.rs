@@ -1,47 +1,62 @@
-//! The one door for all transports. What comes out is a [`ValidRollout`] in the queue, as [`Rules`] prove it, or a
-//! rejection on the ticket.
+//! The way of a rollout from its transport into the queue, the same for all transports. What goes into the queue is a
+//! [`ValidRollout`], as [`Rules`] prove it; everything else is answered with a rejection on its ticket.
+//!
+//! A rollout may have to wait: for a thread that tokenizes its text, and for room in the queue. Callers wait for both in turn. What is
+//! held for them meanwhile is bounded by [`Intake::reserve`].
+
+mod tokenizers;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Semaphore;
 use tracing::{Instrument as _, Span, info_span};
 
-use super::queue::{NoRoom, Queue, Room};
-use super::rules::Rules;
-use super::{Config, OverLong, Ticket, metrics, trace};
+use self::tokenizers::Tokenizers;
+use super::fair::{Closed, FairSemaphore, Permit};
+use super::queue::{Admitted, Queue};
+use super::rejections::{draining, expired};
+use super::rules::{self, Rules};
+use super::{Config, Identity, OverLong, Ticket, metrics, trace};
 use crate::aggregate::Bound;
 use crate::engine::ModelCard;
 use crate::limits;
 use crate::reward::{Code, Rejection, shortened};
 use crate::rollout::{Input, Rollout, ValidRollout};
 
-/// The door; cheap to clone.
-#[derive(Clone)]
-pub struct Intake(Arc<Door>);
+/// Bytes of room that a caller's turn is worth.
+const BYTES_QUANTUM: usize = 256 << 10;
 
-struct Door {
+/// Where every transport submits; cheap to clone.
+#[derive(Clone)]
+pub struct Intake(Arc<Shared>);
+
+struct Shared {
     rules: Rules,
     queue: Arc<Queue>,
-    /// As many texts are tokenized at a time as there are threads for it.
-    tokenizers: Arc<Semaphore>,
-    tokenizer_threads: usize,
+    tokenizers: Tokenizers,
+    /// Room for what is held for callers before it is in the queue.
+    bytes: FairSemaphore,
     draining: AtomicBool,
 }
 
+/// Room for what is held for a caller before it is in the queue; given back when dropped.
+#[derive(Debug)]
+pub struct IntakeBytes(#[expect(dead_code, reason = "held until it is dropped")] Permit);
+
 impl Intake {
     pub(super) fn new(card: Arc<ModelCard>, config: &Config, queue: Arc<Queue>) -> Result<Self, String> {
-        Ok(Self(Arc::new(Door {
+        Ok(Self(Arc::new(Shared {
             rules: Rules::new(card, config)?,
             queue,
-            tokenizers: Arc::new(Semaphore::new(config.tokenizer_threads)),
-            tokenizer_threads: config.tokenizer_threads,
+            tokenizers: Tokenizers::new(config.tokenizer_threads),
+            // As many rollouts as there are bytes for.
+            bytes: FairSemaphore::new(usize::MAX >> 2, config.intake_bytes, BYTES_QUANTUM),
             draining: AtomicBool::new(false),
         })))
     }
 
-    /// The model behind the door.
+    /// The model that scores what is submitted.
     pub fn card(&self) -> &Arc<ModelCard> {
         self.0.rules.card()
     }
@@ -51,10 +66,31 @@ impl Intake {
         self.0.rules.over_long()
     }
 
+    /// Threads that turn text into tokens.
+    pub fn tokenizer_threads(&self) -> usize {
+        self.0.tokenizers.count()
+    }
+
     /// From now on every rollout is refused with `DRAINING`.
     pub(super) fn close(&self) {
         self.0.draining.store(true, Ordering::SeqCst);
+        self.0.bytes.close();
         self.0.queue.refuse();
+    }
+
+    /// Waits for room for a message or a rollout of so many bytes, in turn with other callers; to be held until the rollout is in the
+    /// queue or answered, that is until [`Self::submit`] or [`Deferred::finish`] is through. One of more bytes than `intake_bytes`
+    /// has all of the room.
+    ///
+    /// # Errors
+    /// `DRAINING` once the sidecar takes nothing more.
+    pub async fn reserve(&self, caller: &Identity, bytes: usize) -> Result<IntakeBytes, Rejection> {
+        self.0.bytes.acquire(caller.connection, bytes).await.map(IntakeBytes).map_err(|Closed| draining())
+    }
+
+    /// The same where it can be had at once and nobody waits for it.
+    pub fn try_reserve(&self, bytes: usize) -> Option<IntakeBytes> {
+        self.0.bytes.try_acquire(bytes).map(IntakeBytes)
     }
 
     /// Takes a rollout in that was received at `received`; the ticket is answered in any case. Waits while the queue is
@@ -67,30 +103,33 @@ impl Intake {
     }
 
     /// As [`Self::submit`], for callers that are no tasks: takes a rollout in where that can be done at once, as it can for token
-    /// ids and a queue that has room, and gives back the rest of the way where it cannot.
+    /// ids and a queue that has room, and gives back the rest of the work where it cannot.
     ///
     /// The scoring threads are not woken by this call: after one rollout or a few, call [`Self::wake`]. Until then they may wait.
+    ///
+    /// # Errors
+    /// The rest of the work, which is not a failure.
     pub fn try_submit(&self, rollout: Rollout, mut ticket: Ticket, received: Instant) -> Result<(), Deferred> {
         let id = shortened(&rollout.id, limits::MAX_ID_BYTES);
         let span = info_span!(parent: None, "rollout", id, tokens = tracing::field::Empty);
         trace::adopt(&span, &rollout.traceparent);
-        let stay = info_span!(parent: &span, "intake");
+        let intake_span = info_span!(parent: &span, "intake");
         ticket.enter(span);
-        match stay.in_scope(|| self.0.begin(rollout, received)) {
-            Ok((Progress::Through(admitted), _)) => {
-                drop(stay);
-                self.0.let_in(admitted, ticket, received);
+        match intake_span.in_scope(|| self.0.begin(rollout, received)) {
+            Ok(Progress::Admitted(admitted)) => {
+                drop(intake_span);
+                self.0.push(admitted, ticket);
             }
-            Ok((Progress::Later(later), deadline)) => {
-                let door = Arc::clone(&self.0);
-                return Err(Deferred(Box::new(Rest { door, later, deadline, ticket, received, stay })));
+            Ok(Progress::Waits(step, deadline)) => {
+                let shared = Arc::clone(&self.0);
+                return Err(Deferred(Box::new(Rest { shared, step, deadline, ticket, received, intake_span })));
             }
             Err(rejection) => ticket.answer(Err(rejection)),
         }
         Ok(())
     }
 
-    /// To be called when a caller has left: what it had waiting is answered, and makes room for others.
+    /// To be called when a caller has left or cancelled: what it had waiting is answered, and makes room for others.
     pub fn sweep(&self) {
         self.0.queue.sweep();
     }
@@ -100,11 +139,6 @@ impl Intake {
     pub fn wake(&self) {
         self.0.queue.wake();
     }
-
-    /// Threads that turn text into tokens.
-    pub fn tokenizer_threads(&self) -> usize {
-        self.0.tokenizer_threads
-    }
 }
 
 impl std::fmt::Debug for Intake {
@@ -113,31 +147,24 @@ impl std::fmt::Debug for Intake {
     }
 }
 
-/// A rollout with everything that scoring needs, and its room in the queue.
-pub(super) struct Admitted {
-    pub(super) rollout: ValidRollout,
-    pub(super) bound: Bound,
-    pub(super) deadline: Option<Instant>,
-    pub(super) room: Room,
-}
-
 /// How far a rollout came without waiting.
 enum Progress {
-    Through(Admitted),
-    Later(Later),
+    Admitted(Admitted),
+    /// What it waits for, and until when.
+    Waits(Step, Option<Instant>),
 }
 
-/// What is left to do.
-enum Later {
-    /// Everything: text becomes tokens on a thread of its own.
-    Prove(Box<Rollout>),
-    /// To wait for room.
-    FindRoom(ValidRollout, Bound),
+/// What a rollout has to wait for next.
+enum Step {
+    /// A thread on which its text becomes tokens; then for room.
+    Tokenizer(Box<Rollout>),
+    /// Room in the queue.
+    Room(ValidRollout, Bound),
 }
 
-impl Door {
-    /// As far as it goes at once; with the deadline, for the rest.
-    fn begin(&self, rollout: Rollout, received: Instant) -> Result<(Progress, Option<Instant>), Rejection> {
+impl Shared {
+    /// As far as it goes at once.
+    fn begin(&self, rollout: Rollout, received: Instant) -> Result<Progress, Rejection> {
         if self.draining.load(Ordering::SeqCst) {
             return Err(draining());
         }
@@ -151,25 +178,30 @@ impl Door {
         }
         let deadline = rollout.deadline_ms.map(|ms| received + Duration::from_millis(ms));
         if matches!(rollout.input, Some(Input::Chat { .. } | Input::Text(_))) {
-            return Ok((Progress::Later(Later::Prove(Box::new(rollout))), deadline));
+            return Ok(Progress::Waits(Step::Tokenizer(Box::new(rollout)), deadline));
         }
         let (rollout, bound) = self.check(rollout)?;
-        let progress = match self.queue.try_room(rollout.total_tokens()) {
-            Some(room) => Progress::Through(Admitted { rollout, bound, deadline, room }),
-            None => Progress::Later(Later::FindRoom(rollout, bound)),
-        };
-        Ok((progress, deadline))
+        Ok(match self.queue.try_room(rollout.total_tokens()) {
+            Some(room) => Progress::Admitted(Admitted { rollout, bound, received, deadline, room }),
+            None => Progress::Waits(Step::Room(rollout, bound), deadline),
+        })
     }
 
-    /// The rest of the way.
-    async fn finish(self: &Arc<Self>, later: Later, deadline: Option<Instant>) -> Result<Admitted, Rejection> {
+    /// The rest of the work.
+    async fn finish(
+        self: &Arc<Self>,
+        caller: &Identity,
+        step: Step,
+        received: Instant,
+        deadline: Option<Instant>,
+    ) -> Result<Admitted, Rejection> {
         let admit = async {
-            let (rollout, bound) = match later {
-                Later::Prove(rollout) => self.prove(*rollout).await?,
-                Later::FindRoom(rollout, bound) => (rollout, bound),
+            let (rollout, bound) = match step {
+                Step::Tokenizer(rollout) => self.tokenize(caller, *rollout).await?,
+                Step::Room(rollout, bound) => (rollout, bound),
             };
-            let room = self.queue.room(rollout.total_tokens()).await.map_err(|NoRoom| draining())?;
-            Ok(Admitted { rollout, bound, deadline, room })
+            let room = self.queue.room(caller, rollout.total_tokens()).await.map_err(|Closed| draining())?;
+            Ok(Admitted { rollout, bound, received, deadline, room })
         };
         match deadline {
             Some(deadline) => tokio::time::timeout_at(deadline.into(), admit).await.unwrap_or_else(|_| Err(expired())),
@@ -178,15 +210,16 @@ impl Door {
     }
 
     /// Checks and tokenizes text on a blocking thread.
-    async fn prove(self: &Arc<Self>, rollout: Rollout) -> Result<(ValidRollout, Bound), Rejection> {
-        // The semaphore lives as long as the door and is never closed. The permit goes along with the work, which
-        // goes on when the caller leaves: there are never more texts at work than threads for them.
-        let permit = Arc::clone(&self.tokenizers).acquire_owned().await.map_err(|_| draining())?;
-        let door = Arc::clone(self);
+    async fn tokenize(self: &Arc<Self>, caller: &Identity, rollout: Rollout) -> Result<(ValidRollout, Bound), Rejection> {
+        let bytes = rules::text_bytes(&rollout);
+        let tokenizer = self.tokenizers.acquire(caller, bytes).await.map_err(|Closed| draining())?;
+        let shared = Arc::clone(self);
         let span = Span::current();
         let work = move || {
-            let _permit = permit;
-            span.in_scope(|| door.check(rollout))
+            // It goes along with the work, which goes on when the caller leaves: there are never more texts at work than threads
+            // for them.
+            let _tokenizer = tokenizer;
+            span.in_scope(|| shared.check(rollout))
         };
         tokio::task::spawn_blocking(work)
             .await
@@ -200,11 +233,11 @@ impl Door {
         proved
     }
 
-    /// Quietly; see [`Queue::push`].
-    fn let_in(&self, admitted: Admitted, ticket: Ticket, received: Instant) {
+    /// Without waking anybody; see [`Queue::push`].
+    fn push(&self, admitted: Admitted, ticket: Ticket) {
         ticket.span().record("tokens", admitted.rollout.tokens.len());
-        metrics::accepted();
-        self.queue.push(admitted, ticket, received);
+        metrics::accepted(ticket.caller().transport);
+        self.queue.push(admitted, ticket);
     }
 }
 
@@ -214,23 +247,24 @@ impl Door {
 pub struct Deferred(Box<Rest>);
 
 struct Rest {
-    door: Arc<Door>,
-    later: Later,
+    shared: Arc<Shared>,
+    step: Step,
     deadline: Option<Instant>,
     ticket: Ticket,
     received: Instant,
-    /// The span of intake, open since the rollout came.
-    stay: Span,
+    /// Open since the rollout came.
+    intake_span: Span,
 }
 
 impl Deferred {
-    /// Goes the rest of the way, as [`Intake::submit`] does; and wakes the threads that score.
+    /// Does the rest of the work, as [`Intake::submit`] does, and wakes the threads that score.
     pub async fn finish(self) {
-        let Rest { door, later, deadline, ticket, received, stay } = *self.0;
-        match door.finish(later, deadline).instrument(stay).await {
+        let Rest { shared, step, deadline, ticket, received, intake_span } = *self.0;
+        let caller = Arc::clone(ticket.caller());
+        match shared.finish(&caller, step, received, deadline).instrument(intake_span).await {
             Ok(admitted) => {
-                door.let_in(admitted, ticket, received);
-                door.queue.wake();
+                shared.push(admitted, ticket);
+                shared.queue.wake();
             }
             Err(rejection) => ticket.answer(Err(rejection)),
         }
@@ -241,15 +275,4 @@ impl std::fmt::Debug for Deferred {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Deferred").field("ticket", &self.0.ticket).finish_non_exhaustive()
     }
-}
-
-pub(super) fn expired() -> Rejection {
-    Rejection::new(Code::DeadlineExceeded, "the deadline passed before the rollout was scored")
-}
-
-pub(super) fn draining() -> Rejection {
-    Rejection::new(
-        Code::Draining,
-        "the server is shutting down and did not score the rollout; send it to another, or again later",
-    )
 }

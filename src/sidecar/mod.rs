@@ -10,6 +10,7 @@ pub mod metrics;
 mod outcome;
 mod queue;
 mod reading;
+mod rejections;
 mod rules;
 mod scorer;
 mod template;
@@ -35,7 +36,7 @@ use self::transport::{Transport, grpc};
 use crate::engine::Engine;
 
 pub use self::caller::Identity;
-pub use self::intake::{Deferred, Intake};
+pub use self::intake::{Deferred, Intake, IntakeBytes};
 pub use self::ticket::{Cancellation, Interest, Ticket};
 
 /// Everything about the sidecar that may be configured. See [`crate::limits`] for the ceilings.
@@ -61,12 +62,16 @@ pub struct Config {
     pub max_batch_rollouts: usize,
     /// How long the first rollout of a micro-batch waits for company while the engine is idle, in milliseconds.
     pub max_wait_ms: u64,
-    /// How many micro-batches a rollout may be passed over by later ones before it goes first.
+    /// In how many micro-batches a rollout may be passed over by later ones of its caller, and a caller by others, before it goes
+    /// first.
     pub max_bypass: u32,
-    /// Rollouts accepted and not yet handed to the engine; more wait at the door.
+    /// Rollouts accepted and not yet handed to the engine; more wait for room.
     pub queue_rollouts: usize,
     /// Their tokens.
     pub queue_tokens: usize,
+    /// Bytes of messages and rollouts that are held for callers before they are in the queue: while they wait for a tokenizer or
+    /// for room.
+    pub intake_bytes: usize,
     /// Most connections that gRPC has open at a time; the next is accepted when one of them has closed.
     pub grpc_connections: usize,
     /// Unanswered rollouts of one stream; the stream is not read while there are so many.
@@ -111,6 +116,7 @@ impl Default for Config {
             max_bypass: 8,
             queue_rollouts: 4096,
             queue_tokens: 1 << 22,
+            intake_bytes: 256 << 20,
             grpc_connections: 1024,
             stream_in_flight: 1024,
             share_prefixes: true,
@@ -178,7 +184,7 @@ impl Sidecar {
         let queue = Arc::new(Queue::new(&config));
         let card = Arc::clone(engine.card());
         let intake = Intake::new(card, &config, Arc::clone(&queue)).map_err(StartError::Text)?;
-        let threads = scorer::start(&queue, engine, scorer::Terms::of(&config)).map_err(StartError::Thread)?;
+        let threads = scorer::start(&queue, engine, scorer::Terms::of(&config), &health).map_err(StartError::Thread)?;
         let mut watching = JoinSet::new();
         if config.watchdog_ms > 0 {
             watching.spawn(health.clone().watch_passes(Duration::from_millis(config.watchdog_ms)));

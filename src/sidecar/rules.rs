@@ -82,7 +82,7 @@ impl Rules {
             _ => found.reads,
         };
         let valid = ValidRollout {
-            tokens: tokens.ids,
+            tokens: tokens.ids.into(),
             reads,
             completion_tokens,
             truncated,

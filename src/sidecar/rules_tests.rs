@@ -139,7 +139,7 @@ proptest! {
             let alone = valid(&rules, alone);
             prop_assert_eq!(&alone.reads, &Reads::Last);
             prop_assert_eq!(alone.completion_tokens, length_known.then_some(i as u32 + 1));
-            parts.push(Turn { tokens: alone.tokens, completion_tokens: alone.completion_tokens });
+            parts.push(Turn { tokens: alone.tokens.to_vec(), completion_tokens: alone.completion_tokens });
         }
         let expected = if parts.is_empty() { Reads::Last } else { Reads::Turns(parts.into()) };
         prop_assert_eq!(&whole.reads, &expected);

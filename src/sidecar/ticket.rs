@@ -129,7 +129,7 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         self.give(Err(match self.withdrawn() || self.at_the_door {
-            true => super::queue::left(),
+            true => super::rejections::cancelled(),
             false => Rejection::new(Code::Lost, "the server lost this rollout; please report it as a bug"),
         }));
     }
