@@ -195,16 +195,16 @@ fn choose(waiting: &[Waiting], live: &[usize], shares: &Shares, limits: &Limits)
             left_out = true;
             break;
         }
-        // What shares tokens goes before what is merely called a group.
-        let family = relatives.take_family(chosen);
-        let group = relatives.take_group(chosen);
-        for i in [chosen].into_iter().chain(family).chain(group) {
+        for i in relatives.take(chosen) {
             if !std::mem::replace(&mut seen[i], true) {
                 match selection.add(i) {
                     Some(added) => callers.charge(waiting[i].caller, added),
                     None => left_out = true,
                 }
             }
+        }
+        if left_out {
+            callers.only_fill();
         }
     }
     let full = left_out || selection.is_full();

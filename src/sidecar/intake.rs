@@ -2,7 +2,7 @@
 //! [`ValidRollout`], as [`Rules`] prove it; everything else is answered with a rejection on its ticket.
 //!
 //! A rollout may have to wait: for a thread that tokenizes its text, and for room in the queue. Callers wait for both in turn. What is
-//! held for them meanwhile is bounded by [`Intake::reserve`].
+//! held for them meanwhile is bounded by [`Intake::bytes`].
 
 mod tokenizers;
 
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use tracing::{Instrument as _, Span, info_span};
 
 use self::tokenizers::Tokenizers;
-use super::fair::{Closed, FairSemaphore, Permit};
+use super::fair::{Closed, FairSemaphore};
 use super::queue::{Admitted, Queue};
 use super::rejections::{draining, expired};
 use super::rules::{self, Rules};
@@ -24,8 +24,8 @@ use crate::limits;
 use crate::reward::{Code, Rejection, shortened};
 use crate::rollout::{Input, Rollout, ValidRollout};
 
-/// Bytes of room that a caller's turn is worth.
-const BYTES_QUANTUM: usize = 256 << 10;
+/// Bytes of room that a caller's turn is worth: some ordinary messages.
+const BYTES_QUANTUM: usize = 64 << 10;
 
 /// Where every transport submits; cheap to clone.
 #[derive(Clone)]
@@ -40,20 +40,16 @@ struct Shared {
     draining: AtomicBool,
 }
 
-/// Room for what is held for a caller before it is in the queue; given back when dropped.
-#[derive(Debug)]
-pub struct IntakeBytes(#[expect(dead_code, reason = "held until it is dropped")] Permit);
-
 impl Intake {
-    pub(super) fn new(card: Arc<ModelCard>, config: &Config, queue: Arc<Queue>) -> Result<Self, String> {
-        Ok(Self(Arc::new(Shared {
-            rules: Rules::new(card, config)?,
+    pub(super) fn new(rules: Rules, config: &Config, queue: Arc<Queue>) -> Self {
+        Self(Arc::new(Shared {
+            rules,
             queue,
             tokenizers: Tokenizers::new(config.tokenizer_threads),
             // As many rollouts as there are bytes for.
             bytes: FairSemaphore::new(usize::MAX >> 2, config.intake_bytes, BYTES_QUANTUM),
             draining: AtomicBool::new(false),
-        })))
+        }))
     }
 
     /// The model that scores what is submitted.
@@ -78,19 +74,11 @@ impl Intake {
         self.0.queue.refuse();
     }
 
-    /// Waits for room for a message or a rollout of so many bytes, in turn with other callers; to be held until the rollout is in the
-    /// queue or answered, that is until [`Self::submit`] or [`Deferred::finish`] is through. One of more bytes than `intake_bytes`
-    /// has all of the room.
-    ///
-    /// # Errors
-    /// `DRAINING` once the sidecar takes nothing more.
-    pub async fn reserve(&self, caller: &Identity, bytes: usize) -> Result<IntakeBytes, Rejection> {
-        self.0.bytes.acquire(caller.connection, bytes).await.map(IntakeBytes).map_err(|Closed| draining())
-    }
-
-    /// The same where it can be had at once and nobody waits for it.
-    pub fn try_reserve(&self, bytes: usize) -> Option<IntakeBytes> {
-        self.0.bytes.try_acquire(bytes).map(IntakeBytes)
+    /// Room, in bytes, for what is held for callers before it is in the queue (`intake_bytes`): messages, and rollouts that wait for
+    /// a tokenizer or for room in the queue. A transport takes of it before it reads a message, and holds that until
+    /// [`Self::submit`] or [`Deferred::finish`] is through.
+    pub(super) fn bytes(&self) -> &FairSemaphore {
+        &self.0.bytes
     }
 
     /// Takes a rollout in that was received at `received`; the ticket is answered in any case. Waits while the queue is
@@ -112,7 +100,7 @@ impl Intake {
     pub fn try_submit(&self, rollout: Rollout, mut ticket: Ticket, received: Instant) -> Result<(), Deferred> {
         let id = shortened(&rollout.id, limits::MAX_ID_BYTES);
         let span = info_span!(parent: None, "rollout", id, tokens = tracing::field::Empty);
-        trace::adopt(&span, &rollout.traceparent);
+        trace::adopt(&span, &rollout.traceparent, &rollout.tracestate);
         let intake_span = info_span!(parent: &span, "intake");
         ticket.enter(span);
         match intake_span.in_scope(|| self.0.begin(rollout, received)) {
@@ -210,7 +198,11 @@ impl Shared {
     }
 
     /// Checks and tokenizes text on a blocking thread.
-    async fn tokenize(self: &Arc<Self>, caller: &Identity, rollout: Rollout) -> Result<(ValidRollout, Bound), Rejection> {
+    async fn tokenize(
+        self: &Arc<Self>,
+        caller: &Identity,
+        rollout: Rollout,
+    ) -> Result<(ValidRollout, Bound), Rejection> {
         let bytes = rules::text_bytes(&rollout);
         let tokenizer = self.tokenizers.acquire(caller, bytes).await.map_err(|Closed| draining())?;
         let shared = Arc::clone(self);

@@ -24,8 +24,8 @@ use tracing::info_span;
 use self::pending::{Candidate, Unanswered};
 use super::batcher::{self, Demand, Limits, Plan, Shares};
 use super::fair::{Closed, FairSemaphore, Permit};
-use super::rejections::{cancelled, draining, expired};
 use super::metrics::{self, Stage};
+use super::rejections::{cancelled, draining, expired};
 use super::{Config, Identity, Ticket};
 
 pub(super) use self::pending::{Admitted, Pending, SharedPrefix};
@@ -212,7 +212,8 @@ impl Queue {
     pub(super) fn sweep(&self) {
         let withdrawn: Vec<Pending> = {
             let mut state = self.lock();
-            let numbers = state.waiting.iter().filter(|(_, pending)| pending.ticket.withdrawn()).map(|(number, _)| *number);
+            let numbers =
+                state.waiting.iter().filter(|(_, pending)| pending.ticket.withdrawn()).map(|(number, _)| *number);
             let numbers: Vec<u64> = numbers.collect();
             let withdrawn = numbers.into_iter().filter_map(|number| state.remove(number)).collect();
             state.publish();

@@ -15,10 +15,10 @@ use self::pace::Pace;
 use super::Config;
 use super::batcher::Shares;
 use super::health::{Health, ThreadGuard};
-use super::rejections::draining;
 use super::metrics::{self, Stage};
 use super::outcome::{Times, outcome};
 use super::queue::{Pending, Queue, SharedPrefix};
+use super::rejections::draining;
 use crate::batch::{MicroBatch, Wanted};
 use crate::engine::{Engine, EngineError, ModelCard, ScoreTable};
 use crate::reward::{Code, Rejection};
@@ -171,8 +171,8 @@ impl Scorer {
         match &scored {
             Ok(table) => {
                 let submitted = pendings.iter().map(|p| p.rollout().total_tokens()).sum();
-                metrics::batch(batch.tokens.len(), submitted, pendings.len(), self.terms.max_batch_tokens);
-                metrics::reused(table.reused());
+                let (unique, limit) = (batch.tokens.len(), self.terms.max_batch_tokens);
+                metrics::batch(unique, table.reused(), submitted, pendings.len(), limit);
                 self.pace.saw(batch.tokens.len().saturating_sub(table.reused()), forward);
                 self.queue.set_budget(self.pace.budget(self.terms.max_batch_tokens));
             }
@@ -188,7 +188,7 @@ impl Scorer {
 }
 
 /// A panic in the engine fails the batch, not the process.
-fn score(engine: &mut dyn Engine, batch: &MicroBatch, columns: usize) -> Result<ScoreTable, EngineError> {
+pub(super) fn score(engine: &mut dyn Engine, batch: &MicroBatch, columns: usize) -> Result<ScoreTable, EngineError> {
     let table = catch_unwind(AssertUnwindSafe(|| engine.score(batch))).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref().copied());
         Err(EngineError::Forward(format!("panic: {}", text.unwrap_or("without a message"))))

@@ -120,7 +120,7 @@ impl Ticket {
 
     fn give(&mut self, outcome: Outcome) {
         if let Some(answer) = self.answer.take() {
-            super::metrics::answered(&outcome);
+            super::metrics::answered(self.caller().transport, &outcome);
             answer(outcome);
         }
     }
@@ -128,16 +128,17 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.give(Err(match self.withdrawn() || self.at_the_door {
-            true => super::rejections::cancelled(),
-            false => Rejection::new(Code::Lost, "the server lost this rollout; please report it as a bug"),
+        self.give(Err(if self.withdrawn() || self.at_the_door {
+            super::rejections::cancelled()
+        } else {
+            Rejection::new(Code::Lost, "the server lost this rollout; please report it as a bug")
         }));
     }
 }
 
 /// Counts an answer that a transport gives before there is a ticket.
-pub(super) fn answered_by_transport(outcome: &Outcome, _caller: &Identity) {
-    super::metrics::answered(outcome);
+pub(super) fn answered_by_transport(outcome: &Outcome, caller: &Identity) {
+    super::metrics::answered(caller.transport, outcome);
 }
 
 impl std::fmt::Debug for Ticket {

@@ -43,8 +43,8 @@ impl Shares {
 /// What decides before the round robin does; the greatest goes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Class {
-    /// Was passed over too often.
-    passed_over: bool,
+    /// How often it was passed over, where that is too often: the longest first.
+    passed_over: u32,
     priority: i32,
     /// Something of that priority has a deadline.
     hurried: bool,
@@ -52,13 +52,13 @@ struct Class {
 
 /// One caller's rollouts, most urgent first.
 struct Line {
-    caller: u64,
     rollouts: VecDeque<usize>,
     /// Those of them that were not passed over too often: the caller's class is its best one's, whatever stands before that in
     /// its own order.
     in_order: VecDeque<usize>,
     class: Option<Class>,
-    passed_over: bool,
+    /// See [`Class::passed_over`].
+    passed_over: u32,
 }
 
 /// See the module.
@@ -68,6 +68,8 @@ pub(super) struct Callers<'a> {
     /// The line of each caller.
     numbers: HashMap<u64, usize>,
     turns: &'a mut RoundRobin,
+    /// Turns that are not kept, once something was left out.
+    filling: Option<RoundRobin>,
 }
 
 impl<'a> Callers<'a> {
@@ -81,11 +83,10 @@ impl<'a> Callers<'a> {
             let number = *numbers.entry(caller).or_insert_with(|| {
                 turns.join(caller);
                 lines.push(Line {
-                    caller,
                     rollouts: VecDeque::new(),
                     in_order: VecDeque::new(),
                     class: None,
-                    passed_over: passed_over.get(&caller).is_some_and(|times| *times >= max_bypass),
+                    passed_over: passed_over.get(&caller).copied().filter(|times| *times >= max_bypass).unwrap_or(0),
                 });
                 lines.len() - 1
             });
@@ -95,12 +96,13 @@ impl<'a> Callers<'a> {
                 line.in_order.push_back(i);
             }
         }
-        Self { waiting, lines, numbers, turns }
+        Self { waiting, lines, numbers, turns, filling: None }
     }
 
     /// The rollout that is to be chosen next of those not yet seen.
     pub fn next(&mut self, seen: &[bool]) -> Option<usize> {
-        let Self { waiting, lines, numbers, turns } = self;
+        let Self { waiting, lines, numbers, turns, filling } = self;
+        let turns = filling.as_mut().unwrap_or(turns);
         for line in lines.iter_mut() {
             line.update(waiting, seen);
         }
@@ -112,11 +114,20 @@ impl<'a> Callers<'a> {
         first(turns.next(|caller| first(caller).map(|i| waiting[i].cost()))?)
     }
 
+    /// A rollout was left out, because it did not fit any more. Its caller's turn stays as it is and is the first in the next
+    /// micro-batch; what is chosen from now on fills up this one out of turn, though not free of charge.
+    pub fn only_fill(&mut self) {
+        self.filling.get_or_insert_with(|| self.turns.clone());
+    }
+
     /// Something of a caller was taken, and added so many unique tokens.
     pub fn charge(&mut self, caller: u64, tokens: usize) {
         self.turns.charge(caller, tokens);
+        if let Some(filling) = &mut self.filling {
+            filling.charge(caller, tokens);
+        }
         if let Some(&number) = self.numbers.get(&caller) {
-            self.lines[number].passed_over = false;
+            self.lines[number].passed_over = 0;
         }
     }
 }
@@ -129,10 +140,7 @@ impl Line {
             }
         }
         let best = self.in_order.front().or(self.rollouts.front()).map(|&i| &waiting[i]);
-        self.class = best.map(|w| Class {
-            passed_over: self.passed_over,
-            priority: w.priority,
-            hurried: w.deadline.is_some(),
-        });
+        self.class =
+            best.map(|w| Class { passed_over: self.passed_over, priority: w.priority, hurried: w.deadline.is_some() });
     }
 }

@@ -53,8 +53,21 @@ impl<'a> Relatives<'a> {
         self.places.clone().into()
     }
 
+    /// This rollout and those that go with it: its family, and then the rest of its group, each with its own family. What shares
+    /// tokens goes before what is merely called a group, and a name that means several prompts divides none of their families. May
+    /// name a rollout twice.
+    pub fn take(&mut self, i: usize) -> Vec<usize> {
+        let mut all = vec![i];
+        all.extend(self.take_family(i));
+        for member in self.take_group(i) {
+            all.push(member);
+            all.extend(self.take_family(member));
+        }
+        all
+    }
+
     /// The rollouts that share much with this one, most urgent first; empty where the family was taken before.
-    pub fn take_family(&mut self, i: usize) -> Vec<usize> {
+    fn take_family(&mut self, i: usize) -> Vec<usize> {
         let Some(first) = self.families[self.places[i]] else { return Vec::new() };
         let members = self.families[first..].iter().take_while(|of| **of == Some(first)).count();
         self.families[first..first + members].fill(None);
@@ -64,7 +77,7 @@ impl<'a> Relatives<'a> {
     }
 
     /// The rest of this one's group, most urgent first; empty where the group was taken before.
-    pub fn take_group(&mut self, i: usize) -> Vec<usize> {
+    fn take_group(&mut self, i: usize) -> Vec<usize> {
         self.groups.remove(&(self.waiting[i].caller, self.waiting[i].group)).unwrap_or_default()
     }
 }

@@ -44,11 +44,8 @@ impl Tokenizers {
     /// Waits for a thread for a text of so many bytes, in turn with other callers.
     pub async fn acquire(&self, caller: &Identity, bytes: usize) -> Result<Tokenizer, Closed> {
         let _waits = metrics::waits_for_tokenizer();
-        let long = if bytes > LONG_TEXT_BYTES {
-            Some(self.for_long.acquire(caller.connection, bytes).await?)
-        } else {
-            None
-        };
+        let long =
+            if bytes > LONG_TEXT_BYTES { Some(self.for_long.acquire(caller.connection, bytes).await?) } else { None };
         Ok(Tokenizer { _thread: self.threads.acquire(caller.connection, bytes).await?, _long: long })
     }
 }
