@@ -1,8 +1,12 @@
 //! From what a caller claims to what is proved: limits, template, tokens, truncation, reads, the aggregation bound to its
 //! columns. A function of the model, the policy for what is too long, and the rollout alone.
 
+mod text_bound;
+
 use std::ops::Range;
 use std::sync::Arc;
+
+use self::text_bound::TextBound;
 
 use super::reading::{self, Found};
 use super::tokenize::{Locate, Text};
@@ -14,10 +18,14 @@ use crate::limits;
 use crate::reward::{Code, Rejection};
 use crate::rollout::{ASSISTANT, Input, Message, Reads, Rollout, Turn, ValidRollout};
 
+/// What to do about a rollout that is too long where nothing is cut.
+const SHORTEN: &str = "shorten it, or run the sidecar with over_long = \"truncate-left\"";
+
 /// See the module.
 pub(super) struct Rules {
     card: Arc<ModelCard>,
     text: Text,
+    text_bound: Option<TextBound>,
     over_long: OverLong,
     share_prefixes: bool,
     max_batch_tokens: usize,
@@ -35,7 +43,8 @@ impl Rules {
     pub(super) fn new(card: Arc<ModelCard>, config: &Config) -> Result<Self, String> {
         reading::check(&card.reads, card.vocabulary_size)?;
         let Config { over_long, share_prefixes, max_batch_tokens, .. } = *config;
-        Ok(Self { text: Text::new(&card.text)?, card, over_long, share_prefixes, max_batch_tokens })
+        let (text, text_bound) = (Text::new(&card.text)?, TextBound::of(&card.text, &card.reads));
+        Ok(Self { text, text_bound, card, over_long, share_prefixes, max_batch_tokens })
     }
 
     pub(super) fn card(&self) -> &Arc<ModelCard> {
@@ -61,7 +70,7 @@ impl Rules {
         let truncated = tokens.ids.len() > self.context();
         if truncated {
             if self.over_long == OverLong::Reject {
-                return Err(self.too_long(&tokens, "shorten it, or run the sidecar with over_long = \"truncate-left\""));
+                return Err(self.too_long(&tokens, SHORTEN));
             }
             if !scored.is_empty() {
                 // Every turn would lose another part of its own beginning.
@@ -169,6 +178,20 @@ impl Rules {
 
     fn encode(&self, text: &str, completion: Option<Range<usize>>) -> Result<Tokens, Rejection> {
         let text = reading::stripped(&self.card.reads, text);
+        // What is cut has to be tokenized first: only where nothing is can a text be refused by its length.
+        if self.over_long == OverLong::Reject
+            && let Some(bound) = &self.text_bound
+            && bound.exceeds(text, self.context())
+        {
+            let what = format!(
+                "input: {} bytes of text cannot fit into the model's context of {} tokens, which stand for {} bytes each at most; \
+                 {SHORTEN}",
+                text.len(),
+                self.context(),
+                bound.bytes_per_token
+            );
+            return Err(Rejection::new(Code::TooLong, what));
+        }
         let tokens = match completion {
             Some(completion) => {
                 let completion = completion.start.min(text.len())..completion.end.min(text.len());
@@ -184,7 +207,12 @@ impl Rules {
 
     fn check_ids(&self, field: &str, ids: &[u32]) -> Result<(), Rejection> {
         if ids.len() > limits::MAX_ROLLOUT_TOKENS {
-            let what = format!("{field}: {} token ids; at most {}", ids.len(), limits::MAX_ROLLOUT_TOKENS);
+            let (n, most) = (ids.len(), limits::MAX_ROLLOUT_TOKENS);
+            let what = if self.over_long == OverLong::Reject && self.context() <= most {
+                format!("{field}: {n} token ids, the model's context is {}; {SHORTEN}", self.context())
+            } else {
+                format!("{field}: {n} token ids; at most {most}, even where the rest would be cut; shorten it")
+            };
             return Err(Rejection::new(Code::TooLong, what));
         }
         let size = self.card.vocabulary_size;
@@ -332,5 +360,4 @@ fn check_bytes(field: &str, bytes: usize) -> Result<(), Rejection> {
 }
 
 #[cfg(test)]
-#[path = "rules_tests.rs"]
 mod tests;

@@ -357,3 +357,40 @@ proptest! {
         }
     }
 }
+
+/// The limit that matters is the context, whatever other ceilings there are.
+#[test]
+fn a_rejection_names_the_limit_that_matters() {
+    let long = || ids(vec![10; limits::MAX_ROLLOUT_TOKENS + 1]);
+    assert_bad(&rules(ReadPolicy::default()), long(), Code::TooLong, "the model's context is 32; shorten it, or run");
+    let words = "w1 ".repeat(limits::MAX_ROLLOUT_TOKENS + 1);
+    let text = rollout(Input::Text(words));
+    assert_bad(
+        &rules(ReadPolicy::default()),
+        text.clone(),
+        Code::TooLong,
+        "the model's context is 32; shorten it, or run",
+    );
+    assert_bad(&cutting(ReadPolicy::default()), long(), Code::TooLong, "at most 1048576");
+}
+
+/// Every byte a token, so that a text's length says at least how many there are.
+#[test]
+fn a_text_that_cannot_fit_is_refused_before_it_is_tokenized() {
+    let bytes = |byte: u32| format!("<{byte:#04X}>");
+    let vocab: serde_json::Map<_, _> = (0..256).map(|byte| (bytes(byte), byte.into())).collect();
+    let json = serde_json::json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+        "pre_tokenizer": null, "post_processor": null, "decoder": null,
+        "model": {"type": "BPE", "vocab": vocab, "merges": [], "unk_token": null, "byte_fallback": true},
+    });
+    let text = TextAssets { tokenizer_json: Some(json.to_string().into_bytes().into()), ..TextAssets::default() };
+    let card = ModelCard { vocabulary_size: 256, text, ..rules(ReadPolicy::default()).card().as_ref().clone() };
+    let with = |over_long| Rules::new(card.clone().into(), &Config { over_long, ..Config::default() }).unwrap();
+    let text = |bytes: usize| rollout(Input::Text("x".repeat(bytes)));
+    // The longest name of a token has 6 bytes: what is longer than 6 times the context is not looked at.
+    assert_bad(&with(OverLong::Reject), text(33), Code::TooLong, "input: 33 tokens, the model's context is 32");
+    assert_bad(&with(OverLong::Reject), text(193), Code::TooLong, "193 bytes of text cannot fit");
+    assert_eq!(valid(&with(OverLong::Reject), text(32)).tokens.len(), 32);
+    assert!(valid(&with(OverLong::TruncateLeft), text(193)).truncated);
+}
