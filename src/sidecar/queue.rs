@@ -11,8 +11,8 @@
 
 mod groups;
 mod pending;
+mod state;
 
-use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -22,10 +22,11 @@ use tokio::sync::watch;
 use tracing::info_span;
 
 use self::pending::{Candidate, Unanswered};
-use super::batcher::{self, Demand, Limits, Plan, Shares};
+use self::state::State;
+use super::batcher::{self, Demand, Limits, Shares};
 use super::fair::{Closed, FairSemaphore, Permit};
 use super::metrics::{self, Stage};
-use super::rejections::{cancelled, draining, expired};
+use super::rejections::{cancelled, draining};
 use super::{Config, Identity, Ticket};
 
 pub(super) use self::pending::{Admitted, Pending, SharedPrefix};
@@ -44,29 +45,6 @@ pub(super) struct Queue {
     /// Something in `state` changed that may let a micro-batch go. The packer alone waits for it.
     changed: Condvar,
     unanswered: Arc<watch::Sender<usize>>,
-}
-
-struct State {
-    /// By number, which is the order of acceptance.
-    waiting: BTreeMap<u64, Pending>,
-    next_number: u64,
-    /// What those who wait cost a micro-batch, in tokens, each for itself.
-    tokens: usize,
-    /// Something happened that the packer must look at.
-    attention: bool,
-    /// Until when the packer sleeps if nothing wakes it, and from how many waiting tokens on it must look: so that an
-    /// arrival costs the same however many wait.
-    asleep_until: Option<Instant>,
-    full_from: usize,
-    demand: Demand,
-    /// Rollouts that wait for room.
-    waiting_for_room: usize,
-    /// No more rollouts are to be expected soon: what waits is handed out at once.
-    flushed: bool,
-    /// Nothing more is taken.
-    closed: bool,
-    /// Nothing more is scored.
-    abandoned: bool,
 }
 
 /// Somebody waits for room: until something leaves the queue, nothing can come.
@@ -108,19 +86,7 @@ impl Queue {
             },
             budget: AtomicUsize::new(max_tokens.get()),
             room: FairSemaphore::new(config.queue_rollouts, config.queue_tokens, ROOM_QUANTUM),
-            state: Mutex::new(State {
-                waiting: BTreeMap::new(),
-                next_number: 0,
-                tokens: 0,
-                attention: false,
-                asleep_until: None,
-                full_from: 0,
-                demand: Demand::Ahead,
-                waiting_for_room: 0,
-                flushed: false,
-                closed: false,
-                abandoned: false,
-            }),
+            state: Mutex::new(State::new()),
             changed: Condvar::new(),
             unanswered: Arc::new(watch::Sender::new(0)),
         }
@@ -315,88 +281,5 @@ impl Queue {
     /// A panic elsewhere never happens while the state is half-changed, so a poisoned lock is still sound.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// What the packer plans on: each candidate, and whether it was withdrawn.
-type Snapshot = [(Arc<Candidate>, bool)];
-
-impl State {
-    /// Whether nothing can come that a micro-batch could wait for.
-    fn expects_nothing(&self) -> bool {
-        self.flushed || self.waiting_for_room > 0
-    }
-
-    fn due_demand(&self) -> Demand {
-        if self.demand == Demand::Ahead && self.expects_nothing() { Demand::Now } else { self.demand }
-    }
-
-    /// What waits now. Until [`Self::planned`], arrivals need no attention: they are looked at then.
-    fn snapshot(&mut self) -> Box<Snapshot> {
-        self.attention = false;
-        (self.asleep_until, self.full_from) = (Some(Instant::now()), usize::MAX);
-        self.waiting.values().map(|pending| (Arc::clone(&pending.candidate), pending.ticket.withdrawn())).collect()
-    }
-
-    /// A plan was made of the snapshot. Attention is needed for what has arrived since, where it might change the plan.
-    fn planned(&mut self, plan: &Plan, snapshot: &Snapshot, limits: &Limits) {
-        (self.asleep_until, self.full_from) = (plan.wake, plan.full_from);
-        let first_new = snapshot.last().map_or(0, |(candidate, _)| candidate.number + 1);
-        let new = self.waiting.range(first_new..);
-        self.attention |= new.into_iter().any(|(_, pending)| self.is_worth_a_look(&pending.candidate, limits));
-    }
-
-    /// Whether the arrival of a candidate might let a micro-batch go, or is to be answered before the packer would look.
-    fn is_worth_a_look(&self, arrival: &Candidate, limits: &Limits) -> bool {
-        let first = self.waiting.first_key_value().is_none_or(|(first, _)| *first >= arrival.number);
-        let may_go = first || self.tokens >= self.full_from || self.waiting.len() + 1 >= limits.max_rollouts;
-        (may_go && self.demand != Demand::Met)
-            || arrival.deadline.is_some_and(|deadline| self.asleep_until.is_none_or(|wake| deadline < wake))
-    }
-
-    /// Takes out what the plan names and is still there.
-    fn take(&mut self, plan: &Plan, snapshot: &Snapshot) -> Taken {
-        let mut take = |indices: &[usize]| -> Vec<Pending> {
-            indices.iter().filter_map(|&i| self.remove(snapshot[i].0.number)).collect()
-        };
-        let taken = Taken { batch: take(&plan.batch), withdrawn: take(&plan.withdrawn), expired: take(&plan.expired) };
-        self.publish();
-        taken
-    }
-
-    fn remove(&mut self, number: u64) -> Option<Pending> {
-        let pending = self.waiting.remove(&number)?;
-        self.tokens -= pending.candidate.cost();
-        Some(pending)
-    }
-
-    fn publish(&self) {
-        metrics::queue(self.waiting.len(), self.tokens);
-    }
-}
-
-/// What left the queue by a plan.
-struct Taken {
-    batch: Vec<Pending>,
-    withdrawn: Vec<Pending>,
-    expired: Vec<Pending>,
-}
-
-impl Taken {
-    /// Answers those who are not to be scored; the micro-batch's rollouts come back, if there are any.
-    fn finish(self, plan: &Plan, snapshot: &Snapshot) -> Option<Vec<Pending>> {
-        let Self { mut batch, withdrawn, expired: late } = self;
-        let answer = |mut pending: Pending, rejection| {
-            pending.leave_queue();
-            pending.ticket.answer(Err(rejection));
-        };
-        withdrawn.into_iter().for_each(|pending| answer(pending, cancelled()));
-        late.into_iter().for_each(|pending| answer(pending, expired()));
-        batch.iter_mut().for_each(Pending::leave_queue);
-        let mut stays = vec![true; snapshot.len()];
-        plan.batch.iter().chain(&plan.withdrawn).chain(&plan.expired).for_each(|&i| stays[i] = false);
-        let staying = snapshot.iter().zip(stays).filter(|(_, stays)| *stays).map(|((candidate, _), _)| &**candidate);
-        groups::pin_prefixes(&mut batch, staying);
-        (!batch.is_empty()).then_some(batch)
     }
 }

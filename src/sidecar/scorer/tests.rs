@@ -342,3 +342,27 @@ fn a_budget_of_a_few_tokens_scores_everything() {
         running.drain();
     }
 }
+
+/// Two callers who call their groups alike, with nothing in common.
+#[test]
+fn what_is_kept_for_a_group_does_not_depend_on_others_of_that_name() {
+    let engine = Watched::new();
+    let running = Running::new(&Config { max_batch_rollouts: 2, ..Config::default() }, &engine);
+    let (deliver, answers) = mpsc::channel();
+    for prompt in [[7, 8, 9], [5, 5, 5]] {
+        let caller = Identity::new("test", None);
+        for last in 0..5 {
+            let deliver = deliver.clone();
+            let ticket = Ticket::new(Interest::of(&caller), move |outcome: Outcome| deliver.send(outcome).unwrap());
+            let rollout = Rollout { group: "g".into(), ..rollout(&[&prompt[..], &[100 + last]].concat()) };
+            running.intake.try_submit(rollout, ticket, Instant::now()).expect("ids, and a queue with room");
+        }
+    }
+    running.intake.wake();
+    (0..10).for_each(|_| drop(answers.recv_timeout(PATIENCE).unwrap().unwrap()));
+    running.drain();
+    let mut wanted: Vec<Vec<u32>> = engine.wanted.lock().unwrap().iter().map(|(prefix, _)| prefix.clone()).collect();
+    wanted.sort();
+    wanted.dedup();
+    assert_eq!(wanted, [[5, 5, 5], [7, 8, 9]]);
+}
