@@ -8,7 +8,7 @@
 //! - a pre-tokenizer may drop characters, such as white space. Those that only cut, or write bytes or spaces as other characters,
 //!   do not;
 //! - a model may make one token of a run of unknown characters, or drop it. A BPE model does neither where all bytes are in its
-//!   vocabulary and it falls back to them;
+//!   vocabulary and it falls back to them. Where a byte-level vocabulary lacks some bytes, those do not count;
 //! - an added token may take in the white space beside it, however much.
 
 use std::collections::{BTreeMap, HashMap};
@@ -29,6 +29,8 @@ pub(super) struct TextBound {
     pub(super) bytes_per_token: usize,
     /// The text of the token that is taken off the end of a sequence: it does not count there.
     skipped: Option<String>,
+    /// The bytes that do not count, since the vocabulary lacks them.
+    uncounted: Vec<u8>,
 }
 
 /// As far as it matters here.
@@ -69,7 +71,12 @@ impl TextBound {
         let file: TokenizerFile = serde_json::from_slice(assets.tokenizer_json.as_deref()?).ok()?;
         let normalized_bytes = file.normalizer.as_ref().map_or(Some(1), shortening)?;
         let byte_level = file.pre_tokenizer.as_ref().map_or(Some(false), keeps_all)?;
-        let longest = file.model.longest_token(byte_level)? * normalized_bytes;
+        let (longest, uncounted) = file.model.longest_token(byte_level)?;
+        // What a normalizer makes of the bytes that count may be bytes that do not.
+        if !uncounted.is_empty() && file.normalizer.is_some() {
+            return None;
+        }
+        let longest = longest * normalized_bytes;
         if file.added_tokens.iter().any(|token| token.lstrip || token.rstrip) {
             return None;
         }
@@ -85,13 +92,17 @@ impl TextBound {
             }
             None => None,
         };
-        Some(Self { bytes_per_token: added.fold(longest, usize::max).max(1), skipped })
+        Some(Self { bytes_per_token: added.fold(longest, usize::max).max(1), skipped, uncounted })
     }
 
     /// Whether a text has more tokens than this, whatever they are.
     pub fn exceeds(&self, text: &str, tokens: usize) -> bool {
         let counted = self.skipped.as_ref().map_or(text, |skipped| text.trim_end_matches(skipped.as_str()));
-        counted.len() > tokens.saturating_mul(self.bytes_per_token)
+        let most = tokens.saturating_mul(self.bytes_per_token);
+        let uncounted = |byte: &u8| self.uncounted.contains(byte);
+        // Counting is cheap beside tokenizing, but not beside a comparison.
+        counted.len() > most
+            && (self.uncounted.is_empty() || counted.bytes().filter(|byte| !uncounted(byte)).count() > most)
     }
 }
 
@@ -126,21 +137,23 @@ fn keeps_all(pre_tokenizer: &Value) -> Option<bool> {
 }
 
 impl Model {
-    /// Most bytes, of the text as the model sees it, that one token of the vocabulary stands for.
-    fn longest_token(&self, byte_level: bool) -> Option<usize> {
+    /// Most bytes, of the text as the model sees it, that one token of the vocabulary stands for; and the bytes of which none is in
+    /// any token.
+    fn longest_token(&self, byte_level: bool) -> Option<(usize, Vec<u8>)> {
         let marks = [&self.continuing_subword_prefix, &self.end_of_word_suffix];
         if self.kind != "BPE" || marks.into_iter().flatten().any(|mark| !mark.is_empty()) {
             return None;
         }
         let has = |token: &str| self.vocab.contains_key(token);
         if byte_level {
-            let all_bytes = byte_characters().into_values().all(|c| has(c.encode_utf8(&mut [0; 4])));
+            let lacks = |c: char| !has(c.encode_utf8(&mut [0; 4]));
+            let lacking = byte_characters().into_iter().filter(|(_, c)| lacks(*c)).map(|(byte, _)| byte).collect();
             // Every character stands for one byte.
-            all_bytes.then(|| self.vocab.keys().map(|token| token.chars().count()).max().unwrap_or(0))
+            Some((self.vocab.keys().map(|token| token.chars().count()).max().unwrap_or(0), lacking))
         } else {
             let all_bytes = self.byte_fallback && (0..=u8::MAX).all(|byte| has(&format!("<{byte:#04X}>")));
             // A space may be written as a longer character, which makes the bound no smaller than it is.
-            all_bytes.then(|| self.vocab.keys().map(String::len).max().unwrap_or(0))
+            all_bytes.then(|| (self.vocab.keys().map(String::len).max().unwrap_or(0), Vec::new()))
         }
     }
 }
@@ -222,10 +235,24 @@ mod tests {
         assert_eq!(bytes_per_token(|file| file["pre_tokenizer"] = removed), None);
         assert_eq!(bytes_per_token(|file| file["pre_tokenizer"] = Value::Null), None, "unknown characters");
         assert_eq!(bytes_per_token(|file| file["added_tokens"][0]["lstrip"] = true.into()), None);
-        assert_eq!(bytes_per_token(|file| drop(file["model"]["vocab"].as_object_mut().unwrap().remove("é"))), None);
+        let lacking = |file: &mut Value| drop(file["model"]["vocab"].as_object_mut().unwrap().remove("x"));
+        assert_eq!(bytes_per_token(lacking), None, "a normalizer and a byte that is lacking");
         assert_eq!(bytes_per_token(|file| file["model"]["type"] = "WordPiece".into()), None);
         let unknown = ReadPolicy { skip: Some(7), ..ReadPolicy::default() };
         assert_eq!(TextBound::of(&tokenizer(|_| {}), &unknown), None);
+    }
+
+    /// As some published vocabularies lack a few control characters: they are dropped, and do not count.
+    #[test]
+    fn bytes_that_are_in_no_token_do_not_count() {
+        let assets = tokenizer(|file| {
+            file["normalizer"] = Value::Null;
+            file["model"]["vocab"].as_object_mut().unwrap().remove("x");
+        });
+        let bound = TextBound::of(&assets, &ReadPolicy::default()).unwrap();
+        let text = |dropped: usize, kept: usize| "x".repeat(dropped) + &"y".repeat(kept);
+        assert!(!bound.exceeds(&text(10_000, 50), 10));
+        assert!(bound.exceeds(&text(10_000, 51), 10));
     }
 
     proptest! {
