@@ -11,7 +11,7 @@
 //! - the budget is kept, but for a rollout longer than the whole budget, which goes alone;
 //! - within a caller, a rollout is passed over by later arrivals in at most `max_bypass` micro-batches: from then on only such
 //!   rollouts that arrived earlier are chosen before it;
-//! - between callers, whoever has something waiting is passed over in at most `max_bypass` micro-batches in a row, and after that
+//! - between callers, one who has something waiting is passed over in at most `max_bypass` micro-batches in a row, and after that
 //!   only for callers who are in the same position;
 //! - of two callers who both have rollouts of one priority waiting, neither is served more than the other by more than a bounded
 //!   number of tokens.

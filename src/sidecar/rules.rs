@@ -107,9 +107,10 @@ impl Rules {
     /// sidecar was sized for.
     fn check_cost(&self, rollout: &ValidRollout) -> Result<(), Rejection> {
         let Reads::Turns(_) = rollout.reads else { return Ok(()) };
-        let cost = match self.share_prefixes {
-            true => unique_tokens(&rollout.sequences(0).map(|sequence| sequence.tokens).collect::<Vec<_>>()),
-            false => rollout.total_tokens(),
+        let cost = if self.share_prefixes {
+            unique_tokens(&rollout.sequences(0).map(|sequence| sequence.tokens).collect::<Vec<_>>())
+        } else {
+            rollout.total_tokens()
         };
         let most = self.max_batch_tokens.max(self.context());
         if cost <= most {
@@ -350,13 +351,11 @@ pub(super) fn text_bytes(rollout: &Rollout) -> usize {
 }
 
 fn check_bytes(field: &str, bytes: usize) -> Result<(), Rejection> {
-    match bytes > limits::MAX_TEXT_BYTES {
-        true => Err(Rejection::new(
-            Code::TooLong,
-            format!("{field}: {bytes} bytes of text; at most {}", limits::MAX_TEXT_BYTES),
-        )),
-        false => Ok(()),
+    if bytes <= limits::MAX_TEXT_BYTES {
+        return Ok(());
     }
+    let what = format!("{field}: {bytes} bytes of text; at most {}", limits::MAX_TEXT_BYTES);
+    Err(Rejection::new(Code::TooLong, what))
 }
 
 #[cfg(test)]

@@ -224,7 +224,7 @@ fn urgent_first_by_priority_then_deadline_then_arrival() {
     assert_eq!(plan.batch, [4, 3, 2, 1, 0]);
 }
 
-/// Plans until nothing waits, as for an idle engine without patience; the indices of each micro-batch.
+/// Plans until nothing waits, as for an idle engine whose rollouts have waited long enough; the indices of each micro-batch.
 fn serve_all(rollouts: &[Rollout], limits: &Limits) -> Vec<Vec<usize>> {
     let zero = Instant::now();
     let now = zero + Duration::from_secs(1000);
