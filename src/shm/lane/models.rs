@@ -1,4 +1,4 @@
-//! What loom explores of two ends that sleep and wake: a ring that is lost leaves somebody asleep for ever, which it reports.
+//! What loom explores of two ends that sleep and wake: a ring that is lost leaves a thread asleep for ever, which it reports.
 //!
 //! Rings here hold one record at a time, so that every second one waits for room.
 
@@ -87,7 +87,7 @@ impl Sidecar {
 /// Asks once there is room, which is slept for.
 fn ask(rollouts: &mut RolloutSender, bell: &ClientBell, number: u64) {
     let rollout = Rollout::default();
-    while !rollouts.rollout(number, NO_OPTIONS, &rollout.borrowed()).unwrap() {
+    while !rollouts.rollout(number, NO_OPTIONS, None, &rollout.borrowed()).unwrap() {
         rollouts.want_room();
         bell.sleep(LONG, || rollouts.has_room(RolloutSender::bytes_of(&rollout.borrowed())).unwrap());
     }
@@ -97,7 +97,7 @@ fn ask(rollouts: &mut RolloutSender, bell: &ClientBell, number: u64) {
 fn answered(rewards: &mut RewardReceiver, sidecar: &SidecarBell) -> u64 {
     let bell = rewards.bell();
     loop {
-        if let Some(Reply::Rejection { number, .. }) = rewards.next(&"".into()).unwrap() {
+        if let Some(Reply::Rejection { number, .. }) = rewards.next(|_| None).unwrap() {
             rewards.made_room(sidecar);
             return number;
         }
