@@ -145,6 +145,7 @@ impl Settings {
             share_prefixes: self.share_prefixes,
             tokenizer_threads: self.tokenizer_threads,
             drain_ms: self.drain_ms,
+            ..sidecar::Config::default()
         }
     }
 

@@ -56,6 +56,7 @@ pub fn rollout_to_wire(rollout: Rollout) -> v1::Rollout {
         aggregation: (*rollout.aggregation != AggregationSpec::default())
             .then(|| aggregation_to_wire(Arc::unwrap_or_clone(rollout.aggregation))),
         traceparent: rollout.traceparent,
+        cancel: false,
     }
 }
 

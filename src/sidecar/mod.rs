@@ -3,6 +3,7 @@
 pub mod admin;
 mod batcher;
 mod caller;
+pub mod health;
 mod intake;
 pub mod metrics;
 mod outcome;
@@ -22,14 +23,14 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use self::health::Health;
 use self::queue::Queue;
-use self::scorer::Scorer;
-use self::transport::grpc;
 #[cfg(target_os = "linux")]
 use self::transport::shm;
+use self::transport::{Transport, grpc};
 use crate::engine::Engine;
 
 pub use self::caller::Identity;
@@ -65,14 +66,20 @@ pub struct Config {
     pub queue_rollouts: usize,
     /// Their tokens.
     pub queue_tokens: usize,
+    /// Most connections that gRPC has open at a time; the next is accepted when one of them has closed.
+    pub grpc_connections: usize,
     /// Unanswered rollouts of one stream; the stream is not read while there are so many.
     pub stream_in_flight: usize,
     /// Whether a prefix shared by rollouts of a micro-batch is computed once. Never changes a reward.
     pub share_prefixes: bool,
     /// Threads that turn text into tokens.
     pub tokenizer_threads: usize,
-    /// How long accepted work may take to finish after a request to stop, in milliseconds.
+    /// How long accepted work may take to finish, and its answers to be read, after a request to stop, in milliseconds.
     pub drain_ms: u64,
+    /// How long one pass of the engine may take before the sidecar counts as failed, in milliseconds; 0: for ever.
+    pub watchdog_ms: u64,
+    /// How long the engine may be idle before a rollout whose answer is known is scored again, in milliseconds; 0: never.
+    pub known_answer_ms: u64,
 }
 
 /// What happens to a rollout longer than the model's context.
@@ -103,10 +110,13 @@ impl Default for Config {
             max_bypass: 8,
             queue_rollouts: 4096,
             queue_tokens: 1 << 22,
+            grpc_connections: 1024,
             stream_in_flight: 1024,
             share_prefixes: true,
             tokenizer_threads: 2,
             drain_ms: 30_000,
+            watchdog_ms: 600_000,
+            known_answer_ms: 60_000,
         }
     }
 }
@@ -115,13 +125,12 @@ impl Default for Config {
 pub struct Sidecar {
     intake: Intake,
     queue: Arc<Queue>,
+    health: Health,
     threads: Vec<JoinHandle<()>>,
-    grpc: Option<grpc::Server>,
+    transports: Vec<Box<dyn Transport>>,
     grpc_addr: Option<SocketAddr>,
-    #[cfg(target_os = "linux")]
-    lanes: Option<shm::Server>,
-    /// Tells open streams to end.
-    ending: watch::Sender<bool>,
+    /// Ends with the sidecar.
+    watching: JoinSet<()>,
     drain: Duration,
 }
 
@@ -154,7 +163,7 @@ impl StartError {
     }
 }
 
-/// How long connections may take to close once everything on them is answered.
+/// How long connections may take to close once everything on them is answered, where the drain's time is up already.
 const GOODBYE: Duration = Duration::from_secs(2);
 
 impl Sidecar {
@@ -164,31 +173,31 @@ impl Sidecar {
         let listeners = grpc::Listeners::bind(&config).await?;
         #[cfg(target_os = "linux")]
         let lanes = shm::Listener::bind(&config)?;
+        let health = Health::default();
         let queue = Arc::new(Queue::new(&config));
         let card = Arc::clone(engine.card());
-        let scorer = Arc::new(Scorer::new(Arc::clone(&queue), engine, scorer::Terms::of(&config)));
-        let intake = Intake::new(card, &config, Arc::clone(&queue), Arc::clone(&scorer)).map_err(StartError::Text)?;
-        let threads = scorer.start().map_err(StartError::Thread)?;
-        let (ending, ended) = watch::channel(false);
+        let intake = Intake::new(card, &config, Arc::clone(&queue)).map_err(StartError::Text)?;
+        let threads = scorer::start(&queue, engine, scorer::Terms::of(&config)).map_err(StartError::Thread)?;
+        let mut watching = JoinSet::new();
+        if config.watchdog_ms > 0 {
+            watching.spawn(health.clone().watch_passes(Duration::from_millis(config.watchdog_ms)));
+        }
         let grpc_addr = listeners.tcp_addr();
-        let service = grpc::RewardService::new(intake.clone(), config.stream_in_flight, ended);
-        let grpc = match config.grpc.is_some() || config.uds.is_some() {
-            true => Some(grpc::Server::start(listeners, service).await),
-            false => None,
-        };
+        let mut transports: Vec<Box<dyn Transport>> = Vec::new();
+        if config.grpc.is_some() || config.uds.is_some() {
+            transports.push(Box::new(grpc::Server::start(listeners, &config, &intake).await));
+        }
         #[cfg(target_os = "linux")]
-        let lanes = lanes.map(|lanes| shm::Server::start(lanes, &config, intake.clone())).transpose()?;
-        Ok(Self {
-            intake,
-            queue,
-            threads: threads.into(),
-            grpc,
-            grpc_addr,
-            #[cfg(target_os = "linux")]
-            lanes,
-            ending,
-            drain: Duration::from_millis(config.drain_ms),
-        })
+        if let Some(lanes) = lanes {
+            transports.push(Box::new(shm::Server::start(lanes, &config, intake.clone())?));
+        }
+        let drain = Duration::from_millis(config.drain_ms);
+        Ok(Self { intake, queue, health, threads: threads.into(), transports, grpc_addr, watching, drain })
+    }
+
+    /// Whether the sidecar's own threads and its engine still work.
+    pub fn health(&self) -> &Health {
+        &self.health
     }
 
     /// The door through which every transport submits.
@@ -211,17 +220,12 @@ impl Sidecar {
         self.grpc_addr
     }
 
-    /// Refuses new work, answers what was accepted, stops. `Err` when the time for it was not enough; what had not reached
-    /// the engine by then has been rejected.
+    /// Refuses new work, answers what was accepted, waits until the answers have been read, and stops. `Err` when the time
+    /// for it was not enough; what had not reached the engine by then has been rejected.
     pub async fn drain(mut self) -> Result<(), DrainTimeout> {
         let deadline = Instant::now() + self.drain;
-        let grpc = self.grpc.take();
-        if let Some(grpc) = &grpc {
-            grpc.refuse().await;
-        }
-        #[cfg(target_os = "linux")]
-        if let Some(lanes) = &self.lanes {
-            lanes.refuse();
+        for transport in &self.transports {
+            transport.refuse().await;
         }
         self.intake.close();
         // No patience for company any more.
@@ -230,18 +234,16 @@ impl Sidecar {
         let answered = unanswered.wait_for(|n| *n == 0);
         // The count's other end lives in the queue, so it cannot be gone.
         let in_time = tokio::time::timeout_at(deadline, answered).await.is_ok();
-        let left = self.unanswered();
+        let unanswered = self.unanswered();
         self.queue.abandon();
-        self.ending.send_replace(true);
-        #[cfg(target_os = "linux")]
-        if let Some(lanes) = self.lanes.take() {
-            lanes.stop();
+        let until = deadline.max(Instant::now() + GOODBYE);
+        let mut stopping = JoinSet::new();
+        for transport in self.transports.drain(..) {
+            stopping.spawn(transport.stop(until));
         }
-        if let Some(grpc) = grpc {
-            grpc.stop(Instant::now() + GOODBYE).await;
-        }
-        if !in_time {
-            return Err(DrainTimeout { unanswered: left, drain: self.drain });
+        let unread = stopping.join_all().await.into_iter().sum();
+        if !in_time || unread > 0 {
+            return Err(DrainTimeout { unanswered, unread, drain: self.drain });
         }
         for thread in std::mem::take(&mut self.threads) {
             // Both end at once, now that the queue is closed and empty.
@@ -258,18 +260,20 @@ impl Drop for Sidecar {
     fn drop(&mut self) {
         self.queue.close();
         self.queue.abandon();
-        self.ending.send_replace(true);
     }
 }
 
-/// Accepted work was left when the drain's time was up.
+/// Accepted work was not finished when the drain's time was up.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{unanswered} accepted rollouts were still unanswered after {drain:?}; those that had not reached the engine have been rejected"
+    "after {drain:?}, {unanswered} accepted rollouts were unanswered (rejected where they had not reached the engine), and the \
+     answers of {unread} had not been read by their callers; raise drain_ms"
 )]
 pub struct DrainTimeout {
-    /// How many.
+    /// Accepted rollouts without an answer.
     pub unanswered: usize,
+    /// Answered rollouts whose answers are known not to have been read. More may lie in buffers between here and their callers.
+    pub unread: usize,
     /// The time they had.
     pub drain: Duration,
 }
