@@ -103,6 +103,9 @@ pub struct Rollout {
     pub aggregation: Arc<AggregationSpec>,
     /// W3C `traceparent` of the caller's span; empty means none.
     pub traceparent: String,
+    /// W3C `tracestate` of the call that brought the rollout; empty means none. A transport takes it from its own headers: the
+    /// rollout's messages have no field for it.
+    pub tracestate: String,
 }
 
 /// The four forms in which a rollout may come.

@@ -140,7 +140,10 @@ async fn every_form_and_option_gives_what_grpc_gives() {
             aggregation: AggregationSpec { weighting: Some("nobody's".into()), ..weights(0.0, 0.0) }.into(),
             ..ids([1])
         },
-        Rollout { aggregation: AggregationSpec { name: "none".into(), ..AggregationSpec::default() }.into(), ..ids([1]) },
+        Rollout {
+            aggregation: AggregationSpec { name: "none".into(), ..AggregationSpec::default() }.into(),
+            ..ids([1])
+        },
     ];
     // More weightings than a lane's table holds, each used again and again.
     rollouts.extend((0..1200).map(|n| Rollout { aggregation: weights(f64::from(n % 400), 0.5).into(), ..ids([n, 7]) }));

@@ -36,6 +36,7 @@ pub fn rollout_from_wire(rollout: v1::Rollout) -> Result<Rollout, Rejection> {
         deadline_ms: rollout.deadline_ms,
         aggregation: rollout.aggregation.map(aggregation_from_wire).unwrap_or_default().into(),
         traceparent: rollout.traceparent,
+        tracestate: String::new(),
     })
 }
 
@@ -233,8 +234,17 @@ mod tests {
             text(),
         )
             .prop_map(|(id, input, finish_reason, group, priority, deadline_ms, aggregation, traceparent)| {
-                let aggregation = aggregation.into();
-                Rollout { id, input, finish_reason, group, priority, deadline_ms, aggregation, traceparent }
+                Rollout {
+                    id,
+                    input,
+                    finish_reason,
+                    group,
+                    priority,
+                    deadline_ms,
+                    aggregation: aggregation.into(),
+                    traceparent,
+                    ..Rollout::default()
+                }
             })
     }
 

@@ -154,6 +154,7 @@ impl RolloutRef<'_> {
             deadline_ms: self.deadline_ms,
             aggregation: Arc::clone(self.aggregation),
             traceparent: self.traceparent.to_owned(),
+            tracestate: String::new(),
         })
     }
 }
@@ -215,6 +216,7 @@ mod tests {
                 deadline_ms: Some(7),
                 aggregation: AggregationSpec { offset: Some(1.0), ..AggregationSpec::default() }.into(),
                 traceparent: "tp".into(),
+                tracestate: String::new(),
             };
             assert_eq!(vec![rollout.clone()].get(0).to_owned(), Ok(rollout));
         }

@@ -31,14 +31,14 @@ struct Door {
 }
 
 impl Intake {
-    pub(super) fn new(card: Arc<ModelCard>, config: &Config, queue: Arc<Queue>) -> Result<Self, String> {
-        Ok(Self(Arc::new(Door {
-            rules: Rules::new(card, config)?,
+    pub(super) fn new(rules: Rules, config: &Config, queue: Arc<Queue>) -> Self {
+        Self(Arc::new(Door {
+            rules,
             queue,
             tokenizers: Arc::new(Semaphore::new(config.tokenizer_threads)),
             tokenizer_threads: config.tokenizer_threads,
             draining: AtomicBool::new(false),
-        })))
+        }))
     }
 
     /// The model behind the door.
@@ -73,7 +73,7 @@ impl Intake {
     pub fn try_submit(&self, rollout: Rollout, mut ticket: Ticket, received: Instant) -> Result<(), Deferred> {
         let id = shortened(&rollout.id, limits::MAX_ID_BYTES);
         let span = info_span!(parent: None, "rollout", id, tokens = tracing::field::Empty);
-        trace::adopt(&span, &rollout.traceparent);
+        trace::adopt(&span, &rollout.traceparent, &rollout.tracestate);
         let stay = info_span!(parent: &span, "intake");
         ticket.enter(span);
         match stay.in_scope(|| self.0.begin(rollout, received)) {

@@ -4,8 +4,10 @@ pub mod admin;
 mod batcher;
 mod bindings;
 mod caller;
+mod fair;
 pub mod health;
 mod intake;
+mod known_answer;
 pub mod metrics;
 mod outcome;
 mod queue;
@@ -28,7 +30,9 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use self::health::Health;
+use self::known_answer::{KnownAnswer, NoAnswer};
 use self::queue::Queue;
+use self::rules::Rules;
 #[cfg(target_os = "linux")]
 use self::transport::shm;
 use self::transport::{Transport, grpc};
@@ -69,6 +73,8 @@ pub struct Config {
     pub queue_tokens: usize,
     /// Most connections that gRPC has open at a time; the next is accepted when one of them has closed.
     pub grpc_connections: usize,
+    /// Bytes of messages and of texts that may be held for callers before the queue takes their rollouts.
+    pub intake_bytes: usize,
     /// Unanswered rollouts of one stream; the stream is not read while there are so many.
     pub stream_in_flight: usize,
     /// Whether a prefix shared by rollouts of a micro-batch is computed once. Never changes a reward.
@@ -112,6 +118,7 @@ impl Default for Config {
             queue_rollouts: 4096,
             queue_tokens: 1 << 22,
             grpc_connections: 1024,
+            intake_bytes: 256 << 20,
             stream_in_flight: 1024,
             share_prefixes: true,
             tokenizer_threads: 2,
@@ -131,7 +138,7 @@ pub struct Sidecar {
     transports: Vec<Box<dyn Transport>>,
     grpc_addr: Option<SocketAddr>,
     /// Ends with the sidecar.
-    watching: JoinSet<()>,
+    _watching: JoinSet<()>,
     drain: Duration,
 }
 
@@ -152,6 +159,9 @@ pub enum StartError {
     /// No lane can be opened with these settings.
     #[error("shm_ring_bytes: {0}")]
     Lanes(String),
+    /// The model gives no answer to the first rollout.
+    #[error("{0}")]
+    Engine(String),
     /// The system gave no thread.
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),
@@ -163,6 +173,9 @@ impl StartError {
         move |source| Self::Listen { address, source }
     }
 }
+
+/// The number of the model's first generation; 0 stands for an unknown one.
+const FIRST_GENERATION: u64 = 1;
 
 /// How long connections may take to close once everything on them is answered, where the drain's time is up already.
 const GOODBYE: Duration = Duration::from_secs(2);
@@ -176,24 +189,29 @@ impl Sidecar {
         let lanes = shm::Listener::bind(&config)?;
         let health = Health::default();
         let queue = Arc::new(Queue::new(&config));
-        let card = Arc::clone(engine.card());
-        let intake = Intake::new(card, &config, Arc::clone(&queue)).map_err(StartError::Text)?;
+        let rules = Rules::new(Arc::clone(engine.card()), &config).map_err(StartError::Text)?;
+        let (rules, engine, known) = known_answer(rules, engine, &config).await?;
+        let intake = Intake::new(rules, &config, Arc::clone(&queue));
         let threads = scorer::start(&queue, engine, scorer::Terms::of(&config)).map_err(StartError::Thread)?;
         let mut watching = JoinSet::new();
         if config.watchdog_ms > 0 {
             watching.spawn(health.clone().watch_passes(Duration::from_millis(config.watchdog_ms)));
         }
+        if let Some(known) = known {
+            let every = Duration::from_millis(config.known_answer_ms);
+            watching.spawn(known.watch(intake.clone(), health.clone(), every));
+        }
         let grpc_addr = listeners.tcp_addr();
         let mut transports: Vec<Box<dyn Transport>> = Vec::new();
         if config.grpc.is_some() || config.uds.is_some() {
-            transports.push(Box::new(grpc::Server::start(listeners, &config, &intake).await));
+            transports.push(Box::new(grpc::Server::start(listeners, &config, &intake, &health).await));
         }
         #[cfg(target_os = "linux")]
         if let Some(lanes) = lanes {
             transports.push(Box::new(shm::Server::start(lanes, &config, intake.clone())?));
         }
         let drain = Duration::from_millis(config.drain_ms);
-        Ok(Self { intake, queue, health, threads: threads.into(), transports, grpc_addr, watching, drain })
+        Ok(Self { intake, queue, health, threads: threads.into(), transports, grpc_addr, _watching: watching, drain })
     }
 
     /// Whether the sidecar's own threads and its engine still work.
@@ -223,8 +241,18 @@ impl Sidecar {
 
     /// Refuses new work, answers what was accepted, waits until the answers have been read, and stops. `Err` when the time
     /// for it was not enough; what had not reached the engine by then has been rejected.
-    pub async fn drain(mut self) -> Result<(), DrainTimeout> {
-        let deadline = Instant::now() + self.drain;
+    pub async fn drain(self) -> Result<(), DrainTimeout> {
+        let time = self.drain;
+        self.end_within(time).await
+    }
+
+    /// As [`Self::drain`], for a sidecar that has failed: it has two seconds.
+    pub async fn end(self) -> Result<(), DrainTimeout> {
+        self.end_within(GOODBYE).await
+    }
+
+    async fn end_within(mut self, time: Duration) -> Result<(), DrainTimeout> {
+        let deadline = Instant::now() + time;
         for transport in &self.transports {
             transport.refuse().await;
         }
@@ -244,7 +272,7 @@ impl Sidecar {
         }
         let unread = stopping.join_all().await.into_iter().sum();
         if !in_time || unread > 0 {
-            return Err(DrainTimeout { unanswered, unread, drain: self.drain });
+            return Err(DrainTimeout { unanswered, unread, drain: time });
         }
         for thread in std::mem::take(&mut self.threads) {
             // Both end at once, now that the queue is closed and empty.
@@ -253,6 +281,32 @@ impl Sidecar {
             }
         }
         Ok(())
+    }
+}
+
+/// Has the engine score the rollout whose answer is known from then on; `None` where that is not wanted, or where no
+/// rollout can be made up for this model. The engine may take its time, so it does so on a thread of its own.
+async fn known_answer(
+    rules: Rules,
+    mut engine: Box<dyn Engine>,
+    config: &Config,
+) -> Result<(Rules, Box<dyn Engine>, Option<KnownAnswer>), StartError> {
+    if config.known_answer_ms == 0 {
+        return Ok((rules, engine, None));
+    }
+    let score = move || {
+        let known = KnownAnswer::take(&rules, engine.as_mut(), FIRST_GENERATION);
+        (rules, engine, known)
+    };
+    let scored = tokio::task::spawn_blocking(score).await;
+    let (rules, engine, known) = scored.map_err(|panic| StartError::Engine(panic.to_string()))?;
+    match known {
+        Ok(known) => Ok((rules, engine, Some(known))),
+        Err(none @ NoAnswer::NoRollout(_)) => {
+            tracing::warn!("readiness is not checked against a known answer: {none}");
+            Ok((rules, engine, None))
+        }
+        Err(failed @ NoAnswer::Failed(_)) => Err(StartError::Engine(failed.to_string())),
     }
 }
 
@@ -268,7 +322,7 @@ impl Drop for Sidecar {
 #[derive(Debug, thiserror::Error)]
 #[error(
     "after {drain:?}, {unanswered} accepted rollouts were unanswered (rejected where they had not reached the engine), and the \
-     answers of {unread} had not been read by their callers; raise drain_ms"
+     answers of at least {unread} had not been read by their callers; raise drain_ms"
 )]
 pub struct DrainTimeout {
     /// Accepted rollouts without an answer.

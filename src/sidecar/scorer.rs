@@ -159,7 +159,7 @@ impl Scorer {
 }
 
 /// A panic in the engine fails the batch, not the process.
-fn score(engine: &mut dyn Engine, batch: &MicroBatch, columns: usize) -> Result<ScoreTable, EngineError> {
+pub(super) fn score(engine: &mut dyn Engine, batch: &MicroBatch, columns: usize) -> Result<ScoreTable, EngineError> {
     let table = catch_unwind(AssertUnwindSafe(|| engine.score(batch))).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref().copied());
         Err(EngineError::Forward(format!("panic: {}", text.unwrap_or("without a message"))))

@@ -1,8 +1,8 @@
 //! The client for threads: against a real sidecar, and against one that misbehaves as the test pleases.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, LazyLock};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::thread;
 use std::time::Instant;
 
@@ -88,7 +88,12 @@ fn every_form_is_answered_as_the_client_for_tasks_is() {
     ];
     let rollouts: Vec<_> = inputs
         .into_iter()
-        .map(|input| Rollout { id: "same".into(), input, aggregation: Arc::new(aggregation.clone()), ..Rollout::default() })
+        .map(|input| Rollout {
+            id: "same".into(),
+            input,
+            aggregation: Arc::new(aggregation.clone()),
+            ..Rollout::default()
+        })
         .collect();
 
     let asked = runtime.block_on(async {

@@ -245,6 +245,7 @@ pub fn read_rollout(mut record: Record) -> Result<RolloutRecord, Broken> {
             deadline_ms: None,
             aggregation: Default::default(),
             traceparent,
+            tracestate: String::new(),
         }),
     };
     Ok(RolloutRecord { number, options, deadline_ns: (has_deadline != 0).then_some(deadline_ns), rollout })

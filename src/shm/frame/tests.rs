@@ -41,6 +41,7 @@ fn rollouts() -> impl Strategy<Value = Rollout> {
             deadline_ms: None,
             aggregation: Default::default(),
             traceparent,
+            ..Rollout::default()
         },
     )
 }

@@ -12,6 +12,7 @@ use crate::engine::{EchoEngine, Engine, EngineError, ModelCard, ScoreTable};
 use crate::reward::{Code, Outcome};
 use crate::rollout::{Input, Rollout};
 use crate::sidecar::queue::Queue;
+use crate::sidecar::rules::Rules;
 use crate::sidecar::{Config, Identity, Intake, Interest, Ticket};
 
 /// Longer than anything here takes on a busy machine; a test that waits so long has failed.
@@ -61,7 +62,7 @@ impl House {
     fn new(config: &Config, engine: &Watched) -> Self {
         let queue = Arc::new(Queue::new(config));
         let threads = super::start(&queue, Box::new(engine.clone()), Terms::of(config)).unwrap();
-        let intake = Intake::new(Arc::clone(&engine.card), config, Arc::clone(&queue)).unwrap();
+        let intake = Intake::new(Rules::new(Arc::clone(&engine.card), config).unwrap(), config, Arc::clone(&queue));
         Self { intake, queue, threads }
     }
 
@@ -220,7 +221,7 @@ async fn text_and_a_full_queue_go_the_long_way() {
     let deferred = intake.try_submit(text, ticket(), Instant::now()).unwrap_err();
     assert!(answers.try_recv().is_err(), "nothing is known before the text is read");
     deferred.finish().await;
-    assert_eq!(answers.recv_timeout(PATIENCE).unwrap().unwrap_err().code, Code::NoInput, "no tokenizer");
+    assert_eq!(answers.recv_timeout(PATIENCE).unwrap().unwrap_err().code, Code::UnsupportedInput, "no tokenizer");
 
     let first = house.submit(&[1]);
     let second = intake.try_submit(rollout(&[1, 2]), ticket(), Instant::now()).unwrap_err();

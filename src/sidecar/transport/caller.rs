@@ -97,11 +97,12 @@ impl Caller {
     }
 
     /// Scores the rollouts of one request; their outcomes in the order of the request. Each item is a rollout under its id, or
-    /// the reason why its transport could not read it.
+    /// the reason why its transport could not read it. `held` is dropped once all are accepted or answered.
     pub async fn score_all(
         &self,
         rollouts: impl IntoIterator<Item = (String, Result<Rollout, Rejection>)>,
         received: Instant,
+        held: impl Send,
     ) -> Vec<Outcome> {
         let mut admission = Admission::new(&self.intake);
         let mut answers = Vec::new();
@@ -110,10 +111,11 @@ impl Caller {
             answers.push(answer);
             // Fails only where the caller has left, who then needs no answer.
             if let Some(ticket) = self.admit(&id, move |outcome| drop(deliver.send(outcome))) {
-                admission.submit(rollout, ticket, received).await;
+                admission.submit(rollout, ticket, received, ()).await;
             }
         }
         admission.finish().await;
+        drop(held);
         let mut outcomes = Vec::with_capacity(answers.len());
         for answer in answers {
             // A ticket answers even when it is dropped.
@@ -170,24 +172,34 @@ impl Admission {
         Self { intake: intake.clone(), waiting: JoinSet::new(), most: intake.tokenizer_threads() + 1 }
     }
 
-    /// Hands over one rollout, or rejects what its transport could not read.
-    pub async fn submit(&mut self, rollout: Result<Rollout, Rejection>, ticket: Ticket, received: Instant) {
+    /// Hands over one rollout, or rejects what its transport could not read. `held` is what the transport holds of it until it is
+    /// accepted or answered, and is dropped then.
+    pub async fn submit(
+        &mut self,
+        rollout: Result<Rollout, Rejection>,
+        ticket: Ticket,
+        received: Instant,
+        held: impl Send + 'static,
+    ) {
         match rollout {
             Err(rejection) => ticket.answer(Err(rejection)),
             Ok(rollout) => match self.intake.try_submit(rollout, ticket, received) {
                 Ok(()) => self.intake.wake(),
-                Err(deferred) => self.wait_for(deferred).await,
+                Err(deferred) => self.wait_for(deferred, held).await,
             },
         }
         // Those that are through need not be kept.
         while self.waiting.try_join_next().is_some() {}
     }
 
-    async fn wait_for(&mut self, deferred: Deferred) {
+    async fn wait_for(&mut self, deferred: Deferred, held: impl Send + 'static) {
         while self.waiting.len() >= self.most {
             self.waiting.join_next().await;
         }
-        self.waiting.spawn(deferred.finish());
+        self.waiting.spawn(async move {
+            deferred.finish().await;
+            drop(held);
+        });
     }
 
     /// Waits until everything is accepted or answered.

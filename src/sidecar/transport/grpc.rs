@@ -4,6 +4,7 @@
 //! stream's memory is bounded whatever its client does.
 
 mod accept;
+mod budget;
 mod call;
 mod listen;
 mod replies;
@@ -14,6 +15,7 @@ use std::time::Instant;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tonic::{Extensions, Request, Response, Status, Streaming};
 
+use self::budget::Permits;
 use self::call::Call;
 pub use self::listen::{Listeners, Server};
 pub use self::replies::Replies;
@@ -40,6 +42,11 @@ fn identity(extensions: &Extensions) -> Arc<Identity> {
     extensions.get::<Arc<Identity>>().cloned().unwrap_or_else(|| Identity::new("grpc", None))
 }
 
+/// Where the permits of a call's messages are.
+fn permits(extensions: &Extensions) -> Permits {
+    extensions.get::<Permits>().cloned().unwrap_or_default()
+}
+
 #[tonic::async_trait]
 impl v1::reward_service_server::RewardService for RewardService {
     type ScoreStream = Replies;
@@ -48,7 +55,9 @@ impl v1::reward_service_server::RewardService for RewardService {
         let call = Call::of(request.metadata());
         let (replies, unread) = mpsc::unbounded_channel();
         let caller = Arc::new(Caller::new(&self.intake, &identity(request.extensions()), IdsUnique::InFlight));
+        let permits = permits(request.extensions());
         let reader = Reader {
+            permits,
             rollouts: request.into_inner(),
             admission: Admission::new(&self.intake),
             caller: Arc::clone(&caller),
@@ -70,6 +79,8 @@ impl v1::reward_service_server::RewardService for RewardService {
         let call = Call::of(request.metadata());
         // Dropping this future means that the caller has left.
         let caller = Caller::new(&self.intake, &identity(request.extensions()), IdsUnique::Always);
+        // Held until all of the batch is accepted or answered.
+        let permit = permits(request.extensions()).next();
         let rollouts = request.into_inner().rollouts;
         if rollouts.len() > limits::MAX_STREAM_IN_FLIGHT {
             let (n, most) = (rollouts.len(), limits::MAX_STREAM_IN_FLIGHT);
@@ -81,7 +92,7 @@ impl v1::reward_service_server::RewardService for RewardService {
             let id = rollout.id.clone();
             (id, proto::rollout_from_wire(rollout).map(|rollout| call.bind(rollout)))
         });
-        let outcomes = caller.score_all(rollouts, received).await;
+        let outcomes = caller.score_all(rollouts, received, permit).await;
         let replies =
             ids.into_iter().zip(outcomes).map(|(id, outcome)| proto::outcome_to_wire(shortened_id(&id), outcome));
         Ok(Response::new(v1::ScoreBatchResponse { replies: replies.collect() }))
@@ -99,6 +110,7 @@ fn shortened_id(id: &str) -> String {
 
 /// Reads one stream's rollouts.
 struct Reader {
+    permits: Permits,
     rollouts: Streaming<v1::Rollout>,
     caller: Arc<Caller>,
     admission: Admission,
@@ -115,16 +127,16 @@ impl Reader {
         // semaphore is never closed, so `Err` cannot be.
         while let Ok(room) = Arc::clone(&self.room).acquire_owned().await {
             let next = tokio::select! {
-                next = self.rollouts.message() => next,
+                next = self.rollouts.message() => next.map(|next| next.map(|rollout| (rollout, self.permits.next()))),
                 _ = ending.wait_for(|ending| *ending) => Err(Status::unavailable(
                     "the server is shutting down; what is unanswered was not scored and may be sent again",
                 )),
             };
             match next {
-                Ok(Some(rollout)) if rollout.cancel => {
+                Ok(Some((rollout, _))) if rollout.cancel => {
                     self.caller.cancel(&rollout.id);
                 }
-                Ok(Some(rollout)) => {
+                Ok(Some((rollout, permit))) => {
                     let (replies, unread) = (self.replies.clone(), self.unread.count());
                     let id = shortened_id(&rollout.id);
                     let deliver = {
@@ -136,7 +148,7 @@ impl Reader {
                     };
                     if let Some(ticket) = self.caller.admit(&id, deliver) {
                         let rollout = proto::rollout_from_wire(rollout).map(|rollout| self.call.bind(rollout));
-                        self.admission.submit(rollout, ticket, Instant::now()).await;
+                        self.admission.submit(rollout, ticket, Instant::now(), permit).await;
                     }
                 }
                 // What is still on its way through intake goes on.

@@ -12,11 +12,14 @@ use tonic::transport::server::Router;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
+use super::budget::Budgeted;
 use super::replies::Unread;
 use super::{RewardService, accept};
 use crate::limits::MAX_MESSAGE_BYTES;
 use crate::proto::DESCRIPTORS;
 use crate::proto::v1::reward_service_server::RewardServiceServer;
+use crate::sidecar::fair::FairSemaphore;
+use crate::sidecar::health::Health;
 use crate::sidecar::transport::Transport;
 use crate::sidecar::transport::socket_file::{self, SocketFile};
 use crate::sidecar::{Config, Intake, StartError};
@@ -27,6 +30,8 @@ const STREAM_WINDOW_BYTES: u32 = 256 << 10;
 const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 /// A peer that vanished without a word is noticed after so long.
 const KEEPALIVE: Duration = Duration::from_secs(20);
+/// What a caller's turn at the budget of bytes is worth: some ordinary messages.
+const QUANTUM_BYTES: usize = 64 << 10;
 /// Calls that one connection may have open: trainers need one or a few.
 const CONNECTION_STREAMS: u32 = 256;
 
@@ -63,21 +68,21 @@ fn bind_uds(path: &Path) -> std::io::Result<(UnixListener, SocketFile)> {
 
 /// A running gRPC server.
 pub struct Server {
-    tasks: JoinSet<Result<(), tonic::transport::Error>>,
+    tasks: JoinSet<()>,
     /// Turns true when open streams must end.
     ending: watch::Sender<bool>,
     /// Turns true when connections must close.
     stop: watch::Sender<bool>,
     unread: Unread,
-    health: HealthReporter,
+    reporter: HealthReporter,
     _socket_file: Option<SocketFile>,
 }
 
 impl Server {
     /// Serves on every listener.
-    pub async fn start(listeners: Listeners, config: &Config, intake: &Intake) -> Self {
-        let (health, health_service) = tonic_health::server::health_reporter();
-        health.set_serving::<RewardServiceServer<RewardService>>().await;
+    pub async fn start(listeners: Listeners, config: &Config, intake: &Intake, health: &Health) -> Self {
+        let (reporter, health_service) = tonic_health::server::health_reporter();
+        reporter.set_serving::<RewardServiceServer<RewardService>>().await;
         let (unread, (ending, ended)) = (Unread::new(), watch::channel(false));
         let service = RewardService {
             intake: intake.clone(),
@@ -103,7 +108,10 @@ impl Server {
             .add_service(reflection().build_v1().expect(built))
             // Older stock clients ask for v1alpha.
             .add_service(reflection().build_v1alpha().expect(built))
-            .add_service(service);
+            .add_service(Budgeted::new(
+                service,
+                FairSemaphore::new(usize::MAX >> 4, config.intake_bytes, QUANTUM_BYTES),
+            ));
 
         let (stop, stopped) = watch::channel(false);
         let until_stopped = || {
@@ -115,24 +123,41 @@ impl Server {
         let mut tasks = JoinSet::new();
         if let Some(listener) = listeners.tcp {
             let incoming = accept::connections(listener, Arc::clone(&connections));
-            tasks.spawn(router.clone().serve_with_incoming_shutdown(incoming, until_stopped()));
+            let serving = router.clone().serve_with_incoming_shutdown(incoming, until_stopped());
+            tasks.spawn(serve(serving, stopped.clone(), health.clone()));
         }
         let mut socket_file = None;
         if let Some((listener, file)) = listeners.uds {
             let incoming = accept::connections(listener, connections);
-            tasks.spawn(router.serve_with_incoming_shutdown(incoming, until_stopped()));
+            let serving = router.serve_with_incoming_shutdown(incoming, until_stopped());
+            tasks.spawn(serve(serving, stopped.clone(), health.clone()));
             socket_file = Some(file);
         }
-        Self { tasks, ending, stop, unread, health, _socket_file: socket_file }
+        Self { tasks, ending, stop, unread, reporter, _socket_file: socket_file }
+    }
+}
+
+/// Serves on one listener. One that ends before it is told to is a failure of the whole sidecar: nobody would hear of it otherwise.
+async fn serve(
+    serving: impl Future<Output = Result<(), tonic::transport::Error>>,
+    stopped: watch::Receiver<bool>,
+    health: Health,
+) {
+    let ended = serving.await;
+    if !*stopped.borrow() {
+        let why = ended.err().map_or_else(|| "without a reason".into(), |error| error.to_string());
+        health.fail(format!("the gRPC server has ended: {why}"));
+    } else if let Err(error) = ended {
+        tracing::error!(%error, "the gRPC server ended with an error");
     }
 }
 
 #[tonic::async_trait]
 impl Transport for Server {
     async fn refuse(&self) {
-        self.health.set_not_serving::<RewardServiceServer<RewardService>>().await;
+        self.reporter.set_not_serving::<RewardServiceServer<RewardService>>().await;
         // The server as a whole, which is what probes ask for by default.
-        self.health.set_service_status("", ServingStatus::NotServing).await;
+        self.reporter.set_service_status("", ServingStatus::NotServing).await;
     }
 
     async fn stop(mut self: Box<Self>, until: tokio::time::Instant) -> usize {
@@ -140,10 +165,8 @@ impl Transport for Server {
         self.stop.send_replace(true);
         let ended = async {
             while let Some(ended) = self.tasks.join_next().await {
-                match ended {
-                    Ok(Ok(())) => {}
-                    Ok(Err(error)) => tracing::error!(%error, "the gRPC server ended with an error"),
-                    Err(error) => tracing::error!(%error, "the gRPC server's task failed"),
+                if let Err(error) = ended {
+                    tracing::error!(%error, "the gRPC server's task failed");
                 }
             }
         };
