@@ -54,6 +54,7 @@ pub fn rollout_to_wire(rollout: Rollout) -> v1::Rollout {
         aggregation: (rollout.aggregation != AggregationSpec::default())
             .then(|| aggregation_to_wire(rollout.aggregation)),
         traceparent: rollout.traceparent,
+        cancel: false,
     }
 }
 
