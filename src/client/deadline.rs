@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::limits::MAX_DEADLINE_MS;
 use crate::reward::{Code, Rejection};
 
 /// The end of the time that a rollout's submitter gave it.
@@ -16,10 +17,9 @@ pub(super) struct Deadline {
 }
 
 impl Deadline {
-    /// The deadline of a rollout that was submitted then. `None`: it has none, or one beyond what the clock can say, which
-    /// the server refuses.
+    /// The deadline of a rollout that was submitted then. `None`: it has none, or one so long that the server refuses it.
     pub(super) fn new(submitted: Instant, given_ms: Option<u64>) -> Option<Self> {
-        let given_ms = given_ms?;
+        let given_ms = given_ms.filter(|&ms| ms <= MAX_DEADLINE_MS)?;
         let at = submitted.checked_add(Duration::from_millis(given_ms))?;
         Some(Self { at, given_ms })
     }
@@ -67,8 +67,8 @@ mod tests {
     }
 
     #[test]
-    fn a_deadline_beyond_the_clock_is_left_to_the_server() {
-        assert_eq!(Deadline::new(Instant::now(), Some(u64::MAX)), None);
+    fn a_deadline_beyond_the_limit_is_left_to_the_server() {
+        assert_eq!(Deadline::new(Instant::now(), Some(MAX_DEADLINE_MS + 1)), None);
         assert_eq!(Deadline::new(Instant::now(), None), None);
     }
 }
