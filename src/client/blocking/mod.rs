@@ -23,7 +23,7 @@
 //! Rollouts are borrowed from their owner ([`Rollouts`]), which must answer [`Rollouts::get`] from any thread until the
 //! answers are there.
 //!
-//! Invariant: whoever waits here is asked, at least every 50 ms, whether to go on.
+//! Invariant: a thread that waits here asks its caller, at least every 50 ms, whether to go on.
 
 mod answers;
 mod grpc;
@@ -31,12 +31,13 @@ mod inbox;
 #[cfg(target_os = "linux")]
 mod lane;
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::client::link::Address;
-use crate::client::{BackOff, Builder as Options, Client as TaskClient, ClientError, ServedModel};
+use crate::client::{BackOff, Builder as Options, Client as TaskClient, ClientError, KeepAlive, ServedModel};
 use crate::reward::{Code, Outcome, Rejection};
 use crate::rollout::{BadId, Rollouts};
 
@@ -87,6 +88,17 @@ trait Wire: std::fmt::Debug + Send + Sync {
     /// Returns when the inbox has an answer, when there may be room for what was not taken, or after `longest`; or
     /// earlier, for no reason. No time at all is time to look.
     fn wait(&self, inbox: &Arc<Inbox>, longest: Duration);
+
+    /// Withdraws the unanswered rollouts of the inbox with these tags: each is answered `CANCELLED`, its room is free, and the
+    /// server is told not to score it if that has not begun.
+    ///
+    /// An arm that cannot withdraw one leaves it to be answered as any other.
+    fn cancel(&self, _inbox: &Inbox, _tags: RangeInclusive<u64>) {}
+
+    /// What the server serves, if it was ever reached. Does not wait.
+    fn known_card(&self) -> Option<Arc<ServedModel>> {
+        self.card(&mut || false).ok()
+    }
 }
 
 /// A client of one server. Clones share one connection, and may be used from any thread.
@@ -141,6 +153,11 @@ impl Builder {
         Self { options: self.options.deadline(deadline), ..self }
     }
 
+    /// How soon a server that hangs counts as lost. gRPC only; a lane has a heartbeat.
+    pub fn keep_alive(self, keep_alive: KeepAlive) -> Self {
+        Self { options: self.options.keep_alive(keep_alive), ..self }
+    }
+
     /// How long to watch a lane for an answer before sleeping. Lanes only.
     pub fn spin(self, spin: Duration) -> Self {
         Self { spin: Some(spin), ..self }
@@ -192,6 +209,11 @@ impl Client {
     /// What the server serves, and on which terms; as of the latest connection.
     pub fn card(&self, check: Check<'_>) -> Result<Arc<ServedModel>, Stopped> {
         self.0.card(check)
+    }
+
+    /// The same, if the server was ever reached. Does not wait.
+    pub fn known_card(&self) -> Option<Arc<ServedModel>> {
+        self.0.known_card()
     }
 
     /// A series of rollouts to be answered as they finish.

@@ -173,7 +173,7 @@ impl Reader {
         let now = Instant::now();
         for (number, waited) in shared.table.lost_for(lane.config.back_off.budget, now) {
             let address = lane.config.address.clone();
-            shared.table.settle(number, Err(ClientError::NeverAnswered { address, waited }));
+            shared.table.settle(number, Err(ClientError::NeverAnswered { address, times: 1, waited }));
         }
         let in_flight_limit = lane.config.in_flight_limit.min(in_flight_limit as usize).max(1);
         shared.sending = Some(Sending { rollouts, options: Default::default(), in_flight_limit, draining: false });
