@@ -21,6 +21,11 @@ pub fn at_ns(instant: Instant) -> u64 {
     now_ns().saturating_add(u64::try_from(from_now.as_nanos()).unwrap_or(u64::MAX))
 }
 
+/// The clock's time in so many milliseconds; its end where that is beyond it.
+pub fn after_ms(ms: u64) -> u64 {
+    now_ns().saturating_add(ms.saturating_mul(1_000_000))
+}
+
 /// How long it is until the clock shows `ns`; nothing where it has shown it already.
 pub fn until(ns: u64) -> Duration {
     Duration::from_nanos(ns.saturating_sub(now_ns()))

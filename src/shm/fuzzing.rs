@@ -14,7 +14,9 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
-use super::frame::{CardAssembly, Reply, kind, read_cancel, read_options, read_reply, read_rollout, write_cancel, write_options};
+use super::frame::{
+    CardAssembly, Reply, kind, read_cancel, read_options, read_reply, read_rollout, write_cancel, write_options,
+};
 use super::handshake::{self, Hello};
 use super::layout::{HEADER, MAGIC, Place, Sizes, VERSION, WORD};
 use super::region::Region;
@@ -262,7 +264,8 @@ fn answer(mut script: Script) {
     assert!(opened.card.len() == sizes.card_bytes && opened.in_flight_limit > 0);
     let mut end = opened.end;
     let rollout = crate::rollout::Rollout::default();
-    let sent = end.rollouts.rollout(1, frame::NO_OPTIONS, Some(u64::MAX), &rollout.borrowed()).expect("nobody scribbled");
+    let sent =
+        end.rollouts.rollout(1, frame::NO_OPTIONS, Some(u64::MAX), &rollout.borrowed()).expect("nobody scribbled");
     assert!(sent || sizes.rollout_bytes < WORD * (HEADER + 5));
     assert_eq!(end.rewards.next(|_| None), Ok(None));
     end.rewards.made_room(&end.rollouts.bell());

@@ -287,10 +287,17 @@ fn receive_lane(
         let most = u64::from(reason_bytes).min(MAX_REASON_BYTES as u64);
         reader.take(most).read_to_end(&mut reason).map_err(failed)?;
         let reason = String::from_utf8_lossy(&reason).into_owned();
+        if status == Status::Owner as u32 {
+            // It runs as root, which this process trusts, but which does not trust this process.
+            let found = Peer::of(&socket).map_err(failed)?.uid;
+            return Err(HandshakeError::Owner { path: path.to_owned(), found, own: geteuid().as_raw() });
+        }
         return Err(HandshakeError::Refused { transient: Status::is_transient(status), reason });
     }
     if version != VERSION {
-        let why = format!("the sidecar speaks lane version {version}, this client {VERSION}; install the same release of both");
+        let why = format!(
+            "the sidecar speaks lane version {version}, this client {VERSION}; install the same release of both"
+        );
         return Err(HandshakeError::Refused { transient: false, reason: why });
     }
     if in_flight_limit == 0 {

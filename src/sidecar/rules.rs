@@ -37,7 +37,14 @@ impl Rules {
     pub(super) fn new(card: Arc<ModelCard>, config: &Config) -> Result<Self, String> {
         reading::check(&card.reads, card.vocabulary_size)?;
         let Config { over_long, share_prefixes, max_batch_tokens, .. } = *config;
-        Ok(Self { text: Text::new(&card.text)?, bindings: Bindings::default(), card, over_long, share_prefixes, max_batch_tokens })
+        Ok(Self {
+            text: Text::new(&card.text)?,
+            bindings: Bindings::default(),
+            card,
+            over_long,
+            share_prefixes,
+            max_batch_tokens,
+        })
     }
 
     pub(super) fn card(&self) -> &Arc<ModelCard> {

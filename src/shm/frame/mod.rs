@@ -23,8 +23,8 @@ pub use reply::{
     Reply, ordinary_reply_words, read_reply, rejection_words, rewards_words, write_rejection, write_rewards,
 };
 pub use rollout::{
-    CANCEL_WORDS, MalformedRollout, OptionsRecord, RolloutRecord, options_words, read_cancel, read_options, read_rollout,
-    rollout_words, write_cancel, write_options, write_rollout,
+    CANCEL_WORDS, MalformedRollout, OptionsRecord, RolloutRecord, options_words, read_cancel, read_options,
+    read_rollout, rollout_words, write_cancel, write_options, write_rollout,
 };
 
 /// Options of a lane at a time: they are kept by the sidecar.

@@ -160,7 +160,10 @@ proptest! {
     }
 }
 
-fn raw(words: &[u64], read: impl FnOnce(crate::shm::ring::Record) -> Result<RolloutRecord, Broken>) -> Result<RolloutRecord, Broken> {
+fn raw(
+    words: &[u64],
+    read: impl FnOnce(crate::shm::ring::Record) -> Result<RolloutRecord, Broken>,
+) -> Result<RolloutRecord, Broken> {
     let (mut producer, mut consumer) = ring();
     let mut writer = producer.begin(kind::ROLLOUT, words.len()).unwrap().unwrap();
     words.iter().for_each(|&word| writer.word(word));

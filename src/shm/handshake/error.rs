@@ -29,7 +29,7 @@ pub enum HandshakeError {
     },
     /// The process that listens belongs to another user.
     #[error(
-        "{path} is served by user {found}, and this process runs as user {own}; run both as the same user, or the sidecar as root",
+        "{path} is served by user {found}, and this process runs as user {own}; run both as the same user",
         path = .path.display()
     )]
     Owner {

@@ -137,7 +137,7 @@ fn a_lane_that_is_closed_is_noticed_and_may_say_why() {
 
 #[test]
 fn a_refused_client_hears_why() {
-    for (status, expected) in [(Status::Full, true), (Status::Version, false), (Status::Owner, false)] {
+    for (status, expected) in [(Status::Full, true), (Status::Version, false)] {
         let (_folder, path, thread) = sidecar(move |socket, _| handshake::refuse(&socket, status, "because"));
         let refused = handshake::connect(&path, LONG).unwrap_err();
         thread.join().unwrap();
@@ -250,7 +250,8 @@ fn a_peer_without_a_process_number() {
 /// Options and a rollout that find no room together: the sidecar must not sleep over the options.
 #[test]
 fn options_ring_too() {
-    let (_folder, path, thread) = sidecar(|socket, _| handshake::open(socket, Card { generation: 1, bytes: b"" }, SIZES, 1).unwrap());
+    let (_folder, path, thread) =
+        sidecar(|socket, _| handshake::open(socket, Card { generation: 1, bytes: b"" }, SIZES, 1).unwrap());
     let mut client = handshake::connect(&path, LONG).unwrap().end;
     let mut sidecar = thread.join().unwrap();
     sidecar.rollouts.going_to_sleep();

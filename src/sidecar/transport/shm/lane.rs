@@ -17,9 +17,7 @@ use super::{Control, Terms};
 use crate::proto::aggregation_from_bytes;
 use crate::reward::{Code, Rejection};
 use crate::rollout::AggregationSpec;
-use crate::shm::frame::{
-    MAX_OPTIONS, NO_OPTIONS, RolloutRecord, kind, read_cancel, read_options, read_rollout,
-};
+use crate::shm::frame::{MAX_OPTIONS, NO_OPTIONS, RolloutRecord, kind, read_cancel, read_options, read_rollout};
 use crate::shm::handshake::Peer;
 use crate::shm::heartbeat::Heartbeat;
 use crate::shm::lane::{RolloutReceiver, SidecarEnd, SidecarLine};

@@ -341,7 +341,8 @@ impl Poller {
         let no = if !peer.is_trusted() {
             tracing::warn!(uid = peer.uid, "another user's process asked for a lane and was refused");
             let (theirs, own) = (peer.uid, rustix::process::geteuid().as_raw());
-            let why = format!("the sidecar runs as user {own}, and this process as user {theirs}; run both as the same user");
+            let why =
+                format!("the sidecar runs as user {own}, and this process as user {theirs}; run both as the same user");
             Some((Status::Owner, why))
         } else if self.ungreeted.len() >= MAX_UNGREETED {
             Some((Status::Full, "too many clients are connecting at once".to_owned()))
