@@ -338,9 +338,11 @@ async fn what_nobody_waits_for_is_withdrawn() {
     submitted(&mut kept, 0..1);
     wait_until("the engine is busy", || gate.reached.load(Ordering::SeqCst) == 1);
 
+    // The first of these lies ready for the engine, where nothing is taken back.
+    submitted(&mut kept, 1..5);
+    wait_until("they are in the queue", || sidecar.unanswered() == 5);
     let mut dropped = client.answers();
     submitted(&mut dropped, 100..110);
-    submitted(&mut kept, 1..5);
     wait_until("all are in the queue", || sidecar.unanswered() == 15);
     drop(dropped);
     wait_until("ten are withdrawn", || sidecar.unanswered() == 5);

@@ -241,20 +241,22 @@ impl Client {
         Answers::new(Arc::clone(&self.0))
     }
 
-    /// Scores all, pipelined; the outcomes are in the order of the rollouts. Ends with the first [`ClientError`].
+    /// Scores all, pipelined; the outcomes are in the order of the rollouts. Their deadlines count from this call. Ends with
+    /// the first [`ClientError`].
     pub fn score_all(&self, rollouts: Arc<dyn Rollouts>, check: Check<'_>) -> Result<Vec<Outcome>, Stopped> {
+        let issued = Instant::now();
         let mut answers = self.answers();
         let mut outcomes = vec![None; rollouts.len()];
         let mut next = 0;
         loop {
-            while next < outcomes.len() && answers.try_submit(&rollouts, next, next as u64)? {
+            while next < outcomes.len() && answers.try_submit_since(&rollouts, next, next as u64, issued)? {
                 next += 1;
             }
             match answers.next(check)? {
                 Some((tag, answer)) => outcomes[tag as usize] = Some(answer?),
                 None if next < outcomes.len() => {
                     // Others have taken all the room.
-                    answers.submit(&rollouts, next, next as u64, check)?;
+                    answers.submit_since(&rollouts, next, next as u64, issued, check)?;
                     next += 1;
                 }
                 None => break,
