@@ -42,6 +42,7 @@ pub mod frame;
 pub mod fuzzing;
 #[cfg(not(loom))]
 pub mod handshake;
+#[cfg(not(loom))]
 pub mod heartbeat;
 pub mod lane;
 pub mod layout;
