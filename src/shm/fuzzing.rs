@@ -52,7 +52,7 @@ impl<'a> Script<'a> {
 pub fn rollout(bytes: &[u8]) {
     play(bytes, Sizes::rollouts, |record| match record.kind() {
         kind::OPTIONS => read_options(record).map(|options| drop(options)),
-        kind::CANCEL => read_cancel(record).map(|number| drop(number)),
+        kind::CANCEL => read_cancel(record).map(|_| ()),
         _ => read_rollout(record).map(|asked| drop(asked)),
     });
 }

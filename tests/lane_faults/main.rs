@@ -7,6 +7,8 @@
 #[cfg(target_os = "linux")]
 mod life;
 #[cfg(target_os = "linux")]
+mod other_user;
+#[cfg(target_os = "linux")]
 mod raw;
 #[cfg(target_os = "linux")]
 mod server;
@@ -21,6 +23,7 @@ fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["--life", kind, seed, socket] => life::live(kind, seed.parse().unwrap(), socket.as_ref()),
+        ["--connect", socket] => other_user::connect(socket.as_ref()),
         ["--lives", lives] => run(lives.parse().unwrap()),
         // The test runner's own flags mean nothing here, but for a filter that names something else.
         _ => run(300),
@@ -113,6 +116,7 @@ fn run(lives: u64) {
     println!(
         "the sidecar was killed {DEATHS} times in the midst of {answered} questions, each answered once and right"
     );
+    other_user::is_refused_at_once(&server.socket);
     server.stop();
 }
 

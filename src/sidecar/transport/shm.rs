@@ -7,6 +7,7 @@
 //! whatever a client does ends its own lane at most; and while the thread runs, every lane's heartbeat goes on.
 
 mod generation;
+mod heartbeats;
 mod lane;
 mod outbox;
 mod poller;

@@ -230,13 +230,13 @@ impl Wire for Lane {
         let slot = inbox.slot(tag);
         let rollout = rollouts.get(index);
         if let Err(bad) = rollout.check_ids() {
-            slot.settle(Ok(Err(no_ids(bad))));
+            slot.give(Ok(Err(no_ids(bad))));
             return Ok(true);
         }
         let deadline = self.deadline(issued, rollout.deadline_ms);
         let now = Instant::now();
         if let Some(deadline) = deadline.filter(|deadline| deadline.has_passed(now.into())) {
-            slot.settle(Ok(Err(deadline.rejection())));
+            slot.give(Ok(Err(deadline.rejection())));
             return Ok(true);
         }
         let mut shared = self.lock();
@@ -299,7 +299,7 @@ mod tests {
             shared.table.want_card();
             shared.reader = None;
         }
-        inbox.slot(7).settle(Err(ClientError::Closed));
+        inbox.slot(7).give(Err(ClientError::Closed));
         lane.wait_or_read(&inbox, PULSE);
         assert!(lane.lock().followers.is_empty());
     }

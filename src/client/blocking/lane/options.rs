@@ -64,7 +64,7 @@ impl Options {
 
     /// Bytes of the record that `spec` has to be registered with before a rollout can name it; `None` where it is.
     pub(super) fn unknown_bytes(&self, spec: &Arc<AggregationSpec>) -> Option<usize> {
-        let known = **spec == AggregationSpec::default() || self.entries.contains(spec);
+        let known = **spec == AggregationSpec::default() || self.entries.iter().any(|entry| is_same(Some(entry), spec));
         (!known).then(|| RolloutSender::bytes_of_options(aggregation_to_bytes(AggregationSpec::clone(spec)).len()))
     }
 }

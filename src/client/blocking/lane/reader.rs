@@ -81,7 +81,7 @@ impl Reader {
             match &mut self.receiving {
                 None if lane.lock().table.is_idle() => return,
                 None => {
-                    if !self.dial(lane, inbox, until) {
+                    if !self.connect(lane, inbox, until) {
                         return;
                     }
                 }
@@ -102,7 +102,7 @@ impl Reader {
     }
 
     /// One attempt to connect, when it is time for it. `false`: it is not, or it failed.
-    fn dial(&mut self, lane: &Lane, inbox: &Inbox, until: Instant) -> bool {
+    fn connect(&mut self, lane: &Lane, inbox: &Inbox, until: Instant) -> bool {
         let now = Instant::now();
         if let Some(next) = self.failures.next.filter(|&next| next > now) {
             inbox.wait(next.min(until) - now);

@@ -153,7 +153,7 @@ fn a_rollout_that_is_withdrawn_is_answered_once() {
     let ticket = scene.ticket(7);
     assert!(!scene.outbox.cancel(6), "nobody knows it");
     assert!(!ticket.withdrawn() && scene.outbox.cancel(7) && ticket.withdrawn());
-    // Whoever finds it in the queue does this.
+    // The thread that finds it in the queue does this.
     drop(ticket);
     assert_eq!(scene.read(), Some(Err((7, code_to_wire(Code::Cancelled) as u32))));
     assert!(!scene.outbox.cancel(7), "it is answered");

@@ -18,11 +18,11 @@ use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::time::Timespec;
 use tokio::runtime::Handle;
 
+use super::heartbeats::Heartbeats;
 use super::lane::Lane;
 use super::{Control, Stage, Terms};
 use crate::shm::Broken;
 use crate::shm::handshake::{self, Hello, Peer, Status};
-use crate::shm::heartbeat::{Heartbeat, LONGEST_PAUSE};
 use crate::sidecar::Intake;
 use crate::sidecar::metrics::{self, LaneEnd};
 
@@ -34,8 +34,6 @@ const MAX_UNGREETED: usize = 64;
 const SOCKETS_EVERY: Duration = Duration::from_micros(500);
 /// How long it accepts no connection after it could not: without a descriptor to spare, trying at once would never end.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Time between two beats: half of what clients are promised.
-const BEAT_EVERY: Duration = Duration::from_secs(LONGEST_PAUSE.as_secs() / 2);
 /// Events taken at a time.
 const EVENTS: usize = 64;
 
@@ -79,21 +77,6 @@ struct Ungreeted {
     until: Instant,
 }
 
-/// The heartbeats of all lanes. They beat together.
-struct Heartbeats {
-    of: BTreeMap<u64, Heartbeat>,
-    due: Instant,
-}
-
-impl Heartbeats {
-    fn beat_if_due(&mut self, now: Instant) {
-        if now >= self.due {
-            self.of.values_mut().for_each(Heartbeat::beat);
-            self.due = now + BEAT_EVERY;
-        }
-    }
-}
-
 impl Poller {
     pub(super) fn new(
         listener: UnixListener,
@@ -112,7 +95,7 @@ impl Poller {
             control,
             epoll,
             lanes: BTreeMap::new(),
-            heartbeats: Heartbeats { of: BTreeMap::new(), due: Instant::now() },
+            heartbeats: Heartbeats::default(),
             ungreeted: BTreeMap::new(),
             next: 0,
             accept_from: None,
@@ -239,7 +222,7 @@ impl Poller {
     }
 
     fn close(&mut self, id: u64, end: LaneEnd, why: &str) {
-        self.heartbeats.of.remove(&id);
+        self.heartbeats.remove(id);
         if let Some(lane) = self.lanes.remove(&id) {
             metrics::lane_closed(end);
             // Closing is not enough: its other holder would keep it watched, and ring it.
@@ -253,12 +236,11 @@ impl Poller {
     /// Until when to sleep at most; `None`: until something happens.
     fn longest_sleep(&self, now: Instant) -> Option<Duration> {
         let greetings = self.ungreeted.values().map(|client| client.until);
-        let beat = (!self.lanes.is_empty()).then_some(self.heartbeats.due);
         let end = match self.control.stage() {
             Stage::Closing(until) => Some(until),
             Stage::Serving | Stage::Refusing => None,
         };
-        let times = greetings.chain(self.accept_from).chain(beat).chain(end);
+        let times = greetings.chain(self.accept_from).chain(self.heartbeats.due()).chain(end);
         times.min().map(|until| until.saturating_duration_since(now))
     }
 
@@ -399,8 +381,7 @@ impl Poller {
         let card = handshake::Card { generation: generation.number, bytes: &generation.card };
         let sizes = self.terms.sizes(generation.card.len());
         let end = handshake::open(socket, card, sizes, self.terms.in_flight_limit as u32)?;
-        let (lane, mut heartbeat) = Lane::new(end, generation.number, peer, &self.terms, &self.control);
-        heartbeat.beat();
+        let (lane, heartbeat) = Lane::new(end, generation.number, peer, &self.terms, &self.control);
         self.watch(lane.line().socket(), id << 2 | about::SOCKET, EventFlags::IN | EventFlags::RDHUP)?;
         if let Some(process) = lane.process() {
             self.watch(process, id << 2 | about::PROCESS, EventFlags::IN)?;
@@ -410,7 +391,7 @@ impl Poller {
         self.watch(lane.line().bell(), id << 2 | about::BELL, EventFlags::IN | EventFlags::ET)?;
         tracing::debug!(lane = id, pid = ?peer.pid, "opened a lane");
         self.lanes.insert(id, lane);
-        self.heartbeats.of.insert(id, heartbeat);
+        self.heartbeats.add(id, heartbeat);
         Ok(())
     }
 
