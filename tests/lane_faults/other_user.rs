@@ -36,6 +36,7 @@ pub fn is_refused_at_once(socket: &Path) {
         assert!(status.success());
         String::from_utf8(stdout).unwrap()
     };
+    modes(socket.parent().unwrap(), 0o700);
     let closed = ask();
     assert!(closed.starts_with("REFUSED: ") && closed.contains("its folder may not be entered"), "{closed}");
     modes(socket.parent().unwrap(), 0o755);

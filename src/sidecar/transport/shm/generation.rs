@@ -35,7 +35,9 @@ impl Generations {
         Arc::clone(&self.latest.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// From now on this one is the latest.
+    /// From now on this one is the latest. The poller announces it at its next look ([`Control::ring`](super::Control::ring)),
+    /// and each lane before the first rewards that bear its number.
+    #[cfg_attr(not(test), expect(dead_code, reason = "a sidecar serves the model that it was started with"))]
     pub(super) fn replace(&self, next: Generation) {
         *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
     }
