@@ -4,3 +4,4 @@
 
 pub mod rewards;
 pub mod rollout;
+mod values;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::rollout::{Clip, LengthPenalty, Transform};
+use crate::rollout::{Clip, LengthPenalty, Message, Transform};
 
 fn good(line: &str) -> Rollout {
     let parsed = parse(line.as_bytes());

@@ -195,7 +195,8 @@ fn specials_around(tokenizer: &Tokenizer) -> Result<(Option<u32>, Option<u32>), 
 /// The encoding of a text, whatever happens to the tokenizer: it is made of a file that came with the model, and may have
 /// faults that no text has shown yet.
 fn guarded<T>(encode: impl FnOnce() -> Result<T, tokenizers::Error>) -> Result<T, Rejection> {
-    // A tokenizer is read alone while it encodes, so that a panic leaves nothing half-changed in it.
+    // Encoding only reads a tokenizer, but for its caches; those are behind locks, and it does without one that a panic has
+    // poisoned.
     match std::panic::catch_unwind(AssertUnwindSafe(encode)) {
         Ok(Ok(encoding)) => Ok(encoding),
         Ok(Err(error)) => Err(Rejection::new(Code::Malformed, format!("text: cannot be tokenized: {error}"))),

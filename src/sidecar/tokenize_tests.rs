@@ -231,3 +231,35 @@ fn a_tokenizer_that_breaks_is_an_error_of_its_own() {
     assert_eq!(guarded::<()>(|| Err("no such thing".into())).unwrap_err().code, Code::Malformed);
     assert_eq!(guarded(|| Ok(7)).unwrap(), 7);
 }
+
+/// Templates of presets, which are TOML: that is read where there are models.
+#[cfg(feature = "model")]
+#[test]
+fn a_completion_is_found_in_every_presets_template() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/presets");
+    let mut templates = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let preset: toml::Table = std::fs::read_to_string(&path).unwrap().parse().unwrap();
+        let Some(template) = preset.get("chat_template").and_then(toml::Value::as_str) else { continue };
+        templates += 1;
+        let text = Text::new(&TextAssets {
+            chat_template: Some(template.into()),
+            template_variables: [("bos_token", "<s>"), ("eos_token", "</s>")].map(|(n, v)| (n.into(), v.into())).into(),
+            ..TextAssets::default()
+        })
+        .unwrap();
+        let plain = [user("two")];
+        // One model is asked about a principle.
+        let principle = [Message::new("principle", "correctness"), user("two")];
+        for completion in ["four", " four \n", "user", "a", ""] {
+            let rendered = text
+                .render(&plain, completion, Locate::Whole)
+                .or_else(|_| text.render(&principle, completion, Locate::Whole))
+                .unwrap_or_else(|rejection| panic!("{}: {completion:?}: {rejection}", path.display()));
+            let found = &rendered.text[rendered.completion.unwrap()];
+            assert_eq!(found.trim(), completion.trim(), "{}", path.display());
+        }
+    }
+    assert!(templates > 0, "no preset in {folder} has a template");
+}
