@@ -377,3 +377,45 @@ async fn what_nobody_waits_for_is_withdrawn() {
     assert_eq!(gate.reached.load(Ordering::SeqCst), 3 + 1100, "what was withdrawn reached the engine");
     sidecar.drain().await.unwrap();
 }
+
+/// Withdrawals are read while no rollout may be, and what waits at the sidecar's door is given up there and then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_withdrawal_overtakes_what_may_not_be_read() {
+    let (_folder, config) = lanes();
+    // One in the engine, one ready for it, one in the queue; those behind them have to wait for room.
+    let config = Config { max_batch_rollouts: 1, queue_rollouts: 1, tokenizer_threads: 1, ..config };
+    let (sidecar, gate) = gated(config.clone()).await;
+    let ClientEnd { mut rollouts, mut rewards, line: _line, .. } =
+        handshake::connect(config.shm.as_deref().unwrap(), PATIENCE).unwrap().end;
+    assert!(rollouts.rollout(0, NO_OPTIONS, None, &ids(0).borrowed()).unwrap());
+    wait_until("the engine is busy", || gate.reached.load(Ordering::SeqCst) == 1);
+    // The last two wait in intake, where a lane may have no more.
+    for number in 1..5 {
+        assert!(rollouts.rollout(number, NO_OPTIONS, None, &ids(number as u32).borrowed()).unwrap());
+    }
+    wait_until("the queue is full", || sidecar.unanswered() >= 2);
+    for number in [3, 4] {
+        assert!(rollouts.cancel(number).unwrap());
+    }
+    let (mut scored, mut withdrawn) = (BTreeSet::new(), BTreeSet::new());
+    let mut read = |until: &dyn Fn(&BTreeSet<u64>, &BTreeSet<u64>) -> bool| {
+        wait_until("answers", || {
+            while let Some(reply) = rewards.next(|_| Some("v".into())).unwrap() {
+                match reply {
+                    Reply::Rewards { number, .. } => assert!(scored.insert(number), "{number} twice"),
+                    Reply::Rejection { number, message, .. } => {
+                        assert!(message.contains("left") || message.contains("withdr"), "{message}");
+                        assert!(withdrawn.insert(number), "{number} twice");
+                    }
+                    Reply::Card(_) => panic!("there is one model"),
+                }
+            }
+            until(&scored, &withdrawn)
+        });
+    };
+    // Before the engine has done anything.
+    read(&|scored, withdrawn| scored.is_empty() && *withdrawn == BTreeSet::from([3, 4]));
+    gate.open();
+    read(&|scored, _| *scored == BTreeSet::from([0, 1, 2]));
+    sidecar.drain().await.unwrap();
+}

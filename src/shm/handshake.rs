@@ -198,7 +198,7 @@ pub struct Opened {
     pub in_flight_limit: u32,
 }
 
-/// Asks the sidecar that listens at `path` for a lane. Its answer is waited for at most so long.
+/// Asks the sidecar that listens at `path` for a lane; waits for its answer, but no longer than this.
 pub fn connect(path: &Path, longest: Duration) -> Result<Opened, HandshakeError> {
     Greeting::to(path, longest)?.finish()
 }

@@ -6,6 +6,7 @@
 //! Invariants: a lane admits no more rollouts than its reward ring holds answers, so answering never waits for a client;
 //! whatever a client does ends its own lane at most; and while the thread runs, every lane's heartbeat goes on.
 
+mod about;
 mod generation;
 mod heartbeats;
 mod lane;

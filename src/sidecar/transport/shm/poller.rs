@@ -20,7 +20,7 @@ use tokio::runtime::Handle;
 
 use super::heartbeats::Heartbeats;
 use super::lane::Lane;
-use super::{Control, Stage, Terms};
+use super::{Control, Stage, Terms, about};
 use crate::shm::Broken;
 use crate::shm::handshake::{self, Hello, Peer, Status};
 use crate::sidecar::Intake;
@@ -39,17 +39,6 @@ const EVENTS: usize = 64;
 
 /// What a client is told whose lane ends, or is not opened, for that reason.
 const SHUTTING_DOWN: &str = "the sidecar is shutting down";
-
-/// What an event is about: its two lowest bits say which descriptor, the rest whose.
-mod about {
-    pub const SOCKET: u64 = 0;
-    pub const BELL: u64 = 1;
-    pub const PROCESS: u64 = 2;
-    pub const GREETING: u64 = 3;
-    /// Not a lane's number.
-    pub const LISTENER: u64 = u64::MAX;
-    pub const CONTROL: u64 = u64::MAX - 1;
-}
 
 /// See the module.
 pub(super) struct Poller {
