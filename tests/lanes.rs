@@ -325,7 +325,7 @@ async fn there_are_no_more_lanes_than_there_may_be() {
 
 /// A process that was forked has a copy of the socket, which keeps no lane.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lane_ends_with_its_client_whoever_has_a_copy_of_the_socket() {
+async fn a_lane_ends_with_its_client_although_others_have_a_copy_of_the_socket() {
     let (_folder, config) = lanes();
     let config = Config { shm_lanes: 1, ..config };
     let sidecar = echo(config.clone()).await;
@@ -399,7 +399,7 @@ async fn weights_that_find_no_room_are_no_hang() {
         }
         let until = Instant::now() + Duration::from_secs(20);
         let mut waits = || {
-            // Whoever is told already has gone.
+            // A sidecar that is told already has gone.
             let _ = go.send(());
             Instant::now() < until
         };
