@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
     from ._native import Batch, Result
-    from ._types import Candidate, Ids, Prompt, Request, Rollout, ScoreOptions, Settings, StreamOptions
+    from ._types import Candidate, Ids, Options, Prompt, Request, Rollout, ScoreOptions, Settings
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -270,7 +270,9 @@ class AsyncClient:
         self,
         rollouts: Iterable[Rollout] | AsyncIterable[Rollout],
         group: str | None = None,
-        **options: Unpack[StreamOptions],
+        *,
+        timeout: float | None = None,
+        **options: Unpack[Options],
     ) -> AsyncGenerator[Result, None]:
         """Scores rollouts as they come, and gives their results as they finish: see `Client.stream`.
 
@@ -280,7 +282,6 @@ class AsyncClient:
             async for result in client.stream(rollouts, group="g1"):
                 print(result.id, result.reward)
         """
-        timeout = options.pop("timeout", None)
         defaults = _native.Defaults(group, **options)
         room = (await self.card(timeout)).in_flight_limit
         window = min(room, self._settings.get("in_flight_limit") or room)
