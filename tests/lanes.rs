@@ -16,7 +16,7 @@ use reward_sidecar::engine::{EchoEngine, ReadPolicy};
 use reward_sidecar::reward::{Code, Outcome};
 use reward_sidecar::rollout::{AggregationSpec, Input, Message, Rollout, Rollouts};
 use reward_sidecar::shm::frame::NO_OPTIONS;
-use reward_sidecar::shm::handshake::{self, HandshakeError, Hello};
+use reward_sidecar::shm::handshake::{self, Card, HandshakeError, Hello};
 use reward_sidecar::shm::lane::ClientEnd;
 use reward_sidecar::shm::layout::Sizes;
 use reward_sidecar::sidecar::{Config, Sidecar};
@@ -153,6 +153,8 @@ async fn every_form_and_option_gives_what_grpc_gives() {
     let shown = |outcomes: Vec<Outcome>| -> Vec<Outcome> {
         let untimed = |mut rewards: reward_sidecar::reward::Rewards| {
             (rewards.queue_ns, rewards.forward_ns) = (0, 0);
+            // gRPC does not say.
+            rewards.generation = 0;
             rewards
         };
         outcomes.into_iter().map(|outcome| outcome.map(untimed)).collect()
@@ -287,18 +289,18 @@ async fn a_flood_on_one_lane_does_not_starve_another() {
     let sidecar = echo(config.clone()).await;
     let path = config.shm.clone().unwrap();
     let flood = handshake::connect(&path, Duration::from_secs(10)).unwrap();
-    let ClientEnd { rollouts: mut sending, rewards, line } = flood.end;
+    let ClientEnd { rollouts: mut sending, rewards, line, .. } = flood.end;
     let one = ids(0..CONTEXT);
     // Until its ring is full: the sidecar has admitted as many as it may, and reads no further.
     let mut number = 0;
-    while sending.rollout(number, NO_OPTIONS, &one.borrowed()).unwrap() {
+    while sending.rollout(number, NO_OPTIONS, None, &one.borrowed()).unwrap() {
         number += 1;
     }
     assert!(number > 64);
     let client = connect(&config).await;
     let rollouts = many(500);
     check(&rollouts, &score(&client, rollouts.clone()).await.unwrap());
-    assert_eq!(line.parted(), None);
+    assert_eq!(line.closed(), None);
     drop((sending, rewards, line));
     sidecar.drain().await.unwrap();
 }
@@ -315,7 +317,7 @@ async fn there_are_no_more_lanes_than_there_may_be() {
         sockets.into_iter().map(|socket| handshake::greet(socket, &path, Duration::from_secs(10))).collect();
     assert!(greeted[0].is_ok());
     for refused in &greeted[1..] {
-        assert!(matches!(refused, Err(HandshakeError::Refused { passing: true, .. })), "{refused:?}");
+        assert!(matches!(refused, Err(HandshakeError::Refused { transient: true, .. })), "{refused:?}");
     }
     drop(greeted);
     sidecar.drain().await.unwrap();
@@ -378,7 +380,7 @@ async fn weights_that_find_no_room_are_no_hang() {
         while Hello::default().read(&socket).unwrap().is_none() {}
         socket.set_nonblocking(true).unwrap();
         let sizes = Sizes { card_bytes: card.len(), rollout_bytes: 4096, reward_bytes: 4096 };
-        let _end = handshake::open(socket, &card, sizes, 100).unwrap();
+        let _end = handshake::open(socket, Card { generation: 1, bytes: &card }, sizes, 100).unwrap();
         told.recv().unwrap()
     });
     let weights = (0..60).map(|n| (format!("attribute {n}"), 1.0)).collect();

@@ -158,12 +158,11 @@ impl Table {
     }
 
     /// Rollouts that have been sent in vain several times, and have waited to be sent again for longer than `budget` in all.
-    /// Whoever waits through one long outage, or through two, has done no harm: only time without a connection counts, and
-    /// only after [`MIN_LOSSES`] losses.
+    /// One long outage, or two, say nothing against the rollouts that wait through them: only time without a connection counts,
+    /// and only after [`MIN_LOSSES`] losses.
     pub(super) fn lost(&self, budget: Duration, now: Instant) -> Vec<(u64, Losses)> {
-        let lost = |losses: Losses| losses.times >= MIN_LOSSES && losses.waited > budget;
         let all = self.entries.iter().map(|(&number, entry)| (number, entry.losses.until(now)));
-        all.filter(|(_, losses)| lost(*losses)).collect()
+        all.filter(|(_, losses)| losses.are_too_many(budget)).collect()
     }
 
     /// Answers what is too late. Returns what of it was handed to the stream.
@@ -257,23 +256,28 @@ impl Table {
 }
 
 impl Losses {
-    fn begin_wait(&mut self, now: Instant) {
+    pub(super) fn begin_wait(&mut self, now: Instant) {
         self.times += 1;
         self.since = Some(now);
     }
 
-    fn end_wait(&mut self, now: Instant) {
+    pub(super) fn end_wait(&mut self, now: Instant) {
         *self = Self { since: None, ..self.until(now) };
     }
 
     /// With the present wait counted up to now.
-    fn until(self, now: Instant) -> Self {
+    pub(super) fn until(self, now: Instant) -> Self {
         let present = self.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
         Self { waited: self.waited + present, ..self }
     }
+
+    /// Whether the rollout may be to blame.
+    pub(super) fn are_too_many(&self, budget: Duration) -> bool {
+        self.times >= MIN_LOSSES && self.waited > budget
+    }
 }
 
-/// Unique by its number; the caller's id follows it for whoever reads the server's logs.
+/// Unique by its number; the caller's id follows it for readers of the server's logs.
 fn wire_id(number: u64, id: &str) -> String {
     let mut wire = format!("{number}:{id}");
     let mut end = wire.len().min(MAX_ID_BYTES);
