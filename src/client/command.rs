@@ -19,6 +19,9 @@ use crate::proto::{ServedModel, v1};
 /// Rollouts that a client takes beyond those that may be in flight: whenever a reply makes room, the next one is at hand.
 pub(super) const AHEAD: usize = 16;
 
+/// What most servers take of one stream.
+const UNCONNECTED: usize = 1024;
+
 /// What a client is made with.
 #[derive(Debug)]
 pub(super) struct Config {
@@ -29,9 +32,10 @@ pub(super) struct Config {
 }
 
 impl Config {
-    /// Most rollouts that may be unanswered before the server has said how many it takes.
+    /// Most rollouts that are taken before the server has said how many it takes: else an endless series would be taken for
+    /// as long as a connection takes.
     pub(super) fn room(&self) -> usize {
-        self.in_flight_limit + AHEAD
+        self.in_flight_limit.min(UNCONNECTED) + AHEAD
     }
 }
 

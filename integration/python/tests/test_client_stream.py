@@ -140,12 +140,9 @@ def test_results_travel(client: Client) -> None:
     assert bad.error is bad.error
 
 
-@pytest.mark.parametrize("scheme", ["unix", "grpc"])
-def test_an_abandoned_stream_holds_nobody_up(echo: reward_sidecar.Server, scheme: str) -> None:
+def test_an_abandoned_stream_holds_nobody_up(echo: reward_sidecar.Server, client: Client) -> None:
     """A stream that is dropped while the server stands still gives its room back at once."""
-    address = {"unix": echo.uds_address, "grpc": echo.grpc_address}[scheme]
-    assert address is not None
-    with Client(address, in_flight_limit=1) as client:
+    with Client(client.address, in_flight_limit=1) as client:
         client.score(input_ids=[[1]])
         with holding_still(echo.pid):
             room = room_of(client)
