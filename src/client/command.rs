@@ -19,8 +19,8 @@ use crate::proto::{ServedModel, v1};
 /// Rollouts that a client takes beyond those that may be in flight: whenever a reply makes room, the next one is at hand.
 pub(super) const AHEAD: usize = 16;
 
-/// What most servers take of one stream.
-const UNCONNECTED: usize = 1024;
+/// Most rollouts that a client takes while it has no connection: as many as most servers take.
+pub(super) const UNCONNECTED: usize = 1024;
 
 /// What a client is made with.
 #[derive(Debug)]

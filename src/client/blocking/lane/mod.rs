@@ -24,6 +24,7 @@ use self::sending::{Sending, Sent};
 use self::table::{Entry, Table};
 use super::inbox::Inbox;
 use super::{Check, PULSE, Stopped, Wire, no_ids};
+use crate::client::command::UNCONNECTED;
 use crate::client::deadline::Deadline;
 use crate::client::{BackOff, Builder, ClientError, ServedModel};
 use crate::rollout::Rollouts;
@@ -240,7 +241,8 @@ impl Wire for Lane {
             return Ok(true);
         }
         let mut shared = self.lock();
-        let limit = shared.sending.as_ref().map_or(self.config.in_flight_limit, |sending| sending.in_flight_limit);
+        let unconnected = self.config.in_flight_limit.min(UNCONNECTED);
+        let limit = shared.sending.as_ref().map_or(unconnected, |sending| sending.in_flight_limit);
         let lane = shared.sending.as_ref().is_some_and(|sending| !sending.draining);
         // Those that wait to be sent go first.
         if shared.table.len() >= limit || (lane && shared.table.waiting() > 0) {
