@@ -8,7 +8,8 @@ use tokio::sync::{mpsc, watch};
 
 use super::Client;
 use super::back_off::BackOff;
-use super::driver::{Config, Driver};
+use super::command::Config;
+use super::driver::Driver;
 use super::error::ClientError;
 use super::link::{Address, KeepAlive};
 use super::room::Room;

@@ -4,77 +4,24 @@
 //! connection; and a rollout with a deadline soon after that, whatever becomes of the server.
 
 use std::future::Future;
-use std::ops::RangeInclusive;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tonic::{Status, Streaming};
 
-use super::back_off::BackOff;
-use super::deadline::Deadline;
+use super::command::{AHEAD, CardSender, Command, Config, Submission};
 use super::error::ClientError;
-use super::link::{Address, Failure, Failures, Link, dial};
+use super::link::{Failure, Failures, Link, dial};
 use super::outbox::Outbox;
-use super::room::{Permit, Room};
+use super::room::Room;
 use super::table::{Reply, Table, Withdrawn};
-use super::waiter::Waiter;
 use crate::proto::{ServedModel, v1};
 
 /// How long a finished client waits for the server to end the stream: nobody's answer depends on it.
 const GOODBYE: Duration = Duration::from_millis(500);
-
-/// Rollouts that a client takes beyond those that may be in flight: whenever a reply makes room, the next one is at hand.
-const AHEAD: usize = 16;
-
-/// What a client is made with.
-#[derive(Debug)]
-pub(super) struct Config {
-    pub(super) address: Address,
-    pub(super) in_flight_limit: usize,
-    pub(super) back_off: BackOff,
-    pub(super) deadline_ms: Option<u64>,
-}
-
-impl Config {
-    /// Most rollouts that may be unanswered before the server has said how many it takes.
-    pub(super) fn room(&self) -> usize {
-        self.in_flight_limit + AHEAD
-    }
-}
-
-/// What a client's user wants of its driver.
-#[derive(Debug)]
-pub(super) enum Command {
-    /// Score a rollout.
-    Score(Submission),
-    /// Nobody waits for the rollout of this number any more.
-    Cancel(u64),
-    /// Nor for those of a series with these tags.
-    CancelSeries { series: u64, tags: RangeInclusive<u64> },
-    /// Answer once there is a connection.
-    Card { asked: Instant, answer: CardSender },
-    /// Finish what has been submitted, then end.
-    Close,
-}
-
-pub(super) type CardSender = oneshot::Sender<Result<Arc<ServedModel>, ClientError>>;
-
-/// A rollout on its way to the driver.
-#[derive(Debug)]
-pub(super) struct Submission {
-    /// Unique among the client's.
-    pub(super) number: u64,
-    /// With the caller's own id.
-    pub(super) rollout: Box<v1::Rollout>,
-    pub(super) waiter: Box<dyn Waiter>,
-    /// When its submitter began to wait for room.
-    pub(super) asked: Instant,
-    pub(super) deadline: Option<Deadline>,
-    pub(super) permit: Permit,
-}
 
 /// The task's state.
 pub(super) struct Driver {
@@ -330,7 +277,7 @@ impl Driver {
         self.gave_up = Some((Instant::now(), error));
     }
 
-    /// Waits, without a connection, until somebody wants one.
+    /// Waits, without a connection, until one is needed.
     async fn wait_for_work(&mut self) {
         while !self.closing && self.table.len() == 0 && !self.is_card_wanted() {
             let command = self.commands.recv().await;
@@ -387,7 +334,11 @@ impl Replies {
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::oneshot;
+
     use super::*;
+    use crate::client::back_off::BackOff;
+    use crate::client::link::Address;
     use crate::engine::{EchoEngine, Engine as _};
 
     #[test]

@@ -40,6 +40,7 @@ mod answers;
 mod back_off;
 pub mod blocking;
 mod builder;
+mod command;
 mod deadline;
 mod driver;
 mod error;
@@ -60,8 +61,8 @@ use crate::proto::rollout_to_wire;
 use crate::reward::Outcome;
 use crate::rollout::Rollout;
 
+use command::{Command, Config, Submission};
 use deadline::Deadline;
-use driver::{Command, Config, Submission};
 use room::{Permit, Room};
 use waiter::Waiter;
 

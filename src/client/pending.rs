@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::driver::Command;
+use super::command::Command;
 use super::error::ClientError;
 use super::waiter::Answer;
 use crate::reward::Outcome;

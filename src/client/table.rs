@@ -158,8 +158,8 @@ impl Table {
     }
 
     /// Rollouts that have been sent in vain several times, and have waited to be sent again for longer than `budget` in all.
-    /// Whoever waits through one long outage, or through two, has done no harm: only time without a connection counts, and
-    /// only after [`MIN_LOSSES`] losses.
+    /// One long outage, or two, say nothing against the rollouts that wait through them: only time without a connection counts,
+    /// and only after [`MIN_LOSSES`] losses.
     pub(super) fn lost(&self, budget: Duration, now: Instant) -> Vec<(u64, Losses)> {
         let all = self.entries.iter().map(|(&number, entry)| (number, entry.losses.until(now)));
         all.filter(|(_, losses)| losses.are_too_many(budget)).collect()
@@ -277,7 +277,7 @@ impl Losses {
     }
 }
 
-/// Unique by its number; the caller's id follows it for whoever reads the server's logs.
+/// Unique by its number; the caller's id follows it for readers of the server's logs.
 fn wire_id(number: u64, id: &str) -> String {
     let mut wire = format!("{number}:{id}");
     let mut end = wire.len().min(MAX_ID_BYTES);

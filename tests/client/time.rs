@@ -1,5 +1,8 @@
 //! The client and time: deadlines, servers that hang, outages, and rollouts that nobody waits for any more.
 
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+
 use reward_sidecar::client::KeepAlive;
 
 use super::*;
@@ -54,6 +57,26 @@ async fn a_deadline_that_passes_without_a_connection_is_answered() {
     let client = Client::builder(address(&path)).back_off(PATIENT).deadline(20 * MS).connect_lazy().unwrap();
     assert_eq!(client.score(rollout("", "late")).await.unwrap().unwrap_err().code, Code::DeadlineExceeded);
     assert_eq!(client.score(urgent("late", 0)).await.unwrap().unwrap_err().code, Code::DeadlineExceeded);
+}
+
+#[tokio::test]
+async fn a_client_that_is_not_connected_takes_a_limited_number_of_rollouts() {
+    let (_folder, path) = socket();
+    let client = Client::builder(address(&path)).back_off(PATIENT).connect_lazy().unwrap();
+    let mut pending = Vec::new();
+    let mut context = Context::from_waker(Waker::noop());
+    // The server's limit is not known, and nothing says that it is high.
+    while let Poll::Ready(submitted) = pin!(client.submit(rollout("", "text"))).poll(&mut context) {
+        pending.push(submitted.unwrap());
+        assert!(pending.len() <= 2000, "it takes whatever comes");
+    }
+    let mut fake = Fake::at(&path, Manners { in_flight_limit: 2000, ..Manners::default() });
+    let mut conversation = fake.conversation().await;
+    // And now it is: there is room for as many.
+    while pending.len() < 2000 {
+        pending.push(client.submit(rollout("", "text")).await.unwrap());
+    }
+    conversation.rollouts(2000).await;
 }
 
 #[tokio::test]

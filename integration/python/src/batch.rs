@@ -35,6 +35,8 @@ pub struct Batch {
     names: Py<PyTuple>,
     ids: Py<PyTuple>,
     /// The model that gave all of these: its weights, precision and template. The same version gives the same bits.
+    ///
+    /// `assert batch.model_version == client.card().model_version`
     #[pyo3(get)]
     model_version: String,
     rewards: Array<f32>,
@@ -166,6 +168,8 @@ impl Batch {
     }
 
     /// The ids that were given to `score`, one for each rollout; empty where none were.
+    ///
+    /// `client.score(texts=["a", "b"], id=["first", "second"]).ids` is `('first', 'second')`.
     #[getter]
     fn ids(&self) -> &Py<PyTuple> {
         &self.ids

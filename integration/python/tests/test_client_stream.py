@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 
 import reward_sidecar
-from clients import TRANSPORTS, echo_of, holding_still
-from reward_sidecar import Client, DeadlineExceeded, RewardSidecarError
-from support import PATIENCE_S
+from clients import TRANSPORTS, echo_of, holding_still, room_of, wait_for_room
+from reward_sidecar import Client, RewardSidecarError
 
 
 @pytest.fixture(params=TRANSPORTS)
@@ -141,36 +140,14 @@ def test_results_travel(client: Client) -> None:
     assert bad.error is bad.error
 
 
-@pytest.mark.parametrize("scheme", ["unix", "grpc"])
-def test_an_abandoned_stream_holds_nobody_up(echo: reward_sidecar.Server, scheme: str) -> None:
+def test_an_abandoned_stream_holds_nobody_up(echo: reward_sidecar.Server, client: Client) -> None:
     """A stream that is dropped while the server stands still gives its room back at once."""
-    address = {"unix": echo.uds_address, "grpc": echo.grpc_address}[scheme]
-    assert address is not None
-    with Client(address, in_flight_limit=1) as client:
+    with Client(client.address, in_flight_limit=1) as client:
         client.score(input_ids=[[1]])
         with holding_still(echo.pid):
-            taken: list[int] = []
-
-            def source() -> Iterator[Any]:
-                for n in itertools.count():
-                    taken.append(n)
-                    yield {"input_ids": [n]}
-
-            # It takes what there is room for, and one more that waits for room.
-            abandoned = client.stream(source(), timeout=0.05)
-            with pytest.raises(DeadlineExceeded):
-                next(abandoned)
-            room = len(taken) - 1
+            room = room_of(client)
             assert room >= 1
-            del abandoned
-            taken.clear()
-            stream = client.stream(source(), timeout=0.05)
-            until = time.monotonic() + PATIENCE_S
-            while len(taken) <= room:
-                assert time.monotonic() < until, "its room was not given back"
-                with pytest.raises(DeadlineExceeded):
-                    next(stream)
-            del stream
+            wait_for_room(client, room)
         assert client.score(input_ids=[[1, 2]]).rewards[0] == 2.0
 
 

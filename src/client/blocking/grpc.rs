@@ -13,7 +13,7 @@ use tracing::dispatcher::{self, Dispatch};
 
 use super::inbox::Inbox;
 use super::{Check, PULSE, Stopped, Wire, no_ids};
-use crate::client::driver::Command;
+use crate::client::command::Command;
 use crate::client::link::Address;
 use crate::client::waiter::Waiter as _;
 use crate::client::{Builder, Client, ClientError};

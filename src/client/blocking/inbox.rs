@@ -105,7 +105,7 @@ pub(super) struct Slot {
 
 impl Slot {
     /// Gives the answer.
-    pub(super) fn give(mut self, answer: Answer) {
+    pub(super) fn resolve(mut self, answer: Answer) {
         self.put(answer);
     }
 

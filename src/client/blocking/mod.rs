@@ -90,14 +90,10 @@ trait Wire: std::fmt::Debug + Send + Sync {
 
     /// Withdraws the unanswered rollouts of the inbox with these tags: each is answered `CANCELLED`, its room is free, and the
     /// server is told not to score it if that has not begun.
-    ///
-    /// An arm that cannot withdraw one leaves it to be answered as any other.
-    fn cancel(&self, _inbox: &Inbox, _tags: RangeInclusive<u64>) {}
+    fn cancel(&self, inbox: &Inbox, tags: RangeInclusive<u64>);
 
     /// What the server serves, if it was ever reached. Does not wait.
-    fn known_card(&self) -> Option<Arc<ServedModel>> {
-        self.card(&mut || false).ok()
-    }
+    fn known_card(&self) -> Option<Arc<ServedModel>>;
 }
 
 /// A client of one server. Clones share one connection, and may be used from any thread.

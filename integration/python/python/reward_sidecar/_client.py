@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, M
 from contextlib import aclosing
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -20,35 +20,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
     from ._native import Batch, Result
-    from ._types import Candidate, Ids, Prompt, Request, Rollout, ScoreOptions, Settings, StreamOptions
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def _with_parameters(shown: Callable[..., Any], leading: tuple[str, ...], left_out: frozenset[str]) -> Callable[[F], F]:
-    """Shows, in place of `**options`, the parameters by name that `shown` has; without those that are `left_out`."""
-
-    def decorate(function: F) -> F:
-        own = inspect.signature(function).parameters
-        named = {
-            name: parameter
-            for name, parameter in inspect.signature(shown).parameters.items()
-            if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name not in left_out
-        }
-        parameters = [*(own[name] for name in leading), *named.values()]
-        function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        return function
-
-    return decorate
-
-
-_score = _with_parameters(_native.Client.score, ("self",), frozenset())
-_best_of_n = _with_parameters(
-    _native.Client.score,
-    ("self", "prompt", "candidates", "k"),
-    frozenset({"prompts", "completions", "texts", "input_ids", "prompt_ids", "completion_ids", "groups"}),
-)
-_stream = _with_parameters(_native.Client.stream, ("self", "rollouts", "group"), frozenset())
+    from ._types import Candidate, Ids, Options, Prompt, Request, Rollout, ScoreOptions, Settings
 
 
 @dataclass(frozen=True)
@@ -165,7 +137,6 @@ class Client(_native.Client):
         """
         return Card(**self._card(timeout))
 
-    @_best_of_n
     def best_of_n(
         self, prompt: Prompt | Ids, candidates: Sequence[Candidate], k: int = 1, **options: Unpack[ScoreOptions]
     ) -> Best:
@@ -179,7 +150,6 @@ class Client(_native.Client):
         """
         return Best.of(candidates, self.score(**_candidates(prompt, candidates, k, options)), k)
 
-    @_score
     async def score_async(self, **request: Unpack[Request]) -> Batch:
         """As `score`, for an event loop. Cancelling it withdraws its rollouts.
 
@@ -247,7 +217,6 @@ class AsyncClient:
         """
         return Card(**await self._client._desk().card(timeout))
 
-    @_score
     async def score(self, **request: Unpack[Request]) -> Batch:
         """Scores rollouts, and returns when all are answered: see `Client.score`. Cancelling it withdraws its rollouts.
 
@@ -255,7 +224,6 @@ class AsyncClient:
         """
         return await self._client.score_async(**request)
 
-    @_best_of_n
     async def best_of_n(
         self, prompt: Prompt | Ids, candidates: Sequence[Candidate], k: int = 1, **options: Unpack[ScoreOptions]
     ) -> Best:
@@ -265,12 +233,13 @@ class AsyncClient:
         """
         return Best.of(candidates, await self.score(**_candidates(prompt, candidates, k, options)), k)
 
-    @_stream
     async def stream(
         self,
         rollouts: Iterable[Rollout] | AsyncIterable[Rollout],
         group: str | None = None,
-        **options: Unpack[StreamOptions],
+        *,
+        timeout: float | None = None,
+        **options: Unpack[Options],
     ) -> AsyncGenerator[Result, None]:
         """Scores rollouts as they come, and gives their results as they finish: see `Client.stream`.
 
@@ -280,7 +249,6 @@ class AsyncClient:
             async for result in client.stream(rollouts, group="g1"):
                 print(result.id, result.reward)
         """
-        timeout = options.pop("timeout", None)
         defaults = _native.Defaults(group, **options)
         room = (await self.card(timeout)).in_flight_limit
         window = min(room, self._settings.get("in_flight_limit") or room)
@@ -313,3 +281,27 @@ class AsyncClient:
 
 def _restore(address: str, settings: Settings) -> AsyncClient:
     return AsyncClient(address, **settings)
+
+
+# The forms in which the candidates of `best_of_n` are not given.
+_FORMS = frozenset({"prompts", "completions", "texts", "input_ids", "prompt_ids", "completion_ids", "groups"})
+
+
+def _show_parameters(method: Callable[..., Any], shown: Callable[..., Any], left_out: frozenset[str]) -> None:
+    """Shows, in place of a method's `**options`, the parameters by name that `shown` has, but those that are `left_out`."""
+    parameters = [
+        parameter
+        for parameter in inspect.signature(method).parameters.values()
+        if parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+    ]
+    for name, parameter in inspect.signature(shown).parameters.items():
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name not in left_out:
+            parameters.append(parameter)
+    method.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+
+
+_show_parameters(Client.best_of_n, _native.Client.score, _FORMS)
+_show_parameters(Client.score_async, _native.Client.score, frozenset())
+_show_parameters(AsyncClient.best_of_n, _native.Client.score, _FORMS)
+_show_parameters(AsyncClient.score, _native.Client.score, frozenset())
+_show_parameters(AsyncClient.stream, _native.Client.stream, frozenset())

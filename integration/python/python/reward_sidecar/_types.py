@@ -122,13 +122,6 @@ class Request(ScoreOptions, total=False):
     """As `group`, one for each."""
 
 
-class StreamOptions(Options, total=False):
-    """The options of `stream`."""
-
-    timeout: float | None
-    """Longest wait for the next result, in seconds."""
-
-
 class RolloutFields(TypedDict, total=False):
     """The fields of a rollout."""
 

@@ -24,6 +24,7 @@ use self::sending::{Sending, Sent};
 use self::table::{Entry, Table};
 use super::inbox::Inbox;
 use super::{Check, PULSE, Stopped, Wire, no_ids};
+use crate::client::command::UNCONNECTED;
 use crate::client::deadline::Deadline;
 use crate::client::{BackOff, Builder, ClientError, ServedModel};
 use crate::rollout::Rollouts;
@@ -230,17 +231,18 @@ impl Wire for Lane {
         let slot = inbox.slot(tag);
         let rollout = rollouts.get(index);
         if let Err(bad) = rollout.check_ids() {
-            slot.give(Ok(Err(no_ids(bad))));
+            slot.resolve(Ok(Err(no_ids(bad))));
             return Ok(true);
         }
         let deadline = self.deadline(issued, rollout.deadline_ms);
         let now = Instant::now();
         if let Some(deadline) = deadline.filter(|deadline| deadline.has_passed(now.into())) {
-            slot.give(Ok(Err(deadline.rejection())));
+            slot.resolve(Ok(Err(deadline.rejection())));
             return Ok(true);
         }
         let mut shared = self.lock();
-        let limit = shared.sending.as_ref().map_or(self.config.in_flight_limit, |sending| sending.in_flight_limit);
+        let unconnected = self.config.in_flight_limit.min(UNCONNECTED);
+        let limit = shared.sending.as_ref().map_or(unconnected, |sending| sending.in_flight_limit);
         let lane = shared.sending.as_ref().is_some_and(|sending| !sending.draining);
         // Those that wait to be sent go first.
         if shared.table.len() >= limit || (lane && shared.table.waiting() > 0) {
@@ -299,7 +301,7 @@ mod tests {
             shared.table.want_card();
             shared.reader = None;
         }
-        inbox.slot(7).give(Err(ClientError::Closed));
+        inbox.slot(7).resolve(Err(ClientError::Closed));
         lane.wait_or_read(&inbox, PULSE);
         assert!(lane.lock().followers.is_empty());
     }

@@ -113,7 +113,7 @@ impl Table {
         }
         let Some(entry) = self.remove(number) else { return Reply::Unknown };
         let answer = answer(&entry);
-        entry.slot.give(answer);
+        entry.slot.resolve(answer);
         Reply::Answered
     }
 
@@ -128,7 +128,7 @@ impl Table {
     /// Ends one rollout, sent or not.
     pub(super) fn resolve(&mut self, number: u64, answer: Answer) {
         if let Some(entry) = self.remove(number) {
-            entry.slot.give(answer);
+            entry.slot.resolve(answer);
         }
     }
 
@@ -137,7 +137,7 @@ impl Table {
         self.waiting.clear();
         self.deadlines.clear();
         for entry in std::mem::take(&mut self.entries).into_values() {
-            entry.slot.give(Err(error.clone()));
+            entry.slot.resolve(Err(error.clone()));
         }
         self.card_wanted = false;
         self.given_up = (self.given_up.0 + 1, Some(error.clone()));
@@ -245,7 +245,7 @@ impl Table {
             self.discarded.insert(number);
             self.cancels.push_back(number);
         }
-        entry.slot.give(Ok(Err(rejection)));
+        entry.slot.resolve(Ok(Err(rejection)));
     }
 
     fn lose(&mut self, number: u64, now: Instant) -> bool {
