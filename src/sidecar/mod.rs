@@ -2,6 +2,7 @@
 
 pub mod admin;
 mod batcher;
+mod bindings;
 mod caller;
 mod fair;
 pub mod health;

@@ -7,11 +7,11 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use self::text_bound::TextBound;
-
+use super::bindings::{Bindings, check_name};
 use super::reading::{self, Found};
 use super::tokenize::{Locate, Text};
 use super::{Config, OverLong};
-use crate::aggregate::{self, Bound};
+use crate::aggregate::Bound;
 use crate::batch::unique_tokens;
 use crate::engine::{ModelCard, ReadAt};
 use crate::limits;
@@ -26,6 +26,7 @@ pub(super) struct Rules {
     card: Arc<ModelCard>,
     text: Text,
     text_bound: Option<TextBound>,
+    bindings: Bindings,
     over_long: OverLong,
     share_prefixes: bool,
     max_batch_tokens: usize,
@@ -44,7 +45,8 @@ impl Rules {
         reading::check(&card.reads, card.vocabulary_size)?;
         let Config { over_long, share_prefixes, max_batch_tokens, .. } = *config;
         let (text, text_bound) = (Text::new(&card.text)?, TextBound::of(&card.text, &card.reads));
-        Ok(Self { text, text_bound, card, over_long, share_prefixes, max_batch_tokens })
+        let bindings = Bindings::default();
+        Ok(Self { text, text_bound, bindings, card, over_long, share_prefixes, max_batch_tokens })
     }
 
     pub(super) fn card(&self) -> &Arc<ModelCard> {
@@ -58,6 +60,8 @@ impl Rules {
     /// Proves a rollout, or says what is wrong with it.
     pub(super) fn check(&self, rollout: Rollout) -> Result<(ValidRollout, Bound), Rejection> {
         check_names(&rollout)?;
+        let binding = self.bindings.of(&rollout.aggregation);
+        binding.check_names(&rollout.aggregation)?;
         let mut input = rollout.input.ok_or_else(|| {
             Rejection::new(
                 Code::NoInput,
@@ -83,7 +87,7 @@ impl Rules {
             found = reading::find(&self.card.reads, "input", &tokens.ids)?;
         }
         let completion_tokens = tokens.completion.as_ref().map(|c| c.len() as u32);
-        let bound = aggregate::bind(&rollout.aggregation, &self.card, completion_tokens.is_some())?;
+        let bound = binding.bind(&rollout.aggregation, &self.card, completion_tokens.is_some())?;
         let reads = match &input {
             Input::Chat { messages, .. } if !scored.is_empty() => {
                 Reads::Turns(self.turns(messages, &scored, tokens.ids.len(), locate)?)
@@ -321,17 +325,7 @@ impl Rules {
 }
 
 fn check_names(rollout: &Rollout) -> Result<(), Rejection> {
-    let aggregation = &rollout.aggregation;
-    let names = [("group", rollout.group.as_str()), ("aggregation.name", &aggregation.name)].into_iter();
-    let names = names.chain(aggregation.weighting.as_deref().map(|name| ("aggregation.weighting", name)));
-    let names = names.chain(aggregation.weights.keys().map(|name| ("aggregation.weights", name.as_str())));
-    let names = names.chain(aggregation.transforms.keys().map(|name| ("aggregation.transforms", name.as_str())));
-    for (field, name) in names {
-        if name.len() > limits::MAX_NAME_BYTES {
-            let what = format!("{field}: {} bytes; at most {}", name.len(), limits::MAX_NAME_BYTES);
-            return Err(Rejection::new(Code::BadOption, what));
-        }
-    }
+    check_name("group", &rollout.group)?;
     match rollout.id.len() {
         0 => Err(Rejection::new(Code::BadId, "id: is missing or empty; every rollout needs one")),
         1..=limits::MAX_ID_BYTES => Ok(()),
