@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use reward_sidecar::batch::MicroBatch;
-use reward_sidecar::model::kernels::{
+use reward_sidecar::model::compute::kernels::{
     Activation, Addends, AttentionOptions, AttentionPlan, HeadLayout, Kept, PackedMatrix, WeightType, attention, gate,
     linear, peak, rms_norm, rotary,
 };

@@ -3,7 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{DeviceChoice, Dtype};
+use crate::model::compute::device::DeviceChoice;
+use crate::model::compute::dtype::Dtype;
 
 /// Why a model cannot be loaded. Always a matter of usage or configuration, never of one rollout.
 #[derive(Debug, thiserror::Error)]

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::decoder::{DecoderSpec, Parameters};
-use super::head::HeadSpec;
 use crate::engine::{Bos, ReadPolicy};
+use crate::model::network::decoder::{DecoderSpec, Parameters};
+use crate::model::network::head::HeadSpec;
 
 /// What is to be known of a loaded model.
 #[derive(Debug, Clone, serde::Serialize)]

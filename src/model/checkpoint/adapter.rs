@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::{PytorchFile, SafetensorsFile, Slice, TensorInfo, WeightSource, peft};
-use crate::model::ModelError;
+use crate::model::error::ModelError;
 use crate::model::error::read_json;
 
 /// Name of the file that makes a folder an adapter in PEFT's layout.

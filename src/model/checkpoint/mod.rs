@@ -1,6 +1,6 @@
 //! Checkpoints: named tensors in files, behind one trait.
 //!
-//! A format is one file here and one line where references are opened ([`super::base`], or [`open_folder`] for Hugging Face's
+//! A format is one file here and one line where references are opened ([`crate::model::source::base`], or [`open_folder`] for Hugging Face's
 //! layout). Names and layouts are those of Hugging Face's
 //! `transformers` whatever the format; a format that differs translates. Whoever reads a tensor states the shape that
 //! it expects.
@@ -30,7 +30,7 @@ pub use pytorch::PytorchFile;
 pub use safetensors::SafetensorsFile;
 pub use shards::Shards;
 
-use super::ModelError;
+use crate::model::error::ModelError;
 
 /// What is known of a tensor before it is read.
 #[derive(Debug, Clone, PartialEq, Eq)]

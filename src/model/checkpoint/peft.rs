@@ -9,7 +9,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::adapter::Part;
-use crate::model::ModelError;
+use crate::model::error::ModelError;
 use crate::model::error::read_file;
 
 /// Fields of which every value is fine: they say how the adapter was made, and where.

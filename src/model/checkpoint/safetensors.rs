@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use safetensors::{Dtype, SafeTensors};
 
 use super::{Dense, MappedFile, Precision, Slice, TensorInfo, WeightSource};
-use crate::model::ModelError;
+use crate::model::error::ModelError;
 
 /// The tensors of one file.
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::{Open, Slice, TensorInfo, WeightSource};
-use crate::model::ModelError;
+use crate::model::error::ModelError;
 use crate::model::error::read_json;
 
 /// The tensors of one file or of several shards.

@@ -10,8 +10,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use candle_core::{DType, Result, Tensor, bail};
 
+use super::shard::Shard;
 use super::{Collective, Line};
-use crate::model::shard::Shard;
 
 /// The table around which the ranks of one forward pass meet. Each pass gets a new one, so that nothing of a failed one
 /// is left.
@@ -209,7 +209,7 @@ mod tests {
     use half::bf16;
 
     use super::*;
-    use crate::model::kernels;
+    use crate::model::compute::kernels;
 
     /// What every rank says, each on its own thread.
     fn on<T: Send>(world: usize, say: impl Fn(ThreadRank) -> Result<T> + Sync) -> Vec<std::thread::Result<Result<T>>> {

@@ -5,8 +5,8 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use candle_core::{Result, Storage, Tensor, bail};
 
 use super::Keep;
-use crate::model::kernels::{HeadLayout, Kept};
-use crate::model::layers::values;
+use crate::model::compute::kernels::{HeadLayout, Kept};
+use crate::model::network::layers::values;
 
 /// For each layer `[slots, 2, kv_heads, head_dim]`, as [`Kept`] has them. Pages that were never written take no memory.
 pub struct KeyValues {

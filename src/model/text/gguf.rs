@@ -4,8 +4,8 @@
 use serde_json::{Map, Value, json};
 
 use crate::engine::TextAssets;
-use crate::model::ModelError;
 use crate::model::checkpoint::GgufFile;
+use crate::model::error::ModelError;
 
 /// Token types, as `tokenizer.ggml.token_type` numbers them.
 const CONTROL: usize = 3;

@@ -23,7 +23,7 @@ use header::{Header, Tensor};
 use rayon::prelude::*;
 
 use super::{MappedFile, Precision, Slice, TensorInfo, WeightSource};
-use crate::model::ModelError;
+use crate::model::error::ModelError;
 
 /// Elements dequantised by one task; large enough to be worth one, small enough to spread an embedding table.
 const CHUNK_ELEMENTS: usize = 1 << 20;

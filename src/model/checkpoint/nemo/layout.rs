@@ -11,8 +11,8 @@ use std::ops::Range;
 use super::array::{Array, Weights};
 use super::config::Architecture;
 use super::store::Store;
-use crate::model::ModelError;
 use crate::model::checkpoint::WeightSource;
+use crate::model::error::ModelError;
 
 /// Where NeMo keeps its arrays.
 pub const WEIGHTS: &str = "model_weights";

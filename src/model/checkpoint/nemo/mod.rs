@@ -19,7 +19,7 @@ use store::Store;
 #[cfg(fuzzing)]
 use super::MappedFile;
 use super::{PytorchFile, Slice, TensorInfo, WeightSource};
-use crate::model::ModelError;
+use crate::model::error::ModelError;
 use crate::model::settings::Settings;
 
 const CONFIG: &str = "model_config.yaml";

@@ -17,7 +17,7 @@ use pickle::{Pickle, TensorView, Value};
 use strided::Strided;
 
 use super::{MappedFile, Precision, Slice, TensorInfo, WeightSource};
-use crate::model::ModelError;
+use crate::model::error::ModelError;
 
 /// Keys under which training frameworks put the model's own state dict.
 const WRAPPERS: [&str; 4] = ["state_dict", "model", "module", "model_state_dict"];

@@ -1,0 +1,42 @@
+//! The arithmetic of the forward pass on the CPU, in float32, on plain slices.
+//!
+//! Invariant: the bits of an output row depend on that row's inputs alone, never on the rows beside it, its place, the
+//! number of threads, the shape of a tile or the instruction set. It holds because
+//! - every dot product is one chain of fused multiply-adds in ascending order of its index, started at zero. SIMD goes
+//!   across outputs, blocking carries the same accumulator on through memory, and `f32::mul_add` rounds alike on
+//!   every instruction set;
+//! - what must be summed across lanes (a norm's squares, a softmax's denominator) goes through `lanes`, whose order is
+//!   fixed;
+//! - attention cuts its keys at absolute positions, never at the borders of segments.
+//!
+//! All kernels run in whatever rayon pool is current. Matrices are row-major.
+
+mod activation;
+mod aligned;
+mod attention;
+mod exp;
+mod feed_forward;
+mod grid;
+mod int8;
+mod isa;
+mod lanes;
+mod linear;
+mod matrix;
+mod norm;
+mod peak;
+mod rotary;
+mod simd;
+#[cfg(test)]
+pub(in crate::model) mod testing;
+mod tile;
+
+pub use activation::{Activation, activate, gate};
+pub use attention::{AttentionOptions, AttentionPlan, HeadLayout, Kept, Past, PastRun, attention};
+pub use exp::exp;
+pub use feed_forward::{FeedForwardWeights, feed_forward};
+pub use isa::Isa;
+pub use linear::{Addends, linear, linear_continue};
+pub use matrix::{PackedMatrix, WeightType};
+pub use norm::{layer_norm, rms_norm, rms_norm_heads};
+pub use peak::{Peak, peak};
+pub use rotary::rotary;
