@@ -10,7 +10,7 @@ use reward_sidecar::batch::MicroBatch;
 use reward_sidecar::engine::{EchoEngine, Engine};
 use reward_sidecar::rollout::{AggregationSpec, Input, Rollout};
 use reward_sidecar::sidecar::metrics::{self, Stage, Totals};
-use reward_sidecar::sidecar::{Config, Intake, Interest, Sidecar, Ticket};
+use reward_sidecar::sidecar::{Config, Identity, Intake, Interest, Sidecar, Ticket};
 
 const TOKENS: u32 = 2048;
 const ROUNDS: usize = 20_000;
@@ -54,7 +54,7 @@ fn way(name: &str, intake: &Intake) {
         let rollout = Rollout { id: "a".into(), input: Some(Input::TokenIds(ids.clone())), ..Rollout::default() };
         let began = Instant::now();
         let deliver = deliver.clone();
-        let ticket = Ticket::new(Interest::default(), move |outcome| {
+        let ticket = Ticket::new(Interest::of(&Identity::new("test", None)), move |outcome| {
             deliver.send((Instant::now(), std::thread::current().id(), outcome)).expect("somebody listens");
         });
         intake.try_submit(rollout, ticket, began).expect("ids, and a queue with room");

@@ -176,9 +176,12 @@ impl ScoreTable {
 /// The engine's own failure; never the fault of one rollout.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
-    /// The forward pass failed.
+    /// The forward pass failed; the next may succeed.
     #[error("the forward pass failed: {0}")]
     Forward(String),
+    /// The engine can score nothing any more; every later pass fails, too.
+    #[error("the engine has failed for good: {0}")]
+    Fatal(String),
 }
 
 /// An engine without a model: every attribute is a fixed function of the read's own tokens. For tests of everything

@@ -15,6 +15,9 @@ pub struct Rewards {
     pub truncated: bool,
     /// Identifies weights, precision and template.
     pub model_version: std::sync::Arc<str>,
+    /// Number of the model generation that scored it in the server's process: 1 is the first, and each model that took over
+    /// since then counts one more. 0 where the transport does not say.
+    pub generation: u64,
     /// From acceptance to the start of the forward pass.
     pub queue_ns: u64,
     /// The forward pass of the micro-batch.
@@ -121,8 +124,6 @@ codes! {
     DeadlineExceeded = "DEADLINE_EXCEEDED",
     /// The caller left before scoring.
     Cancelled = "CANCELLED",
-    /// The queue is full.
-    Overloaded = "OVERLOADED",
     /// The server is shutting down.
     Draining = "DRAINING",
     /// The model gave NaN or infinity.
@@ -133,6 +134,8 @@ codes! {
     Lost = "LOST",
     /// The tokens hold no place at which the head could read.
     NoReadPosition = "NO_READ_POSITION",
+    /// The model takes no such input: it has no tokenizer, or no chat template.
+    UnsupportedInput = "UNSUPPORTED_INPUT",
 }
 
 impl std::fmt::Display for Code {

@@ -18,7 +18,7 @@ use crate::engine::ModelCard;
 use crate::limits;
 use crate::reward::{Code, Outcome, Rejection};
 use crate::rollout::AggregationSpec;
-use crate::sidecar::{Interest, Sidecar, Ticket};
+use crate::sidecar::{Identity, Interest, Sidecar, Ticket};
 
 /// Lines that are read ahead: enough that the reader never holds up the rest.
 const READ_AHEAD: usize = 16;
@@ -81,7 +81,7 @@ pub async fn run(sidecar: &Sidecar, job: Job, progress: Progress) -> Result<Prog
     let card = intake.card().clone();
     let writer = tokio::task::spawn_blocking(move || write(pending, output, &card, progress));
 
-    let interest = Interest::default();
+    let interest = Interest::of(&Identity::new("file", None));
     let permits = Arc::new(Semaphore::new(submissions));
     while let Some(Read { number, consumed, parsed }) = lines.recv().await {
         let (answer, outcome) = oneshot::channel();

@@ -127,6 +127,7 @@ mod tests {
             tokens: 57,
             truncated: false,
             model_version,
+            generation: 1,
             queue_ns: 1,
             forward_ns: 2,
             reads: Vec::new(),

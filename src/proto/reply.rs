@@ -73,6 +73,7 @@ pub fn outcome_from_wire(reply: v1::Reply) -> (String, Result<Outcome, BadReply>
                     tokens: rewards.tokens,
                     truncated: rewards.truncated,
                     model_version: rewards.model_version.into(),
+                    generation: 0,
                     queue_ns: rewards.queue_ns,
                     forward_ns: rewards.forward_ns,
                     reads: rewards.reads.into_iter().map(read_from_wire).collect(),
@@ -112,12 +113,12 @@ pub fn code_to_wire(code: Code) -> v1::RejectionCode {
         Code::BadOption => v1::RejectionCode::BadOption,
         Code::DeadlineExceeded => v1::RejectionCode::DeadlineExceeded,
         Code::Cancelled => v1::RejectionCode::Cancelled,
-        Code::Overloaded => v1::RejectionCode::Overloaded,
         Code::Draining => v1::RejectionCode::Draining,
         Code::NonFinite => v1::RejectionCode::NonFinite,
         Code::EngineFailed => v1::RejectionCode::EngineFailed,
         Code::Lost => v1::RejectionCode::Lost,
         Code::NoReadPosition => v1::RejectionCode::NoReadPosition,
+        Code::UnsupportedInput => v1::RejectionCode::UnsupportedInput,
     }
 }
 
@@ -157,6 +158,7 @@ mod tests {
                 tokens: own.tokens,
                 truncated,
                 model_version: version.into(),
+                generation: 0,
                 queue_ns,
                 forward_ns,
                 reads,

@@ -2,6 +2,7 @@
 
 pub mod admin;
 mod batcher;
+mod caller;
 mod intake;
 pub mod metrics;
 mod outcome;
@@ -31,8 +32,9 @@ use self::transport::grpc;
 use self::transport::shm;
 use crate::engine::Engine;
 
+pub use self::caller::Identity;
 pub use self::intake::{Deferred, Intake};
-pub use self::ticket::{Interest, Ticket};
+pub use self::ticket::{Cancellation, Interest, Ticket};
 
 /// Everything about the sidecar that may be configured. See [`crate::limits`] for the ceilings.
 #[derive(Debug, Clone, PartialEq)]

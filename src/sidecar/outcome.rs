@@ -9,9 +9,11 @@ use crate::engine::ModelCard;
 use crate::reward::{Code, Outcome, ReadRewards, Rejection, Rewards};
 use crate::rollout::{FinishReason, Reads, ValidRollout};
 
-/// How long the answer took.
+/// How long the answer took, and which generation of the model gave it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Times {
+    /// See [`Rewards::generation`].
+    pub generation: u64,
     /// From acceptance to the start of the forward pass.
     pub queued: Duration,
     /// The forward pass.
@@ -51,6 +53,7 @@ pub(super) fn outcome(
         tokens: rollout.tokens.len() as u32,
         truncated: rollout.truncated,
         model_version: Arc::clone(&card.model_version),
+        generation: times.generation,
         queue_ns: times.queued.as_nanos() as u64,
         forward_ns: times.forward.as_nanos() as u64,
         reads,
@@ -95,7 +98,7 @@ mod tests {
     use crate::engine::{EchoEngine, Engine as _, Reduce};
     use crate::rollout::{AggregationSpec, LengthPenalty, Turn};
 
-    const TIMES: Times = Times { queued: Duration::from_nanos(3), forward: Duration::from_nanos(4) };
+    const TIMES: Times = Times { generation: 1, queued: Duration::from_nanos(3), forward: Duration::from_nanos(4) };
 
     /// Scores of `length` and `checksum`, weighted `length: 1`; 10 off for an unfinished completion, 1 off per token over
     /// 2.

@@ -229,7 +229,7 @@ fn reply(
                 let reads = first..first + pending.rollout.read_count();
                 first = reads.end;
                 let rows = table.slice(reads).expect("`score` has counted the rows");
-                let times = Times { queued, forward };
+                let times = Times { generation: 1, queued, forward };
                 let outcome = outcome(card, &pending.rollout, &pending.bound, &rows, times);
                 if let Ok(rewards) = &outcome {
                     metrics::rewards(card, rewards);

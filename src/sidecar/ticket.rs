@@ -4,20 +4,53 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::caller::Identity;
 use crate::reward::{Code, Outcome, Rejection};
 
-/// A caller's interest in its rollouts; one for all that end together (a stream, a batch).
-#[derive(Debug, Clone, Default)]
-pub struct Interest(Arc<AtomicBool>);
+/// A caller's interest in its rollouts; one for all that end together (a stream, a batch, a lane).
+#[derive(Debug, Clone)]
+pub struct Interest(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    withdrawn: AtomicBool,
+    caller: Arc<Identity>,
+}
 
 impl Interest {
+    /// The interest of `caller`, which may have several (one for each stream of a connection).
+    pub fn of(caller: &Arc<Identity>) -> Self {
+        Self(Arc::new(Shared { withdrawn: AtomicBool::new(false), caller: Arc::clone(caller) }))
+    }
+
+    /// Whose interest it is.
+    pub fn caller(&self) -> &Arc<Identity> {
+        &self.0.caller
+    }
+
     /// The caller left: what is not yet scored need not be.
     pub fn withdraw(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.0.withdrawn.store(true, Ordering::Relaxed);
     }
 
     /// Whether the caller left.
     pub fn withdrawn(&self) -> bool {
+        self.0.withdrawn.load(Ordering::Relaxed)
+    }
+}
+
+/// Withdraws one rollout while its caller stays.
+#[derive(Debug, Clone, Default)]
+pub struct Cancellation(Arc<AtomicBool>);
+
+impl Cancellation {
+    /// The rollout need not be scored any more. Its ticket still answers, with `CANCELLED` where it was not too late. What
+    /// waits is answered at the next [`super::Intake::sweep`].
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn cancelled(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 }
@@ -26,6 +59,8 @@ impl Interest {
 pub struct Ticket {
     answer: Option<Box<dyn FnOnce(Outcome) + Send>>,
     interest: Interest,
+    /// Made for those who ask for it.
+    cancellation: Option<Cancellation>,
     span: tracing::Span,
     /// Not yet accepted: whoever drops it now gave up, and nothing was lost.
     at_the_door: bool,
@@ -34,7 +69,13 @@ pub struct Ticket {
 impl Ticket {
     /// A ticket that hands its answer to `answer`, which must not block.
     pub fn new(interest: Interest, answer: impl FnOnce(Outcome) + Send + 'static) -> Self {
-        Self { answer: Some(Box::new(answer)), interest, span: tracing::Span::none(), at_the_door: true }
+        Self {
+            answer: Some(Box::new(answer)),
+            interest,
+            cancellation: None,
+            span: tracing::Span::none(),
+            at_the_door: true,
+        }
     }
 
     /// Gives the answer.
@@ -42,9 +83,19 @@ impl Ticket {
         self.give(outcome);
     }
 
-    /// Whether the caller left.
+    /// What withdraws this rollout alone.
+    pub fn cancellation(&mut self) -> Cancellation {
+        self.cancellation.get_or_insert_default().clone()
+    }
+
+    /// Whose rollout it is.
+    pub fn caller(&self) -> &Arc<Identity> {
+        self.interest.caller()
+    }
+
+    /// Whether the caller left, or has cancelled this rollout.
     pub fn withdrawn(&self) -> bool {
-        self.interest.withdrawn()
+        self.interest.withdrawn() || self.cancellation.as_ref().is_some_and(Cancellation::cancelled)
     }
 
     /// The span of the rollout's whole stay; ends with the ticket.

@@ -154,6 +154,7 @@ pub fn rewards_of(rollout: &v1::Rollout) -> Rewards {
         tokens: text.len() as u32,
         truncated: false,
         model_version: "fake-1".into(),
+        generation: 0,
         queue_ns: 0,
         forward_ns: 0,
         reads: Vec::new(),

@@ -133,6 +133,7 @@ pub fn read_reply(mut record: Record, version: &std::sync::Arc<str>) -> Result<R
                 tokens,
                 truncated,
                 model_version: version.clone(),
+                generation: 0,
                 queue_ns,
                 forward_ns,
                 reads: reads.collect(),

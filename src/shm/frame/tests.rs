@@ -61,6 +61,7 @@ fn rewards() -> impl Strategy<Value = Rewards> {
                 tokens,
                 truncated,
                 model_version: "v1".into(),
+                generation: 0,
                 queue_ns,
                 forward_ns,
                 reads,

@@ -56,6 +56,7 @@ fn echo(mut end: SidecarEnd) {
                 tokens: ids.len() as u32,
                 truncated: false,
                 model_version: "".into(),
+                generation: 1,
                 queue_ns: 1,
                 forward_ns: 2,
                 reads: vec![],

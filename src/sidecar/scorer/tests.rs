@@ -12,7 +12,7 @@ use crate::engine::{EchoEngine, Engine, EngineError, ModelCard, ScoreTable};
 use crate::reward::{Code, Outcome};
 use crate::rollout::{Input, Rollout};
 use crate::sidecar::queue::Queue;
-use crate::sidecar::{Config, Intake, Interest, Ticket};
+use crate::sidecar::{Config, Identity, Intake, Interest, Ticket};
 
 /// Longer than anything here takes on a busy machine; a test that waits so long has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -99,7 +99,8 @@ impl House {
 
     fn submit_rollout(&self, rollout: Rollout) -> mpsc::Receiver<Outcome> {
         let (deliver, answer) = mpsc::channel();
-        let ticket = Ticket::new(Interest::default(), move |outcome| deliver.send(outcome).unwrap());
+        let ticket =
+            Ticket::new(Interest::of(&Identity::new("test", None)), move |outcome| deliver.send(outcome).unwrap());
         self.intake.try_submit(rollout, ticket, Instant::now()).expect("ids, and a queue with room");
         answer
     }
@@ -178,7 +179,7 @@ async fn from_all_sides_at_once_everything_is_answered_once() {
         let right = Arc::new(AtomicUsize::new(0));
         let ticket = |tokens: Vec<u32>| {
             let (answered, right) = (Arc::clone(&answered), Arc::clone(&right));
-            Ticket::new(Interest::default(), move |outcome: Outcome| {
+            Ticket::new(Interest::of(&Identity::new("test", None)), move |outcome: Outcome| {
                 answered.fetch_add(1, Ordering::SeqCst);
                 let expected = EchoEngine::expected(&tokens);
                 right.fetch_add(usize::from(outcome.is_ok_and(|r| r.attributes == expected)), Ordering::SeqCst);
@@ -228,7 +229,8 @@ fn what_was_not_settled_is_drained_and_nothing_comes_in_afterwards() {
     let intake = house.drain();
     assert_eq!(answer.try_recv().unwrap().unwrap().tokens, 2);
     let (deliver, answer) = mpsc::channel();
-    let ticket = Ticket::new(Interest::default(), move |outcome: Outcome| deliver.send(outcome).unwrap());
+    let ticket =
+        Ticket::new(Interest::of(&Identity::new("test", None)), move |outcome: Outcome| deliver.send(outcome).unwrap());
     intake.try_submit(rollout(&[1]), ticket, Instant::now()).unwrap();
     intake.settle();
     assert_eq!(answer.try_recv().unwrap().unwrap_err().code, Code::Draining);
@@ -258,7 +260,7 @@ async fn text_and_a_full_queue_go_the_long_way() {
     let (deliver, answers) = mpsc::channel();
     let ticket = || {
         let deliver = deliver.clone();
-        Ticket::new(Interest::default(), move |outcome: Outcome| deliver.send(outcome).unwrap())
+        Ticket::new(Interest::of(&Identity::new("test", None)), move |outcome: Outcome| deliver.send(outcome).unwrap())
     };
     let text = Rollout { id: "a".into(), input: Some(Input::Text("text".into())), ..Rollout::default() };
     let deferred = intake.try_submit(text, ticket(), Instant::now()).unwrap_err();

@@ -22,7 +22,7 @@ use crate::limits;
 use crate::proto::{self, v1};
 use crate::reward::{Code, Outcome, Rejection, shortened};
 use crate::rollout::Rollout;
-use crate::sidecar::{Intake, Interest, Ticket, metrics};
+use crate::sidecar::{Identity, Intake, Interest, Ticket, metrics};
 
 /// The service, whatever it is listened for on.
 #[derive(Clone)]
@@ -47,7 +47,7 @@ impl v1::reward_service_server::RewardService for RewardService {
     async fn score(&self, request: Request<Streaming<v1::Rollout>>) -> Result<Response<Replies>, Status> {
         let call = Call::of(request.metadata());
         let (replies, unread) = mpsc::unbounded_channel();
-        let caller = Caller::default();
+        let caller = Caller::of(&Identity::new("grpc", None));
         let leave = Leave(caller.interest.clone());
         let reader = Reader {
             rollouts: request.into_inner(),
@@ -73,7 +73,7 @@ impl v1::reward_service_server::RewardService for RewardService {
             let (n, most) = (rollouts.len(), limits::MAX_STREAM_IN_FLIGHT);
             return Err(Status::invalid_argument(format!("rollouts: {n} in one batch; at most {most}, or use Score")));
         }
-        let caller = Caller { ids_are_unique: true, ..Caller::default() };
+        let caller = Caller { ids_are_unique: true, ..Caller::of(&Identity::new("grpc", None)) };
         // Dropping this future means that the caller has left; once it is through, everything is answered.
         let _leave = Leave(caller.interest.clone());
         let mut answers = Vec::with_capacity(rollouts.len());
@@ -99,7 +99,6 @@ impl v1::reward_service_server::RewardService for RewardService {
 }
 
 /// One call's rollouts: their ids and its interest in them.
-#[derive(Default)]
 struct Caller {
     in_flight: Arc<Mutex<HashSet<String>>>,
     interest: Interest,
@@ -108,6 +107,10 @@ struct Caller {
 }
 
 impl Caller {
+    fn of(identity: &Arc<Identity>) -> Self {
+        Self { in_flight: Arc::default(), interest: Interest::of(identity), ids_are_unique: false }
+    }
+
     /// Makes the ticket of a rollout whose reply goes to `deliver`; `None` if it is answered already.
     fn admit(
         &self,

@@ -24,7 +24,7 @@ use crate::shm::lane::{RolloutReceiver, SidecarEnd, SidecarLine};
 use crate::shm::layout::{HEADER, WORD};
 use crate::shm::ring::Record;
 use crate::sidecar::metrics::{self, OpenLane};
-use crate::sidecar::{Intake, Interest};
+use crate::sidecar::{Identity, Intake, Interest};
 
 /// Records that are read from one lane before it is the next one's turn.
 const QUANTUM: usize = 16;
@@ -63,7 +63,7 @@ impl Lane {
         Self {
             rollouts,
             outbox: Arc::new(outbox),
-            interest: Interest::default(),
+            interest: Interest::of(&Identity::new("shm", Some(peer.uid))),
             options: Vec::new(),
             deferred: JoinSet::new(),
             deferrals: Arc::new(Deferrals::new(terms.deferrals, Arc::clone(control))),
