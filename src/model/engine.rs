@@ -14,9 +14,10 @@ use crate::model::network::arch;
 use crate::model::network::decoder::DecoderSpec;
 use crate::model::network::head::{self, Head, HeadContext, HeadSpec, Hidden};
 use crate::model::ranks::{self, Passed, Ranks};
-use crate::model::report::{PresetReport, Report};
+use crate::model::report::Report;
 use crate::model::settings::default_labels;
 use crate::model::source::blueprint::Blueprint;
+use crate::model::source::preset::PresetReport;
 
 /// A model, ready to score. The forward pass runs on threads of its own.
 pub struct ModelEngine {

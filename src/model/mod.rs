@@ -18,20 +18,21 @@ mod prefix_cache;
 mod ranks;
 mod report;
 mod settings;
+pub mod shapes;
 mod source;
 mod text;
 
 use crate::engine::Engine;
 
-pub use checkpoint::Precision;
 pub use compute::device::{DeviceChoice, UnknownDevice};
-pub use compute::dtype::{Dtype, UnknownDtype};
+pub use compute::dtype::{Dtype, Precision, UnknownDtype};
 pub use config::Config;
 pub use engine::ModelEngine;
 pub use error::ModelError;
 pub use network::decoder::Parameters;
 pub use network::head::HeadSpec;
-pub use report::{PresetReport, Report, Shape};
+pub use report::{Report, Shape};
+pub use source::preset::PresetReport;
 pub use source::reference::FORMS;
 
 /// Loads the model.

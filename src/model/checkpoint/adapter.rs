@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use super::adapter_part::Part;
 use super::{PytorchFile, SafetensorsFile, Slice, TensorInfo, WeightSource, peft};
-use crate::model::error::ModelError;
-use crate::model::error::read_json;
+use crate::model::error::{ModelError, read_json};
 
 /// Name of the file that makes a folder an adapter in PEFT's layout.
 pub const ADAPTER_CONFIG: &str = "adapter_config.json";
@@ -32,16 +32,6 @@ struct Pair {
     b: String,
     rank: usize,
     scale: f32,
-}
-
-/// What a tensor in an adapter is to the base.
-pub enum Part {
-    /// `A` of a matrix, `[rank, in]`; the one of the same name with `B` is `[out, rank]`.
-    A(String),
-    /// `B` of a matrix.
-    B(String),
-    /// It takes a tensor's place.
-    Whole(String),
 }
 
 impl Adapter {
@@ -148,7 +138,7 @@ impl Adapter {
     ) -> Result<(), ModelError> {
         for name in self.source.names() {
             let malformed = |reason: String| ModelError::malformed(&self.source.origin(&name), reason);
-            match peft::part(&name).ok_or_else(|| self.unknown(&name))? {
+            match Part::of(&name).ok_or_else(|| self.unknown(&name))? {
                 Part::A(module) => {
                     let b = name.replace("lora_A", "lora_B");
                     let (Some(TensorInfo { shape, .. }), Some(_)) = (self.source.info(&name), self.source.info(&b))

@@ -8,7 +8,8 @@ use std::path::PathBuf;
 
 use half::bf16;
 
-use super::{Adapter, Precision, Slice, TensorInfo, WeightSource};
+use super::{Adapter, Slice, TensorInfo, WeightSource};
+use crate::model::compute::dtype::Precision;
 use crate::model::error::ModelError;
 
 /// The type that weights are rounded to, before an adapter is merged and after.

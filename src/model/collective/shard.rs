@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use crate::model::compute::kernels::HeadLayout;
+use crate::model::shapes::HeadLayout;
 
 /// One rank's share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

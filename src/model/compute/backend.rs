@@ -3,7 +3,7 @@
 use candle_core::DType;
 
 use super::kernels::WeightType;
-use crate::model::checkpoint::Precision;
+use crate::model::compute::dtype::Precision;
 
 /// How the layers of a model compute. Every layer of every rank does it alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use candle_core::Device;
 use super::backend::Backend;
 use super::dtype::Dtype;
 use super::kernels::WeightType;
-use crate::model::checkpoint::Precision;
+use crate::model::compute::dtype::Precision;
 use crate::model::error::ModelError;
 
 /// A device, as the configuration names it: `cpu`, `cuda`, or `cuda:2`.
@@ -40,7 +40,7 @@ impl DeviceChoice {
             (Self::Cpu, dtype) => Ok(Backend::Kernels(dtype.weight_type())),
             (Self::Cuda(_), Dtype::Auto | Dtype::Bf16) => Ok(Backend::Tensors(Precision::Bf16)),
             (Self::CpuTensors(precision), Dtype::Auto) => Ok(Backend::Tensors(precision)),
-            (device, dtype) => Err(ModelError::WeightType { device, dtype }),
+            (device, dtype) => Err(ModelError::WeightType { device: device.to_string(), dtype: dtype.to_string() }),
         }
     }
 
@@ -74,9 +74,11 @@ impl DeviceChoice {
     fn open(self) -> Result<Device, ModelError> {
         match self {
             Self::Cpu | Self::CpuTensors(_) => Ok(Device::Cpu),
-            Self::Cuda(number) => {
-                cuda::open(number).map_err(|(reason, remedy)| ModelError::Device { device: self, reason, remedy })
-            }
+            Self::Cuda(number) => cuda::open(number).map_err(|(reason, remedy)| ModelError::Device {
+                device: self.to_string(),
+                reason,
+                remedy,
+            }),
         }
     }
 }

@@ -1,11 +1,39 @@
-//! In what type a model's weights are kept, as a user asks for it.
+//! Types of numbers: what a checkpoint stores, and in what a model's weights are kept.
 
 use std::fmt;
 use std::str::FromStr;
 
 use super::kernels::WeightType;
 
-/// Type of the weights in memory. Norms, softmax, sums and the head are float32 whatever it is.
+/// Types that hold a tensor's values exactly. Every one of them widens to float32 without loss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Precision {
+    /// IEEE 754 binary32; also every quantised type, which is read as float32.
+    F32,
+    /// IEEE 754 binary16.
+    F16,
+    /// The upper half of binary32.
+    Bf16,
+}
+
+impl Precision {
+    /// As model versions write it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+        }
+    }
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Type of the weights in memory, as a user asks for it. Norms, softmax, sums and the head are float32 whatever it is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Dtype {
     /// Float32 on the CPU, bfloat16 on a GPU.

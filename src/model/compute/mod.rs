@@ -6,4 +6,5 @@ pub(in crate::model) mod device;
 pub(in crate::model) mod dtype;
 pub mod kernels;
 pub mod meter;
+pub(in crate::model) mod storage;
 pub(in crate::model) mod tensors;

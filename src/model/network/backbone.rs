@@ -1,27 +1,14 @@
-//! What an architecture has to offer, and what it is given.
+//! What a loaded network has to offer, and what it is given to load from and to compute on.
 
 use candle_core::{Device, Result, Tensor};
 
-use super::decoder::DecoderSpec;
 use crate::batch::MicroBatch;
 use crate::model::checkpoint::WeightSource;
 use crate::model::collective::Collective;
 use crate::model::collective::shard::Shard;
 use crate::model::compute::backend::Backend;
 use crate::model::compute::kernels::Past;
-use crate::model::error::ModelError;
 use crate::model::prefix_cache::{Keep, Resumed};
-use crate::model::settings::Settings;
-
-/// A family of models; a line in [`super::arch::ARCHITECTURES`].
-pub trait Architecture: Sync {
-    /// Names of its models, as `architectures` in `config.json` has them: reward models, and bases that become one
-    /// with a head.
-    fn names(&self) -> &'static [&'static str];
-
-    /// What its configuration describes; refuses what would change the numbers and is not implemented.
-    fn spec(&self, settings: &Settings) -> std::result::Result<DecoderSpec, ModelError>;
-}
 
 /// What one rank loads from, which share of it, and where to.
 pub struct RankContext<'a> {

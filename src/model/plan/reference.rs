@@ -3,8 +3,7 @@
 use std::path::Path;
 
 use crate::model::checkpoint::{GgufFile, NemoCheckpoint};
-use crate::model::error::ModelError;
-use crate::model::error::{read_json, read_text};
+use crate::model::error::{ModelError, read_json, read_text};
 use crate::model::settings::Settings;
 use crate::model::source::manifest::Base;
 use crate::model::source::preset::{self, Preset};

@@ -1,22 +1,24 @@
 //! The ranks of a model: each holds its share and computes on a device, with threads of its own.
 
-pub mod team;
+mod rank;
+mod team;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{Device, Result};
 use rayon::ThreadPool;
 
+use self::rank::Rank;
+use self::team::{Team, Wire};
 use crate::batch::MicroBatch;
 use crate::model::checkpoint::WeightSource;
 use crate::model::collective::shard::Shard;
 use crate::model::collective::{Solo, on_gpus};
 use crate::model::compute::backend::Backend;
 use crate::model::error::ModelError;
-use crate::model::network::backbone::{Backbone, Pass, RankContext};
+use crate::model::network::backbone::{Pass, RankContext};
 use crate::model::network::decoder::DecoderSpec;
 use crate::model::prefix_cache::{KeyValues, PrefixCache, Resumed};
-use crate::model::ranks::team::{Team, Wire};
 
 /// Loaded ranks.
 pub struct Ranks {
@@ -33,27 +35,6 @@ pub struct Passed {
     pub hidden: Vec<f32>,
     /// Tokens that earlier passes had computed.
     pub reused: usize,
-}
-
-/// One rank's share.
-pub struct Rank {
-    backbone: Box<dyn Backbone>,
-    pool: Arc<ThreadPool>,
-    /// Bytes that it took out of the files.
-    bytes_read: u64,
-}
-
-impl Rank {
-    /// A share that computes in a pool, and took so many bytes out of the files.
-    pub fn new(backbone: Box<dyn Backbone>, pool: Arc<ThreadPool>, bytes_read: u64) -> Self {
-        Self { backbone, pool, bytes_read }
-    }
-
-    /// This rank's part in a pass: the hidden state, row after row, on the host. The copy waits for all that a GPU was
-    /// given to do, so that what fails there fails here.
-    pub fn forward(&self, pass: &Pass) -> Result<Vec<f32>> {
-        self.pool.install(|| self.backbone.forward(pass)?.flatten_all()?.to_vec1())
-    }
 }
 
 /// A pool of `threads` for forward passes.
@@ -136,12 +117,12 @@ impl Ranks {
 
     /// Bytes of each rank's weights in memory.
     pub fn bytes(&self) -> Vec<usize> {
-        self.ranks.iter().map(|rank| rank.backbone.bytes()).collect()
+        self.ranks.iter().map(|rank| rank.bytes()).collect()
     }
 
     /// Bytes that each rank's share took out of the files.
     pub fn bytes_read(&self) -> Vec<u64> {
-        self.ranks.iter().map(|rank| rank.bytes_read).collect()
+        self.ranks.iter().map(|rank| rank.bytes_read()).collect()
     }
 
     /// How many there are.
@@ -156,9 +137,9 @@ mod tests {
 
     use half::bf16;
 
-    use crate::model::checkpoint::Precision;
     use crate::model::compute::device::DeviceChoice;
     use crate::model::compute::dtype::Dtype;
+    use crate::model::compute::dtype::Precision;
     use crate::model::config::Config;
     use crate::model::network::arch;
     use crate::model::ranks::*;

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use candle_core::{Error, Result};
 
-use super::Rank;
+use super::rank::Rank;
 use crate::model::collective::{Collective, Exchange};
 use crate::model::error::ModelError;
 use crate::model::network::backbone::Pass;

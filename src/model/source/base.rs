@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 use super::digest::Ingredient;
 use crate::engine::TextAssets;
 use crate::model::checkpoint::{GgufFile, NemoCheckpoint, WeightSource, open_folder};
-use crate::model::error::ModelError;
-use crate::model::error::read_json;
+use crate::model::error::{ModelError, read_json};
 use crate::model::settings::Settings;
 use crate::model::text;
 

@@ -10,14 +10,13 @@ use std::path::{Path, PathBuf};
 use super::base::{self, Opened};
 use super::digest::{Fingerprint, Ingredient};
 use super::manifest::AdapterPart;
-use super::preset::{self, check_weightings};
+use super::preset::{self, PresetReport, check_weightings};
 use super::reference::{Found, MANIFEST_FILE, Place};
 use crate::engine::{ReadPolicy, TextAssets};
 use crate::model::checkpoint::{ATTRIBUTE_WEIGHTS, Adapter, Composed, Rounding, SafetensorsFile, WeightSource};
 use crate::model::config::Config;
 use crate::model::error::ModelError;
 use crate::model::network::head::HeadSpec;
-use crate::model::report::PresetReport;
 use crate::model::settings::Settings;
 use crate::model::text;
 

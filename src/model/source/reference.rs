@@ -7,8 +7,7 @@ use super::preset::Preset;
 use super::{base, demo, pip};
 use crate::model::checkpoint::{ADAPTER_CONFIG, Adapter};
 use crate::model::config::Config;
-use crate::model::error::ModelError;
-use crate::model::error::read_text;
+use crate::model::error::{ModelError, read_text};
 
 /// The kinds of model reference, for people.
 pub const FORMS: &[(&str, &str)] = &[

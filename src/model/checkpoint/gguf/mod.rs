@@ -22,7 +22,8 @@ use family::Family;
 use header::{Header, Tensor};
 use rayon::prelude::*;
 
-use super::{MappedFile, Precision, Slice, TensorInfo, WeightSource};
+use super::{MappedFile, Slice, TensorInfo, WeightSource};
+use crate::model::compute::dtype::Precision;
 use crate::model::error::ModelError;
 
 /// Elements dequantised by one task; large enough to be worth one, small enough to spread an embedding table.

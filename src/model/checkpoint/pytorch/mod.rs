@@ -16,7 +16,8 @@ use archive::Archive;
 use pickle::{Pickle, TensorView, Value};
 use strided::Strided;
 
-use super::{MappedFile, Precision, Slice, TensorInfo, WeightSource};
+use super::{MappedFile, Slice, TensorInfo, WeightSource};
+use crate::model::compute::dtype::Precision;
 use crate::model::error::ModelError;
 
 /// Keys under which training frameworks put the model's own state dict.

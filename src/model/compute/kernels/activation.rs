@@ -7,22 +7,10 @@ use rayon::prelude::*;
 use super::exp::{exp, tanh};
 use super::isa::{Isa, Task};
 use super::simd::Simd;
+use crate::model::shapes::Activation;
 
 /// Values per piece of parallel work.
 const PIECE: usize = 16_384;
-
-/// A function of one value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Activation {
-    /// `x / (1 + e^-x)`.
-    Silu,
-    /// `x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3)))`: the approximation, as PyTorch has it.
-    GeluTanh,
-    /// `max(x, 0)`.
-    Relu,
-    /// `max(x, 0)^2`.
-    SquaredRelu,
-}
 
 /// `out = act(gate) * up`: each row of `gate_up` is `[gate | up]`, `[t, 2 * features]`; `out` is `[t, features]`.
 ///

@@ -30,8 +30,8 @@ mod simd;
 pub(in crate::model) mod testing;
 mod tile;
 
-pub use activation::{Activation, activate, gate};
-pub use attention::{AttentionOptions, AttentionPlan, HeadLayout, Kept, Past, PastRun, attention};
+pub use activation::{activate, gate};
+pub use attention::{AttentionPlan, Kept, Past, PastRun, attention};
 pub use exp::exp;
 pub use feed_forward::{FeedForwardWeights, feed_forward};
 pub use isa::Isa;

@@ -2,10 +2,10 @@
 
 use rayon::prelude::*;
 
-use super::HeadLayout;
 use super::isa::{Isa, Task};
 use super::lanes::{self, LANES};
 use super::simd::Simd;
+use crate::model::shapes::HeadLayout;
 
 /// Rows per piece of parallel work.
 const ROWS: usize = 32;

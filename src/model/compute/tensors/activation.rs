@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Result, Tensor};
 
-use crate::model::compute::kernels::Activation;
+use crate::model::shapes::Activation;
 
 /// `act(gate) * up`: each row of `gate_up` is `[gate | up]`, `[rows, 2 * features]`; the result is `[rows, features]`.
 pub fn gate(activation: Activation, gate_up: &Tensor) -> Result<Tensor> {

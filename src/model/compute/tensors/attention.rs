@@ -11,7 +11,7 @@ use candle_core::{D, DType, Device, Result, Tensor};
 
 use super::paths::{Path, join};
 use crate::batch::MicroBatch;
-use crate::model::compute::kernels::{AttentionOptions, HeadLayout};
+use crate::model::shapes::{AttentionOptions, HeadLayout};
 
 /// Most rows in a tile. Half a tile of scores lies above the diagonal and is computed in vain; more tiles are more
 /// launches.

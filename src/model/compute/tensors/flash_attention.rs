@@ -11,7 +11,7 @@ use candle_flash_attn::{flash_attn_varlen_alibi_windowed_softcap, flash_attn_var
 
 use super::paths::{Path, join};
 use crate::batch::MicroBatch;
-use crate::model::compute::kernels::{AttentionOptions, HeadLayout};
+use crate::model::shapes::{AttentionOptions, HeadLayout};
 
 /// Widest head that the kernels are compiled for.
 const MOST_HEAD_DIM: usize = 256;

@@ -2,7 +2,7 @@
 
 use candle_core::{D, DType, Result, Tensor};
 
-use crate::model::compute::kernels::HeadLayout;
+use crate::model::shapes::HeadLayout;
 
 /// `x / sqrt(mean(x²) + eps) * weight` over the last dimension; `weight` is float32.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Result, Tensor};
 
-use crate::model::compute::kernels::HeadLayout;
+use crate::model::shapes::HeadLayout;
 
 /// The query and key heads of `qkv: [tokens, layout.row()]` turned, beside the values as they are. Within the first `2 r`
 /// values of a head, value `i < r` is paired with value `i + r`: `(a, b)` becomes `(a cos - b sin, b cos + a sin)`. `cos`

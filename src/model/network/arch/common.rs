@@ -1,10 +1,10 @@
 //! What most configurations have in common.
 
-use crate::model::compute::kernels::HeadLayout;
 use crate::model::error::ModelError;
 use crate::model::network::decoder::{DecoderSpec, Names};
-use crate::model::network::layers::{Activation, NormKind, Rotary, read_activation};
+use crate::model::network::layers::{NormKind, Rotary, read_activation};
 use crate::model::settings::Settings;
+use crate::model::shapes::{Activation, HeadLayout};
 
 /// Defaults of an architecture for what its configurations may leave out.
 pub struct Defaults {

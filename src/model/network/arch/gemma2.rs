@@ -1,12 +1,13 @@
 //! Gemma 2: a scaled embedding, norms before and after each part, soft-capped scores, a window on every other layer.
 //! Reference: `models/gemma2/modeling_gemma2.py` of transformers.
 
+use super::architecture::Architecture;
 use super::common::{DEFAULTS, Defaults, flag, read, windows};
 use crate::model::error::ModelError;
-use crate::model::network::backbone::Architecture;
 use crate::model::network::decoder::{DecoderSpec, Names};
-use crate::model::network::layers::{Activation, NormKind};
+use crate::model::network::layers::NormKind;
 use crate::model::settings::Settings;
+use crate::model::shapes::Activation;
 
 /// The Gemma 2 family.
 pub struct Gemma2;

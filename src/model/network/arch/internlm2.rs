@@ -1,9 +1,9 @@
 //! InternLM 2: Llama with names of its own and queries, keys and values in one matrix, group by group. Reference:
 //! `modeling_internlm2.py` of the model repositories internlm/internlm2-*.
 
+use super::architecture::Architecture;
 use super::common::{DEFAULTS, Defaults, flag, read};
 use crate::model::error::ModelError;
-use crate::model::network::backbone::Architecture;
 use crate::model::network::decoder::{DecoderSpec, Names, QkvNames};
 use crate::model::settings::Settings;
 

@@ -1,8 +1,8 @@
 //! Llama: the plain form. Reference: `models/llama/modeling_llama.py` of transformers.
 
+use super::architecture::Architecture;
 use super::common::{DEFAULTS, flag, read};
 use crate::model::error::ModelError;
-use crate::model::network::backbone::Architecture;
 use crate::model::network::decoder::DecoderSpec;
 use crate::model::settings::Settings;
 

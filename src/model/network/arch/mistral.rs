@@ -1,9 +1,9 @@
 //! Mistral: Llama with a sliding window on every layer, if it has one. Reference: `models/mistral/modeling_mistral.py` of
 //! transformers.
 
+use super::architecture::Architecture;
 use super::common::{DEFAULTS, Defaults, read, windows};
 use crate::model::error::ModelError;
-use crate::model::network::backbone::Architecture;
 use crate::model::network::decoder::DecoderSpec;
 use crate::model::settings::Settings;
 

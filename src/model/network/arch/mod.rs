@@ -3,6 +3,7 @@
 //! An architecture reads a configuration, with transformers' defaults for what it leaves out, and says which form of
 //! [`super::decoder`] it describes. What would change the numbers and is not implemented is refused.
 
+mod architecture;
 mod common;
 mod gemma2;
 mod internlm2;
@@ -12,9 +13,9 @@ mod nemotron;
 mod qwen2;
 mod qwen3;
 
-use super::backbone::Architecture;
 use crate::model::error::ModelError;
 use crate::model::settings::Settings;
+use architecture::Architecture;
 
 /// Every known architecture.
 pub const ARCHITECTURES: &[&dyn Architecture] = &[

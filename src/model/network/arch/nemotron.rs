@@ -1,12 +1,13 @@
 //! Nemotron-4: norms that take out the mean and have a bias, a squared rectifier without a gate, rotary positions on half
 //! of each head. Reference: `models/nemotron/modeling_nemotron.py` of transformers.
 
+use super::architecture::Architecture;
 use super::common::{DEFAULTS, Defaults, flag, read};
 use crate::model::error::ModelError;
-use crate::model::network::backbone::Architecture;
 use crate::model::network::decoder::{DecoderSpec, Names};
-use crate::model::network::layers::{Activation, NormKind};
+use crate::model::network::layers::NormKind;
 use crate::model::settings::Settings;
+use crate::model::shapes::Activation;
 
 /// The Nemotron-4 family, Minitron included.
 pub struct Nemotron;

@@ -1,9 +1,9 @@
 //! Qwen 2 and 2.5: Llama with a bias on queries, keys and values, and a window on the upper layers if it is switched on.
 //! Reference: `models/qwen2/modeling_qwen2.py` of transformers.
 
+use super::architecture::Architecture;
 use super::common::{DEFAULTS, Defaults, flag, read, windows};
 use crate::model::error::ModelError;
-use crate::model::network::backbone::Architecture;
 use crate::model::network::decoder::DecoderSpec;
 use crate::model::settings::Settings;
 

@@ -1,9 +1,9 @@
 //! Qwen 3: Llama with norms of each query and key head. Reference: `models/qwen3/modeling_qwen3.py` of transformers.
 
+use super::architecture::Architecture;
 use super::common::{Defaults, flag, read};
 use super::qwen2::{QWEN, upper_windows};
 use crate::model::error::ModelError;
-use crate::model::network::backbone::Architecture;
 use crate::model::network::decoder::{DecoderSpec, Names};
 use crate::model::settings::Settings;
 

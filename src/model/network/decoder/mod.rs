@@ -16,10 +16,10 @@ use super::layers::{Attention, Embedding, FeedForward, FeedForwardNames, HeadNor
 use crate::batch::MicroBatch;
 use crate::model::collective::shard::HeadShard;
 use crate::model::compute::backend::Backend;
-use crate::model::compute::kernels::{AttentionOptions, HeadLayout};
 use crate::model::compute::meter::{Part, time};
 use crate::model::error::ModelError;
 use crate::model::prefix_cache::KeyValues;
+use crate::model::shapes::{AttentionOptions, HeadLayout};
 
 impl DecoderSpec {
     /// Loads one rank's share.

@@ -3,9 +3,9 @@
 
 use crate::model::checkpoint::WeightSource;
 use crate::model::collective::shard::degrees;
-use crate::model::compute::kernels::HeadLayout;
 use crate::model::error::ModelError;
-use crate::model::network::layers::{Activation, NormKind, Rotary};
+use crate::model::network::layers::{NormKind, Rotary};
+use crate::model::shapes::{Activation, HeadLayout};
 
 /// One form of decoder: sizes, variants, and the names of its tensors.
 #[derive(Debug, Clone)]

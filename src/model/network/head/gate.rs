@@ -12,8 +12,9 @@ use super::affine::{Affine, Bias};
 use super::{HeadContext, softmax};
 use crate::batch::MicroBatch;
 use crate::model::checkpoint::WeightSource;
-use crate::model::compute::kernels::{Activation, activate};
+use crate::model::compute::kernels::activate;
 use crate::model::error::ModelError;
+use crate::model::shapes::Activation;
 
 /// A loaded gate.
 pub struct Gate {

@@ -5,8 +5,9 @@
 
 use super::affine::{Affine, Bias, rows_of};
 use super::{Head, HeadContext, HeadKind, Hidden, softmax};
-use crate::model::compute::kernels::{Activation, activate};
+use crate::model::compute::kernels::activate;
 use crate::model::error::ModelError;
+use crate::model::shapes::Activation;
 
 /// See the module.
 pub struct Mlp;

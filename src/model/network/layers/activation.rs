@@ -1,8 +1,8 @@
 //! Activations, by the names that configurations use.
 
 use super::Loaded;
-pub use crate::model::compute::kernels::Activation;
 use crate::model::settings::Settings;
+use crate::model::shapes::Activation;
 
 /// A name in a configuration, and the activation that it means.
 const ACTIVATIONS: &[(&str, Activation)] = &[

@@ -2,13 +2,14 @@
 
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor, bail};
 
-use super::{output, values};
 use crate::batch::MicroBatch;
 use crate::model::compute::backend::Backend;
-use crate::model::compute::kernels::{AttentionOptions, AttentionPlan, HeadLayout, Kept, Past, attention};
+use crate::model::compute::kernels::{AttentionPlan, Kept, Past, attention};
+use crate::model::compute::storage::{output, values};
 #[cfg(feature = "flash-attn")]
 use crate::model::compute::tensors::{self, FlashPlan, flash_attention};
 use crate::model::compute::tensors::{PortablePlan, portable_attention};
+use crate::model::shapes::{AttentionOptions, HeadLayout};
 
 /// Who attends to whom in a micro-batch: made once, used by every layer.
 pub struct Attention {

@@ -7,9 +7,10 @@ use candle_core::{DType, Result, Tensor};
 
 use super::Loaded;
 use super::narrowed::Narrowed;
-use crate::model::checkpoint::{Precision, Slice};
+use crate::model::checkpoint::Slice;
 use crate::model::collective::Collective;
 use crate::model::compute::backend::Backend;
+use crate::model::compute::dtype::Precision;
 use crate::model::compute::kernels::WeightType;
 use crate::model::network::backbone::RankContext;
 

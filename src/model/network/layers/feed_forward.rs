@@ -7,12 +7,14 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tenso
 
 use super::dense::Dense;
 use super::packed::Packed;
-use super::{Activation, Loaded, Matrix, output, values};
+use super::{Loaded, Matrix};
 use crate::model::collective::Collective;
 use crate::model::compute::backend::Backend;
 use crate::model::compute::kernels::{Addends, FeedForwardWeights, feed_forward};
+use crate::model::compute::storage::{output, values};
 use crate::model::compute::tensors;
 use crate::model::network::backbone::RankContext;
+use crate::model::shapes::Activation;
 
 /// Values of inner activations in a block of tensor operations: enough work for a GPU. While they go through the
 /// activation in float32, a few times 256 MiB.

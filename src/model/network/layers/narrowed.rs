@@ -3,7 +3,7 @@
 use candle_core::{Device, Result, Tensor};
 use half::{bf16, f16};
 
-use crate::model::checkpoint::Precision;
+use crate::model::compute::dtype::Precision;
 
 /// Values in the type that they will have on a device.
 pub(super) enum Narrowed {

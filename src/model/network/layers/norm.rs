@@ -2,11 +2,13 @@
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, InplaceOp3, Layout, Result, Shape, Tensor};
 
-use super::{Loaded, output, values, values_mut};
+use super::Loaded;
 use crate::model::compute::backend::Backend;
-use crate::model::compute::kernels::{HeadLayout, layer_norm, rms_norm, rms_norm_heads};
+use crate::model::compute::kernels::{layer_norm, rms_norm, rms_norm_heads};
+use crate::model::compute::storage::{output, values, values_mut};
 use crate::model::compute::tensors;
 use crate::model::network::backbone::RankContext;
+use crate::model::shapes::HeadLayout;
 
 /// The kinds of norm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]

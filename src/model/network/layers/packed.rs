@@ -4,9 +4,10 @@
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Device, Layout, Result, Shape, Storage, Tensor, bail};
 
 use super::matrix::read_biases;
-use super::{Loaded, Matrix, output, values};
+use super::{Loaded, Matrix};
 use crate::model::collective::Collective;
 use crate::model::compute::kernels::{Addends, PackedMatrix, WeightType, linear, linear_continue};
+use crate::model::compute::storage::{output, values};
 use crate::model::network::backbone::RankContext;
 
 /// Rows that go from rank to rank at a time: enough work for every thread, few enough that no rank waits long.

@@ -6,12 +6,14 @@
 use candle_core::{CpuStorage, Device, InplaceOp3, Layout, Result, Tensor};
 use rayon::prelude::*;
 
-use super::{Loaded, values, values_mut};
+use super::Loaded;
 use crate::model::compute::backend::Backend;
-use crate::model::compute::kernels::{HeadLayout, rotary};
+use crate::model::compute::kernels::rotary;
+use crate::model::compute::storage::{values, values_mut};
 use crate::model::compute::tensors;
 use crate::model::error::ModelError;
 use crate::model::settings::Settings;
+use crate::model::shapes::HeadLayout;
 
 /// How inverse frequencies are changed to reach further than the model was first trained for.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -9,6 +9,17 @@ use super::{Preset, place};
 use crate::model::error::ModelError;
 use crate::model::settings::Settings;
 
+/// What is to be known of the preset that a model is used with.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct PresetReport {
+    /// Its name.
+    pub name: String,
+    /// How it came to be chosen.
+    pub why: String,
+    /// What it says and could not be verified, a sentence each.
+    pub unverified: Vec<String>,
+}
+
 /// A sign by which a configuration is known: all parts of it must hold.
 #[derive(Debug, Clone, Default, PartialEq, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]

@@ -32,12 +32,11 @@ use std::path::{Path, PathBuf};
 use super::manifest::{AdapterPart, Base};
 use crate::engine::Bos;
 use crate::limits::MAX_ATTRIBUTES;
-use crate::model::error::ModelError;
-use crate::model::error::read_text;
+use crate::model::error::{ModelError, read_text};
 use crate::model::network::head::HeadSpec;
 use crate::model::settings::Settings;
 
-pub use detect::{Detect, candidates, choose};
+pub use detect::{Detect, PresetReport, candidates, choose};
 pub use read::ReadPart;
 
 /// Presets in the program, by name.

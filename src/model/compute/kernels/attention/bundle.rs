@@ -4,11 +4,12 @@ use std::ops::Range;
 
 use super::plan::{AttentionPlan, Piece, Place};
 use super::softmax::{self, Running, Seen};
-use super::{AttentionOptions, BLOCK, Kept};
+use super::{BLOCK, Kept};
 use crate::model::compute::kernels::aligned::with_scratch;
 use crate::model::compute::kernels::isa::Isa;
 use crate::model::compute::kernels::lanes::LANES;
 use crate::model::compute::kernels::tile::{MAX_HEIGHT, next_tile};
+use crate::model::shapes::AttentionOptions;
 
 /// What one bundle reads.
 pub(super) struct Bundle<'a> {

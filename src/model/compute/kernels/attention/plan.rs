@@ -2,8 +2,9 @@
 
 use std::ops::Range;
 
-use super::{BLOCK, HeadLayout, Past};
+use super::{BLOCK, Past};
 use crate::batch::MicroBatch;
+use crate::model::shapes::HeadLayout;
 
 /// Queries (rows times the query heads of one key head) that share one visit to each block of keys. Enough to make
 /// packing a block cheap, few enough to stay in the second-level cache with their sums.

@@ -2,12 +2,13 @@
 
 use std::ops::Range;
 
-use super::{AttentionOptions, BLOCK};
+use super::BLOCK;
 use crate::model::compute::kernels::exp::{exp, tanh};
 use crate::model::compute::kernels::isa::{Isa, Task};
 use crate::model::compute::kernels::lanes::{self, LANES};
 use crate::model::compute::kernels::simd::Simd;
 use crate::model::compute::kernels::tile::{as_tile, run_with_height};
+use crate::model::shapes::AttentionOptions;
 
 /// Which keys of a block the queries of a tile see.
 pub(super) struct Seen<'a> {

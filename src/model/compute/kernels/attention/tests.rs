@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::batch::MicroBatch;
 use crate::model::compute::kernels::testing::{assert_same_bits, floats, in_pool};
+use crate::model::shapes::HeadLayout;
 
 const LAYOUTS: [HeadLayout; 7] = [
     HeadLayout { heads: 9, kv_heads: 3, head_dim: 64 },
