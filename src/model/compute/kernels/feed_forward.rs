@@ -7,10 +7,12 @@
 use rayon::prelude::*;
 
 use super::activation::{activate, activate_here, gate, gate_here};
+use super::addends::Addends;
 use super::aligned::with_scratch;
 use super::isa::Isa;
-use super::linear::{Addends, BLOCK_ROWS, linear, linear_here, row_blocks};
+use super::linear::{linear, linear_here, row_blocks};
 use super::matrix::PackedMatrix;
+use super::panel::BLOCK_ROWS;
 use crate::model::shapes::Activation;
 
 /// Rows for each thread that make it worth while to share out rows: with fewer than two full blocks each, the last one to

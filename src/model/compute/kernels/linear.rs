@@ -4,73 +4,11 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::aligned::with_scratch;
-use super::grid::{self, Block, steps};
-use super::int8;
-use super::isa::Task;
-use super::matrix::{PackedMatrix, Panels, panel};
-use super::simd::Simd;
-use super::tile::{MAX_HEIGHT, multiply, next_tile};
-
-/// Longest run of `k` between two visits to the accumulators in memory: a panel of weights (96 kB), a tile (36 kB) and a
-/// block (288 kB) of activations then stay in a second-level cache together.
-const MAX_DEPTH: usize = 768;
-/// Rows of activations that meet all weights before the next ones do. A multiple of every tile's height.
-pub(super) const BLOCK_ROWS: usize = 96;
-
-/// What is added to a finished dot product: the bias, and to their sum the residual.
-///
-/// A dot product may also be finished in several calls, over consecutive runs of `k`: see [`linear_continue`].
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Addends<'a> {
-    /// `[n]`, the same for every row.
-    pub bias: Option<&'a [f32]>,
-    /// `[t, n]`.
-    pub residual: Option<&'a [f32]>,
-}
-
-impl<'a> Addends<'a> {
-    /// Nothing.
-    pub const NONE: Self = Self { bias: None, residual: None };
-
-    /// Adds its part to columns `columns` of row `row` of a `[t, n]` matrix.
-    #[inline(always)]
-    pub(super) fn add<const WIDTH: usize>(&self, row: usize, n: usize, columns: &Range<usize>, y: &mut [f32; WIDTH]) {
-        if let Some(bias) = self.bias {
-            add(&bias[columns.clone()], y);
-        }
-        if let Some(residual) = self.residual {
-            add(&residual[row * n..][columns.clone()], y);
-        }
-    }
-
-    /// What belongs to some of the rows.
-    pub(super) fn of_rows(&self, rows: Range<usize>, n: usize) -> Self {
-        Self { residual: self.residual.map(|residual| &residual[rows.start * n..rows.end * n]), ..*self }
-    }
-}
-
-/// A whole panel's columns have a length that the compiler knows.
-#[inline(always)]
-fn add<const WIDTH: usize>(part: &[f32], y: &mut [f32; WIDTH]) {
-    match <&[f32; WIDTH]>::try_from(part) {
-        Ok(part) => {
-            for i in 0..WIDTH {
-                y[i] += part[i];
-            }
-        }
-        Err(_) => y.iter_mut().zip(part).for_each(|(y, part)| *y += part),
-    }
-}
-
-/// The same for moving them.
-#[inline(always)]
-pub(super) fn copy<const WIDTH: usize>(from: &[f32; WIDTH], to: &mut [f32]) {
-    match to.as_chunks_mut::<WIDTH>() {
-        ([to], []) => *to = *from,
-        _ => to.copy_from_slice(&from[..to.len()]),
-    }
-}
+use super::addends::Addends;
+use super::grid::{self, steps};
+use super::matrix::PackedMatrix;
+use super::panel::{BLOCK_ROWS, BlockTask};
+use super::tile::MAX_HEIGHT;
 
 /// `y = x wᵀ (+ bias) (+ residual)`: `x` is `[t, k]`, `w` is `[n, k]`, `y` is `[t, n]`.
 ///
@@ -85,7 +23,7 @@ pub(super) fn linear_here(x: &[f32], w: &PackedMatrix, addends: Addends, y: &mut
     check(x, w, &addends, y);
     let whole = 0..w.n();
     for block in grid::blocks(y, w.n(), std::iter::once(0..x.len() / w.k()), std::slice::from_ref(&whole)) {
-        run_block(x, w, &addends, false, block);
+        w.compute(BlockTask { x, addends: &addends, continued: false, block });
     }
 }
 
@@ -114,17 +52,8 @@ fn run(x: &[f32], w: &PackedMatrix, addends: Addends, continued: bool, y: &mut [
     }
     let columns = column_blocks(t, w);
     let blocks = grid::blocks(y, w.n(), row_blocks(t), &columns);
-    blocks.into_par_iter().with_max_len(1).for_each(|block| run_block(x, w, &addends, continued, block));
-}
-
-fn run_block(x: &[f32], w: &PackedMatrix, addends: &Addends, continued: bool, block: Block) {
-    match &w.panels {
-        Panels::F32(_) => w.isa.run(LinearBlock { x, w, addends, continued, block, widened: &mut [] }),
-        Panels::Bf16(_) => with_scratch(MAX_DEPTH.min(w.k()) * w.isa.width(), |widened| {
-            w.isa.run(LinearBlock { x, w, addends, continued, block, widened });
-        }),
-        Panels::Int8 { .. } => int8::block(x, w, addends, continued, block),
-    }
+    let tasks = blocks.into_par_iter().with_max_len(1);
+    tasks.for_each(|block| w.compute(BlockTask { x, addends: &addends, continued, block }));
 }
 
 /// Whole tiles, and the same work for each thread.
@@ -144,111 +73,8 @@ fn column_blocks(t: usize, w: &PackedMatrix) -> Vec<Range<usize>> {
         // As many blocks for each thread.
         wanted => wanted.next_multiple_of(threads),
     };
-    let panels_each = w.n().div_ceil(w.isa.width()).div_ceil(wanted);
-    steps(w.n(), panels_each * w.isa.width()).collect()
-}
-
-/// One block of rows by columns of `y`.
-struct LinearBlock<'a> {
-    x: &'a [f32],
-    w: &'a PackedMatrix,
-    addends: &'a Addends<'a>,
-    continued: bool,
-    block: Block<'a>,
-    /// Room for a run of a panel in float32, where it is stored otherwise.
-    widened: &'a mut [f32],
-}
-
-impl Task for LinearBlock<'_> {
-    #[inline(always)]
-    fn run<const WIDTH: usize, S: Simd<WIDTH>>(mut self, simd: S) {
-        let (k, height) = (self.w.k(), self.w.isa.height());
-        let widened = std::mem::take(&mut self.widened);
-        // Equal runs rather than full ones and a short last one.
-        let run = k.div_ceil(k.div_ceil(MAX_DEPTH));
-        for depth in steps(k, run) {
-            for index in self.block.columns.start / WIDTH..self.block.columns.end.div_ceil(WIDTH) {
-                let (b, next) = match &self.w.panels {
-                    Panels::F32(panels) => {
-                        let next = (index + 1).min(panels.len() / (k * WIDTH) - 1);
-                        (panel(panels, WIDTH, k, index, &depth), panel(panels, WIDTH, k, next, &depth))
-                    }
-                    Panels::Bf16(panels) => {
-                        // Once for all rows of the block.
-                        let panel = panel(panels, WIDTH, k, index, &depth);
-                        for (wide, narrow) in widened.iter_mut().zip(panel) {
-                            // The upper half of a float32.
-                            *wide = f32::from_bits(u32::from(narrow.to_bits()) << 16);
-                        }
-                        // Half as much to wait for, and in one go.
-                        (&widened[..panel.len()], &widened[..panel.len()])
-                    }
-                    Panels::Int8 { .. } => unreachable!("see run_block"),
-                };
-                let b = b.as_chunks::<WIDTH>().0;
-                // Each tile asks for a part of the next panel, a full block's tiles for all of it: from the last cache level it
-                // would come more slowly than it is used.
-                let mut parts = next.chunks_exact(depth.len() * WIDTH.div_ceil(BLOCK_ROWS / height)).cycle();
-                let mut row = 0;
-                while row < self.block.rows.len() {
-                    let (taken, height) = next_tile(height, self.block.rows.len() - row);
-                    let ahead = parts.next().unwrap_or_default();
-                    let tile = Tile { panel: index, depth: depth.clone(), rows: row..row + taken, b, ahead };
-                    match height {
-                        1 => self.tile::<1, WIDTH, S>(simd, tile),
-                        3 => self.tile::<3, WIDTH, S>(simd, tile),
-                        6 => self.tile::<6, WIDTH, S>(simd, tile),
-                        12 => self.tile::<12, WIDTH, S>(simd, tile),
-                        other => unreachable!("no tile is {other} rows high"),
-                    }
-                    row += taken;
-                }
-            }
-        }
-    }
-}
-
-/// Where in a block a tile is.
-struct Tile<'a, const WIDTH: usize> {
-    panel: usize,
-    depth: Range<usize>,
-    /// Rows of the block.
-    rows: Range<usize>,
-    /// The panel's weights.
-    b: &'a [[f32; WIDTH]],
-    /// See [`multiply`].
-    ahead: &'a [f32],
-}
-
-impl LinearBlock<'_> {
-    #[inline(always)]
-    fn tile<const HEIGHT: usize, const WIDTH: usize, S: Simd<WIDTH>>(&mut self, simd: S, tile: Tile<WIDTH>) {
-        let Tile { panel, depth, rows, b, ahead } = tile;
-        let (n, k) = (self.w.n(), self.w.k());
-        // Columns of this panel, within the matrix and within the block.
-        let columns = panel * WIDTH..n.min((panel + 1) * WIDTH);
-        let within = columns.start - self.block.columns.start..columns.end - self.block.columns.start;
-        let mut x: [&[f32]; HEIGHT] = [&[]; HEIGHT];
-        for (i, x) in x.iter_mut().enumerate() {
-            // Padding repeats the last row; nobody looks at what it makes.
-            let row = self.block.rows.start + (rows.start + i).min(rows.end - 1);
-            *x = &self.x[row * k + depth.start..row * k + depth.end];
-        }
-        let pieces = &mut self.block.pieces[rows.clone()];
-        let mut sums = [[0.0; WIDTH]; HEIGHT];
-        if self.continued || depth.start > 0 {
-            for (sums, piece) in sums.iter_mut().zip(pieces.iter()) {
-                sums[..within.len()].copy_from_slice(&piece[within.clone()]);
-            }
-        }
-        multiply(simd, &x, b, ahead, &mut sums);
-        for (i, (sums, piece)) in sums.iter_mut().zip(pieces).enumerate() {
-            if depth.end == k {
-                self.addends.add(self.block.rows.start + rows.start + i, n, &columns, sums);
-            }
-            copy(sums, &mut piece[within.clone()]);
-        }
-    }
+    let panels_each = w.n().div_ceil(w.isa().width()).div_ceil(wanted);
+    steps(w.n(), panels_each * w.isa().width()).collect()
 }
 
 #[cfg(test)]

@@ -1,13 +1,10 @@
 //! Weight matrices, packed once at load for the kernels that read them.
 
-use std::ops::Range;
-
-use half::bf16;
-use rayon::prelude::*;
-
-use super::aligned::Aligned;
-use super::int8;
+use super::bfloat16::Bfloat16;
+use super::float32::Float32;
+use super::int8::Int8;
 use super::isa::Isa;
+use super::panel::{BlockTask, Dimensions, Panels};
 
 /// How weights are stored. Sums are float32 or exact in all of them; what is rounded is the weights, and for [`Self::Int8`]
 /// the activations that meet them.
@@ -22,23 +19,11 @@ pub enum WeightType {
     Int8,
 }
 
-/// A weight matrix `[n, k]`, stored as panels of as many outputs as a tile is wide, zeros past `n`.
+/// A weight matrix `[n, k]`, stored as panels.
 #[derive(Debug)]
 pub struct PackedMatrix {
-    pub(super) isa: Isa,
-    n: usize,
-    k: usize,
-    pub(super) panels: Panels,
-}
-
-#[derive(Debug)]
-pub(super) enum Panels {
-    /// `[panel, k, width]`.
-    F32(Aligned<f32>),
-    /// The same.
-    Bf16(Aligned<bf16>),
-    /// `[panel, k / 2, width, 2]`, with a zero past an odd `k`, and the scale of each output.
-    Int8 { values: Aligned<i8>, scales: Vec<f32> },
+    dimensions: Dimensions,
+    panels: Box<dyn Panels>,
 }
 
 impl PackedMatrix {
@@ -69,55 +54,36 @@ impl PackedMatrix {
         assert!(matrices.iter().all(|m| m.len().is_multiple_of(k)), "a matrix of {k} columns holds a broken row");
         let rows: Vec<&[f32]> = matrices.iter().flat_map(|m| m.chunks_exact(k)).collect();
         let width = isa.width();
-        let panels = match weight_type {
-            WeightType::F32 => Panels::F32(pack(&rows, width, k, |weight| weight)),
-            WeightType::Bf16 => Panels::Bf16(pack(&rows, width, k, bf16::from_f32)),
-            WeightType::Int8 => int8::pack(&rows, width, k),
+        let panels: Box<dyn Panels> = match weight_type {
+            WeightType::F32 => Box::new(Float32::pack(&rows, width, k)),
+            WeightType::Bf16 => Box::new(Bfloat16::pack(&rows, width, k)),
+            WeightType::Int8 => Box::new(Int8::pack(&rows, width, k)),
         };
-        Self { isa, n: rows.len(), k, panels }
+        Self { dimensions: Dimensions { isa, n: rows.len(), k }, panels }
     }
 
     /// Outputs.
     pub fn n(&self) -> usize {
-        self.n
+        self.dimensions.n
     }
 
     /// Inputs.
     pub fn k(&self) -> usize {
-        self.k
+        self.dimensions.k
     }
 
     /// Bytes held.
     pub fn bytes(&self) -> usize {
-        match &self.panels {
-            Panels::F32(panels) => size_of_val(&panels[..]),
-            Panels::Bf16(panels) => size_of_val(&panels[..]),
-            Panels::Int8 { values, scales } => size_of_val(&values[..]) + size_of_val(&scales[..]),
-        }
+        self.panels.bytes()
     }
-}
 
-/// Rows `depth` of a panel of `width`, where all have `k`.
-#[inline(always)]
-pub(super) fn panel<'a, T>(panels: &'a [T], width: usize, k: usize, panel: usize, depth: &Range<usize>) -> &'a [T] {
-    let start = panel * k * width;
-    &panels[start + depth.start * width..start + depth.end * width]
-}
+    /// The instruction set for whose tiles it is packed.
+    pub(super) fn isa(&self) -> Isa {
+        self.dimensions.isa
+    }
 
-/// Packs up to `width` rows at a time as `[k, width]`.
-fn pack<T: Copy + Default + Send + Sync>(
-    rows: &[&[f32]],
-    width: usize,
-    k: usize,
-    store: impl Fn(f32) -> T + Sync,
-) -> Aligned<T> {
-    let mut panels = Aligned::zeros(rows.len().div_ceil(width) * width * k);
-    panels.par_chunks_mut(width * k).zip(rows.par_chunks(width)).for_each(|(panel, rows)| {
-        for (k, panel) in panel.chunks_exact_mut(width).enumerate() {
-            for (value, row) in panel.iter_mut().zip(rows) {
-                *value = store(row[k]);
-            }
-        }
-    });
-    panels
+    /// Computes a block of `y` whose columns begin at the border of a panel.
+    pub(super) fn compute(&self, task: BlockTask) {
+        self.panels.compute(self.dimensions, task);
+    }
 }

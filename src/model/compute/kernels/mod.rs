@@ -12,10 +12,14 @@
 //! All kernels run in whatever rayon pool is current. Matrices are row-major.
 
 mod activation;
+mod addends;
 mod aligned;
 mod attention;
+mod bfloat16;
 mod exp;
 mod feed_forward;
+mod float;
+mod float32;
 mod grid;
 mod int8;
 mod isa;
@@ -23,6 +27,7 @@ mod lanes;
 mod linear;
 mod matrix;
 mod norm;
+mod panel;
 mod peak;
 mod rotary;
 mod simd;
@@ -31,11 +36,12 @@ pub(in crate::model) mod testing;
 mod tile;
 
 pub use activation::{activate, gate};
+pub use addends::Addends;
 pub use attention::{AttentionPlan, Kept, Past, PastRun, attention};
 pub use exp::exp;
 pub use feed_forward::{FeedForwardWeights, feed_forward};
 pub use isa::Isa;
-pub use linear::{Addends, linear, linear_continue};
+pub use linear::{linear, linear_continue};
 pub use matrix::{PackedMatrix, WeightType};
 pub use norm::{layer_norm, rms_norm, rms_norm_heads};
 pub use peak::{Peak, peak};
