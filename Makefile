@@ -38,7 +38,7 @@ check:
 	$(CARGO) fmt --all --check
 	tools/shared_features.sh
 	$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
-	for wall in client sidecar model shm; do \
+	for wall in client sidecar model shm json; do \
 	  $(CARGO) check --release --locked --lib --no-default-features --features $$wall || exit 1; \
 	done
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked --no-deps --lib

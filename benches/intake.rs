@@ -1,5 +1,5 @@
-//! What the sidecar itself costs one rollout of 2,048 token ids, from its arrival to its answer, where the engine is quick
-//! enough to be run by whoever asks. `cargo bench --bench intake` prints nanoseconds, without and with a recorder of metrics.
+//! What the sidecar itself costs one rollout of 2,048 token ids, from its arrival to its answer: the scoring threads are woken,
+//! and the engine takes almost no time. `cargo bench --bench intake` prints nanoseconds, without and with a recorder of metrics.
 
 use std::hint::black_box;
 use std::sync::mpsc;
@@ -58,7 +58,7 @@ fn way(name: &str, intake: &Intake) {
             deliver.send((Instant::now(), std::thread::current().id(), outcome)).expect("somebody listens");
         });
         intake.try_submit(rollout, ticket, began).expect("ids, and a queue with room");
-        intake.settle();
+        intake.wake();
         let (answered, thread, outcome) = answers.recv().expect("an answer");
         outcome.expect("rewards");
         (answered - began, thread == here)

@@ -1,7 +1,7 @@
 //! reward-sidecar: rollouts in, trusted rewards out.
 //!
 //! The map of the house, and who may know whom, is ARCHITECTURE.md. The features are walls: `client`, `sidecar`,
-//! `model` and `shm` each build alone.
+//! `model`, `shm` and `json` each build alone.
 #![deny(unsafe_code)]
 #![deny(missing_docs)]
 
@@ -11,6 +11,7 @@ pub mod engine;
 pub mod limits;
 pub mod reward;
 pub mod rollout;
+pub mod secret;
 
 #[cfg(feature = "wire")]
 pub mod proto;
@@ -21,6 +22,8 @@ pub mod cli;
 pub mod client;
 #[cfg(feature = "server")]
 pub mod config;
+#[cfg(feature = "json")]
+pub mod json;
 #[cfg(feature = "model")]
 pub mod model;
 #[cfg(all(feature = "shm", target_os = "linux"))]

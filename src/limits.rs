@@ -50,6 +50,12 @@ pub const MAX_QUEUE_TOKENS: usize = 1 << 28;
 /// Most rollouts in flight on one stream.
 pub const MAX_STREAM_IN_FLIGHT: usize = 1 << 16;
 
+/// Most connections that are open at a time: each has a descriptor, and buffers of some hundred kilobytes while it is in use.
+pub const MAX_CONNECTIONS: usize = 1 << 16;
+
+/// Most bytes held for callers before the queue takes their rollouts (64 GiB): beyond most machines' memory.
+pub const MAX_INTAKE_BYTES: usize = 1 << 36;
+
 /// Most lanes: each has three descriptors, and its rings are memory once they have been used.
 pub const MAX_LANES: usize = 4096;
 
@@ -67,6 +73,9 @@ pub const MAX_MESSAGE_BYTES: usize = 64 << 20;
 
 /// Longest deadline in milliseconds (a day): longer ones are a unit mistake.
 pub const MAX_DEADLINE_MS: u64 = 24 * 60 * 60 * 1000;
+
+/// Longest secret that is read from a file, in bytes: far above any token or password, so a longer one is a wrong path.
+pub const MAX_SECRET_BYTES: usize = 64 << 10;
 
 /// Most bytes for prefixes that are kept (a tebibyte): beyond any machine's memory, so a larger number is a mistake.
 pub const MAX_PREFIX_CACHE_BYTES: usize = 1 << 40;

@@ -136,6 +136,8 @@ codes! {
     NoReadPosition = "NO_READ_POSITION",
     /// The model takes no such input: it has no tokenizer, or no chat template.
     UnsupportedInput = "UNSUPPORTED_INPUT",
+    /// The model's tokenizer broke on the text.
+    TokenizerFailed = "TOKENIZER_FAILED",
 }
 
 impl std::fmt::Display for Code {

@@ -100,9 +100,12 @@ pub struct Rollout {
     /// Milliseconds from receipt after which the rollout is rejected rather than scored.
     pub deadline_ms: Option<u64>,
     /// How the attributes become one reward.
-    pub aggregation: AggregationSpec,
+    pub aggregation: Arc<AggregationSpec>,
     /// W3C `traceparent` of the caller's span; empty means none.
     pub traceparent: String,
+    /// W3C `tracestate` of the call that brought the rollout; empty means none. A transport takes it from its own headers: the
+    /// rollout's messages have no field for it.
+    pub tracestate: String,
 }
 
 /// The four forms in which a rollout may come.

@@ -293,3 +293,75 @@ fn refused_with_log(arguments: &[&str], says: &[&str]) {
     assert_eq!(output.status.code(), Some(2), "{message}");
     assert!(says.iter().all(|part| message.contains(part)), "{message}");
 }
+
+/// A pipe whose reader has gone: `| true`, `| head`. Every command ends as one that the signal ended, without a word of panic.
+#[test]
+fn a_reader_that_has_gone_ends_every_command_alike() {
+    let folder = tempfile::tempdir().unwrap();
+    let rollouts = folder.path().join("rollouts.jsonl");
+    std::fs::write(&rollouts, "{\"id\":\"a\",\"input_ids\":[1,2,3]}\n").unwrap();
+    let input = rollouts.to_str().unwrap();
+    let bench = ["bench", "--model", "echo", "--input", input, "--repeat", "1"];
+    let commands: [&[&str]; 8] = [
+        &bench,
+        &[&bench[..], &["--json"]].concat(),
+        &["score", "--model", MODEL, "--input", input, "--weights", "attribute-0=1"],
+        &["inspect", "--model", MODEL],
+        &["inspect", "--model", MODEL, "--json"],
+        &["plan", "--model", MODEL],
+        &["plan", "--model", MODEL, "--json"],
+        &["serve", "--model", "echo", "--print-config"],
+    ];
+    for arguments in commands {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_reward-sidecar"));
+        let output = command.args(arguments).env_clear().stdin(Stdio::null()).stdout(writer).output().unwrap();
+        let message = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(128 + 13), "{arguments:?}: {message}");
+        assert!(!message.contains("panicked"), "{arguments:?}: {message}");
+    }
+}
+
+/// The rewards of an earlier run are there until those of the new one are complete.
+#[test]
+fn an_interrupted_run_leaves_the_earlier_rewards_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let rewards = folder.path().join("rewards.jsonl");
+    std::fs::write(&rewards, "earlier\n").unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_reward-sidecar"))
+        .args(["score", "--model", MODEL, "--weights", "attribute-0=1", "--output", rewards.to_str().unwrap()])
+        .env_clear()
+        .stdin(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(b"{\"id\":\"a\",\"input_ids\":[1,2,3]}\n").unwrap();
+    // What has been scored is written before the next line is waited for.
+    let partial = || {
+        let files = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path());
+        files.filter(|path| *path != rewards).find(|path| path.metadata().is_ok_and(|metadata| metadata.len() > 0))
+    };
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while partial().is_none() {
+        assert!(std::time::Instant::now() < end, "nothing was written");
+        std::thread::yield_now();
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(std::fs::read_to_string(&rewards).unwrap(), "earlier\n");
+    assert!(std::fs::read_to_string(partial().unwrap()).unwrap().contains("\"id\":\"a\""));
+}
+
+#[test]
+fn variables_of_others_are_warned_of_and_misspelt_settings_are_errors() {
+    let printed = |variable| run(&["serve", "--model", "echo", "--print-config"], &[(variable, "tcp://10.0.0.7:9464")]);
+    let kubernetes = printed("REWARD_SIDECAR_METRICS_PORT");
+    assert_eq!((kubernetes.status.code(), text(&kubernetes.stderr)), (Some(0), ""));
+    let unknown = printed("REWARD_SIDECAR_IMAGE");
+    assert_eq!(unknown.status.code(), Some(0));
+    let warning = text(&unknown.stderr);
+    assert!(warning.contains("WARN") && warning.contains("no setting 'REWARD_SIDECAR_IMAGE'"), "{warning}");
+    assert_eq!(printed("REWARD_SIDECAR_GRPCS").status.code(), Some(2));
+}

@@ -128,10 +128,129 @@ fn variables_of_others_are_none_of_ours() {
         ("REWARD_SIDECAR_SERVICE_PORT_GRPC", "50051"),
         ("REWARD_SIDECAR_PORT", "tcp://10.0.0.1:50051"),
         ("REWARD_SIDECAR_PORT_50051_TCP_ADDR", "10.0.0.1"),
+        ("REWARD_SIDECAR_METRICS_SERVICE_HOST", "10.0.0.7"),
+        ("REWARD_SIDECAR_METRICS_SERVICE_PORT", "9464"),
+        ("REWARD_SIDECAR_METRICS_SERVICE_PORT_HTTP", "9464"),
+        ("REWARD_SIDECAR_METRICS_PORT", "tcp://10.0.0.7:9464"),
+        ("REWARD_SIDECAR_METRICS_PORT_9464_TCP_PROTO", "tcp"),
         ("PATH", "/bin"),
         ("REWARD", "x"),
     ];
-    assert!(load(None, &kubernetes, &[]).is_ok());
+    assert!(load(None, &kubernetes, &[]).unwrap().unknown_variables.is_empty());
+}
+
+/// What looks like no setting is somebody else's; it is told to the log, and the server starts.
+#[test]
+fn unknown_variables_do_not_keep_anything_from_starting() {
+    let variables = [("REWARD_SIDECAR_IMAGE", "x"), ("REWARD_SIDECAR_COLOUR_OF_THE_SKY", "y")];
+    let loaded = load(None, &variables, &[]).unwrap();
+    assert_eq!(loaded.unknown_variables, ["REWARD_SIDECAR_COLOUR_OF_THE_SKY", "REWARD_SIDECAR_IMAGE"]);
+    assert_eq!(loaded.settings, load(None, &[], &[]).unwrap().settings);
+}
+
+const HUNTER2: &str = "authorization=Bearer hunter2";
+
+/// A file with this content, that lives as long as the folder.
+fn secret_file(content: &[u8]) -> (tempfile::TempDir, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("headers");
+    std::fs::write(&path, content).unwrap();
+    let path = path.to_str().unwrap().to_owned();
+    (folder, path)
+}
+
+#[track_caller]
+fn headers(loaded: Result<Loaded, ConfigError>) -> Option<String> {
+    loaded.unwrap().settings.otlp_headers.map(|secret| secret.reveal().to_owned())
+}
+
+#[test]
+fn a_secret_comes_from_the_file_the_environment_or_a_file_of_its_own() {
+    let variable = [("REWARD_SIDECAR_OTLP_HEADERS", HUNTER2)];
+    let in_file = format!("otlp_headers = '{HUNTER2}'");
+    assert_eq!(headers(load(None, &[], &[])), None);
+    assert_eq!(headers(load(Some(&in_file), &[], &[])).as_deref(), Some(HUNTER2));
+    assert_eq!(headers(load(None, &variable, &[])).as_deref(), Some(HUNTER2));
+    // One line end is the editor's, everything else the secret's.
+    for (content, secret) in [("a=b", "a=b"), ("a=b\n", "a=b"), ("a=b\r\n", "a=b"), ("a=b \n\n", "a=b \n")] {
+        let (_folder, path) = secret_file(content.as_bytes());
+        let by_variable = [("REWARD_SIDECAR_OTLP_HEADERS_FILE", path.as_str())];
+        assert_eq!(headers(load(None, &by_variable, &[])).as_deref(), Some(secret));
+        assert_eq!(headers(load(None, &[], &["--otlp-headers-file", &path])).as_deref(), Some(secret));
+        let by_file = format!("otlp_headers_file = '{path}'");
+        assert_eq!(headers(load(Some(&by_file), &[], &[])).as_deref(), Some(secret));
+        // The later layer counts, and it can switch off.
+        assert_eq!(headers(load(Some(&by_file), &variable, &[])).as_deref(), Some(HUNTER2));
+        assert_eq!(headers(load(Some(&by_file), &[("REWARD_SIDECAR_OTLP_HEADERS", "off")], &[])), None);
+        assert_eq!(headers(load(Some(&in_file), &by_variable, &[])).as_deref(), Some(secret));
+        assert_eq!(headers(load(Some(&by_file), &[], &["--otlp-headers-file", "off"])), None);
+    }
+}
+
+#[test]
+fn nothing_that_is_printed_shows_a_secret() {
+    let (_folder, path) = secret_file(HUNTER2.as_bytes());
+    let variable = [("REWARD_SIDECAR_OTLP_HEADERS", HUNTER2)];
+    let in_file = format!("otlp_headers = '{HUNTER2}'");
+    for (loaded, line) in [
+        (load(Some(&in_file), &[], &[]), "# otlp_headers = \"***\" # file ".to_owned()),
+        (load(None, &variable, &[]), "# otlp_headers = \"***\" # environment REWARD_SIDECAR_OTLP_HEADERS;".to_owned()),
+        (load(None, &[], &["--otlp-headers-file", &path]), format!("otlp_headers_file = \"{path}\" # flag")),
+    ] {
+        let loaded = loaded.unwrap();
+        let printed = loaded.to_toml();
+        assert!(printed.contains(&format!("\n{line}")), "{printed}");
+        for text in [&printed, &format!("{loaded:?}"), &format!("{:#?}", loaded.settings)] {
+            assert!(!text.contains("hunter2"), "{text}");
+        }
+        // What was printed is a configuration; a secret that was given by itself is missing there, one in a file is not.
+        let again = load(Some(&printed), &[], &[]).unwrap_or_else(|e| panic!("{e}\n{printed}"));
+        let expected = loaded.settings.otlp_headers.clone().filter(|_| loaded.settings.otlp_headers_file.is_some());
+        assert_eq!(again.settings.otlp_headers, expected);
+    }
+}
+
+#[test]
+fn errors_about_a_secret_do_not_show_it() {
+    let (folder, path) = secret_file(b"hunter2 \xff");
+    let (_empty, empty) = secret_file(b"\n");
+    let (_long, long) = secret_file(&b"hunter2".repeat(10_000));
+    let missing = folder.path().join("missing").to_str().unwrap().to_owned();
+    let file = |path: &str| vec![("REWARD_SIDECAR_OTLP_HEADERS_FILE", path.to_owned())];
+    let both = [file(&path), vec![("REWARD_SIDECAR_OTLP_HEADERS", "hunter2".into())]].concat();
+    let cases = [
+        ("otlp_headers = ['hunter2']", vec![], "otlp_headers must be text"),
+        ("otlp_headers = {a = 'hunter2'}", vec![], "a value that is not shown"),
+        ("otlp_headers = '***'", vec![], "stands for a secret"),
+        ("threads = 1\notlp_headers = 'hunter2", vec![], "line 2"),
+        ("otlp_headers = hunter2", vec![], "line 1"),
+        ("otlp_headers = 'hunter2' 'hunter2'", vec![], "line 1"),
+        ("otlp_headers = \"hunter2\\q\"", vec![], "line 1"),
+        ("otlp_headers = 'hunter2'\notlp_headers = 'hunter2'", vec![], "line 2"),
+        ("", vec![("REWARD_SIDECAR_OTLP_HEADERS", String::new())], "REWARD_SIDECAR_OTLP_HEADERS"),
+        ("", both, "both set"),
+        ("", file(&path), "it is not UTF-8"),
+        ("", file(&empty), "it is empty"),
+        ("", file(&long), "longer than 65536 bytes"),
+        ("", file(&missing), "No such file"),
+    ];
+    for (file, variables, says) in cases {
+        let variables: Vec<(&str, &str)> = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let error = load(Some(file), &variables, &[]).unwrap_err();
+        let (message, debug) = (error.to_string(), format!("{error:?}"));
+        assert!(message.contains(says), "{message:?} lacks {says:?}");
+        assert!(!message.contains("hunter2") && !debug.contains("hunter2"), "{debug}");
+    }
+    let not_utf8 = std::os::unix::ffi::OsStringExt::from_vec(b"hunter2\xff".to_vec());
+    let error = config::load(&parse::<SERVE>(&[]), [("REWARD_SIDECAR_OTLP_HEADERS".into(), not_utf8)]).unwrap_err();
+    assert!(error.to_string().contains("UTF-8") && !format!("{error} {error:?}").contains("hunter2"), "{error}");
+}
+
+/// Everybody on a machine can read the command line of a process.
+#[test]
+fn a_secret_is_no_flag() {
+    let command = Flags::<SERVE>::augment_args(Command::new("serve").no_binary_name(true));
+    assert!(command.try_get_matches_from(["--otlp-headers", "a=b"]).is_err());
 }
 
 #[test]
@@ -167,6 +286,8 @@ fn limits_have_ceilings_and_zero_is_refused_where_it_makes_no_sense() {
         "queue_rollouts",
         "queue_tokens",
         "stream_in_flight",
+        "grpc_connections",
+        "intake_bytes",
         "shm_lanes",
         "tokenizer_threads",
         "tp",
@@ -180,14 +301,14 @@ fn limits_have_ceilings_and_zero_is_refused_where_it_makes_no_sense() {
         refused(None, &[], &["--shm-ring-bytes", bytes], &["--shm-ring-bytes", "a power of two from 65536", bytes]);
     }
     refused(None, &[], &["--shm-ring-bytes", "536870912"], &["MAX_LANE_RING_BYTES"]);
-    for key in ["threads", "max_wait_ms", "max_bypass", "drain_ms", "shm_spin_us"] {
+    for key in ["threads", "max_wait_ms", "max_bypass", "drain_ms", "watchdog_ms", "known_answer_ms", "shm_spin_us"] {
         assert!(load(Some(&format!("{key} = 0")), &[], &[]).is_ok(), "{key}");
         refused(Some(&format!("{key} = -1")), &[], &[], &[key, "found -1"]);
     }
 }
 
 #[test]
-fn more_ranks_are_not_built_yet() {
+fn ranks_are_counted_from_one() {
     refused(None, &[], &["--tp", "0"], &["a whole number from 1"]);
     assert_eq!(load(None, &[], &["--tp", "8"]).unwrap().settings.tp, 8);
 }

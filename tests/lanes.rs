@@ -137,13 +137,16 @@ async fn every_form_and_option_gives_what_grpc_gives() {
         Rollout { deadline_ms: Some(60_000), priority: -5, group: "g".into(), ..ids([1]) },
         Rollout { traceparent: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".into(), ..ids([1, 2]) },
         Rollout {
-            aggregation: AggregationSpec { weighting: Some("nobody's".into()), ..weights(0.0, 0.0) },
+            aggregation: AggregationSpec { weighting: Some("nobody's".into()), ..weights(0.0, 0.0) }.into(),
             ..ids([1])
         },
-        Rollout { aggregation: AggregationSpec { name: "none".into(), ..AggregationSpec::default() }, ..ids([1]) },
+        Rollout {
+            aggregation: AggregationSpec { name: "none".into(), ..AggregationSpec::default() }.into(),
+            ..ids([1])
+        },
     ];
     // More weightings than a lane's table holds, each used again and again.
-    rollouts.extend((0..1200).map(|n| Rollout { aggregation: weights(f64::from(n % 400), 0.5), ..ids([n, 7]) }));
+    rollouts.extend((0..1200).map(|n| Rollout { aggregation: weights(f64::from(n % 400), 0.5).into(), ..ids([n, 7]) }));
     let lane = connect(&config).await;
     let grpc = format!("grpc://{}", sidecar.grpc_addr().unwrap());
     let grpc = tokio::task::spawn_blocking(move || Client::connect(grpc).unwrap()).await.unwrap();
@@ -382,7 +385,7 @@ async fn weights_that_find_no_room_are_no_hang() {
     let aggregation = AggregationSpec { weights, ..AggregationSpec::default() };
     // 440 of 512 words, and one whose weights take more than what is left.
     let mut rollouts: Vec<Rollout> = (0..11).map(|_| ids(0..64)).collect();
-    rollouts.push(Rollout { aggregation, ..ids([1]) });
+    rollouts.push(Rollout { aggregation: aggregation.into(), ..ids([1]) });
     let budget = Duration::from_millis(200);
     let client =
         Client::builder(format!("shm://{}", path.display())).back_off(BackOff { budget, ..BackOff::default() });

@@ -1,12 +1,16 @@
 //! The server as a supervisor meets it: addresses, readiness, signals, exit codes.
 
+use std::convert::Infallible;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use reward_sidecar::proto::v1;
 use reward_sidecar::proto::v1::reward_service_client::RewardServiceClient;
+use tonic::body::Body;
+use tonic::codegen::{Service, http};
 
 const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/hf/llama3-sharded");
 
@@ -144,7 +148,8 @@ fn accepted_work_is_answered_before_the_end() {
         aggregation: reward_sidecar::rollout::AggregationSpec {
             weights: [("attribute-0".to_owned(), 1.0)].into(),
             ..Default::default()
-        },
+        }
+        .into(),
         ..Default::default()
     };
     runtime.block_on(async {
@@ -204,4 +209,94 @@ fn an_address_that_is_taken_is_said() {
         assert_eq!(output.status.code(), Some(2), "{message}");
         assert!(message.starts_with("error[LISTEN]: cannot listen on 127.0.0.1:"), "{message}");
     }
+}
+
+/// A process that does not outlive its test.
+struct Running(Child);
+
+impl Running {
+    fn end(&mut self) {
+        // It may have ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// A collector that knows nothing of spans: it hands on the headers of each export.
+#[derive(Clone)]
+struct Collector(std::sync::mpsc::Sender<http::HeaderMap>);
+
+impl tonic::server::NamedService for Collector {
+    const NAME: &'static str = "opentelemetry.proto.collector.trace.v1.TraceService";
+}
+
+impl Service<http::Request<Body>> for Collector {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = std::future::Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        // The test ends with what it has seen.
+        let _ = self.0.send(request.headers().clone());
+        std::future::ready(Ok(tonic::Status::unimplemented("it keeps nothing").into_http()))
+    }
+}
+
+/// The collector gets the headers, and nobody else does: not at any level of the log, of whatever library.
+#[test]
+fn the_collectors_headers_reach_it_and_no_log() {
+    let (seen, exports) = std::sync::mpsc::channel();
+    let runtime = runtime();
+    let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+    let collector = format!("http://{}", listener.local_addr().unwrap());
+    let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+    let server = tonic::transport::Server::builder().add_service(Collector(seen));
+    runtime.spawn(server.serve_with_incoming(incoming));
+
+    let folder = tempfile::tempdir().unwrap();
+    let secret = folder.path().join("headers");
+    std::fs::write(&secret, "authorization=Bearer hunter2,x-tenant=hunter3\n").unwrap();
+    let log = folder.path().join("log");
+    let mut process = Running(
+        Command::new(env!("CARGO_BIN_EXE_reward-sidecar"))
+            .args(["serve", "--model", "echo", "--grpc", "off", "--admin", "off", "--log", "trace"])
+            .args(["--shm", folder.path().join("lanes.sock").to_str().unwrap()])
+            .args(["--otlp-endpoint", &collector, "--otlp-headers-file", secret.to_str().unwrap()])
+            .env_clear()
+            .stderr(std::fs::File::create(&log).unwrap())
+            .spawn()
+            .unwrap(),
+    );
+    let lanes = format!("shm://{}", folder.path().join("lanes.sock").display());
+    let builder = reward_sidecar::client::blocking::Client::builder(lanes);
+    let rollout = reward_sidecar::rollout::Rollout {
+        id: "a".into(),
+        input: Some(reward_sidecar::rollout::Input::TokenIds(vec![1, 2, 3])),
+        ..Default::default()
+    };
+    let back_off = reward_sidecar::client::BackOff { budget: PATIENCE, ..Default::default() };
+    let client = builder.back_off(back_off).connect().unwrap();
+    let outcomes = client.score_all(std::sync::Arc::new(vec![rollout]), &mut || true).unwrap();
+    assert!(outcomes[0].is_ok(), "{outcomes:?}");
+
+    let headers = exports.recv_timeout(PATIENCE).unwrap();
+    assert_eq!(
+        (&headers["authorization"], &headers["x-tenant"]),
+        (&"Bearer hunter2".parse().unwrap(), &"hunter3".parse().unwrap())
+    );
+    process.end();
+    let log = std::fs::read_to_string(log).unwrap();
+    assert!(log.contains("TRACE") && log.contains("ready"), "{log}");
+    assert!(!log.contains("hunter"), "{log}");
+    runtime.shutdown_background();
 }

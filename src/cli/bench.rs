@@ -13,6 +13,7 @@ use self::recorded::Recorded;
 use super::engine;
 use super::exit::Exit;
 use super::failure::Failure;
+use super::output;
 use crate::config::{self, Flags, SCORE};
 use crate::telemetry::Telemetry;
 
@@ -51,26 +52,25 @@ enum Via {
 
 impl Bench {
     pub fn run(self) -> Result<Exit, Failure> {
-        let settings = config::load_here(&self.flags)?.settings;
-        let model = settings.model()?;
-        Telemetry::start(&settings.log, None)?;
-        let workloads = match self.input.is_empty() {
-            true => vec![workload::independent(), workload::groups()],
-            false => self.input.iter().map(|path| workload::read(path)).collect::<Result<_, _>>()?,
+        let loaded = config::load_here(&self.flags)?;
+        let model = loaded.settings.model()?;
+        Telemetry::logs(&loaded)?;
+        let workloads = if self.input.is_empty() {
+            vec![workload::independent(), workload::groups()]
+        } else {
+            self.input.iter().map(|path| workload::read(path)).collect::<Result<_, _>>()?
         };
         let started = Instant::now();
         let engine = Recorded::new(engine::load(&model)?);
         let loading = started.elapsed();
-        let measurement = Measurement::start(&settings, self.via, engine, loading)?;
+        let measurement = Measurement::start(&loaded.settings, self.via, engine, loading)?;
         let measured = workloads
             .into_iter()
             .map(|workload| measurement.workload(workload, self.repeat))
             .collect::<Result<Vec<_>, _>>()?;
         let report = measurement.finish(measured)?;
-        match self.json {
-            true => println!("{:#}", report.to_json()),
-            false => print!("{report}"),
-        }
+        let text = if self.json { format!("{:#}\n", report.to_json()) } else { report.to_string() };
+        output::print(&text)?;
         Ok(Exit::DONE)
     }
 }

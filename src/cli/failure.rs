@@ -37,12 +37,22 @@ impl Failure {
         Self::Fatal { code: "INTERNAL", message: message.into(), exit: Exit::INTERNAL }
     }
 
+    /// The sidecar could be trusted no longer.
+    pub fn failed(reason: &str) -> Self {
+        Self::Fatal { code: "FAILED", message: reason.to_owned(), exit: Exit::INTERNAL }
+    }
+
     /// Writing data failed.
     pub fn output(name: &str, error: &io::Error) -> Self {
         match error.kind() {
             ErrorKind::BrokenPipe => Self::NoReader,
             _ => Self::Fatal { code: "OUTPUT", message: format!("cannot write {name}: {error}"), exit: Exit::INTERNAL },
         }
+    }
+
+    /// Data that was written cannot be put where it belongs.
+    pub fn output_lost(message: String) -> Self {
+        Self::Fatal { code: "OUTPUT", message, exit: Exit::INTERNAL }
     }
 
     /// Says what went wrong.
@@ -77,7 +87,7 @@ impl From<StartError> for Failure {
             StartError::Listen { .. } => Self::usage("LISTEN", error.to_string()),
             StartError::Text(_) => Self::usage("MODEL", error.to_string()),
             StartError::Lanes(_) => Self::usage("CONFIG", error.to_string()),
-            StartError::Thread(_) => Self::internal(error.to_string()),
+            StartError::Engine(_) | StartError::Thread(_) => Self::internal(error.to_string()),
         }
     }
 }

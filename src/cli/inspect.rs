@@ -1,12 +1,12 @@
 //! `inspect`: what a model is, before anything is asked of it.
 
 use std::fmt::{Display, Write as _};
-use std::io::Write as _;
 
 use serde::Serialize;
 
 use super::exit::Exit;
 use super::failure::Failure;
+use super::output;
 use crate::config::{self, Flags, INSPECT};
 use crate::engine::{Bos, Engine as _, ReadAt, ReadPolicy};
 use crate::model::{ModelEngine, Report};
@@ -36,9 +36,9 @@ struct Inspected<'a> {
 
 impl Inspect {
     pub fn run(self) -> Result<Exit, Failure> {
-        let settings = config::load_here(&self.flags)?.settings;
-        let model = settings.model()?;
-        Telemetry::start(&settings.log, None)?;
+        let loaded = config::load_here(&self.flags)?;
+        let model = loaded.settings.model()?;
+        Telemetry::logs(&loaded)?;
         let engine = ModelEngine::load(&model)?;
         let inspected = Inspected { report: &engine.report(), template: engine.card().text.chat_template.as_deref() };
         let text = if self.json {
@@ -47,7 +47,7 @@ impl Inspect {
         } else {
             to_text(&inspected)
         };
-        std::io::stdout().write_all(text.as_bytes()).map_err(|error| Failure::output("standard output", &error))?;
+        output::print(&text)?;
         Ok(Exit::DONE)
     }
 }
@@ -133,9 +133,10 @@ fn reads(policy: &ReadPolicy) -> String {
         ReadAt::LastToken => "at the last token".to_owned(),
         ReadAt::EveryToken { token, reduce } => format!("at every token {token}, rollout by {}", name_of(&reduce)),
     };
-    let forms = match policy.text_only {
-        true => "but for token ids, which are read at their last one",
-        false => "be it behind text or token ids",
+    let forms = if policy.text_only {
+        "but for token ids, which are read at their last one"
+    } else {
+        "be it behind text or token ids"
     };
     if let Some(token) = policy.append {
         let _ = write!(words, ", which is {token}: appended where it is missing, {forms}");

@@ -1,7 +1,7 @@
 //! The command line: one file per sub-command. Data on stdout, everything else on stderr.
 //!
 //! It is part of the library so that the binary and the Python package's console script are one program. Nothing in it
-//! ends the process: whoever called it gets the exit code.
+//! ends the process: the caller gets the exit code.
 
 mod bench;
 mod engine;
@@ -9,6 +9,7 @@ mod exit;
 mod failure;
 mod inspect;
 mod lines;
+mod output;
 mod pipeline;
 mod plan;
 mod progress;
@@ -42,7 +43,8 @@ struct Cli {
 
 const AFTER_HELP: &str = "\
 Every setting has one name in three places: max_batch_tokens in the file, REWARD_SIDECAR_MAX_BATCH_TOKENS in the
-environment, --max-batch-tokens as a flag. File < environment < flags.
+environment, --max-batch-tokens as a flag. File < environment < flags. Secrets have no flag, but a file of their own:
+otlp_headers, or --otlp-headers-file FILE.
 
 Exit codes:
   0  done; for score: all rollouts scored

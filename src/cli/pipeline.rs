@@ -1,31 +1,24 @@
 //! From line to line: a reader, a submitter and a writer with bounded room between them, so that memory does not grow
 //! with the file. Answers come in any order and are written in the order of the input.
 
-use std::collections::{HashSet, VecDeque};
-use std::io::{self, BufRead, Write};
+mod reader;
+mod writer;
+
+use std::io::{BufRead, Write};
 use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
+use self::reader::Read;
+use self::writer::Pending;
 use super::failure::Failure;
-use super::lines::Lines;
 use super::progress::Progress;
-use super::rewards_file;
-use super::rollout_file::{self, Parsed};
-use crate::engine::ModelCard;
-use crate::limits;
-use crate::reward::{Code, Outcome, Rejection};
 use crate::rollout::AggregationSpec;
 use crate::sidecar::{Identity, Interest, Sidecar, Ticket};
 
 /// Lines that are read ahead: enough that the reader never holds up the rest.
 const READ_AHEAD: usize = 16;
-
-/// Within so many lines an id may be used once. A file may be longer than the memory, so not all can be remembered;
-/// the number is fixed, so that the same file always gives the same answers.
-const DISTINCT_IDS: usize = 1 << 16;
 
 /// What is to be scored, and how.
 pub struct Job {
@@ -45,21 +38,6 @@ pub struct Job {
     pub submissions: usize,
 }
 
-/// A line that was read.
-struct Read {
-    number: u64,
-    consumed: u64,
-    parsed: Parsed,
-}
-
-/// A line whose answer is on its way.
-struct Pending {
-    number: u64,
-    consumed: u64,
-    id: Option<String>,
-    outcome: oneshot::Receiver<Outcome>,
-}
-
 /// Scores the whole input. Every line has been answered and written when this returns without an error.
 pub async fn run(sidecar: &Sidecar, job: Job, progress: Progress) -> Result<Progress, Failure> {
     let Job { input, output, input_name, output_name, defaults, window, submissions } = job;
@@ -72,14 +50,14 @@ pub async fn run(sidecar: &Sidecar, job: Job, progress: Progress) -> Result<Prog
     std::thread::Builder::new()
         .name("reader".into())
         .spawn(move || {
-            if let Err(e) = read(input, &read_to) {
+            if let Err(e) = reader::read(input, &read_to) {
                 // Fails only where nobody waits for it any more.
                 let _ = read_error_to.send(e);
             }
         })
         .map_err(|e| Failure::internal(format!("cannot start a thread: {e}")))?;
     let card = intake.card().clone();
-    let writer = tokio::task::spawn_blocking(move || write(pending, output, &card, progress));
+    let writer = tokio::task::spawn_blocking(move || writer::write(pending, output, &card, progress));
 
     let interest = Interest::of(&Identity::new("file", None));
     let permits = Arc::new(Semaphore::new(submissions));
@@ -93,8 +71,9 @@ pub async fn run(sidecar: &Sidecar, job: Job, progress: Progress) -> Result<Prog
         match parsed.rollout {
             Ok(mut rollout) => {
                 if rollout.aggregation.weights.is_empty() && rollout.aggregation.weighting.is_none() {
-                    rollout.aggregation.weights = defaults.weights.clone();
-                    rollout.aggregation.weighting = defaults.weighting.clone();
+                    let aggregation = Arc::make_mut(&mut rollout.aggregation);
+                    aggregation.weights = defaults.weights.clone();
+                    aggregation.weighting = defaults.weighting.clone();
                 }
                 // Fails only where the writer is gone.
                 let ticket = Ticket::new(interest.clone(), move |outcome| drop(answer.send(outcome)));
@@ -122,97 +101,9 @@ pub async fn run(sidecar: &Sidecar, job: Job, progress: Progress) -> Result<Prog
     }
 }
 
-/// Reads and parses until the input or the interest in it ends.
-fn read(input: Box<dyn BufRead + Send>, read_to: &mpsc::Sender<Read>) -> io::Result<()> {
-    let mut lines = Lines::new(input, limits::MAX_MESSAGE_BYTES);
-    let mut recent = RecentIds::default();
-    while let Some(line) = lines.next()? {
-        let mut parsed = match &line.bytes {
-            Some(bytes) => rollout_file::parse(bytes, line.number),
-            None => {
-                let message = format!("line {}: longer than {} bytes", line.number, limits::MAX_MESSAGE_BYTES);
-                Parsed { id: None, rollout: Err(Rejection::new(Code::TooLong, message)) }
-            }
-        };
-        if let Ok(rollout) = &parsed.rollout
-            && !recent.insert(&rollout.id)
-        {
-            let message = format!("id: '{}' was used by an earlier line", rollout.id);
-            parsed.rollout = Err(Rejection::new(Code::DuplicateId, message));
-        }
-        if read_to.blocking_send(Read { number: line.number, consumed: line.consumed, parsed }).is_err() {
-            break;
-        }
-    }
-    Ok(())
-}
-
-/// Writes answers in the order of the lines. What is ready is flushed before anything is waited for.
-fn write(
-    mut pending: mpsc::Receiver<Pending>,
-    mut output: Box<dyn Write + Send>,
-    card: &ModelCard,
-    mut progress: Progress,
-) -> io::Result<Progress> {
-    loop {
-        let next = match pending.try_recv() {
-            Ok(next) => next,
-            Err(TryRecvError::Disconnected) => break,
-            Err(TryRecvError::Empty) => {
-                output.flush()?;
-                match pending.blocking_recv() {
-                    Some(next) => next,
-                    None => break,
-                }
-            }
-        };
-        let Pending { number, consumed, id, mut outcome } = next;
-        let outcome = match outcome.try_recv() {
-            Ok(outcome) => outcome,
-            Err(oneshot::error::TryRecvError::Empty) => {
-                output.flush()?;
-                outcome.blocking_recv().unwrap_or_else(|_| lost())
-            }
-            Err(oneshot::error::TryRecvError::Closed) => lost(),
-        };
-        rewards_file::write(&mut output, card, id.as_deref(), number, &outcome)?;
-        progress.answered(&outcome, consumed);
-    }
-    output.flush()?;
-    Ok(progress)
-}
-
-/// A ticket answers even when dropped, so this takes a panic in its task.
-fn lost() -> Outcome {
-    Err(Rejection::new(Code::Lost, "the process lost this rollout; please report it as a bug"))
-}
-
-/// The ids of the last [`DISTINCT_IDS`] rollouts.
-#[derive(Default)]
-struct RecentIds {
-    order: VecDeque<Arc<str>>,
-    ids: HashSet<Arc<str>>,
-}
-
-impl RecentIds {
-    /// False where the id is among them.
-    fn insert(&mut self, id: &str) -> bool {
-        let id: Arc<str> = id.into();
-        if !self.ids.insert(id.clone()) {
-            return false;
-        }
-        self.order.push_back(id);
-        if self.order.len() > DISTINCT_IDS
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.ids.remove(&oldest);
-        }
-        true
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::io;
     use std::sync::Mutex;
 
     use super::*;
@@ -397,40 +288,5 @@ mod tests {
         };
         assert!(message.contains("the disk is gone"), "{message}");
         assert_eq!(answers(&output)[0]["reward"], 1.0);
-    }
-
-    #[test]
-    fn recent_ids_are_bounded_and_distinct() {
-        let mut recent = RecentIds::default();
-        assert!(recent.insert("first") && !recent.insert("first"));
-        for i in 0..DISTINCT_IDS {
-            assert!(recent.insert(&i.to_string()));
-        }
-        assert!(recent.insert("first"), "the oldest is forgotten");
-        assert!(!recent.insert(&(DISTINCT_IDS - 1).to_string()));
-        assert_eq!((recent.order.len(), recent.ids.len()), (DISTINCT_IDS, DISTINCT_IDS));
-    }
-
-    #[test]
-    fn reading_rejects_what_it_must_and_goes_on() {
-        let input =
-            b"{\"id\":\"a\",\"text\":\"t\"}\n\nnonsense\n{\"id\":\"a\",\"text\":\"u\"}\n{\"id\":\"b\",\"text\":\"v\"}";
-        let (to, mut from) = mpsc::channel(READ_AHEAD);
-        read(Box::new(&input[..]), &to).unwrap();
-        drop(to);
-        let mut found = Vec::new();
-        while let Some(read) = from.blocking_recv() {
-            found.push((read.number, read.parsed.id, read.parsed.rollout.err().map(|rejection| rejection.code)));
-        }
-        let id = |id: &str| Some(id.to_owned());
-        assert_eq!(
-            found,
-            [
-                (1, id("a"), None),
-                (3, None, Some(Code::Malformed)),
-                (4, id("a"), Some(Code::DuplicateId)),
-                (5, id("b"), None),
-            ]
-        );
     }
 }

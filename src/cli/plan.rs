@@ -2,12 +2,12 @@
 
 mod text;
 
-use std::io::Write as _;
-
 use super::exit::Exit;
 use super::failure::Failure;
+use super::output;
 use crate::config::{self, ConfigError, Flags, INSPECT};
 use crate::model::plan::{Dtype, Gpu, PlanError, Request, plan};
+use crate::telemetry::Telemetry;
 
 /// Plan for a model from its configuration alone: weights, bytes per rank, operations, traffic, rates, what fits where.
 ///
@@ -72,7 +72,9 @@ impl From<PlanError> for Failure {
 
 impl PlanCommand {
     pub fn run(self) -> Result<Exit, Failure> {
-        let settings = config::load_here(&Flags::<INSPECT>::default())?.settings;
+        let loaded = config::load_here(&Flags::<INSPECT>::default())?;
+        Telemetry::logs(&loaded)?;
+        let settings = loaded.settings;
         let model = self.model.unwrap_or(settings.model);
         if model.is_empty() {
             return Err(ConfigError::NoModel.into());
@@ -95,7 +97,7 @@ impl PlanCommand {
         } else {
             text::of(&plan)
         };
-        std::io::stdout().write_all(text.as_bytes()).map_err(|error| Failure::output("standard output", &error))?;
+        output::print(&text)?;
         Ok(Exit::DONE)
     }
 }

@@ -1,175 +1,38 @@
-//! The rewards file: one JSON object per line, in the order of the rollout file. Floats are written with the fewest
-//! digits that read back to the same float32.
+//! The rewards file: one answer per line, in the order of the rollout file.
 
 use std::io::{self, Write};
 
-use serde::Serialize;
-use serde::ser::{SerializeMap as _, Serializer};
-
 use crate::engine::ModelCard;
-use crate::reward::{Outcome, ReadRewards, Rejection, Rewards};
+use crate::json::rewards::Answer;
+use crate::reward::Outcome;
 
-/// Writes the answer to one line. `line` finds a rollout that has no id.
+/// Writes the answer to one line of the rollout file, whose `number` finds a rollout that has no id.
 pub fn write(
     output: &mut impl Write,
     card: &ModelCard,
     id: Option<&str>,
-    line: u64,
+    number: u64,
     outcome: &Outcome,
 ) -> io::Result<()> {
-    match outcome {
-        Ok(rewards) => serde_json::to_writer(&mut *output, &Scored::new(card, id, rewards)),
-        Err(rejection) => {
-            let line = id.is_none().then_some(line);
-            serde_json::to_writer(&mut *output, &Rejected { id, line, error: Error::new(rejection) })
-        }
-    }
-    .map_err(io::Error::from)?;
+    Answer { card, id, line: Some(number), outcome }.write(&mut *output)?;
     output.write_all(b"\n")
-}
-
-#[derive(Serialize)]
-struct Scored<'a> {
-    id: Option<&'a str>,
-    reward: f32,
-    attributes: Attributes<'a>,
-    tokens: u32,
-    truncated: bool,
-    model_version: &'a str,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    reads: Vec<Read<'a>>,
-}
-
-impl<'a> Scored<'a> {
-    fn new(card: &'a ModelCard, id: Option<&'a str>, rewards: &'a Rewards) -> Self {
-        Self {
-            id,
-            reward: rewards.reward,
-            attributes: Attributes { names: &card.attributes, values: &rewards.attributes },
-            tokens: rewards.tokens,
-            truncated: rewards.truncated,
-            model_version: &rewards.model_version,
-            reads: rewards.reads.iter().map(|read| Read::new(card, read)).collect(),
-        }
-    }
-}
-
-/// One of several reads.
-#[derive(Serialize)]
-struct Read<'a> {
-    tokens: u32,
-    reward: f32,
-    attributes: Attributes<'a>,
-}
-
-impl<'a> Read<'a> {
-    fn new(card: &'a ModelCard, read: &'a ReadRewards) -> Self {
-        let attributes = Attributes { names: &card.attributes, values: &read.attributes };
-        Self { tokens: read.tokens, reward: read.reward, attributes }
-    }
-}
-
-/// An object in the order of the card.
-struct Attributes<'a> {
-    names: &'a [String],
-    values: &'a [f32],
-}
-
-impl Serialize for Attributes<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(self.names.len()))?;
-        for (name, value) in self.names.iter().zip(self.values) {
-            map.serialize_entry(name, value)?;
-        }
-        map.end()
-    }
-}
-
-#[derive(Serialize)]
-struct Rejected<'a> {
-    id: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    line: Option<u64>,
-    error: Error<'a>,
-}
-
-#[derive(Serialize)]
-struct Error<'a> {
-    code: &'static str,
-    message: &'a str,
-}
-
-impl<'a> Error<'a> {
-    fn new(rejection: &'a Rejection) -> Self {
-        Self { code: rejection.code.name(), message: &rejection.message }
-    }
 }
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
     use crate::engine::{EchoEngine, Engine as _};
-    use crate::reward::Code;
+    use crate::reward::{Code, Rejection};
 
-    fn written(id: Option<&str>, outcome: &Outcome) -> String {
+    #[test]
+    fn an_answer_is_a_line() {
         let mut output = Vec::new();
-        write(&mut output, EchoEngine::new(8).card(), id, 12, outcome).unwrap();
-        String::from_utf8(output).unwrap()
-    }
-
-    fn rewards(reward: f32, attributes: Vec<f32>) -> Outcome {
-        let model_version = "v1".into();
-        Ok(Rewards {
-            reward,
-            attributes,
-            tokens: 57,
-            truncated: false,
-            model_version,
-            generation: 1,
-            queue_ns: 1,
-            forward_ns: 2,
-            reads: Vec::new(),
-        })
-    }
-
-    #[test]
-    fn the_format() {
-        assert_eq!(
-            written(Some("a\"1"), &rewards(1.234, vec![2.1, 0.5])),
-            "{\"id\":\"a\\\"1\",\"reward\":1.234,\"attributes\":{\"length\":2.1,\"checksum\":0.5},\"tokens\":57,\
-             \"truncated\":false,\"model_version\":\"v1\"}\n"
-        );
         let rejection = Err(Rejection::new(Code::TooLong, "too\nlong"));
-        assert_eq!(
-            written(Some("a9"), &rejection),
-            "{\"id\":\"a9\",\"error\":{\"code\":\"TOO_LONG\",\"message\":\"too\\nlong\"}}\n"
-        );
-        assert!(written(None, &rejection).starts_with("{\"id\":null,\"line\":12,\"error\":{"));
-    }
-
-    #[test]
-    fn several_reads_are_listed() {
-        let read = |tokens, reward| ReadRewards { tokens, attributes: vec![reward, 0.25], reward };
-        let outcome = rewards(2.0, vec![2.0, 0.5]).map(|r| Rewards { reads: vec![read(3, 0.5), read(57, 2.0)], ..r });
-        let line = written(Some("a"), &outcome);
-        let reads = "\"reads\":[{\"tokens\":3,\"reward\":0.5,\"attributes\":{\"length\":0.5,\"checksum\":0.25}},\
-                     {\"tokens\":57,\"reward\":2.0,\"attributes\":{\"length\":2.0,\"checksum\":0.25}}]}\n";
-        assert!(line.ends_with(reads), "{line}");
-    }
-
-    proptest! {
-        #[test]
-        fn floats_read_back_to_the_same_bits(bits in any::<u32>()) {
-            let value = f32::from_bits(bits);
-            prop_assume!(value.is_finite());
-            let line: serde_json::Value = serde_json::from_str(&written(Some("a"), &rewards(value, vec![value, value]))).unwrap();
-            for number in [&line["reward"], &line["attributes"]["length"]] {
-                // As a reader would: through float64, or as text.
-                prop_assert_eq!((number.as_f64().unwrap() as f32).to_bits(), bits);
-                prop_assert_eq!(number.to_string().parse::<f32>().unwrap().to_bits(), bits);
-            }
+        for id in [Some("a"), None] {
+            write(&mut output, EchoEngine::new(8).card(), id, 12, &rejection).unwrap();
         }
+        let expected = "{\"id\":\"a\",\"error\":{\"code\":\"TOO_LONG\",\"message\":\"too\\nlong\"}}\n\
+                        {\"id\":null,\"line\":12,\"error\":{\"code\":\"TOO_LONG\",\"message\":\"too\\nlong\"}}\n";
+        assert_eq!(String::from_utf8(output).unwrap(), expected);
     }
 }

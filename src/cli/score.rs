@@ -1,12 +1,13 @@
 //! `score`: a rollout file in, a rewards file out, in one process.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::io::{self, BufRead, BufReader, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use super::exit::Exit;
 use super::failure::Failure;
+use super::output::{Output, is_standard};
 use super::pipeline::{self, Job};
 use super::progress::Progress;
 use super::weights::Weights;
@@ -29,7 +30,7 @@ pub struct Score {
     /// Rollout file; - is standard input
     #[arg(long, value_name = "FILE", default_value = "-")]
     input: PathBuf,
-    /// Rewards file; - is standard output
+    /// Rewards file; - is standard output. An earlier file stays whole until the new one is complete
     #[arg(long, value_name = "FILE", default_value = "-")]
     output: PathBuf,
     /// One of the model's weightings, for rollouts that bring neither weights nor weighting
@@ -71,9 +72,9 @@ impl Score {
             Some(Origin::Default) | None => PATIENCE_MS,
             Some(_) => loaded.settings.max_wait_ms,
         };
+        let model = loaded.settings.model()?;
+        Telemetry::logs(&loaded)?;
         let settings = loaded.settings;
-        let model = settings.model()?;
-        Telemetry::start(&settings.log, None)?;
         let (input, input_bytes) = open_input(&self.input)?;
         refuse_to_overwrite_the_input(&self.input, &self.output)?;
 
@@ -87,20 +88,27 @@ impl Score {
         if self.weights.is_some() || self.weighting.is_some() {
             check_weights(&defaults, &card)?;
         }
-        // Only now: a mistake above must not cost anybody an earlier result.
-        let output = create_output(&self.output)?;
+        // Only now: what cannot be replaced is written in place, and a mistake above must not cost anybody an earlier result.
+        let output = Output::open(&self.output)?;
+        let writer = output.writer()?;
 
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()
             .map_err(|e| Failure::internal(format!("cannot start the runtime: {e}")))?;
-        let config =
-            sidecar::Config { grpc: None, uds: None, shm: None, max_wait_ms: patience_ms, ..settings.sidecar() };
+        let config = sidecar::Config {
+            grpc: None,
+            uds: None,
+            shm: None,
+            max_wait_ms: patience_ms,
+            known_answer_ms: 0,
+            ..settings.sidecar()
+        };
         let scored = runtime.block_on(async {
             let sidecar = Sidecar::start(config, engine).await?;
             let job = Job {
                 input,
-                output,
+                output: writer,
                 input_name: self.input.display().to_string(),
                 output_name: self.output.display().to_string(),
                 defaults,
@@ -118,6 +126,7 @@ impl Score {
         // The reader may wait on a standard input that never ends.
         runtime.shutdown_background();
         let progress = scored?;
+        output.finish()?;
         let code = if progress.all_scored() { Exit::DONE } else { Exit::SOME_REJECTED };
         // The summary is for people; where stderr is gone, none are there.
         let _ = writeln!(io::stderr(), "{}", progress.finish());
@@ -137,10 +146,6 @@ fn check_weights(defaults: &AggregationSpec, card: &ModelCard) -> Result<(), Fai
     })
 }
 
-fn is_standard(path: &Path) -> bool {
-    path.as_os_str() == "-"
-}
-
 /// The input, and its size where that is known.
 fn open_input(path: &Path) -> Result<(Box<dyn BufRead + Send>, Option<u64>), Failure> {
     if is_standard(path) {
@@ -153,15 +158,6 @@ fn open_input(path: &Path) -> Result<(Box<dyn BufRead + Send>, Option<u64>), Fai
         return Err(fail(io::ErrorKind::IsADirectory.into()));
     }
     Ok((Box::new(BufReader::with_capacity(1 << 16, file)), metadata.is_file().then_some(metadata.len())))
-}
-
-fn create_output(path: &Path) -> Result<Box<dyn Write + Send>, Failure> {
-    if is_standard(path) {
-        return Ok(Box::new(BufWriter::new(io::stdout())));
-    }
-    let file =
-        File::create(path).map_err(|e| Failure::usage("OUTPUT", format!("cannot write {}: {e}", path.display())))?;
-    Ok(Box::new(BufWriter::new(file)))
 }
 
 fn refuse_to_overwrite_the_input(input: &Path, output: &Path) -> Result<(), Failure> {

@@ -1,6 +1,6 @@
 //! `serve`: the sidecar behind its transports, until a signal.
 
-use std::io::Write as _;
+use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -9,7 +9,8 @@ use tracing::{info, warn};
 use super::engine;
 use super::exit::Exit;
 use super::failure::Failure;
-use crate::config::{self, Flags, Loaded, SERVE, Settings};
+use super::output;
+use crate::config::{self, Flags, SERVE, Settings};
 use crate::model;
 use crate::sidecar::admin::{Admin, Readiness};
 use crate::sidecar::{Sidecar, StartError, metrics};
@@ -20,8 +21,11 @@ use crate::telemetry::Telemetry;
 /// The whole configuration is checked before the model is loaded, and the model is loaded before a port for rollouts is
 /// opened. Meanwhile the admin port answers /health (200) and /ready (503 until rollouts may be sent).
 ///
-/// SIGTERM or SIGINT drains: new work is refused, accepted work is answered, exit 0. A second signal ends at once
-/// (exit 128+n), a drain longer than drain_ms ends with exit 3.
+/// SIGTERM, SIGINT or SIGHUP drains: new work is refused, accepted work is answered and its answers are read, exit 0. A second
+/// signal ends at once (exit 128+n), a drain longer than drain_ms ends with exit 3.
+///
+/// A sidecar that can be trusted no longer (a thread of its own panicked, the engine fails again and again, a pass outlasts
+/// watchdog_ms, a known answer is another one) says so at /ready and in the log, and ends with exit 3.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
 pub struct Serve {
@@ -45,9 +49,11 @@ impl Serve {
     pub fn run(self) -> Result<Exit, Failure> {
         let loaded = config::load_here(&self.flags)?;
         if self.print_config {
-            return print(&loaded);
+            Telemetry::logs(&loaded)?;
+            output::print(&loaded.to_toml())?;
+            return Ok(Exit::DONE);
         }
-        let settings = loaded.settings;
+        let settings = &loaded.settings;
         let model = settings.model()?;
         settings.check_listens()?;
 
@@ -57,9 +63,9 @@ impl Serve {
             .map_err(|e| Failure::internal(format!("cannot start the runtime: {e}")))?;
         let telemetry = {
             let _inside = runtime.enter();
-            Telemetry::start(&settings.log, settings.otlp_endpoint.as_deref())?
+            Telemetry::logs_and_spans(&loaded)?
         };
-        let done = runtime.block_on(serve(&settings, model));
+        let done = runtime.block_on(serve(settings, model));
         if !matches!(done, Err(Failure::Signal(_))) {
             telemetry.shutdown();
         }
@@ -108,7 +114,17 @@ async fn serve(settings: &Settings, model: model::Config) -> Result<(), Failure>
     set_ready(&admin, Readiness::Ready);
     info!("ready");
 
-    let first = signals.next().await;
+    let first = tokio::select! {
+        signal = signals.next() => signal,
+        reason = sidecar.health().failed() => {
+            set_ready(&admin, Readiness::Failed(Arc::clone(&reason)));
+            // What is accepted gets its answer, where it still can.
+            if let Err(error) = sidecar.end().await {
+                warn!("{error}");
+            }
+            return Err(Failure::failed(&reason));
+        }
+    };
     set_ready(&admin, Readiness::Draining);
     info!("{first}: draining, for at most {} ms; a second signal ends at once", settings.drain_ms);
     tokio::select! {
@@ -133,23 +149,18 @@ fn set_ready(admin: &Option<Admin>, readiness: Readiness) {
     }
 }
 
-fn print(loaded: &Loaded) -> Result<Exit, Failure> {
-    std::io::stdout()
-        .write_all(loaded.to_toml().as_bytes())
-        .map_err(|error| Failure::output("standard output", &error))?;
-    Ok(Exit::DONE)
-}
-
-/// The two requests to stop.
+/// The requests to stop.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hang_up: Signal,
 }
 
 #[derive(Debug, Clone, Copy)]
 enum Stop {
     Terminate,
     Interrupt,
+    HangUp,
 }
 
 impl Stop {
@@ -157,6 +168,7 @@ impl Stop {
         match self {
             Stop::Terminate => 15,
             Stop::Interrupt => 2,
+            Stop::HangUp => 1,
         }
     }
 }
@@ -166,19 +178,26 @@ impl std::fmt::Display for Stop {
         f.write_str(match self {
             Stop::Terminate => "SIGTERM",
             Stop::Interrupt => "SIGINT",
+            Stop::HangUp => "SIGHUP",
         })
     }
 }
 
 impl Signals {
     fn new() -> std::io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            // A terminal that was closed must not end the server differently from SIGTERM.
+            hang_up: signal(SignalKind::hangup())?,
+        })
     }
 
     async fn next(&mut self) -> Stop {
         tokio::select! {
             _ = self.terminate.recv() => Stop::Terminate,
             _ = self.interrupt.recv() => Stop::Interrupt,
+            _ = self.hang_up.recv() => Stop::HangUp,
         }
     }
 }

@@ -13,13 +13,37 @@ pub enum ConfigError {
         /// The system's reason.
         source: std::io::Error,
     },
-    /// The configuration file is not TOML.
-    #[error("the configuration file {} is not valid TOML: {message}", path.display())]
+    /// The configuration file is not TOML. The line itself is not shown: it may hold a secret.
+    #[error("the configuration file {} is not valid TOML at line {line}, column {column}: {message}", path.display())]
     Syntax {
         /// The file.
         path: PathBuf,
-        /// The parser's account, with line and column.
+        /// Counted from 1.
+        line: usize,
+        /// In characters, counted from 1.
+        column: usize,
+        /// The parser's account.
         message: String,
+    },
+    /// The file of a secret cannot be read, or holds none.
+    #[error("{origin}: cannot take {key} from {}: {source}", path.display())]
+    SecretFile {
+        /// The source that names the file.
+        origin: String,
+        /// The setting that the file is for.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The reason, without anything of the content.
+        source: std::io::Error,
+    },
+    /// A secret and its file, both in one source.
+    #[error("{origin}: {key} and {key}_file are both set; set one of them")]
+    SecretTwice {
+        /// The source.
+        origin: String,
+        /// The setting.
+        key: &'static str,
     },
     /// A key that does not exist.
     #[error("{origin}: there is no setting '{key}'{}", hint(.nearest))]

@@ -3,9 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use clap::{Arg, ArgMatches, Command, FromArgMatches};
 
+use super::key::Key;
 use super::keys::KEYS;
 
 /// The flags of the command `COMMAND` ([`super::SERVE`], ...), for `#[command(flatten)]`.
@@ -25,6 +27,13 @@ impl<const COMMAND: u8> Flags<COMMAND> {
     }
 }
 
+/// [`Key::flag`], for the command-line parser, which wants names that live as long as the process.
+fn flag(key: &Key) -> &'static str {
+    static FLAGS: LazyLock<BTreeMap<&'static str, String>> =
+        LazyLock::new(|| KEYS.iter().map(|key| (key.name, key.flag())).collect());
+    &FLAGS[key.name]
+}
+
 impl<const COMMAND: u8> clap::Args for Flags<COMMAND> {
     fn augment_args(command: Command) -> Command {
         let config = Arg::new("config")
@@ -39,7 +48,7 @@ impl<const COMMAND: u8> clap::Args for Flags<COMMAND> {
                 value => format!(" [default: {value}]"),
             };
             command.arg(
-                Arg::new(key.name).long(key.flag()).value_name(key.value_name).help(format!("{}{default}", key.about)),
+                Arg::new(key.name).long(flag(key)).value_name(key.value_name).help(format!("{}{default}", key.about)),
             )
         })
     }

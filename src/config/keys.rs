@@ -1,164 +1,15 @@
 //! The table of settings: one row each. The file, the environment, the flags, their help and `--print-config` are all
 //! made from it.
 
-use std::net::SocketAddr;
-use std::sync::LazyLock;
-
 use toml::Value;
 
+use super::key::{INSPECT, Key, Kind, OFF, SCORE, SERVE};
 use crate::limits;
 use crate::model::{DeviceChoice, Dtype};
 use crate::sidecar::{self, OverLong};
 
-/// Commands that take a setting as a flag, as a set of bits.
-pub const SERVE: u8 = 1;
-/// See [`SERVE`].
-pub const SCORE: u8 = 2;
-/// See [`SERVE`].
-pub const INSPECT: u8 = 4;
-
-/// What a switched-off optional setting says.
-pub(super) const OFF: &str = "off";
-
 /// The demo model keeps some 4,800 tokens in that: more than a micro-batch has.
 const DEFAULT_PREFIX_CACHE_BYTES: usize = 128 << 20;
-
-/// What begins every environment variable of ours.
-pub(super) const ENVIRONMENT_PREFIX: &str = "REWARD_SIDECAR_";
-
-/// One setting.
-#[derive(Debug)]
-pub(super) struct Key {
-    /// Its name in the file; flag and environment variable are spelt after it.
-    pub name: &'static str,
-    pub kind: Kind,
-    pub default: fn() -> Value,
-    /// The commands that have a flag for it; a file or the environment may set it for any.
-    pub commands: u8,
-    /// Placeholder in the help.
-    pub value_name: &'static str,
-    /// One line, for the help and a printed configuration.
-    pub about: &'static str,
-}
-
-/// What values a setting takes.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Kind {
-    /// Any text that is not empty.
-    Text,
-    /// A path, or text beside [`OFF`] that is not empty.
-    PathOrOff,
-    /// `IP:PORT`, or [`OFF`].
-    AddressOrOff,
-    /// `http://HOST:PORT`, or [`OFF`].
-    EndpointOrOff,
-    /// Directives of `tracing`'s filter.
-    LogFilter,
-    /// A whole number.
-    Count { min: u64, ceiling: u64, ceiling_name: &'static str },
-    /// A power of two.
-    PowerOfTwo { min: u64, ceiling: u64, ceiling_name: &'static str },
-    /// `true` or `false`.
-    Switch,
-    /// One of a few words.
-    OneOf(&'static [&'static str]),
-    /// What to compute on.
-    Device,
-}
-
-impl Key {
-    /// `--max-batch-tokens` without the dashes in front.
-    pub fn flag(&self) -> &'static str {
-        // The command-line parser wants names that live as long as the process.
-        static FLAGS: LazyLock<Vec<String>> =
-            LazyLock::new(|| KEYS.iter().map(|key| key.name.replace('_', "-")).collect());
-        let row = KEYS.iter().position(|key| key.name == self.name).expect("every key is a row of the table");
-        &FLAGS[row]
-    }
-
-    /// `REWARD_SIDECAR_MAX_BATCH_TOKENS`.
-    pub fn variable(&self) -> String {
-        format!("{ENVIRONMENT_PREFIX}{}", self.name.to_uppercase())
-    }
-
-    /// Whether a command has a flag for it.
-    pub fn is_flag_of(&self, command: u8) -> bool {
-        self.commands & command != 0
-    }
-}
-
-/// Why a value does not do.
-#[derive(Debug, PartialEq)]
-pub(super) enum Unfit {
-    /// Not what the setting takes; says what it takes.
-    Not(String),
-    /// Above the named ceiling.
-    Above { value: u64, ceiling: u64, ceiling_name: &'static str },
-}
-
-impl Kind {
-    /// Reads a flag or an environment variable; [`Kind::check`] follows.
-    pub fn parse(self, text: &str) -> Result<Value, Unfit> {
-        match self {
-            Kind::Count { .. } | Kind::PowerOfTwo { .. } => match text.parse::<i64>() {
-                Ok(number) => Ok(Value::Integer(number)),
-                Err(_) => Err(Unfit::Not(self.expected())),
-            },
-            Kind::Switch => match text {
-                "true" => Ok(Value::Boolean(true)),
-                "false" => Ok(Value::Boolean(false)),
-                _ => Err(Unfit::Not(self.expected())),
-            },
-            _ => Ok(Value::String(text.to_owned())),
-        }
-    }
-
-    /// Checks type and range.
-    pub fn check(self, value: &Value) -> Result<(), Unfit> {
-        let fits = match (self, value) {
-            (Kind::Text | Kind::PathOrOff, Value::String(text)) => !text.is_empty(),
-            (Kind::AddressOrOff, Value::String(text)) => text == OFF || text.parse::<SocketAddr>().is_ok(),
-            (Kind::EndpointOrOff, Value::String(text)) => text == OFF || is_endpoint(text),
-            (Kind::LogFilter, Value::String(text)) => {
-                !text.is_empty() && tracing_subscriber::EnvFilter::builder().parse(text).is_ok()
-            }
-            (Kind::OneOf(words), Value::String(text)) => words.contains(&text.as_str()),
-            (Kind::Device, Value::String(text)) => text.parse::<DeviceChoice>().is_ok(),
-            (Kind::Switch, Value::Boolean(_)) => true,
-            (
-                Kind::Count { min, ceiling, ceiling_name } | Kind::PowerOfTwo { min, ceiling, ceiling_name },
-                Value::Integer(number),
-            ) => match u64::try_from(*number) {
-                Ok(value) if value > ceiling => return Err(Unfit::Above { value, ceiling, ceiling_name }),
-                Ok(value) => value >= min && (value.is_power_of_two() || !matches!(self, Kind::PowerOfTwo { .. })),
-                Err(_) => false,
-            },
-            _ => false,
-        };
-        if fits { Ok(()) } else { Err(Unfit::Not(self.expected())) }
-    }
-
-    fn expected(self) -> String {
-        match self {
-            Kind::Text => "text that is not empty".into(),
-            Kind::PathOrOff => "a path, or off".into(),
-            Kind::AddressOrOff => "an address such as 127.0.0.1:50051 or [::1]:50051, or off".into(),
-            Kind::EndpointOrOff => "an endpoint such as http://127.0.0.1:4317 (plain HTTP/2, no TLS), or off".into(),
-            Kind::LogFilter => "a level (error, warn, info, debug, trace) or directives such as info,h2=warn".into(),
-            Kind::Count { min, ceiling, .. } => format!("a whole number from {min} to {ceiling}"),
-            Kind::PowerOfTwo { min, ceiling, .. } => format!("a power of two from {min} to {ceiling}"),
-            Kind::Switch => "true or false".into(),
-            Kind::OneOf(words) => format!("one of {}", words.join(", ")),
-            Kind::Device => "cpu, cuda, or cuda:N with N counted from 0".into(),
-        }
-    }
-}
-
-/// TLS is not built in: an `https` endpoint would fail at the first span, long after the start.
-fn is_endpoint(text: &str) -> bool {
-    text.parse::<tonic::codegen::http::Uri>()
-        .is_ok_and(|uri| uri.scheme_str() == Some("http") && uri.host().is_some_and(|host| !host.is_empty()))
-}
 
 fn text(value: impl Into<String>) -> Value {
     Value::String(value.into())
@@ -384,7 +235,7 @@ pub(super) const KEYS: &[Key] = &[
         default: || count(sidecar().queue_rollouts),
         commands: SERVE | SCORE,
         value_name: "N",
-        about: "Rollouts accepted and not yet handed to the engine; more wait at the door",
+        about: "Rollouts accepted and not yet handed to the engine; more wait until there is room",
     },
     Key {
         name: "queue_tokens",
@@ -393,6 +244,22 @@ pub(super) const KEYS: &[Key] = &[
         commands: SERVE | SCORE,
         value_name: "N",
         about: "Their tokens",
+    },
+    Key {
+        name: "grpc_connections",
+        kind: limit(limits::MAX_CONNECTIONS, "MAX_CONNECTIONS"),
+        default: || count(sidecar().grpc_connections),
+        commands: SERVE,
+        value_name: "N",
+        about: "Most gRPC connections that are open; the next is accepted when one of them has closed",
+    },
+    Key {
+        name: "intake_bytes",
+        kind: limit(limits::MAX_INTAKE_BYTES, "MAX_INTAKE_BYTES"),
+        default: || count(sidecar().intake_bytes),
+        commands: SERVE,
+        value_name: "BYTES",
+        about: "Messages and texts that are held for callers before the queue takes their rollouts",
     },
     Key {
         name: "stream_in_flight",
@@ -429,7 +296,23 @@ pub(super) const KEYS: &[Key] = &[
         default: || count(sidecar().drain_ms as usize),
         commands: SERVE,
         value_name: "MS",
-        about: "How long accepted work may take to finish after SIGTERM or SIGINT",
+        about: "How long accepted work may take to finish, and its answers to be read, after SIGTERM, SIGINT or SIGHUP",
+    },
+    Key {
+        name: "watchdog_ms",
+        kind: Kind::Count { min: 0, ceiling: limits::MAX_DEADLINE_MS, ceiling_name: "MAX_DEADLINE_MS" },
+        default: || count(sidecar().watchdog_ms as usize),
+        commands: SERVE,
+        value_name: "MS",
+        about: "How long one pass may take before the server counts as failed and ends with exit 3; 0: for ever",
+    },
+    Key {
+        name: "known_answer_ms",
+        kind: Kind::Count { min: 0, ceiling: limits::MAX_DEADLINE_MS, ceiling_name: "MAX_DEADLINE_MS" },
+        default: || count(sidecar().known_answer_ms as usize),
+        commands: SERVE,
+        value_name: "MS",
+        about: "How long the engine may be idle before a rollout whose answer is known is scored again; 0: never, not even before the first",
     },
     Key {
         name: "log",
@@ -447,33 +330,32 @@ pub(super) const KEYS: &[Key] = &[
         value_name: "URL",
         about: "OTLP/gRPC collector that spans are sent to, such as http://127.0.0.1:4317, or off",
     },
+    Key {
+        name: "otlp_headers",
+        kind: Kind::Secret,
+        default: || text(OFF),
+        // No command has a flag for a secret: everybody on the machine can read the command line of a process.
+        commands: 0,
+        value_name: "NAME=VALUE,...",
+        about: "Headers for the collector, such as authorization=Bearer TOKEN, or off; they are sent without TLS",
+    },
+    Key {
+        name: "otlp_headers_file",
+        kind: Kind::PathOrOff,
+        default: || text(OFF),
+        commands: SERVE,
+        value_name: "FILE",
+        about: "File that otlp_headers is read from at the start, or off",
+    },
 ];
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn defaults_fit_their_own_kind() {
-        for key in KEYS.iter().filter(|key| key.name != "model") {
-            assert_eq!(key.kind.check(&(key.default)()), Ok(()), "{}", key.name);
-        }
-    }
-
-    #[test]
-    fn names_are_distinct_and_flat() {
-        let names: std::collections::BTreeSet<_> = KEYS.iter().map(|key| key.name).collect();
-        assert_eq!(names.len(), KEYS.len());
-        for key in KEYS {
-            assert!(key.name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "{}", key.name);
-            assert!(!key.about.is_empty() && !key.about.ends_with('.') && !key.about.contains('\n'), "{}", key.name);
-        }
-    }
-
-    #[test]
-    fn endpoints_are_plain_http_with_a_host() {
-        let check = |text: &str| Kind::EndpointOrOff.check(&Value::String(text.into())).is_ok();
-        assert!(check("http://127.0.0.1:4317") && check("http://collector:4317/") && check("off"));
-        assert!(!check("https://collector:4317") && !check("collector:4317") && !check("http://") && !check(""));
-    }
+/// The setting whose name looks most like `name`, if one looks like it at all.
+pub(super) fn nearest(name: &str) -> Option<&'static Key> {
+    let name = name.replace('-', "_");
+    let (distance, key) = KEYS.iter().map(|key| (strsim::levenshtein(&name, key.name), key)).min_by_key(|(d, _)| *d)?;
+    (distance <= 1 + name.chars().count() / 4).then_some(key)
 }
+
+#[cfg(test)]
+#[path = "keys_tests.rs"]
+mod tests;

@@ -2,13 +2,17 @@
 //! name the layer it stands in, and a bad value is an error even where a later layer overrides it.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use toml::Value;
 
-use super::keys::{ENVIRONMENT_PREFIX, KEYS, Key, OFF, Unfit};
+use super::environment::Environment;
+use super::key::{Key, Kind, OFF, Unfit};
+use super::keys::{KEYS, nearest};
 use super::{ConfigError, Settings};
+use crate::limits::MAX_SECRET_BYTES;
+use crate::secret::{REDACTED, Secret};
 
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +28,16 @@ pub enum Origin {
 }
 
 impl Origin {
+    /// The later layer has the higher number.
+    fn layer(&self) -> u8 {
+        match self {
+            Origin::Default => 0,
+            Origin::File(_) => 1,
+            Origin::Environment => 2,
+            Origin::Flag => 3,
+        }
+    }
+
     /// For errors: the source of what was given for `key`.
     fn of(&self, key: &Key) -> String {
         match self {
@@ -45,76 +59,30 @@ impl Origin {
     }
 }
 
-/// Our variables among the environment's.
-#[derive(Debug, Default)]
-pub(super) struct Environment {
-    config: Option<PathBuf>,
-    values: BTreeMap<&'static str, String>,
-}
-
-impl Environment {
-    pub fn read(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Self, ConfigError> {
-        let mut environment = Self::default();
-        for (variable, value) in variables {
-            // A name that is not UTF-8 is none of ours.
-            let Some(name) = variable.to_str().and_then(|name| name.strip_prefix(ENVIRONMENT_PREFIX)) else { continue };
-            if is_kubernetes_service_variable(name) {
-                continue;
-            }
-            if name == "CONFIG" {
-                environment.config = Some(value.into());
-                continue;
-            }
-            let key = KEYS.iter().find(|key| key.name.to_uppercase() == name).ok_or_else(|| {
-                let nearest = nearest(&name.to_lowercase()).map(Key::variable);
-                ConfigError::UnknownKey {
-                    origin: "environment".into(),
-                    key: format!("{ENVIRONMENT_PREFIX}{name}"),
-                    nearest,
-                }
-            })?;
-            let value = value.into_string().map_err(|value| ConfigError::BadValue {
-                origin: key.variable(),
-                key: key.name,
-                expected: "UTF-8".into(),
-                found: format!("{value:?}"),
-            })?;
-            environment.values.insert(key.name, value);
-        }
-        Ok(environment)
-    }
-
-    pub fn config(&self) -> Option<&Path> {
-        self.config.as_deref()
-    }
-}
-
-/// Kubernetes gives every pod the addresses of the namespace's services; for a service called `reward-sidecar` those
-/// variables begin like ours. No setting is called `service_*` or `port`.
-fn is_kubernetes_service_variable(name: &str) -> bool {
-    name.starts_with("SERVICE_HOST") || name.starts_with("SERVICE_PORT") || name == "PORT" || name.starts_with("PORT_")
-}
-
-/// The layers so far: every key has a value.
+/// The layers so far: every key has a value. In place of a secret stands [`REDACTED`]; the secrets stand apart, so that
+/// whatever prints the layers does not print them.
 #[derive(Debug, Clone)]
-pub(super) struct Merged(BTreeMap<&'static str, (Value, Origin)>);
+pub(super) struct Merged {
+    values: BTreeMap<&'static str, (Value, Origin)>,
+    secrets: BTreeMap<&'static str, Secret>,
+}
 
 impl Merged {
     pub fn defaults() -> Self {
-        Self(KEYS.iter().map(|key| (key.name, ((key.default)(), Origin::Default))).collect())
+        let values = KEYS.iter().map(|key| (key.name, ((key.default)(), Origin::Default))).collect();
+        Self { values, secrets: BTreeMap::new() }
     }
 
+    /// The value as it may be shown, and where it came from.
     pub fn get(&self, key: &Key) -> (&Value, &Origin) {
-        let (value, origin) = &self.0[key.name];
+        let (value, origin) = &self.values[key.name];
         (value, origin)
     }
 
     pub fn set_file(&mut self, path: &Path) -> Result<(), ConfigError> {
         let text =
             std::fs::read_to_string(path).map_err(|source| ConfigError::File { path: path.to_owned(), source })?;
-        let table: toml::Table = text
-            .parse()
-            .map_err(|e: toml::de::Error| ConfigError::Syntax { path: path.to_owned(), message: e.to_string() })?;
+        let table: toml::Table = text.parse().map_err(|error| syntax_error(path, &text, &error))?;
         let origin = Origin::File(path.to_owned());
         for (name, value) in table {
             let key = KEYS.iter().find(|key| key.name == name).ok_or_else(|| ConfigError::UnknownKey {
@@ -132,7 +100,7 @@ impl Merged {
     }
 
     pub fn set_environment(&mut self, environment: &Environment) -> Result<(), ConfigError> {
-        self.set_texts(&environment.values, &Origin::Environment)
+        self.set_texts(environment.values(), &Origin::Environment)
     }
 
     pub fn set_flags(&mut self, values: &BTreeMap<&'static str, String>) -> Result<(), ConfigError> {
@@ -151,26 +119,103 @@ impl Merged {
 
     fn set(&mut self, key: &Key, value: Value, origin: &Origin) -> Result<(), ConfigError> {
         key.kind.check(&value).map_err(|unfit| refuse(key, origin, unfit, describe(&value)))?;
-        self.0.insert(key.name, (value, origin.clone()));
+        match (key.kind, value) {
+            (Kind::Secret, Value::String(text)) if text != OFF => self.set_secret(key, Secret::new(text), origin),
+            (_, value) => {
+                self.secrets.remove(key.name);
+                self.values.insert(key.name, (value, origin.clone()));
+            }
+        }
         Ok(())
     }
 
+    fn set_secret(&mut self, key: &Key, secret: Secret, origin: &Origin) {
+        self.secrets.insert(key.name, secret);
+        self.values.insert(key.name, (Value::String(REDACTED.into()), origin.clone()));
+    }
+
     /// Defaults that depend on other settings: a server that was given Unix sockets alone opens no port.
-    pub fn settle(&mut self) {
-        let off = Value::String(OFF.into());
-        if (self.0["uds"].0 != off || self.0["shm"].0 != off) && self.0["grpc"].1 == Origin::Default {
-            self.0.insert("grpc", (off, Origin::Default));
+    pub fn set_dependent_defaults(&mut self) {
+        let off = off();
+        if (self.values["uds"].0 != off || self.values["shm"].0 != off) && self.values["grpc"].1 == Origin::Default {
+            self.values.insert("grpc", (off, Origin::Default));
         }
     }
 
+    /// Reads the files that secrets are in. Of a secret and its file the one in the later layer counts, and the other is
+    /// switched off; both in one layer is an error.
+    pub fn read_secret_files(&mut self) -> Result<(), ConfigError> {
+        for key in KEYS.iter().filter(|key| matches!(key.kind, Kind::Secret)) {
+            // A test of the table sees to it that there is one.
+            let Some(file) = KEYS.iter().find(|file| file.name.strip_suffix("_file") == Some(key.name)) else {
+                continue;
+            };
+            let (path, path_origin) = self.values[file.name].clone();
+            let (given, origin) = self.values[key.name].clone();
+            let path = match path {
+                Value::String(path) if path != OFF => PathBuf::from(path),
+                _ => continue,
+            };
+            if origin.layer() > path_origin.layer() {
+                self.values.insert(file.name, (off(), origin));
+            } else if origin.layer() == path_origin.layer() && given != off() {
+                return Err(ConfigError::SecretTwice { origin: path_origin.of(key), key: key.name });
+            } else {
+                let secret = read_secret(&path).map_err(|source| ConfigError::SecretFile {
+                    origin: path_origin.of(file),
+                    key: key.name,
+                    path,
+                    source,
+                })?;
+                // The value itself is off: where it came from says the row of the file.
+                self.values.insert(key.name, (off(), Origin::Default));
+                self.secrets.insert(key.name, secret);
+            }
+        }
+        Ok(())
+    }
+
     pub fn settings(&self) -> Settings {
-        let table: toml::Table = self.0.iter().map(|(name, (value, _))| ((*name).to_owned(), value.clone())).collect();
-        // Every value has been checked against its row; what is left is a row that disagrees with its field.
+        let mut table: toml::Table =
+            self.values.iter().map(|(name, (value, _))| ((*name).to_owned(), value.clone())).collect();
+        for (name, secret) in &self.secrets {
+            table.insert((*name).to_owned(), Value::String(secret.reveal().to_owned()));
+        }
+        // Every value has been checked against its row; what remains is a row that disagrees with its field.
         table.try_into().expect("the table of settings and the fields of Settings agree")
     }
 }
 
+fn off() -> Value {
+    Value::String(OFF.into())
+}
+
+/// Where the parser stopped, and why; without the line itself, which it would quote.
+fn syntax_error(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
+    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+    ConfigError::Syntax { path: path.to_owned(), line, column, message: error.message().to_owned() }
+}
+
+/// The content of a file without the line end behind it.
+fn read_secret(path: &Path) -> io::Result<Secret> {
+    let invalid = |why: &str| io::Error::new(io::ErrorKind::InvalidData, why);
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?.take(MAX_SECRET_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+    if bytes.len() > MAX_SECRET_BYTES {
+        return Err(invalid(&format!("it is longer than {MAX_SECRET_BYTES} bytes")));
+    }
+    let text = std::str::from_utf8(&bytes).map_err(|_| invalid("it is not UTF-8"))?;
+    let text = text.strip_suffix('\n').map_or(text, |text| text.strip_suffix('\r').unwrap_or(text));
+    if text.is_empty() {
+        return Err(invalid("it is empty"));
+    }
+    Ok(Secret::new(text))
+}
+
 fn refuse(key: &Key, origin: &Origin, unfit: Unfit, found: String) -> ConfigError {
+    let found = key.shown(found);
     let (origin, key) = (origin.of(key), key.name);
     match unfit {
         Unfit::Not(expected) => ConfigError::BadValue { origin, key, expected, found },
@@ -192,46 +237,9 @@ fn describe(value: &Value) -> String {
     }
 }
 
-/// The setting whose name looks most like `name`, if one looks like it at all.
-fn nearest(name: &str) -> Option<&'static Key> {
-    let name = name.replace('-', "_");
-    let (distance, key) = KEYS.iter().map(|key| (edit_distance(&name, key.name), key)).min_by_key(|(d, _)| *d)?;
-    (distance <= 1 + name.chars().count() / 4).then_some(key)
-}
-
-/// Levenshtein distance.
-fn edit_distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn distance() {
-        assert_eq!(edit_distance("", "abc"), 3);
-        assert_eq!(edit_distance("kitten", "sitting"), 3);
-        assert_eq!(edit_distance("max_wait", "max_wait"), 0);
-    }
-
-    #[test]
-    fn the_nearest_name_is_near() {
-        assert_eq!(nearest("max-batch-token").map(|key| key.name), Some("max_batch_tokens"));
-        assert_eq!(nearest("modle").map(|key| key.name), Some("model"));
-        assert!(nearest("colour_of_the_sky").is_none());
-    }
 
     #[test]
     fn every_row_has_its_field_and_every_field_its_row() {

@@ -4,10 +4,15 @@
 //! environment, `--max-batch-tokens` as a flag. File < environment < flags. Nothing unknown is passed over in silence,
 //! and every error names the source that it came from.
 //!
+//! A secret (`otlp_headers`) may also be in a file that `otlp_headers_file` names. It has no flag, and nothing prints it: no
+//! error, no `Debug`, no printed configuration.
+//!
 //! To add a setting: a row in `keys.rs` and a field in [`Settings`].
 
+mod environment;
 mod error;
 mod flags;
+mod key;
 mod keys;
 mod layers;
 
@@ -19,13 +24,15 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 
+use crate::secret::{REDACTED, Secret};
 use crate::{model, sidecar};
 
 pub use error::ConfigError;
 pub use flags::Flags;
-pub use keys::{INSPECT, SCORE, SERVE};
+pub use key::{INSPECT, SCORE, SERVE};
 pub use layers::Origin;
 
+use environment::Environment;
 use layers::Merged;
 
 /// Everything that may be configured, checked.
@@ -90,6 +97,10 @@ pub struct Settings {
     pub queue_rollouts: usize,
     /// Their tokens.
     pub queue_tokens: usize,
+    /// Most gRPC connections that are open.
+    pub grpc_connections: usize,
+    /// Bytes of messages and texts that are held before the queue takes their rollouts.
+    pub intake_bytes: usize,
     /// Unanswered rollouts of one stream.
     pub stream_in_flight: usize,
     /// Threads that turn text into tokens.
@@ -98,11 +109,21 @@ pub struct Settings {
     pub over_long: sidecar::OverLong,
     /// How long accepted work may take after a request to stop, in milliseconds.
     pub drain_ms: u64,
+    /// How long one pass may take, in milliseconds; 0: for ever.
+    pub watchdog_ms: u64,
+    /// How long the engine may be idle before its known answer is checked, in milliseconds; 0: never.
+    pub known_answer_ms: u64,
     /// What is logged: a level, or `tracing` filter directives.
     pub log: String,
     /// Where spans go (OTLP over gRPC).
     #[serde(deserialize_with = "unless_off")]
     pub otlp_endpoint: Option<String>,
+    /// Headers for that collector, as `name=value,name=value`.
+    #[serde(deserialize_with = "unless_off")]
+    pub otlp_headers: Option<Secret>,
+    /// The file that [`Self::otlp_headers`] were read from.
+    #[serde(deserialize_with = "unless_off")]
+    pub otlp_headers_file: Option<PathBuf>,
 }
 
 /// Optional settings are switched off by the word `off`, so that a later layer can undo an earlier one.
@@ -112,7 +133,7 @@ where
     T: std::str::FromStr<Err: std::fmt::Display>,
 {
     let text = String::deserialize(deserializer)?;
-    if text == keys::OFF { Ok(None) } else { text.parse().map(Some).map_err(D::Error::custom) }
+    if text == key::OFF { Ok(None) } else { text.parse().map(Some).map_err(D::Error::custom) }
 }
 
 /// What is written as text.
@@ -145,6 +166,10 @@ impl Settings {
             share_prefixes: self.share_prefixes,
             tokenizer_threads: self.tokenizer_threads,
             drain_ms: self.drain_ms,
+            grpc_connections: self.grpc_connections,
+            intake_bytes: self.intake_bytes,
+            watchdog_ms: self.watchdog_ms,
+            known_answer_ms: self.known_answer_ms,
         }
     }
 
@@ -185,18 +210,26 @@ impl Settings {
 pub struct Loaded {
     /// The settings in force.
     pub settings: Settings,
+    /// Environment variables that begin like ours, are no setting, and do not look like a misspelt one.
+    pub unknown_variables: Vec<String>,
     merged: Merged,
 }
 
 impl Loaded {
     /// The settings as a configuration file: every key, with a comment that says what it is and where the value came
-    /// from. Reading it back gives the same [`Settings`].
+    /// from. Reading it back gives the same [`Settings`], but for secrets, which are not printed: only the name of a
+    /// secret's file is.
     pub fn to_toml(&self) -> String {
         let mut out = String::from("# Settings of reward-sidecar. File < environment < flags.\n");
         for key in keys::KEYS {
             let (value, origin) = self.merged.get(key);
+            let (name, about, origin) = (key.name, key.about, origin.comment(key));
             // Writing to a String cannot fail.
-            let _ = write!(out, "\n# {}\n{} = {value} # {}\n", key.about, key.name, origin.comment(key));
+            let _ = if value.as_str() == Some(REDACTED) && matches!(key.kind, key::Kind::Secret) {
+                write!(out, "\n# {about}\n# {name} = {value} # {origin}; a secret is not printed\n")
+            } else {
+                write!(out, "\n# {about}\n{name} = {value} # {origin}\n")
+            };
         }
         out
     }
@@ -212,16 +245,17 @@ pub fn load<const COMMAND: u8>(
     flags: &Flags<COMMAND>,
     environment: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<Loaded, ConfigError> {
-    let environment = layers::Environment::read(environment)?;
+    let environment = Environment::read(environment)?;
     let mut merged = Merged::defaults();
     if let Some(path) = flags.config().or(environment.config()) {
         merged.set_file(path)?;
     }
     merged.set_environment(&environment)?;
     merged.set_flags(flags.values())?;
-    merged.settle();
+    merged.set_dependent_defaults();
+    merged.read_secret_files()?;
     let settings = merged.settings();
-    Ok(Loaded { settings, merged })
+    Ok(Loaded { settings, unknown_variables: environment.unknown().to_vec(), merged })
 }
 
 /// [`load`] with this process's environment.

@@ -119,6 +119,7 @@ pub fn code_to_wire(code: Code) -> v1::RejectionCode {
         Code::Lost => v1::RejectionCode::Lost,
         Code::NoReadPosition => v1::RejectionCode::NoReadPosition,
         Code::UnsupportedInput => v1::RejectionCode::UnsupportedInput,
+        Code::TokenizerFailed => v1::RejectionCode::TokenizerFailed,
     }
 }
 

@@ -3,6 +3,8 @@
 //! Invariant: a rollout survives the round trip. Only an absent weighting has two spellings in our nouns and one on the
 //! wire: an empty one comes back as `None`.
 
+use std::sync::Arc;
+
 use prost::Message as _;
 
 use super::v1;
@@ -32,8 +34,9 @@ pub fn rollout_from_wire(rollout: v1::Rollout) -> Result<Rollout, Rejection> {
         group: rollout.group,
         priority: rollout.priority,
         deadline_ms: rollout.deadline_ms,
-        aggregation: rollout.aggregation.map(aggregation_from_wire).unwrap_or_default(),
+        aggregation: rollout.aggregation.map(aggregation_from_wire).unwrap_or_default().into(),
         traceparent: rollout.traceparent,
+        tracestate: String::new(),
     })
 }
 
@@ -51,9 +54,10 @@ pub fn rollout_to_wire(rollout: Rollout) -> v1::Rollout {
         group: rollout.group,
         priority: rollout.priority,
         deadline_ms: rollout.deadline_ms,
-        aggregation: (rollout.aggregation != AggregationSpec::default())
-            .then(|| aggregation_to_wire(rollout.aggregation)),
+        aggregation: (*rollout.aggregation != AggregationSpec::default())
+            .then(|| aggregation_to_wire(Arc::unwrap_or_clone(rollout.aggregation))),
         traceparent: rollout.traceparent,
+        cancel: false,
     }
 }
 
@@ -230,7 +234,17 @@ mod tests {
             text(),
         )
             .prop_map(|(id, input, finish_reason, group, priority, deadline_ms, aggregation, traceparent)| {
-                Rollout { id, input, finish_reason, group, priority, deadline_ms, aggregation, traceparent }
+                Rollout {
+                    id,
+                    input,
+                    finish_reason,
+                    group,
+                    priority,
+                    deadline_ms,
+                    aggregation: aggregation.into(),
+                    traceparent,
+                    ..Rollout::default()
+                }
             })
     }
 

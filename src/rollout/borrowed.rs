@@ -1,5 +1,7 @@
 //! A rollout as its owner holds it: borrowed, so that whoever sends it copies its tokens once, to where they go.
 
+use std::sync::Arc;
+
 use super::{AggregationSpec, FinishReason, Input, Message, Rollout};
 
 /// Rollouts that somebody owns for as long as they may be asked, and asked again over another connection.
@@ -32,7 +34,7 @@ pub struct RolloutRef<'a> {
     /// See [`Rollout::deadline_ms`].
     pub deadline_ms: Option<u64>,
     /// See [`Rollout::aggregation`].
-    pub aggregation: &'a AggregationSpec,
+    pub aggregation: &'a Arc<AggregationSpec>,
     /// See [`Rollout::traceparent`].
     pub traceparent: &'a str,
 }
@@ -150,8 +152,9 @@ impl RolloutRef<'_> {
             group: self.group.to_owned(),
             priority: self.priority,
             deadline_ms: self.deadline_ms,
-            aggregation: self.aggregation.clone(),
+            aggregation: Arc::clone(self.aggregation),
             traceparent: self.traceparent.to_owned(),
+            tracestate: String::new(),
         })
     }
 }
@@ -211,8 +214,9 @@ mod tests {
                 group: "g".into(),
                 priority: -3,
                 deadline_ms: Some(7),
-                aggregation: AggregationSpec { offset: Some(1.0), ..AggregationSpec::default() },
+                aggregation: AggregationSpec { offset: Some(1.0), ..AggregationSpec::default() }.into(),
                 traceparent: "tp".into(),
+                tracestate: String::new(),
             };
             assert_eq!(vec![rollout.clone()].get(0).to_owned(), Ok(rollout));
         }

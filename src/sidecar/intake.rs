@@ -10,7 +10,6 @@ use tracing::{Instrument as _, Span, info_span};
 
 use super::queue::{NoRoom, Queue, Room};
 use super::rules::Rules;
-use super::scorer::Scorer;
 use super::{Config, OverLong, Ticket, metrics, trace};
 use crate::aggregate::Bound;
 use crate::engine::ModelCard;
@@ -25,26 +24,21 @@ pub struct Intake(Arc<Door>);
 struct Door {
     rules: Rules,
     queue: Arc<Queue>,
-    scorer: Arc<Scorer>,
     /// As many texts are tokenized at a time as there are threads for it.
     tokenizers: Arc<Semaphore>,
+    tokenizer_threads: usize,
     draining: AtomicBool,
 }
 
 impl Intake {
-    pub(super) fn new(
-        card: Arc<ModelCard>,
-        config: &Config,
-        queue: Arc<Queue>,
-        scorer: Arc<Scorer>,
-    ) -> Result<Self, String> {
-        Ok(Self(Arc::new(Door {
-            rules: Rules::new(card, config)?,
+    pub(super) fn new(rules: Rules, config: &Config, queue: Arc<Queue>) -> Self {
+        Self(Arc::new(Door {
+            rules,
             queue,
-            scorer,
             tokenizers: Arc::new(Semaphore::new(config.tokenizer_threads)),
+            tokenizer_threads: config.tokenizer_threads,
             draining: AtomicBool::new(false),
-        })))
+        }))
     }
 
     /// The model behind the door.
@@ -67,7 +61,7 @@ impl Intake {
     /// full (that is the back-pressure) or until the deadline; drop the future to give up.
     pub async fn submit(&self, rollout: Rollout, ticket: Ticket, received: Instant) {
         match self.try_submit(rollout, ticket, received) {
-            Ok(()) => self.0.queue.wake(),
+            Ok(()) => self.wake(),
             Err(deferred) => deferred.finish().await,
         }
     }
@@ -75,11 +69,11 @@ impl Intake {
     /// As [`Self::submit`], for callers that are no tasks: takes a rollout in where that can be done at once, as it can for token
     /// ids and a queue that has room, and gives back the rest of the way where it cannot.
     ///
-    /// Nobody is told of what came in: after one rollout or a few, call [`Self::settle`]. Until then they may wait.
+    /// The scoring threads are not woken by this call: after one rollout or a few, call [`Self::wake`]. Until then they may wait.
     pub fn try_submit(&self, rollout: Rollout, mut ticket: Ticket, received: Instant) -> Result<(), Deferred> {
         let id = shortened(&rollout.id, limits::MAX_ID_BYTES);
         let span = info_span!(parent: None, "rollout", id, tokens = tracing::field::Empty);
-        trace::adopt(&span, &rollout.traceparent);
+        trace::adopt(&span, &rollout.traceparent, &rollout.tracestate);
         let stay = info_span!(parent: &span, "intake");
         ticket.enter(span);
         match stay.in_scope(|| self.0.begin(rollout, received)) {
@@ -101,12 +95,15 @@ impl Intake {
         self.0.queue.sweep();
     }
 
-    /// Sees to it that somebody turns to what [`Self::try_submit`] took in. Where the engine is idle and expected to be through
-    /// with all that waits before another thread could even be woken (some 50 µs), that is the calling thread: it packs, scores and answers
-    /// then and there, without waiting for company. Otherwise the threads are woken that do it. No model of any use
-    /// is so quick; the echo engine is.
-    pub fn settle(&self) {
-        self.0.scorer.settle();
+    /// Wakes the threads that score, where something came in that they must look at. To be called after one or several
+    /// [`Self::try_submit`]s: one call for several lets them go into one micro-batch.
+    pub fn wake(&self) {
+        self.0.queue.wake();
+    }
+
+    /// Threads that turn text into tokens.
+    pub fn tokenizer_threads(&self) -> usize {
+        self.0.tokenizer_threads
     }
 }
 
@@ -227,7 +224,7 @@ struct Rest {
 }
 
 impl Deferred {
-    /// Goes the rest of the way, as [`Intake::submit`] does; nothing is left to settle.
+    /// Goes the rest of the way, as [`Intake::submit`] does; and wakes the threads that score.
     pub async fn finish(self) {
         let Rest { door, later, deadline, ticket, received, stay } = *self.0;
         match door.finish(later, deadline).instrument(stay).await {

@@ -3,7 +3,10 @@
 pub mod admin;
 mod batcher;
 mod caller;
+mod fair;
+pub mod health;
 mod intake;
+mod known_answer;
 pub mod metrics;
 mod outcome;
 mod queue;
@@ -22,14 +25,16 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use self::health::Health;
+use self::known_answer::{KnownAnswer, NoAnswer};
 use self::queue::Queue;
-use self::scorer::Scorer;
-use self::transport::grpc;
+use self::rules::Rules;
 #[cfg(target_os = "linux")]
 use self::transport::shm;
+use self::transport::{Transport, grpc};
 use crate::engine::Engine;
 
 pub use self::caller::Identity;
@@ -65,14 +70,22 @@ pub struct Config {
     pub queue_rollouts: usize,
     /// Their tokens.
     pub queue_tokens: usize,
+    /// Most connections that gRPC has open at a time; the next is accepted when one of them has closed.
+    pub grpc_connections: usize,
+    /// Bytes of messages and of texts that may be held for callers before the queue takes their rollouts.
+    pub intake_bytes: usize,
     /// Unanswered rollouts of one stream; the stream is not read while there are so many.
     pub stream_in_flight: usize,
     /// Whether a prefix shared by rollouts of a micro-batch is computed once. Never changes a reward.
     pub share_prefixes: bool,
     /// Threads that turn text into tokens.
     pub tokenizer_threads: usize,
-    /// How long accepted work may take to finish after a request to stop, in milliseconds.
+    /// How long accepted work may take to finish, and its answers to be read, after a request to stop, in milliseconds.
     pub drain_ms: u64,
+    /// How long one pass of the engine may take before the sidecar counts as failed, in milliseconds; 0: for ever.
+    pub watchdog_ms: u64,
+    /// How long the engine may be idle before a rollout whose answer is known is scored again, in milliseconds; 0: never.
+    pub known_answer_ms: u64,
 }
 
 /// What happens to a rollout longer than the model's context.
@@ -103,10 +116,14 @@ impl Default for Config {
             max_bypass: 8,
             queue_rollouts: 4096,
             queue_tokens: 1 << 22,
+            grpc_connections: 1024,
+            intake_bytes: 256 << 20,
             stream_in_flight: 1024,
             share_prefixes: true,
             tokenizer_threads: 2,
             drain_ms: 30_000,
+            watchdog_ms: 600_000,
+            known_answer_ms: 60_000,
         }
     }
 }
@@ -115,13 +132,12 @@ impl Default for Config {
 pub struct Sidecar {
     intake: Intake,
     queue: Arc<Queue>,
+    health: Health,
     threads: Vec<JoinHandle<()>>,
-    grpc: Option<grpc::Server>,
+    transports: Vec<Box<dyn Transport>>,
     grpc_addr: Option<SocketAddr>,
-    #[cfg(target_os = "linux")]
-    lanes: Option<shm::Server>,
-    /// Tells open streams to end.
-    ending: watch::Sender<bool>,
+    /// Ends with the sidecar.
+    _watching: JoinSet<()>,
     drain: Duration,
 }
 
@@ -142,6 +158,9 @@ pub enum StartError {
     /// No lane can be opened with these settings.
     #[error("shm_ring_bytes: {0}")]
     Lanes(String),
+    /// The model gives no answer to the first rollout.
+    #[error("{0}")]
+    Engine(String),
     /// The system gave no thread.
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),
@@ -154,7 +173,10 @@ impl StartError {
     }
 }
 
-/// How long connections may take to close once everything on them is answered.
+/// The number of the model's first generation; 0 stands for an unknown one.
+const FIRST_GENERATION: u64 = 1;
+
+/// How long connections may take to close once everything on them is answered, where the drain's time is up already.
 const GOODBYE: Duration = Duration::from_secs(2);
 
 impl Sidecar {
@@ -164,31 +186,36 @@ impl Sidecar {
         let listeners = grpc::Listeners::bind(&config).await?;
         #[cfg(target_os = "linux")]
         let lanes = shm::Listener::bind(&config)?;
+        let health = Health::default();
         let queue = Arc::new(Queue::new(&config));
-        let card = Arc::clone(engine.card());
-        let scorer = Arc::new(Scorer::new(Arc::clone(&queue), engine, scorer::Terms::of(&config)));
-        let intake = Intake::new(card, &config, Arc::clone(&queue), Arc::clone(&scorer)).map_err(StartError::Text)?;
-        let threads = scorer.start().map_err(StartError::Thread)?;
-        let (ending, ended) = watch::channel(false);
+        let rules = Rules::new(Arc::clone(engine.card()), &config).map_err(StartError::Text)?;
+        let (rules, engine, known) = known_answer(rules, engine, &config).await?;
+        let intake = Intake::new(rules, &config, Arc::clone(&queue));
+        let threads = scorer::start(&queue, engine, scorer::Terms::of(&config)).map_err(StartError::Thread)?;
+        let mut watching = JoinSet::new();
+        if config.watchdog_ms > 0 {
+            watching.spawn(health.clone().watch_passes(Duration::from_millis(config.watchdog_ms)));
+        }
+        if let Some(known) = known {
+            let every = Duration::from_millis(config.known_answer_ms);
+            watching.spawn(known.watch(intake.clone(), health.clone(), every));
+        }
         let grpc_addr = listeners.tcp_addr();
-        let service = grpc::RewardService::new(intake.clone(), config.stream_in_flight, ended);
-        let grpc = match config.grpc.is_some() || config.uds.is_some() {
-            true => Some(grpc::Server::start(listeners, service).await),
-            false => None,
-        };
+        let mut transports: Vec<Box<dyn Transport>> = Vec::new();
+        if config.grpc.is_some() || config.uds.is_some() {
+            transports.push(Box::new(grpc::Server::start(listeners, &config, &intake, &health).await));
+        }
         #[cfg(target_os = "linux")]
-        let lanes = lanes.map(|lanes| shm::Server::start(lanes, &config, intake.clone())).transpose()?;
-        Ok(Self {
-            intake,
-            queue,
-            threads: threads.into(),
-            grpc,
-            grpc_addr,
-            #[cfg(target_os = "linux")]
-            lanes,
-            ending,
-            drain: Duration::from_millis(config.drain_ms),
-        })
+        if let Some(lanes) = lanes {
+            transports.push(Box::new(shm::Server::start(lanes, &config, intake.clone())?));
+        }
+        let drain = Duration::from_millis(config.drain_ms);
+        Ok(Self { intake, queue, health, threads: threads.into(), transports, grpc_addr, _watching: watching, drain })
+    }
+
+    /// Whether the sidecar's own threads and its engine still work.
+    pub fn health(&self) -> &Health {
+        &self.health
     }
 
     /// The door through which every transport submits.
@@ -211,17 +238,22 @@ impl Sidecar {
         self.grpc_addr
     }
 
-    /// Refuses new work, answers what was accepted, stops. `Err` when the time for it was not enough; what had not reached
-    /// the engine by then has been rejected.
-    pub async fn drain(mut self) -> Result<(), DrainTimeout> {
-        let deadline = Instant::now() + self.drain;
-        let grpc = self.grpc.take();
-        if let Some(grpc) = &grpc {
-            grpc.refuse().await;
-        }
-        #[cfg(target_os = "linux")]
-        if let Some(lanes) = &self.lanes {
-            lanes.refuse();
+    /// Refuses new work, answers what was accepted, waits until the answers have been read, and stops. `Err` when the time
+    /// for it was not enough; what had not reached the engine by then has been rejected.
+    pub async fn drain(self) -> Result<(), DrainTimeout> {
+        let time = self.drain;
+        self.end_within(time).await
+    }
+
+    /// As [`Self::drain`], for a sidecar that has failed: it has two seconds.
+    pub async fn end(self) -> Result<(), DrainTimeout> {
+        self.end_within(GOODBYE).await
+    }
+
+    async fn end_within(mut self, time: Duration) -> Result<(), DrainTimeout> {
+        let deadline = Instant::now() + time;
+        for transport in &self.transports {
+            transport.refuse().await;
         }
         self.intake.close();
         // No patience for company any more.
@@ -230,18 +262,16 @@ impl Sidecar {
         let answered = unanswered.wait_for(|n| *n == 0);
         // The count's other end lives in the queue, so it cannot be gone.
         let in_time = tokio::time::timeout_at(deadline, answered).await.is_ok();
-        let left = self.unanswered();
+        let unanswered = self.unanswered();
         self.queue.abandon();
-        self.ending.send_replace(true);
-        #[cfg(target_os = "linux")]
-        if let Some(lanes) = self.lanes.take() {
-            lanes.stop();
+        let until = deadline.max(Instant::now() + GOODBYE);
+        let mut stopping = JoinSet::new();
+        for transport in self.transports.drain(..) {
+            stopping.spawn(transport.stop(until));
         }
-        if let Some(grpc) = grpc {
-            grpc.stop(Instant::now() + GOODBYE).await;
-        }
-        if !in_time {
-            return Err(DrainTimeout { unanswered: left, drain: self.drain });
+        let unread = stopping.join_all().await.into_iter().sum();
+        if !in_time || unread > 0 {
+            return Err(DrainTimeout { unanswered, unread, drain: time });
         }
         for thread in std::mem::take(&mut self.threads) {
             // Both end at once, now that the queue is closed and empty.
@@ -253,23 +283,51 @@ impl Sidecar {
     }
 }
 
+/// Has the engine score the rollout whose answer is known from then on; `None` where that is not wanted, or where no
+/// rollout can be made up for this model. The engine may take its time, so it does so on a thread of its own.
+async fn known_answer(
+    rules: Rules,
+    mut engine: Box<dyn Engine>,
+    config: &Config,
+) -> Result<(Rules, Box<dyn Engine>, Option<KnownAnswer>), StartError> {
+    if config.known_answer_ms == 0 {
+        return Ok((rules, engine, None));
+    }
+    let score = move || {
+        let known = KnownAnswer::take(&rules, engine.as_mut(), FIRST_GENERATION);
+        (rules, engine, known)
+    };
+    let scored = tokio::task::spawn_blocking(score).await;
+    let (rules, engine, known) = scored.map_err(|panic| StartError::Engine(panic.to_string()))?;
+    match known {
+        Ok(known) => Ok((rules, engine, Some(known))),
+        Err(none @ NoAnswer::NoRollout(_)) => {
+            tracing::warn!("readiness is not checked against a known answer: {none}");
+            Ok((rules, engine, None))
+        }
+        Err(failed @ NoAnswer::Failed(_)) => Err(StartError::Engine(failed.to_string())),
+    }
+}
+
 impl Drop for Sidecar {
     /// Without [`Self::drain`], what waits is rejected and the threads end after the micro-batch that is running.
     fn drop(&mut self) {
         self.queue.close();
         self.queue.abandon();
-        self.ending.send_replace(true);
     }
 }
 
-/// Accepted work was left when the drain's time was up.
+/// Accepted work was not finished when the drain's time was up.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{unanswered} accepted rollouts were still unanswered after {drain:?}; those that had not reached the engine have been rejected"
+    "after {drain:?}, {unanswered} accepted rollouts were unanswered (rejected where they had not reached the engine), and the \
+     answers of at least {unread} had not been read by their callers; raise drain_ms"
 )]
 pub struct DrainTimeout {
-    /// How many.
+    /// Accepted rollouts without an answer.
     pub unanswered: usize,
+    /// Answered rollouts whose answers are known not to have been read. More may lie in buffers between here and their callers.
+    pub unread: usize,
     /// The time they had.
     pub drain: Duration,
 }

@@ -3,8 +3,8 @@
 //! Whoever wants in first takes [`Room`], in order of arrival; full means waiting at the door, which is the back-pressure.
 //! The scorer's side asks for the next micro-batch; the decision itself is the pure [`batcher`]'s.
 //!
-//! A rollout comes in quietly: whoever pushed it sees afterwards that somebody turns to it, by taking a micro-batch at once or by
-//! waking the packer. The wake-up is owed until then, and no matter who pays.
+//! Pushing a rollout does not wake the packer: whoever pushed one or several calls [`Queue::wake`] afterwards, so that rollouts
+//! that come together are seen together.
 
 mod groups;
 mod pending;
@@ -27,9 +27,6 @@ use crate::rollout::ValidRollout;
 
 pub(super) use self::pending::{LeftBehind, Pending, left};
 pub(super) use self::room::{NoRoom, Room};
-
-/// Most rollouts of a micro-batch that is handed out at once: many short ones are worth it as well, some at a time.
-const AT_ONCE: usize = 32;
 
 /// See the module.
 pub(super) struct Queue {
@@ -129,8 +126,7 @@ impl Queue {
         self.capacity.take(tokens).await
     }
 
-    /// Lets an admitted rollout in; from here on it is answered exactly once. [`Self::batch_at_once`] or [`Self::wake`] must
-    /// follow.
+    /// Lets an admitted rollout in; from here on it is answered exactly once. [`Self::wake`] must follow.
     pub(super) fn push(&self, admitted: Admitted, mut ticket: Ticket, arrived: Instant) {
         ticket.accept();
         let Admitted { rollout, bound, deadline, room } = admitted;
@@ -289,32 +285,6 @@ impl Queue {
     /// The limits of the next micro-batch.
     fn limits(&self) -> Limits {
         Limits { max_tokens: self.budget.load(Ordering::Relaxed).min(self.limits.max_tokens), ..self.limits }
-    }
-
-    /// How many wait for the engine.
-    pub(super) fn waiting(&self) -> usize {
-        self.lock().waiting.len()
-    }
-
-    /// A micro-batch for a caller who holds the engine, without patience for company, and whatever the packer has in its hand. `None`
-    /// where nothing waits, or where the largest that could come of what waits is not `worth` it, by its tokens (each rollout for
-    /// itself) and its rollouts. [`Self::wake`] must follow: something may be left.
-    pub(super) fn batch_at_once(&self, worth: impl Fn(usize, usize) -> bool) -> Option<Vec<Pending>> {
-        let mut state = self.lock();
-        let limits =
-            Limits { max_wait: Duration::ZERO, max_rollouts: self.limits.max_rollouts.min(AT_ONCE), ..self.limits() };
-        let (tokens, rollouts) = (state.tokens.min(limits.max_tokens), state.waiting.len().min(limits.max_rollouts));
-        // One that is longer than the budget goes alone, with all its tokens.
-        let longest = |state: &State| state.waiting.iter().map(|pending| pending.waiting().cost()).max().unwrap_or(0);
-        if rollouts == 0 || !worth(tokens, rollouts) || !worth(longest(&state), 1) {
-            return None;
-        }
-        // The packer sleeps on as it did, and the demand stands: to both it is as if these had never come. What is left behind
-        // it has to look at, and at an end that it waits for.
-        let Handed { taken, .. } = state.hand_out(Instant::now(), Demand::Now, &limits);
-        state.wake_owed = state.closed || !state.waiting.is_empty();
-        drop(state);
-        Some(taken?.answer_the_rest()).filter(|batch| !batch.is_empty())
     }
 
     /// A panic elsewhere never happens while the state is half-changed, so a poisoned lock is still sound.

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::reading::{self, Found};
-use super::tokenize::Text;
+use super::tokenize::{Locate, Text};
 use super::{Config, OverLong};
 use crate::aggregate::{self, Bound};
 use crate::batch::unique_tokens;
@@ -56,8 +56,8 @@ impl Rules {
             )
         })?;
         let scored = self.scored_turns(&input)?;
-        let wants_length = rollout.aggregation.length_penalty.is_some();
-        let (mut tokens, mut found) = self.read(&mut input, wants_length)?;
+        let locate = if rollout.aggregation.length_penalty.is_some() { Locate::Whole } else { Locate::Nothing };
+        let (mut tokens, mut found) = self.read(&mut input, locate)?;
         let truncated = tokens.ids.len() > self.context();
         if truncated {
             if self.over_long == OverLong::Reject {
@@ -68,7 +68,7 @@ impl Rules {
                 return Err(self.too_long(&tokens, "nothing is cut of a conversation with scored turns; shorten it"));
             }
             if tokens.completion.is_none() && matches!(input, Input::Chat { .. }) {
-                (tokens, found) = self.read(&mut input, true)?;
+                (tokens, found) = self.read(&mut input, Locate::Start)?;
             }
             self.truncate(&mut tokens, found.first)?;
             found = reading::find(&self.card.reads, "input", &tokens.ids)?;
@@ -77,7 +77,7 @@ impl Rules {
         let bound = aggregate::bind(&rollout.aggregation, &self.card, completion_tokens.is_some())?;
         let reads = match &input {
             Input::Chat { messages, .. } if !scored.is_empty() => {
-                Reads::Turns(self.turns(messages, &scored, tokens.ids.len(), wants_length)?)
+                Reads::Turns(self.turns(messages, &scored, tokens.ids.len(), locate)?)
             }
             _ => found.reads,
         };
@@ -118,9 +118,9 @@ impl Rules {
     }
 
     /// The input's tokens, complete as the model wants them, and where they are read. Ids are taken out of it.
-    fn read(&self, input: &mut Input, find_completion: bool) -> Result<(Tokens, Found), Rejection> {
+    fn read(&self, input: &mut Input, locate: Locate) -> Result<(Tokens, Found), Rejection> {
         let text = matches!(input, Input::Chat { .. } | Input::Text(_));
-        let mut tokens = self.tokens(input, find_completion)?;
+        let mut tokens = self.tokens(input, locate)?;
         if tokens.ids.is_empty() {
             return Err(Rejection::new(Code::Empty, "input: there is no token to score"));
         }
@@ -132,8 +132,8 @@ impl Rules {
         Ok((tokens, found))
     }
 
-    /// Finding the completion in a text costs a little; `find_completion` says whether it is wanted.
-    fn tokens(&self, input: &mut Input, find_completion: bool) -> Result<Tokens, Rejection> {
+    /// Finding the completion in a conversation costs a little; `locate` says what of it is wanted.
+    fn tokens(&self, input: &mut Input, locate: Locate) -> Result<Tokens, Rejection> {
         match input {
             Input::Chat { messages, completion } => {
                 let bytes: usize = messages.iter().map(|m| m.role.len() + m.content.len()).sum();
@@ -144,8 +144,8 @@ impl Rules {
                         "chat.messages: there is no message before the completion",
                     ));
                 }
-                let rendered = self.text.render(messages, completion)?;
-                self.encode(&rendered.text, find_completion.then_some(rendered.completion))
+                let rendered = self.text.render(messages, completion, locate)?;
+                self.encode(&rendered.text, rendered.completion)
             }
             Input::Text(text) => {
                 check_bytes("text", text.len())?;
@@ -257,16 +257,15 @@ impl Rules {
         messages: &[Message],
         scored: &[usize],
         own_tokens: usize,
-        find_completion: bool,
+        locate: Locate,
     ) -> Result<Arc<[Turn]>, Rejection> {
         let (mut tokens_in_all, mut bytes_in_all) = (own_tokens, 0);
         let mut turns = Vec::with_capacity(scored.len());
         for &i in scored {
             let field = format!("chat.messages[{i}]");
-            let rendered = self.text.render(&messages[..i], &messages[i].content)?;
+            let rendered = self.text.render(&messages[..i], &messages[i].content, locate)?;
             bytes_in_all += rendered.text.len();
-            let Tokens { mut ids, completion } =
-                self.encode(&rendered.text, find_completion.then_some(rendered.completion))?;
+            let Tokens { mut ids, completion } = self.encode(&rendered.text, rendered.completion)?;
             reading::complete(&self.card.reads, true, &mut ids);
             reading::check_end(&self.card.reads, &field, true, &ids)?;
             reading::find(&self.card.reads, &field, &ids)?;

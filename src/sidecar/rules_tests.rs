@@ -118,9 +118,11 @@ proptest! {
         length_known: bool,
     ) {
         let rules = rules_with(1 << 10, OverLong::Reject, ReadPolicy { append, ..ReadPolicy::default() });
-        let aggregation = || crate::rollout::AggregationSpec {
-            length_penalty: length_known.then_some(LengthPenalty { per_token: 0.1, target_tokens: 3 }),
-            ..Default::default()
+        let aggregation = || {
+            Arc::new(crate::rollout::AggregationSpec {
+                length_penalty: length_known.then_some(LengthPenalty { per_token: 0.1, target_tokens: 3 }),
+                ..Default::default()
+            })
         };
         let contents: Vec<String> = contents
             .iter()
@@ -144,6 +146,35 @@ proptest! {
         let expected = if parts.is_empty() { Reads::Last } else { Reads::Turns(parts.into()) };
         prop_assert_eq!(&whole.reads, &expected);
     }
+}
+
+/// A template that leaves out what was thought: its tokens are not those of the completion.
+#[test]
+fn a_length_that_cannot_be_counted_is_refused() {
+    let forgetful = "{% for m in messages %}<open>{{ m.role }} {{ m.content.split('w9')[-1] }} {% endfor %}\
+                     {% if add_generation_prompt %}<open>assistant {% else %}<end>{% endif %}";
+    let with = |over_long| {
+        let card = rules(ReadPolicy::default()).card().as_ref().clone();
+        let text = TextAssets { chat_template: Some(forgetful.into()), ..card.text.clone() };
+        Rules::new(ModelCard { text, ..card }.into(), &Config { over_long, ..Config::default() }).unwrap()
+    };
+    let penalty = Some(LengthPenalty { per_token: 0.5, target_tokens: 0 });
+    let penalised = |rollout: Rollout| {
+        let aggregation = crate::rollout::AggregationSpec { length_penalty: penalty, ..(*rollout.aggregation).clone() };
+        Rollout { aggregation: aggregation.into(), ..rollout }
+    };
+    for over_long in [OverLong::Reject, OverLong::TruncateLeft] {
+        let rules = with(over_long);
+        assert_eq!(valid(&rules, penalised(chat(&["w0"], "w1 w2  "))).completion_tokens, Some(2));
+        assert_bad(&rules, penalised(chat(&["w0"], "w8 w9 w1")), Code::BadMessages, "length_penalty");
+        assert_bad(&rules, penalised(chat(&["w0", "*w8 w9 w1", "w0"], "w1")), Code::BadMessages, "length_penalty");
+        // Who does not ask for the length is scored.
+        valid(&rules, chat(&["w0"], "w8 w9 w1"));
+    }
+    // The prompt is cut nevertheless: where it ends is known.
+    let long = "w3 ".repeat(CONTEXT as usize);
+    let cut = valid(&with(OverLong::TruncateLeft), chat(&[&long], "w8 w9 w1"));
+    assert!(cut.truncated && cut.tokens.ends_with(&[REPLY, 11, END]), "{:?}", cut.tokens);
 }
 
 #[test]
@@ -246,7 +277,7 @@ fn what_stands_behind_a_text_is_stripped_before_the_last_token_is_appended() {
     let text = TextAssets { chat_template: Some(plain.into()), ..card.text.clone() };
     let rules = Rules::new(ModelCard { text, ..card }.into(), &Config::default()).unwrap();
     let mut chat = chat(&["w0"], "w1 w2  ");
-    chat.aggregation.length_penalty = Some(penalty);
+    Arc::make_mut(&mut chat.aggregation).length_penalty = Some(penalty);
     let valid = valid(&rules, chat);
     assert_eq!((&*valid.tokens, valid.completion_tokens), (&[USER, 10, REPLY, 11, 12, END][..], Some(2)));
 }

@@ -1,11 +1,11 @@
-//! The engine, and who runs micro-batches on it: two threads, of which one packs the next while the other runs the current
-//! one; or, where the engine is quicker than the way to them, whoever brought the rollouts.
+//! The engine, and the two threads that run micro-batches on it: the packer packs the next one while the scorer runs the current
+//! one.
 
 mod pace;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -21,19 +21,13 @@ use crate::batch::{MicroBatch, Wanted};
 use crate::engine::{Engine, EngineError, ModelCard, ScoreTable};
 use crate::reward::{Code, Rejection};
 
-/// See the module.
-pub(super) struct Scorer {
+/// The scorer thread's own: nobody else runs the engine, and it ends with the thread.
+struct Scorer {
     queue: Arc<Queue>,
+    engine: Box<dyn Engine>,
     card: Arc<ModelCard>,
-    terms: Terms,
-    seat: Mutex<Seat>,
-}
-
-/// Whoever holds it runs the engine. Nobody waits for it while holding the queue.
-struct Seat {
-    /// `None` once the threads have ended: a model is not kept by those who still know the door.
-    engine: Option<Box<dyn Engine>>,
     pace: Pace,
+    terms: Terms,
 }
 
 /// A micro-batch and those who wait for it, in the order of its reads: each has one or more of them in a row.
@@ -65,16 +59,14 @@ impl Packed {
 /// How micro-batches are made and run.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Terms {
-    pub(super) share_prefixes: bool,
-    pub(super) max_batch_tokens: usize,
-    /// What handing work to another thread costs.
-    pub(super) hand_over: Duration,
+    share_prefixes: bool,
+    max_batch_tokens: usize,
 }
 
 impl Terms {
     pub(super) fn of(config: &Config) -> Self {
         let Config { share_prefixes, max_batch_tokens, .. } = *config;
-        Self { share_prefixes, max_batch_tokens, hand_over: pace::HAND_OVER }
+        Self { share_prefixes, max_batch_tokens }
     }
 }
 
@@ -90,73 +82,42 @@ impl Drop for LastWill<'_> {
     }
 }
 
+/// Starts both threads; they end when the queue is closed and empty.
+pub(super) fn start(queue: &Arc<Queue>, engine: Box<dyn Engine>, terms: Terms) -> std::io::Result<[JoinHandle<()>; 2]> {
+    // One micro-batch lies ready while one runs; the queue gives out no other before this one is taken.
+    let (ready, next) = sync_channel(1);
+    let packer = {
+        let queue = Arc::clone(queue);
+        std::thread::Builder::new().name("packer".into()).spawn(move || pack_all(&queue, terms, &ready))?
+    };
+    let card = Arc::clone(engine.card());
+    let scorer = Scorer { queue: Arc::clone(queue), engine, card, pace: Pace::default(), terms };
+    let scorer = std::thread::Builder::new().name("scorer".into()).spawn(move || scorer.run_all(&next))?;
+    Ok([packer, scorer])
+}
+
+fn pack_all(queue: &Queue, terms: Terms, ready: &SyncSender<Packed>) {
+    let _will = LastWill(queue);
+    while let Some(pendings) = queue.next_batch() {
+        if ready.send(Packed::new(pendings, terms.share_prefixes)).is_err() {
+            // The scorer is gone, which only a panic outside the engine can do; dropped tickets answer by themselves.
+            return;
+        }
+    }
+}
+
 impl Scorer {
-    pub(super) fn new(queue: Arc<Queue>, engine: Box<dyn Engine>, terms: Terms) -> Self {
-        let card = Arc::clone(engine.card());
-        Self { queue, card, terms, seat: Mutex::new(Seat { engine: Some(engine), pace: Pace::default() }) }
-    }
-
-    /// Starts both threads; they end when the queue is closed and empty.
-    pub(super) fn start(self: &Arc<Self>) -> std::io::Result<[JoinHandle<()>; 2]> {
-        // One micro-batch lies ready while one runs; the queue gives out no other before this one is taken.
-        let (ready, next) = sync_channel(1);
-        let packer = {
-            let scorer = Arc::clone(self);
-            std::thread::Builder::new().name("packer".into()).spawn(move || scorer.pack_all(&ready))?
-        };
-        let scorer = Arc::clone(self);
-        let scorer = std::thread::Builder::new().name("scorer".into()).spawn(move || scorer.run_all(&next))?;
-        Ok([packer, scorer])
-    }
-
-    /// See [`super::Intake::settle`].
-    pub(super) fn settle(&self) {
-        let _will = LastWill(&self.queue);
-        // Those who wait now, and no more: what others bring meanwhile is theirs to settle.
-        let mut left = self.queue.waiting();
-        while left > 0
-            && let Some(seat) = self.try_seat()
-            && let Some(pendings) =
-                self.queue.batch_at_once(|tokens, rollouts| seat.pace.beats(self.terms.hand_over, tokens, rollouts))
-        {
-            left = left.saturating_sub(pendings.len());
-            self.run(seat, Packed::new(pendings, self.terms.share_prefixes));
-        }
-        self.queue.wake();
-    }
-
-    fn pack_all(&self, ready: &SyncSender<Packed>) {
-        let _will = LastWill(&self.queue);
-        while let Some(pendings) = self.queue.next_batch() {
-            if ready.send(Packed::new(pendings, self.terms.share_prefixes)).is_err() {
-                // The scorer is gone, which only a panic outside the engine can do; dropped tickets answer by themselves.
-                return;
-            }
-        }
-    }
-
-    fn run_all(&self, next: &Receiver<Packed>) {
-        let _will = LastWill(&self.queue);
+    fn run_all(mut self, next: &Receiver<Packed>) {
+        let queue = Arc::clone(&self.queue);
+        let _will = LastWill(&queue);
         loop {
-            self.queue.engine_idle();
-            let Ok(packed) = next.recv() else { break };
-            self.queue.batch_taken();
+            queue.engine_idle();
+            let Ok(packed) = next.recv() else { return };
+            queue.batch_taken();
             if let Some(packed) = self.without_obsolete(packed) {
-                self.run(self.seat.lock().unwrap_or_else(PoisonError::into_inner), packed);
+                self.run(packed);
             }
         }
-        self.seat.lock().unwrap_or_else(PoisonError::into_inner).engine = None;
-    }
-
-    /// The engine, where nobody is at it.
-    fn try_seat(&self) -> Option<MutexGuard<'_, Seat>> {
-        let seat = match self.seat.try_lock() {
-            Ok(seat) => seat,
-            // Whoever panicked there has closed the queue; what is left to do is nothing that a half-done pass could spoil.
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return None,
-        };
-        seat.engine.is_some().then_some(seat)
     }
 
     /// Takes out those who left or expired while the batch lay ready, and packs the rest again where there were any.
@@ -176,23 +137,21 @@ impl Scorer {
         (!rest.is_empty()).then(|| Packed::new(rest, self.terms.share_prefixes))
     }
 
-    /// Runs a micro-batch and answers it. Others may have the engine before the answers are out.
-    fn run(&self, mut seat: MutexGuard<'_, Seat>, packed: Packed) {
+    /// Runs a micro-batch and answers it.
+    fn run(&mut self, packed: Packed) {
         let Packed { batch, pendings } = packed;
         let submitted = pendings.iter().map(|p| p.rollout.total_tokens()).sum();
         metrics::batch(batch.tokens.len(), submitted, pendings.len(), self.terms.max_batch_tokens);
         // One span per rollout, so that each trace shows its own forward pass.
         let spans: Vec<_> = pendings.iter().map(|p| info_span!(parent: p.ticket.span(), "forward")).collect();
-        let engine = seat.engine.as_mut().expect("whoever sits down looks, and it goes only when nothing is to be run");
         let started = Instant::now();
-        let scored = score(engine.as_mut(), &batch, self.card.attributes.len());
+        let scored = score(self.engine.as_mut(), &batch, self.card.attributes.len());
         let forward = started.elapsed();
         if let Ok(table) = &scored {
             metrics::reused(table.reused());
-            seat.pace.saw(batch.tokens.len() - table.reused().min(batch.tokens.len()), forward);
-            self.queue.set_budget(seat.pace.budget(self.terms.max_batch_tokens));
+            self.pace.saw(batch.tokens.len() - table.reused().min(batch.tokens.len()), forward);
+            self.queue.set_budget(self.pace.budget(self.terms.max_batch_tokens));
         }
-        drop(seat);
         drop(spans);
         metrics::stage(Stage::Forward, forward);
         reply(&self.card, pendings, scored, started, forward);
@@ -200,7 +159,7 @@ impl Scorer {
 }
 
 /// A panic in the engine fails the batch, not the process.
-fn score(engine: &mut dyn Engine, batch: &MicroBatch, columns: usize) -> Result<ScoreTable, EngineError> {
+pub(super) fn score(engine: &mut dyn Engine, batch: &MicroBatch, columns: usize) -> Result<ScoreTable, EngineError> {
     let table = catch_unwind(AssertUnwindSafe(|| engine.score(batch))).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref().copied());
         Err(EngineError::Forward(format!("panic: {}", text.unwrap_or("without a message"))))

@@ -83,6 +83,12 @@ impl Ticket {
         self.give(outcome);
     }
 
+    /// The same ticket, which `cancellation` withdraws alone.
+    pub fn cancelled_by(mut self, cancellation: Cancellation) -> Self {
+        self.cancellation = Some(cancellation);
+        self
+    }
+
     /// What withdraws this rollout alone.
     pub fn cancellation(&mut self) -> Cancellation {
         self.cancellation.get_or_insert_default().clone()
@@ -127,6 +133,11 @@ impl Drop for Ticket {
             false => Rejection::new(Code::Lost, "the server lost this rollout; please report it as a bug"),
         }));
     }
+}
+
+/// Counts an answer that a transport gives before there is a ticket.
+pub(super) fn answered_by_transport(outcome: &Outcome, _caller: &Identity) {
+    super::metrics::answered(outcome);
 }
 
 impl std::fmt::Debug for Ticket {

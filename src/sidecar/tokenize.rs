@@ -4,6 +4,7 @@
 //! none is added for a model that was trained without.
 
 use std::ops::Range;
+use std::panic::AssertUnwindSafe;
 
 use tokenizers::Tokenizer;
 
@@ -28,8 +29,19 @@ pub struct Text {
 pub struct Rendered {
     /// The text, template included.
     pub text: String,
-    /// Where the completion stands in it.
-    pub completion: Range<usize>,
+    /// Where the completion stands in it; `None` where nobody asked.
+    pub completion: Option<Range<usize>>,
+}
+
+/// What is to be found out of a completion's place in a rendered conversation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Locate {
+    /// Nothing: it costs another pass through the template.
+    Nothing,
+    /// Where it begins, so that the prompt before it can be cut. The place may end behind it.
+    Start,
+    /// Where exactly it stands, so that its tokens can be counted.
+    Whole,
 }
 
 impl Text {
@@ -65,25 +77,58 @@ impl Text {
         ids.first().is_some_and(|first| [self.bos, self.named_bos].contains(&Some(*first)))
     }
 
-    /// Applies the chat template, without a prompt for a further turn.
-    pub fn render(&self, messages: &[Message], completion: &str) -> Result<Rendered, Rejection> {
+    /// Applies the chat template, without a prompt for a further turn. Refuses a conversation whose completion has no
+    /// place that can be found, where `locate` asks for one.
+    pub fn render(&self, messages: &[Message], completion: &str, locate: Locate) -> Result<Rendered, Rejection> {
+        let text = self.apply_with(messages, completion)?;
+        let place = match locate {
+            Locate::Nothing => None,
+            Locate::Start => Some(self.exact_place(messages, completion, &text).or_else(|| {
+                let start = self.prompt_of(messages, &text)?;
+                Some(start..text.len())
+            })),
+            Locate::Whole => Some(self.exact_place(messages, completion, &text)),
+        };
+        match place {
+            None => Ok(Rendered { text, completion: None }),
+            Some(Some(completion)) => Ok(Rendered { text, completion: Some(completion) }),
+            Some(None) => Err(not_found(locate)),
+        }
+    }
+
+    /// Where the template has put a completion. Another word in its place shows what the template writes before and behind
+    /// it; what stands between is the completion, of which a template may have trimmed the ends.
+    fn exact_place(&self, messages: &[Message], completion: &str, text: &str) -> Option<Range<usize>> {
+        let word = (0_u32..).map(|n| format!("COMPLETION{n}")).find(|word| !text.contains(word))?;
+        let other = self.apply_with(messages, &word).ok()?;
+        let found =
+            other.split_once(&word).filter(|(_, behind)| !behind.contains(&word)).and_then(|(before, behind)| {
+                let place = before.len()..text.len().checked_sub(behind.len())?;
+                let written = text.get(place.clone())?;
+                let is_completion = completion.contains(written) && written.trim() == completion.trim();
+                (text.starts_with(before) && text.ends_with(behind) && is_completion).then_some(place)
+            });
+        // Of nothing some templates write less than they write around a word. It stands where the policy began.
+        let empty = || completion.trim().is_empty().then(|| self.prompt_of(messages, text)).flatten();
+        found.or_else(|| empty().map(|start| start..start))
+    }
+
+    /// The bytes of the prompt as the policy saw it, if the conversation's text begins with that.
+    fn prompt_of(&self, messages: &[Message], text: &str) -> Option<usize> {
+        let prompt = self.apply(messages, true).ok()?;
+        text.starts_with(&prompt).then_some(prompt.len())
+    }
+
+    fn apply_with(&self, messages: &[Message], completion: &str) -> Result<String, Rejection> {
         let mut turns = messages.to_vec();
         turns.push(Message::new(ASSISTANT, completion));
-        let text = self.apply(&turns, false)?;
-        // Where the completion begins: behind the prompt as the policy saw it, if the template is of that kind,
-        // else where the text last says what the completion says.
-        let start = match self.apply(messages, true) {
-            Ok(prompt) if text.starts_with(&prompt) => prompt.len(),
-            _ => text.rfind(completion.trim()).unwrap_or(text.len()),
-        };
-        let end = (start + completion.len()).min(text.len());
-        Ok(Rendered { text, completion: start..end })
+        self.apply(&turns, false)
     }
 
     fn apply(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, Rejection> {
         let template = self.template.as_ref().ok_or_else(|| {
             Rejection::new(
-                Code::BadMessages,
+                Code::UnsupportedInput,
                 "chat: the model has no chat template; send text that carries the template already, or token ids",
             )
         })?;
@@ -92,13 +137,15 @@ impl Text {
 
     /// Token ids of a text that carries its template.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, Rejection> {
-        let encoding = self.tokenizer()?.encode_fast(text, false).map_err(|e| untokenizable(&e))?;
+        let tokenizer = self.tokenizer()?;
+        let encoding = guarded(|| tokenizer.encode_fast(text, false))?;
         Ok(self.with_bos(encoding.get_ids().to_vec()))
     }
 
     /// As [`Self::encode`], with the range of tokens that begin within `part` of the text.
     pub fn encode_part(&self, text: &str, part: Range<usize>) -> Result<(Vec<u32>, Range<usize>), Rejection> {
-        let encoding = self.tokenizer()?.encode(text, false).map_err(|e| untokenizable(&e))?;
+        let tokenizer = self.tokenizer()?;
+        let encoding = guarded(|| tokenizer.encode(text, false))?;
         let ids = self.with_bos(encoding.get_ids().to_vec());
         let added = ids.len() - encoding.len();
         let place = |at: usize| added + encoding.get_offsets().partition_point(|&(begin, _)| begin < at);
@@ -126,7 +173,10 @@ impl Text {
 
     fn tokenizer(&self) -> Result<&Tokenizer, Rejection> {
         self.tokenizer.as_ref().ok_or_else(|| {
-            Rejection::new(Code::NoInput, "the model came without a tokenizer; send token_ids or prompt_completion_ids")
+            Rejection::new(
+                Code::UnsupportedInput,
+                "text: the model came without a tokenizer; send token_ids or prompt_completion_ids",
+            )
         })
     }
 }
@@ -142,142 +192,37 @@ fn specials_around(tokenizer: &Tokenizer) -> Result<(Option<u32>, Option<u32>), 
     ))
 }
 
-fn untokenizable(error: &tokenizers::Error) -> Rejection {
-    Rejection::new(Code::Malformed, format!("text: cannot be tokenized: {error}"))
+/// The encoding of a text, whatever happens to the tokenizer: it is made of a file that came with the model, and may have
+/// faults that no text has shown yet.
+fn guarded<T>(encode: impl FnOnce() -> Result<T, tokenizers::Error>) -> Result<T, Rejection> {
+    // Encoding only reads a tokenizer, but for its caches; those are behind locks, and it does without one that a panic has
+    // poisoned.
+    match std::panic::catch_unwind(AssertUnwindSafe(encode)) {
+        Ok(Ok(encoding)) => Ok(encoding),
+        Ok(Err(error)) => Err(Rejection::new(Code::Malformed, format!("text: cannot be tokenized: {error}"))),
+        Err(_) => Err(Rejection::new(
+            Code::TokenizerFailed,
+            "text: the model's tokenizer broke on this text; the server's log has the reason. The fault is in the model's \
+             tokenizer.json or in the tokenizers library, and the same text fails again: send token_ids or \
+             prompt_completion_ids instead",
+        )),
+    }
+}
+
+fn not_found(locate: Locate) -> Rejection {
+    let (purpose, advice) = match locate {
+        Locate::Whole => ("its tokens cannot be counted for length_penalty", "leave length_penalty out"),
+        Locate::Nothing | Locate::Start => ("the prompt before it cannot be cut to the context", "shorten the prompt"),
+    };
+    Rejection::new(
+        Code::BadMessages,
+        format!(
+            "chat: the model's chat template does not write this completion as it was sent, so {purpose}; {advice}, or send \
+             prompt_completion_ids"
+        ),
+    )
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use super::*;
-
-    const CHATML: &str = "{% for m in messages %}{{ '<s>' + m['role'] + ' ' + m['content'].strip() + ' </s> ' }}{% endfor %}\
-                          {% if add_generation_prompt %}{{ '<s>assistant ' }}{% endif %}";
-
-    /// Words as tokens; `<s>` is 1, and is put first where `adds_bos`.
-    fn text(template: Option<&str>, adds_bos: bool) -> Text {
-        Text::new(&assets(template, adds_bos)).unwrap()
-    }
-
-    fn assets(template: Option<&str>, adds_bos: bool) -> TextAssets {
-        let words = ["<unk>", "<s>", "</s>", "user", "assistant", "two", "and", "make", "four"];
-        let vocab: BTreeMap<&str, usize> = words.iter().enumerate().map(|(i, w)| (*w, i)).collect();
-        let special = |id: usize| {
-            serde_json::json!({"id": id, "content": words[id], "special": true, "single_word": false,
-                "lstrip": false, "rstrip": false, "normalized": false})
-        };
-        let bos = serde_json::json!({
-            "type": "TemplateProcessing",
-            "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
-            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
-            "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}},
-        });
-        let json = serde_json::json!({
-            "version": "1.0",
-            // Left behind by training, and a trap: text must never be cut silently.
-            "truncation": {"max_length": 3, "strategy": "LongestFirst", "stride": 0, "direction": "Right"},
-            "padding": null,
-            "added_tokens": [special(0), special(1), special(2)],
-            "normalizer": null,
-            "pre_tokenizer": {"type": "Whitespace"},
-            "post_processor": if adds_bos { bos } else { serde_json::Value::Null },
-            "decoder": null,
-            "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "<unk>"},
-        });
-        TextAssets {
-            tokenizer_json: Some(json.to_string().into_bytes().into()),
-            chat_template: template.map(str::to_owned),
-            template_variables: BTreeMap::from([("bos_token".into(), "<s>".into())]),
-            ..TextAssets::default()
-        }
-    }
-
-    fn user(content: &str) -> Message {
-        Message::new("user", content)
-    }
-
-    #[test]
-    fn a_conversation_is_rendered_and_its_completion_found() {
-        let text = text(Some(CHATML), false);
-        let rendered = text.render(&[user(" two and two make ")], "four four").unwrap();
-        assert_eq!(rendered.text, "<s>user two and two make </s> <s>assistant four four </s> ");
-        assert_eq!(&rendered.text[rendered.completion.clone()], "four four");
-        let (ids, completion) = text.encode_part(&rendered.text, rendered.completion).unwrap();
-        assert_eq!(ids, [1, 3, 5, 6, 5, 7, 2, 1, 4, 8, 8, 2]);
-        assert_eq!(completion, 9..11);
-        assert_eq!(text.encode(&rendered.text).unwrap(), ids);
-    }
-
-    #[test]
-    fn an_empty_completion_has_a_place_too() {
-        let text = text(Some(CHATML), false);
-        let rendered = text.render(&[user("two")], "").unwrap();
-        let (ids, completion) = text.encode_part(&rendered.text, rendered.completion).unwrap();
-        assert_eq!(ids, [1, 3, 5, 2, 1, 4, 2]);
-        assert_eq!(completion, 6..6);
-    }
-
-    #[test]
-    fn exactly_one_beginning_whatever_the_text_brought() {
-        let text = text(None, true);
-        assert_eq!(text.encode("two and").unwrap(), [1, 5, 6]);
-        assert_eq!(text.encode("<s>two and").unwrap(), [1, 5, 6]);
-        let (ids, part) = text.encode_part("two and", 4..7).unwrap();
-        assert_eq!((&ids[part], ids.len()), (&[6][..], 3));
-        assert_eq!(self::text(None, false).encode("two").unwrap(), [5]);
-    }
-
-    /// What the text or the template writes is not taken away: nothing is cut silently.
-    #[test]
-    fn no_beginning_is_added_where_the_model_was_trained_without() {
-        let text = Text::new(&TextAssets { bos: Bos::Never, ..assets(None, true) }).unwrap();
-        assert_eq!(text.encode("two and").unwrap(), [5, 6]);
-        assert_eq!(text.encode("<s>two and").unwrap(), [1, 5, 6]);
-        let (ids, part) = text.encode_part("two and", 4..7).unwrap();
-        assert_eq!((&ids[part], ids.len()), (&[6][..], 2));
-    }
-
-    #[test]
-    fn a_text_ends_as_the_tokenizer_ends_it() {
-        let mut json: serde_json::Value =
-            serde_json::from_slice(assets(None, true).tokenizer_json.as_deref().unwrap()).unwrap();
-        let end = serde_json::json!({"SpecialToken": {"id": "</s>", "type_id": 0}});
-        let around = &mut json["post_processor"];
-        around["single"].as_array_mut().unwrap().push(end);
-        around["special_tokens"]["</s>"] = serde_json::json!({"id": "</s>", "ids": [2], "tokens": ["</s>"]});
-        let tokenizer_json = Some(json.to_string().into_bytes().into());
-        let closed = |bos, given: &str| {
-            let assets = TextAssets { tokenizer_json: tokenizer_json.clone(), bos, ..assets(None, true) };
-            let text = Text::new(&assets).unwrap();
-            let mut ids = text.encode(given).unwrap();
-            text.close(&mut ids);
-            ids
-        };
-        assert_eq!(closed(Bos::AsTokenizer, "two and"), [1, 5, 6, 2]);
-        assert_eq!(closed(Bos::AsTokenizer, "two and</s>"), [1, 5, 6, 2]);
-        assert_eq!(closed(Bos::Never, "two and"), [5, 6]);
-    }
-
-    #[test]
-    fn a_beginning_is_known_whoever_wrote_it() {
-        for adds_bos in [true, false] {
-            let text = text(None, adds_bos);
-            assert!(text.opens_with_bos(&[1, 5]) && !text.opens_with_bos(&[5, 1]) && !text.opens_with_bos(&[]));
-        }
-    }
-
-    #[test]
-    fn a_conversation_needs_a_template() {
-        let rejection = text(None, false).render(&[user("two")], "").err().unwrap();
-        assert_eq!(rejection.code, Code::BadMessages);
-    }
-
-    #[test]
-    fn what_is_broken_is_found_at_the_start() {
-        let assets = TextAssets { chat_template: Some("{% for %}".into()), ..TextAssets::default() };
-        assert!(Text::new(&assets).err().unwrap().contains("chat template"));
-        let assets = TextAssets { tokenizer_json: Some(b"{}".as_slice().into()), ..TextAssets::default() };
-        assert!(Text::new(&assets).err().unwrap().contains("tokenizer"));
-    }
-}
+#[path = "tokenize_tests.rs"]
+mod tests;

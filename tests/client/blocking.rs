@@ -1,8 +1,8 @@
 //! The client for threads: against a real sidecar, and against one that misbehaves as the test pleases.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::thread;
 use std::time::Instant;
 
@@ -88,7 +88,12 @@ fn every_form_is_answered_as_the_client_for_tasks_is() {
     ];
     let rollouts: Vec<_> = inputs
         .into_iter()
-        .map(|input| Rollout { id: "same".into(), input, aggregation: aggregation.clone(), ..Rollout::default() })
+        .map(|input| Rollout {
+            id: "same".into(),
+            input,
+            aggregation: Arc::new(aggregation.clone()),
+            ..Rollout::default()
+        })
         .collect();
 
     let asked = runtime.block_on(async {
@@ -116,16 +121,7 @@ impl Rollouts for Wide {
     }
 
     fn get(&self, index: usize) -> RolloutRef<'_> {
-        const PLAIN: &AggregationSpec = &AggregationSpec {
-            name: String::new(),
-            weighting: None,
-            weights: BTreeMap::new(),
-            transforms: BTreeMap::new(),
-            clip: reward_sidecar::rollout::Clip { min: None, max: None },
-            offset: None,
-            unfinished_penalty: None,
-            length_penalty: None,
-        };
+        static PLAIN: LazyLock<Arc<AggregationSpec>> = LazyLock::new(Arc::default);
         RolloutRef {
             id: "",
             input: Some(InputRef::TokenIds(Ids::I64(&self.0[index]))),
@@ -133,7 +129,7 @@ impl Rollouts for Wide {
             group: "",
             priority: 0,
             deadline_ms: None,
-            aggregation: PLAIN,
+            aggregation: &PLAIN,
             traceparent: "",
         }
     }

@@ -9,6 +9,9 @@ use reward_sidecar::engine::{EchoEngine, Engine, EngineError, ModelCard, ScoreTa
 use reward_sidecar::proto::v1;
 use reward_sidecar::proto::v1::reward_service_client::RewardServiceClient;
 use reward_sidecar::sidecar::{Config, Sidecar};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::Streaming;
 use tonic::transport::{Channel, Endpoint};
 
 /// The context of the echo model, in tokens.
@@ -155,5 +158,28 @@ impl Engine for Gated {
 pub async fn gated(config: Config) -> (Sidecar, Arc<Gate>) {
     let gate = Arc::new(Gate::default());
     let engine = Gated { engine: EchoEngine::new(CONTEXT), gate: Arc::clone(&gate) };
+    // Nothing reaches the engine but what the test sends.
+    let config = Config { known_answer_ms: 0, ..config };
     (Sidecar::start(config, Box::new(engine)).await.unwrap(), gate)
+}
+
+/// Opens a stream; what is sent into the channel goes out.
+pub async fn open(sidecar: &Sidecar) -> (mpsc::UnboundedSender<v1::Rollout>, Streaming<v1::Reply>) {
+    let (send, rollouts) = mpsc::unbounded_channel();
+    let mut client = connect(sidecar).await;
+    let replies = client.score(UnboundedReceiverStream::new(rollouts)).await.unwrap().into_inner();
+    (send, replies)
+}
+
+/// Everything until the stream ends: by itself, or because the server shuts down.
+pub async fn all(mut replies: Streaming<v1::Reply>) -> Vec<v1::Reply> {
+    let mut out = Vec::new();
+    loop {
+        match replies.message().await {
+            Ok(Some(reply)) => out.push(reply),
+            Ok(None) => return out,
+            Err(status) if status.code() == tonic::Code::Unavailable => return out,
+            Err(status) => panic!("{status}"),
+        }
+    }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
+use reward_sidecar::json::rollout::FORMS;
 use reward_sidecar::reward::Code;
 
 use crate::error::Failure;
@@ -19,8 +20,6 @@ pub struct Line {
     pub id: Option<String>,
     pub rows: Result<Arc<Rows>, Failure>,
 }
-
-const FORMS: [&[&str]; 4] = [&["prompt", "completion"], &["text"], &["input_ids"], &["prompt_ids", "completion_ids"]];
 
 /// The fields that say what is to be scored, each with its value.
 type Inputs<'py> = [Option<Bound<'py, PyAny>>; 6];

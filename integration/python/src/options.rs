@@ -7,6 +7,7 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyMapping, PyString};
+use reward_sidecar::json;
 use reward_sidecar::rollout::{AggregationSpec, FinishReason};
 
 use crate::text::{text, wrong_type};
@@ -127,12 +128,9 @@ fn spec(value: &Bound<'_, PyAny>) -> PyResult<AggregationSpec> {
     let options = PyDict::new(py);
     // NumPy's numbers are no numbers to JSON.
     options.set_item(intern!(py, "default"), py.get_type::<pyo3::types::PyFloat>())?;
-    let json = py.import(intern!(py, "json"))?.call_method(intern!(py, "dumps"), (value,), Some(&options))?;
-    serde_json::from_str(json.cast::<PyString>()?.to_str()?).map_err(|error| {
-        let error = error.to_string();
-        let what = error.rsplit_once(" at line ").map_or(error.as_str(), |(what, _)| what);
-        PyValueError::new_err(format!("aggregation: {what}"))
-    })
+    let text = py.import(intern!(py, "json"))?.call_method(intern!(py, "dumps"), (value,), Some(&options))?;
+    json::rollout::parse_aggregation(text.cast::<PyString>()?.to_str()?)
+        .map_err(|what| PyValueError::new_err(format!("aggregation: {what}")))
 }
 
 /// Why a completion ended.
@@ -140,14 +138,9 @@ pub fn finish_reason(value: &Bound<'_, PyAny>, name: impl std::fmt::Display) -> 
     if value.is_none() {
         return Ok(FinishReason::Unspecified);
     }
-    match text(value, &name)?.as_str() {
-        "stop" => Ok(FinishReason::Stop),
-        "length" => Ok(FinishReason::Length),
-        other => {
-            let message = format!("{name}: '{other}' is not known; give 'stop', 'length' or None");
-            Err(PyValueError::new_err(message))
-        }
-    }
+    let word = text(value, &name)?;
+    json::rollout::finish_reason(&word)
+        .ok_or_else(|| PyValueError::new_err(format!("{name}: '{word}' is not known; give 'stop', 'length' or None")))
 }
 
 fn number<'py, T: FromPyObjectOwned<'py>>(value: &Bound<'py, PyAny>, name: &str, wanted: &str) -> PyResult<T> {

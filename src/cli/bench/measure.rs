@@ -46,7 +46,7 @@ impl Bench {
             .enable_all()
             .build()
             .map_err(|e| Failure::internal(format!("cannot start the runtime: {e}")))?;
-        let mut config = sidecar::Config { grpc: None, uds: None, shm: None, ..settings.sidecar() };
+        let mut config = sidecar::Config { grpc: None, uds: None, shm: None, known_answer_ms: 0, ..settings.sidecar() };
         match via {
             Via::Grpc => config.grpc = Some(([127, 0, 0, 1], 0).into()),
             // The sidecar removes it when it ends.

@@ -231,6 +231,7 @@ pub fn read_rollout(mut record: Record) -> Result<Asked, Broken> {
             deadline_ms: (has_deadline != 0).then_some(deadline_ms),
             aggregation: Default::default(),
             traceparent,
+            tracestate: String::new(),
         }),
     };
     Ok(Asked { number, options, rollout })

@@ -41,6 +41,7 @@ fn rollouts() -> impl Strategy<Value = Rollout> {
             deadline_ms,
             aggregation: Default::default(),
             traceparent,
+            ..Rollout::default()
         },
     )
 }

@@ -3,13 +3,6 @@
 
 use std::time::Duration;
 
-/// Handing work to another thread and hearing of its end: two wake-ups across cores, each of 20 to 60 µs on a virtual machine
-/// and a few on bare metal.
-pub(super) const HAND_OVER: Duration = Duration::from_micros(50);
-
-/// Packing and answering one rollout, whatever the engine.
-const PER_ROLLOUT: Duration = Duration::from_micros(1);
-
 /// The share of a pass in the mean that it keeps with each later one.
 const MEMORY: f64 = 7.0 / 8.0;
 
@@ -105,12 +98,6 @@ impl Pace {
         }
     }
 
-    /// Whether scoring and answering these is expected to take less than `limit`. Not before the engine has been seen at work.
-    pub fn beats(&self, limit: Duration, tokens: usize, rollouts: usize) -> bool {
-        let answering = PER_ROLLOUT * u32::try_from(rollouts).unwrap_or(u32::MAX);
-        self.expected(tokens).is_some_and(|pass| pass + answering < limit)
-    }
-
     /// What a pass over so many tokens is expected to take; nothing is before the first one.
     fn expected(&self, tokens: usize) -> Option<Duration> {
         let shortest = self.shortest?;
@@ -125,20 +112,12 @@ mod tests {
     const MICROSECOND: Duration = Duration::from_micros(1);
 
     #[test]
-    fn an_unknown_engine_is_slow() {
-        assert!(!Pace::default().beats(HAND_OVER, 1, 1));
-    }
-
-    #[test]
-    fn a_quick_one_is_quick_up_to_a_size() {
+    fn a_short_pass_is_no_measure_for_long_ones() {
         let mut pace = Pace::default();
+        assert_eq!(pace.expected(1), None);
         pace.saw(1000, 2 * MICROSECOND);
-        assert!(pace.beats(HAND_OVER, 10_000, 1));
-        assert!(!pace.beats(HAND_OVER, 25_000, 1), "50 us of scoring");
-        assert!(!pace.beats(HAND_OVER, 10, 50), "50 us of answering");
-        // A short pass is no measure for long ones, and does not become one.
         pace.saw(1, 2 * MICROSECOND);
-        assert!(pace.beats(HAND_OVER, 10_000, 1));
+        assert!(pace.expected(10_000).is_some_and(|pass| pass < 50 * MICROSECOND));
     }
 
     #[test]
@@ -169,30 +148,20 @@ mod tests {
         assert_eq!(pace.budget(4096), 4096);
     }
 
-    /// What a GPU is like: many tokens cost little more than one.
-    #[test]
-    fn one_that_takes_long_for_anything_is_slow_for_little() {
-        let mut pace = Pace::default();
-        for _ in 0..100 {
-            pace.saw(1_000_000, Duration::from_millis(10));
-            assert!(!pace.beats(HAND_OVER, 1, 1));
-        }
-    }
-
     #[test]
     fn one_slow_pass_is_an_accident_and_many_are_none() {
         let mut pace = Pace::default();
         pace.saw(1000, MICROSECOND);
         pace.saw(1000, Duration::from_millis(10));
-        assert!(pace.beats(HAND_OVER, 1000, 1));
+        assert!(pace.expected(1000).is_some_and(|pass| pass < 50 * MICROSECOND));
         // Each may nearly double the mean: six doublings of one microsecond.
         for _ in 0..7 {
             pace.saw(1000, Duration::from_millis(10));
         }
-        assert!(!pace.beats(HAND_OVER, 1000, 1));
+        assert!(pace.expected(1000).is_some_and(|pass| pass > 50 * MICROSECOND));
         for _ in 0..100 {
             pace.saw(1000, MICROSECOND);
         }
-        assert!(pace.beats(HAND_OVER, 1000, 1));
+        assert!(pace.expected(1000).is_some_and(|pass| pass < 50 * MICROSECOND));
     }
 }

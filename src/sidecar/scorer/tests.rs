@@ -1,46 +1,35 @@
-//! Who runs the engine, and that it makes no difference to anybody else.
+//! From intake through the scoring threads to the answers.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, Weak};
-use std::thread::{JoinHandle, ThreadId};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::{Scorer, Terms};
+use super::Terms;
 use crate::batch::{MicroBatch, Wanted};
 use crate::engine::{EchoEngine, Engine, EngineError, ModelCard, ScoreTable};
 use crate::reward::{Code, Outcome};
 use crate::rollout::{Input, Rollout};
 use crate::sidecar::queue::Queue;
+use crate::sidecar::rules::Rules;
 use crate::sidecar::{Config, Identity, Intake, Interest, Ticket};
 
 /// Longer than anything here takes on a busy machine; a test that waits so long has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// An echo engine that says on which thread it ran last, may be slow, and panics when it is told to.
+/// An echo engine that panics when it is told to.
 #[derive(Clone)]
 struct Watched {
     card: Arc<ModelCard>,
-    cost: Duration,
-    ran_on: Arc<Mutex<Option<ThreadId>>>,
     panics: Arc<AtomicBool>,
     /// The prefixes that others were said to want, and those others.
     wanted: Arc<Mutex<Vec<WantedPrefix>>>,
 }
 
 impl Watched {
-    fn new(cost: Duration) -> Self {
-        Self {
-            card: Arc::clone(EchoEngine::new(64).card()),
-            cost,
-            ran_on: Arc::default(),
-            panics: Arc::default(),
-            wanted: Arc::default(),
-        }
-    }
-
-    fn ran_here(&self) -> bool {
-        *self.ran_on.lock().unwrap() == Some(std::thread::current().id())
+    fn new() -> Self {
+        Self { card: Arc::clone(EchoEngine::new(64).card()), panics: Arc::default(), wanted: Arc::default() }
     }
 }
 
@@ -50,14 +39,10 @@ impl Engine for Watched {
     }
 
     fn score(&mut self, batch: &MicroBatch) -> Result<ScoreTable, EngineError> {
-        *self.ran_on.lock().unwrap() = Some(std::thread::current().id());
         assert!(!self.panics.load(Ordering::SeqCst), "as told");
         for Wanted { row, by } in &batch.wanted {
             assert!(by.strong_count() > 0, "nobody wants it");
             self.wanted.lock().unwrap().push((batch.path(*row).into_owned(), by.clone()));
-        }
-        if !self.cost.is_zero() {
-            std::thread::sleep(self.cost);
         }
         EchoEngine::new(64).score(batch)
     }
@@ -74,25 +59,14 @@ struct House {
 }
 
 impl House {
-    /// A hand-over takes as long as the machine says.
     fn new(config: &Config, engine: &Watched) -> Self {
-        Self::with(config, engine, Terms::of(config))
-    }
-
-    /// A hand-over takes so long that nothing takes longer, however slow the machine.
-    fn far_away(config: &Config, engine: &Watched) -> Self {
-        Self::with(config, engine, Terms { hand_over: PATIENCE, ..Terms::of(config) })
-    }
-
-    fn with(config: &Config, engine: &Watched, terms: Terms) -> Self {
         let queue = Arc::new(Queue::new(config));
-        let scorer = Arc::new(Scorer::new(Arc::clone(&queue), Box::new(engine.clone()), terms));
-        let threads = scorer.start().unwrap();
-        let intake = Intake::new(Arc::clone(&engine.card), config, Arc::clone(&queue), scorer).unwrap();
+        let threads = super::start(&queue, Box::new(engine.clone()), Terms::of(config)).unwrap();
+        let intake = Intake::new(Rules::new(Arc::clone(&engine.card), config).unwrap(), config, Arc::clone(&queue));
         Self { intake, queue, threads }
     }
 
-    /// Submits quietly.
+    /// Submits without waking the packer.
     fn submit(&self, tokens: &[u32]) -> mpsc::Receiver<Outcome> {
         self.submit_rollout(rollout(tokens))
     }
@@ -107,7 +81,7 @@ impl House {
 
     fn score(&self, tokens: &[u32]) -> Outcome {
         let answer = self.submit(tokens);
-        self.intake.settle();
+        self.intake.wake();
         answer.recv_timeout(PATIENCE).unwrap()
     }
 
@@ -126,42 +100,23 @@ fn rollout(tokens: &[u32]) -> Rollout {
     Rollout { id: "a".into(), input: Some(Input::TokenIds(tokens.to_vec())), ..Rollout::default() }
 }
 
+/// More than one micro-batch takes, and in order of arrival.
 #[test]
-fn an_engine_quicker_than_a_hand_over_is_run_by_whoever_asks() {
-    let engine = Watched::new(Duration::ZERO);
-    let house = House::far_away(&Config::default(), &engine);
-    assert!(house.score(&[1, 2, 3]).is_ok());
-    assert!(!engine.ran_here(), "nothing was known of it");
-    let rewards = house.score(&[4, 5]).unwrap();
-    assert_eq!(rewards.attributes, EchoEngine::expected(&[4, 5]));
-    assert!(engine.ran_here());
-    // Several at once, without patience for company.
-    let answers = [house.submit(&[1]), house.submit(&[1, 2])];
-    house.intake.settle();
-    assert_eq!(answers.map(|answer| answer.try_recv().unwrap().unwrap().tokens), [1, 2]);
-    house.drain();
-}
-
-/// More than one micro-batch takes.
-#[test]
-fn all_that_waits_is_settled() {
-    let engine = Watched::new(Duration::ZERO);
-    let house = House::far_away(&Config { max_batch_tokens: 5, ..Config::default() }, &engine);
-    assert!(house.score(&[1]).is_ok());
-    let answers: Vec<_> = (0..100).map(|n| house.submit(&[n, n])).collect();
-    house.intake.settle();
-    assert!(answers.iter().all(|answer| answer.try_recv().unwrap().is_ok()));
-    house.drain();
-}
-
-#[test]
-fn a_slow_engine_is_run_by_its_own_thread() {
-    // Twenty times a hand-over.
-    let engine = Watched::new(Duration::from_millis(1));
-    let house = House::new(&Config { max_wait_ms: 0, ..Config::default() }, &engine);
-    for i in 0..50 {
-        assert!(house.score(&[i]).is_ok());
-        assert!(!engine.ran_here());
+fn all_that_waits_is_scored_in_order() {
+    let engine = Watched::new();
+    let house = House::new(&Config { max_batch_tokens: 5, max_wait_ms: 0, ..Config::default() }, &engine);
+    let (deliver, answers) = mpsc::channel();
+    let caller = Identity::new("test", None);
+    for n in 0..100 {
+        let deliver = deliver.clone();
+        let ticket =
+            Ticket::new(Interest::of(&caller), move |outcome: Outcome| deliver.send((n, outcome.unwrap())).unwrap());
+        house.intake.try_submit(rollout(&[n, n]), ticket, Instant::now()).expect("ids, and a queue with room");
+    }
+    house.intake.wake();
+    for n in 0..100 {
+        let (answered, rewards) = answers.recv_timeout(PATIENCE).unwrap();
+        assert_eq!((answered, rewards.attributes), (n, EchoEngine::expected(&[n, n]).to_vec()));
     }
     house.drain();
 }
@@ -173,8 +128,9 @@ async fn from_all_sides_at_once_everything_is_answered_once() {
     const ROLLOUTS: u32 = 200;
     // Small limits, so that some find no room at once and micro-batches are cut off.
     let config = Config { queue_rollouts: 4, max_batch_rollouts: 2, max_wait_ms: 1, ..Config::default() };
-    let engine = Watched::new(Duration::ZERO);
-    for house in [House::new(&config, &engine), House::far_away(&config, &engine)] {
+    let engine = Watched::new();
+    {
+        let house = House::new(&config, &engine);
         let answered = Arc::new(AtomicUsize::new(0));
         let right = Arc::new(AtomicUsize::new(0));
         let ticket = |tokens: Vec<u32>| {
@@ -196,10 +152,10 @@ async fn from_all_sides_at_once_everything_is_answered_once() {
                             runtime.block_on(deferred.finish());
                         }
                         if n % 3 == 0 {
-                            intake.settle();
+                            intake.wake();
                         }
                     }
-                    intake.settle();
+                    intake.wake();
                 });
             }
             for i in THREADS..THREADS + TASKS {
@@ -221,9 +177,9 @@ async fn from_all_sides_at_once_everything_is_answered_once() {
 }
 
 #[test]
-fn what_was_not_settled_is_drained_and_nothing_comes_in_afterwards() {
-    let engine = Watched::new(Duration::ZERO);
-    let house = House::far_away(&Config::default(), &engine);
+fn what_no_thread_was_woken_for_is_drained_and_nothing_comes_in_afterwards() {
+    let engine = Watched::new();
+    let house = House::new(&Config::default(), &engine);
     assert!(house.score(&[1]).is_ok());
     let answer = house.submit(&[1, 2]);
     let intake = house.drain();
@@ -232,7 +188,7 @@ fn what_was_not_settled_is_drained_and_nothing_comes_in_afterwards() {
     let ticket =
         Ticket::new(Interest::of(&Identity::new("test", None)), move |outcome: Outcome| deliver.send(outcome).unwrap());
     intake.try_submit(rollout(&[1]), ticket, Instant::now()).unwrap();
-    intake.settle();
+    intake.wake();
     assert_eq!(answer.try_recv().unwrap().unwrap_err().code, Code::Draining);
     // The door may outlive the model.
     assert_eq!(Arc::strong_count(&engine.panics), 1);
@@ -240,13 +196,12 @@ fn what_was_not_settled_is_drained_and_nothing_comes_in_afterwards() {
 
 #[test]
 fn a_panic_of_the_engine_fails_its_micro_batch_alone() {
-    let engine = Watched::new(Duration::ZERO);
-    let house = House::far_away(&Config::default(), &engine);
+    let engine = Watched::new();
+    let house = House::new(&Config::default(), &engine);
     assert!(house.score(&[1]).is_ok());
     engine.panics.store(true, Ordering::SeqCst);
     let rejection = house.score(&[1]).unwrap_err();
     assert_eq!((rejection.code, rejection.message.contains("as told")), (Code::EngineFailed, true), "{rejection}");
-    assert!(engine.ran_here());
     engine.panics.store(false, Ordering::SeqCst);
     assert!(house.score(&[1]).is_ok());
     house.drain();
@@ -254,7 +209,7 @@ fn a_panic_of_the_engine_fails_its_micro_batch_alone() {
 
 #[tokio::test]
 async fn text_and_a_full_queue_go_the_long_way() {
-    let engine = Watched::new(Duration::ZERO);
+    let engine = Watched::new();
     let house = House::new(&Config { queue_rollouts: 1, max_wait_ms: 1, ..Config::default() }, &engine);
     let intake = &house.intake;
     let (deliver, answers) = mpsc::channel();
@@ -266,12 +221,12 @@ async fn text_and_a_full_queue_go_the_long_way() {
     let deferred = intake.try_submit(text, ticket(), Instant::now()).unwrap_err();
     assert!(answers.try_recv().is_err(), "nothing is known before the text is read");
     deferred.finish().await;
-    assert_eq!(answers.recv_timeout(PATIENCE).unwrap().unwrap_err().code, Code::NoInput, "no tokenizer");
+    assert_eq!(answers.recv_timeout(PATIENCE).unwrap().unwrap_err().code, Code::UnsupportedInput, "no tokenizer");
 
     let first = house.submit(&[1]);
     let second = intake.try_submit(rollout(&[1, 2]), ticket(), Instant::now()).unwrap_err();
     let third = intake.try_submit(rollout(&[1, 2, 3]), ticket(), Instant::now()).unwrap_err();
-    intake.settle();
+    intake.wake();
     assert!(first.recv_timeout(PATIENCE).unwrap().is_ok());
     second.finish().await;
     assert_eq!(answers.recv_timeout(PATIENCE).unwrap().unwrap().tokens, 2);
@@ -282,14 +237,14 @@ async fn text_and_a_full_queue_go_the_long_way() {
 
 #[test]
 fn what_a_group_shares_is_wanted_until_its_last_member_is_answered() {
-    let engine = Watched::new(Duration::ZERO);
-    let house = House::far_away(&Config { max_batch_rollouts: 2, ..Config::default() }, &engine);
+    let engine = Watched::new();
+    let house = House::new(&Config { max_batch_rollouts: 2, ..Config::default() }, &engine);
     assert!(house.score(&[1]).is_ok());
     let member = |last: u32| Rollout { group: "g".into(), ..rollout(&[7, 8, 9, last]) };
     let mut answers: Vec<_> = (0..5).map(|last| house.submit_rollout(member(last))).collect();
     // Begins alike, and is none of them.
     answers.push(house.submit(&[7, 8]));
-    house.intake.settle();
+    house.intake.wake();
     assert!(answers.into_iter().all(|answer| answer.recv_timeout(PATIENCE).unwrap().is_ok()));
     house.drain();
     let wanted = engine.wanted.lock().unwrap();

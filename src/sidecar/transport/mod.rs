@@ -1,13 +1,28 @@
-//! Transports: each decodes rollouts, makes their tickets, and hands them to intake.
+//! Transports: each decodes rollouts, makes their tickets, and hands them to intake. The sidecar knows them by [`Transport`]
+//! alone.
 
+mod caller;
 pub(super) mod grpc;
 #[cfg(target_os = "linux")]
 pub(super) mod shm;
 mod socket_file;
 
+use tokio::time::Instant;
+
 use crate::aggregate::AGGREGATIONS;
 use crate::proto::{self, v1};
 use crate::sidecar::{Intake, OverLong};
+
+/// A running transport, as the sidecar ends it.
+#[tonic::async_trait]
+pub(super) trait Transport: Send + Sync {
+    /// Tells its callers that no new work is wanted. What is accepted goes on.
+    async fn refuse(&self);
+
+    /// Ends once every answer has been read by its caller, and at `until` at the latest. All accepted rollouts have been answered by
+    /// then. Returns how many answers are known not to have been read.
+    async fn stop(self: Box<Self>, until: Instant) -> usize;
+}
 
 /// What is served here, and on which terms, for the wire.
 fn served(intake: &Intake, in_flight_limit: usize) -> v1::ModelCard {

@@ -22,6 +22,7 @@ use prost::Message as _;
 use rustix::event::{EventfdFlags, eventfd};
 
 use self::poller::Poller;
+use super::Transport;
 use super::socket_file::{self, SocketFile};
 use crate::shm::frame::ordinary_reply_words;
 use crate::shm::layout::{MAX_RING_BYTES, MIN_RING_BYTES, Sizes, WORD};
@@ -139,16 +140,6 @@ impl Server {
         Ok(Self { control, thread: Some(thread), _file: file })
     }
 
-    /// Opens no lane any more.
-    pub fn refuse(&self) {
-        self.control.set(Stage::Refusing);
-    }
-
-    /// Closes every lane; what was answered before can still be read.
-    pub fn stop(mut self) {
-        self.end();
-    }
-
     fn end(&mut self) {
         self.control.set(Stage::Ended);
         if let Some(thread) = self.thread.take()
@@ -156,6 +147,20 @@ impl Server {
         {
             tracing::error!("the lanes' thread panicked");
         }
+    }
+}
+
+#[tonic::async_trait]
+impl Transport for Server {
+    /// Opens no lane any more.
+    async fn refuse(&self) {
+        self.control.set(Stage::Refusing);
+    }
+
+    /// Closes every lane; what was answered before can still be read.
+    async fn stop(mut self: Box<Self>, _until: tokio::time::Instant) -> usize {
+        self.end();
+        0
     }
 }
 

@@ -11,6 +11,7 @@ use crate::rollout::Rollout;
 pub(super) struct Call {
     deadline: Option<Instant>,
     traceparent: String,
+    tracestate: String,
 }
 
 impl Call {
@@ -21,6 +22,7 @@ impl Call {
                 .and_then(parse_timeout)
                 .and_then(|timeout| Instant::now().checked_add(timeout)),
             traceparent: text("traceparent").unwrap_or_default().to_owned(),
+            tracestate: text("tracestate").unwrap_or_default().to_owned(),
         }
     }
 
@@ -33,6 +35,7 @@ impl Call {
         }
         if rollout.traceparent.is_empty() {
             rollout.traceparent.clone_from(&self.traceparent);
+            rollout.tracestate.clone_from(&self.tracestate);
         }
         rollout
     }
@@ -75,11 +78,12 @@ mod tests {
         let mut metadata = MetadataMap::new();
         metadata.insert("grpc-timeout", "10S".parse().unwrap());
         metadata.insert("traceparent", "call".parse().unwrap());
+        metadata.insert("tracestate", "vendor=1".parse().unwrap());
         let call = Call::of(&metadata);
         let own = call.bind(Rollout { deadline_ms: Some(5), traceparent: "own".into(), ..Rollout::default() });
-        assert_eq!((own.deadline_ms, own.traceparent.as_str()), (Some(5), "own"));
+        assert_eq!((own.deadline_ms, own.traceparent.as_str(), own.tracestate.as_str()), (Some(5), "own", ""));
         let late = call.bind(Rollout { deadline_ms: Some(60_000), ..Rollout::default() });
         assert!(late.deadline_ms.is_some_and(|ms| ms <= 10_000));
-        assert_eq!(late.traceparent, "call");
+        assert_eq!((late.traceparent.as_str(), late.tracestate.as_str()), ("call", "vendor=1"));
     }
 }

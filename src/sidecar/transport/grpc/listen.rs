@@ -2,22 +2,27 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio_stream::wrappers::UnixListenerStream;
-use tonic::transport::server::{Router, TcpIncoming};
+use tonic::transport::server::Router;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-use super::RewardService;
+use super::budget::Budgeted;
+use super::replies::Unread;
+use super::{RewardService, accept};
 use crate::limits::MAX_MESSAGE_BYTES;
 use crate::proto::DESCRIPTORS;
 use crate::proto::v1::reward_service_server::RewardServiceServer;
+use crate::sidecar::fair::FairSemaphore;
+use crate::sidecar::health::Health;
+use crate::sidecar::transport::Transport;
 use crate::sidecar::transport::socket_file::{self, SocketFile};
-use crate::sidecar::{Config, StartError};
+use crate::sidecar::{Config, Intake, StartError};
 
 /// Rollouts that HTTP/2 may hold unread for one stream, in bytes: enough to keep a fast sender busy, small enough that
 /// back-pressure is felt.
@@ -25,6 +30,10 @@ const STREAM_WINDOW_BYTES: u32 = 256 << 10;
 const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 /// A peer that vanished without a word is noticed after so long.
 const KEEPALIVE: Duration = Duration::from_secs(20);
+/// What a caller's turn at the budget of bytes is worth: some ordinary messages.
+const QUANTUM_BYTES: usize = 64 << 10;
+/// Calls that one connection may have open: trainers need one or a few.
+const CONNECTION_STREAMS: u32 = 256;
 
 /// Bound sockets on which nothing is served yet.
 pub struct Listeners {
@@ -59,17 +68,28 @@ fn bind_uds(path: &Path) -> std::io::Result<(UnixListener, SocketFile)> {
 
 /// A running gRPC server.
 pub struct Server {
-    tasks: JoinSet<Result<(), tonic::transport::Error>>,
+    tasks: JoinSet<()>,
+    /// Turns true when open streams must end.
+    ending: watch::Sender<bool>,
+    /// Turns true when connections must close.
     stop: watch::Sender<bool>,
-    health: HealthReporter,
+    unread: Unread,
+    reporter: HealthReporter,
     _socket_file: Option<SocketFile>,
 }
 
 impl Server {
     /// Serves on every listener.
-    pub async fn start(listeners: Listeners, service: RewardService) -> Self {
-        let (health, health_service) = tonic_health::server::health_reporter();
-        health.set_serving::<RewardServiceServer<RewardService>>().await;
+    pub async fn start(listeners: Listeners, config: &Config, intake: &Intake, health: &Health) -> Self {
+        let (reporter, health_service) = tonic_health::server::health_reporter();
+        reporter.set_serving::<RewardServiceServer<RewardService>>().await;
+        let (unread, (ending, ended)) = (Unread::new(), watch::channel(false));
+        let service = RewardService {
+            intake: intake.clone(),
+            in_flight_limit: config.stream_in_flight,
+            ending: ended,
+            unread: unread.clone(),
+        };
         let service = RewardServiceServer::new(service)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
@@ -82,12 +102,16 @@ impl Server {
         let router: Router = tonic::transport::Server::builder()
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_concurrent_streams(Some(CONNECTION_STREAMS))
             .http2_keepalive_interval(Some(KEEPALIVE))
             .add_service(health_service)
             .add_service(reflection().build_v1().expect(built))
             // Older stock clients ask for v1alpha.
             .add_service(reflection().build_v1alpha().expect(built))
-            .add_service(service);
+            .add_service(Budgeted::new(
+                service,
+                FairSemaphore::new(usize::MAX >> 4, config.intake_bytes, QUANTUM_BYTES),
+            ));
 
         let (stop, stopped) = watch::channel(false);
         let until_stopped = || {
@@ -95,38 +119,68 @@ impl Server {
             // An error means that the server itself was dropped.
             async move { drop(stopped.wait_for(|stop| *stop).await) }
         };
+        let connections = Arc::new(Semaphore::new(config.grpc_connections));
         let mut tasks = JoinSet::new();
         if let Some(listener) = listeners.tcp {
-            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-            tasks.spawn(router.clone().serve_with_incoming_shutdown(incoming, until_stopped()));
+            let incoming = accept::connections(listener, Arc::clone(&connections));
+            let serving = router.clone().serve_with_incoming_shutdown(incoming, until_stopped());
+            tasks.spawn(serve(serving, stopped.clone(), health.clone()));
         }
         let mut socket_file = None;
         if let Some((listener, file)) = listeners.uds {
-            tasks.spawn(router.serve_with_incoming_shutdown(UnixListenerStream::new(listener), until_stopped()));
+            let incoming = accept::connections(listener, connections);
+            let serving = router.serve_with_incoming_shutdown(incoming, until_stopped());
+            tasks.spawn(serve(serving, stopped.clone(), health.clone()));
             socket_file = Some(file);
         }
-        Self { tasks, stop, health, _socket_file: socket_file }
+        Self { tasks, ending, stop, unread, reporter, _socket_file: socket_file }
     }
+}
 
-    /// Tells health checks that no new work is wanted.
-    pub async fn refuse(&self) {
-        self.health.set_not_serving::<RewardServiceServer<RewardService>>().await;
+/// Serves on one listener. One that ends before it is told to is a failure of the whole sidecar: nobody would hear of it otherwise.
+async fn serve(
+    serving: impl Future<Output = Result<(), tonic::transport::Error>>,
+    stopped: watch::Receiver<bool>,
+    health: Health,
+) {
+    let ended = serving.await;
+    if !*stopped.borrow() {
+        let why = ended.err().map_or_else(|| "without a reason".into(), |error| error.to_string());
+        health.fail(format!("the gRPC server has ended: {why}"));
+    } else if let Err(error) = ended {
+        tracing::error!(%error, "the gRPC server ended with an error");
+    }
+}
+
+#[tonic::async_trait]
+impl Transport for Server {
+    async fn refuse(&self) {
+        self.reporter.set_not_serving::<RewardServiceServer<RewardService>>().await;
         // The server as a whole, which is what probes ask for by default.
-        self.health.set_service_status("", ServingStatus::NotServing).await;
+        self.reporter.set_service_status("", ServingStatus::NotServing).await;
     }
 
-    /// Takes no new connection, and ends when the open ones have; at `deadline` they are cut.
-    pub async fn stop(mut self, deadline: tokio::time::Instant) {
+    async fn stop(mut self: Box<Self>, until: tokio::time::Instant) -> usize {
+        self.ending.send_replace(true);
         self.stop.send_replace(true);
         let ended = async {
             while let Some(ended) = self.tasks.join_next().await {
-                if let Ok(Err(error)) = ended {
-                    tracing::error!(%error, "the gRPC server ended with an error");
+                if let Err(error) = ended {
+                    tracing::error!(%error, "the gRPC server's task failed");
                 }
             }
         };
-        if tokio::time::timeout_at(deadline, ended).await.is_err() {
-            tracing::warn!("connections were still open at the end of the drain and have been cut");
+        if tokio::time::timeout_at(until, ended).await.is_ok() {
+            return 0;
         }
+        let unread = self.unread.now();
+        tracing::warn!(unread, "gRPC connections were still open at the end of the drain and have been cut");
+        unread
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.ending.send_replace(true);
     }
 }

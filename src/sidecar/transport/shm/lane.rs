@@ -133,7 +133,7 @@ impl Lane {
                 return Ok(false);
             }
         };
-        rollout.aggregation = spec;
+        rollout.aggregation = spec.into();
         if rollout.id.is_empty() {
             // On a lane the number is the name.
             rollout.id = number.to_string();

@@ -127,9 +127,8 @@ impl Poller {
             match lane.turn(&self.intake, &self.runtime) {
                 Ok(turn) => {
                     busy |= turn.read;
-                    // A quick engine is through with these before the next lane has its turn.
                     if turn.taken {
-                        self.intake.settle();
+                        self.intake.wake();
                     }
                 }
                 Err(why) => broken.push((id, why)),

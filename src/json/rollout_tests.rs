@@ -1,22 +1,22 @@
-//! Tests of the rollout file.
+//! Tests of a rollout's JSON.
 
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::rollout::{Clip, LengthPenalty, Transform};
+use crate::rollout::{Clip, LengthPenalty, Message, Transform};
 
 fn good(line: &str) -> Rollout {
-    let parsed = parse(line.as_bytes(), 7);
+    let parsed = parse(line.as_bytes());
     let rollout = parsed.rollout.unwrap();
     assert_eq!(parsed.id.as_deref(), Some(rollout.id.as_str()));
     rollout
 }
 
 fn bad(line: &str) -> (Option<String>, Code, String) {
-    let parsed = parse(line.as_bytes(), 7);
-    let rejection = parsed.rollout.expect_err(line);
+    let parsed = parse(line.as_bytes());
+    let rejection = parsed.rollout.expect_err(line).in_line(7);
     (parsed.id, rejection.code, rejection.message)
 }
 
@@ -85,7 +85,7 @@ fn options() {
         length_penalty: Some(LengthPenalty { per_token: 0.1, target_tokens: 9 }),
         ..AggregationSpec::default()
     };
-    assert_eq!(rollout.aggregation, expected);
+    assert_eq!(*rollout.aggregation, expected);
     assert_eq!(good(r#"{"id":"a","text":"t","weighting":"w"}"#).aggregation.weighting.as_deref(), Some("w"));
 }
 
@@ -119,7 +119,7 @@ fn ids() {
     let long = "x".repeat(MAX_ID_BYTES + 1);
     let (id, code, _) = bad(&format!("{{\"id\":\"{long}\",\"text\":\"t\"}}"));
     assert_eq!((id.as_deref(), code), (Some(long.as_str()), Code::BadId));
-    assert!(parse(format!("{{\"id\":\"{}\",\"text\":\"t\"}}", &long[1..]).as_bytes(), 1).rollout.is_ok());
+    assert!(parse(format!("{{\"id\":\"{}\",\"text\":\"t\"}}", &long[1..]).as_bytes()).rollout.is_ok());
 }
 
 #[test]
@@ -150,6 +150,24 @@ fn malformed_lines_name_the_field() {
         Code::Malformed,
         "aggregation: unknown field `cilp`",
     );
+}
+
+/// Where the JSON is no line of a file, its own lines are counted.
+#[test]
+fn errors_of_a_document_count_its_own_lines() {
+    let error = parse(b"{\n \"id\": \"a\",\n \"text\": 5}").rollout.unwrap_err();
+    let RolloutError::Malformed { line, column, code: Code::Malformed, .. } = &error else { panic!("{error}") };
+    assert_eq!((*line, *column), (3, 10));
+    assert!(error.to_string().ends_with("(line 3, column 10)"), "{error}");
+    assert_eq!(Rejection::from(error.clone()).message, error.to_string());
+    assert_eq!(Rejection::from(RolloutError::NotUtf8 { byte: 3 }).message, "not valid UTF-8 at byte 3");
+}
+
+#[test]
+fn an_aggregation_alone() {
+    assert_eq!(parse_aggregation(r#"{"offset":0.5}"#).unwrap().offset, Some(0.5));
+    assert!(parse_aggregation(r#"{"cilp":{}}"#).unwrap_err().starts_with("unknown field `cilp`"));
+    assert!(!parse_aggregation("{").unwrap_err().contains("line"));
 }
 
 #[test]
@@ -207,28 +225,28 @@ fn a_bad_line_keeps_the_id_it_had() {
     assert_eq!(bad(r#"{"id":"a","txet":"t"}"#).0.as_deref(), Some("a"));
     assert_eq!(bad(r#"{"id":"a","text":"t"#).0.as_deref(), Some("a"));
     assert_eq!(bad(r#"{"txet":"t"}"#).0, None);
-    let parsed = parse(b"{\"id\":\"a\",\"text\":\"\xff\"}", 3);
+    let parsed = parse(b"{\"id\":\"a\",\"text\":\"\xff\"}");
     assert_eq!(parsed.id, None);
-    let rejection = parsed.rollout.unwrap_err();
+    let rejection = parsed.rollout.unwrap_err().in_line(3);
     assert_eq!((rejection.code, rejection.message.as_str()), (Code::Malformed, "line 3: not valid UTF-8 at byte 19"));
 }
 
 proptest! {
     #[test]
     fn nothing_panics(line in prop::collection::vec(any::<u8>(), 0..200)) {
-        parse(&line, 1);
+        parse(&line);
     }
 
     #[test]
     fn no_prefix_of_a_line_is_a_rollout(cut in 0usize..62) {
         let line = r#"{"id":"a1","prompt":[{"role":"u","content":"é"}],"completion":""}"#;
-        prop_assert!(parse(&line.as_bytes()[..cut], 1).rollout.is_err());
+        prop_assert!(parse(&line.as_bytes()[..cut]).rollout.is_err());
     }
 
     #[test]
     fn text_comes_through(id in ".{1,20}", text in any::<String>()) {
         let line = serde_json::json!({"id": id, "text": text}).to_string();
-        let parsed = parse(line.as_bytes(), 1);
+        let parsed = parse(line.as_bytes());
         prop_assert_eq!(parsed.rollout.unwrap().input, Some(Input::Text(text)));
         prop_assert_eq!(parsed.id, Some(id));
     }

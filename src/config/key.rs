@@ -1,0 +1,180 @@
+//! What a setting is: how it is named in file, environment and flags, what values it takes, and whether one fits.
+
+use std::net::SocketAddr;
+
+use toml::Value;
+
+use crate::model::DeviceChoice;
+use crate::secret::REDACTED;
+
+/// Commands that take a setting as a flag, as a set of bits.
+pub const SERVE: u8 = 1;
+/// See [`SERVE`].
+pub const SCORE: u8 = 2;
+/// See [`SERVE`].
+pub const INSPECT: u8 = 4;
+
+/// What a switched-off optional setting says.
+pub(super) const OFF: &str = "off";
+
+/// What begins every environment variable of ours.
+pub(super) const ENVIRONMENT_PREFIX: &str = "REWARD_SIDECAR_";
+
+/// One setting.
+#[derive(Debug)]
+pub(super) struct Key {
+    /// Its name in the file; flag and environment variable are spelt after it.
+    pub name: &'static str,
+    pub kind: Kind,
+    pub default: fn() -> Value,
+    /// The commands that have a flag for it; a file or the environment may set it for any.
+    pub commands: u8,
+    /// Placeholder in the help.
+    pub value_name: &'static str,
+    /// One line, for the help and a printed configuration.
+    pub about: &'static str,
+}
+
+impl Key {
+    /// `max-batch-tokens`: the flag without the dashes in front.
+    pub fn flag(&self) -> String {
+        self.name.replace('_', "-")
+    }
+
+    /// `REWARD_SIDECAR_MAX_BATCH_TOKENS`.
+    pub fn variable(&self) -> String {
+        format!("{ENVIRONMENT_PREFIX}{}", self.name.to_uppercase())
+    }
+
+    /// What an error may show of a value that was found: nothing of a secret.
+    pub fn shown(&self, found: String) -> String {
+        if matches!(self.kind, Kind::Secret) { "a value that is not shown".into() } else { found }
+    }
+
+    /// Whether a command has a flag for it.
+    pub fn is_flag_of(&self, command: u8) -> bool {
+        self.commands & command != 0
+    }
+}
+
+/// What values a setting takes.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Kind {
+    /// Any text that is not empty.
+    Text,
+    /// A path, or text beside [`OFF`] that is not empty.
+    PathOrOff,
+    /// `IP:PORT`, or [`OFF`].
+    AddressOrOff,
+    /// `http://HOST:PORT`, or [`OFF`].
+    EndpointOrOff,
+    /// Text that is not empty and that nobody is shown, or [`OFF`]. Its row has another beside it, `NAME_file`, for the file
+    /// that the text is read from.
+    Secret,
+    /// Directives of `tracing`'s filter.
+    LogFilter,
+    /// A whole number.
+    Count { min: u64, ceiling: u64, ceiling_name: &'static str },
+    /// A power of two.
+    PowerOfTwo { min: u64, ceiling: u64, ceiling_name: &'static str },
+    /// `true` or `false`.
+    Switch,
+    /// One of a few words.
+    OneOf(&'static [&'static str]),
+    /// What to compute on.
+    Device,
+}
+
+/// Why a value does not do.
+#[derive(Debug, PartialEq)]
+pub(super) enum Unfit {
+    /// Not what the setting takes; says what it takes.
+    Not(String),
+    /// Above the named ceiling.
+    Above { value: u64, ceiling: u64, ceiling_name: &'static str },
+}
+
+impl Kind {
+    /// Reads a flag or an environment variable; [`Kind::check`] follows.
+    pub fn parse(self, text: &str) -> Result<Value, Unfit> {
+        match self {
+            Kind::Count { .. } | Kind::PowerOfTwo { .. } => match text.parse::<i64>() {
+                Ok(number) => Ok(Value::Integer(number)),
+                Err(_) => Err(Unfit::Not(self.expected())),
+            },
+            Kind::Switch => match text {
+                "true" => Ok(Value::Boolean(true)),
+                "false" => Ok(Value::Boolean(false)),
+                _ => Err(Unfit::Not(self.expected())),
+            },
+            _ => Ok(Value::String(text.to_owned())),
+        }
+    }
+
+    /// Checks type and range.
+    pub fn check(self, value: &Value) -> Result<(), Unfit> {
+        let fits = match (self, value) {
+            (Kind::Text | Kind::PathOrOff, Value::String(text)) => !text.is_empty(),
+            (Kind::Secret, Value::String(text)) => !text.is_empty() && text != REDACTED,
+            (Kind::AddressOrOff, Value::String(text)) => text == OFF || text.parse::<SocketAddr>().is_ok(),
+            (Kind::EndpointOrOff, Value::String(text)) => text == OFF || is_endpoint(text),
+            (Kind::LogFilter, Value::String(text)) => {
+                !text.is_empty() && tracing_subscriber::EnvFilter::builder().parse(text).is_ok()
+            }
+            (Kind::OneOf(words), Value::String(text)) => words.contains(&text.as_str()),
+            (Kind::Device, Value::String(text)) => text.parse::<DeviceChoice>().is_ok(),
+            (Kind::Switch, Value::Boolean(_)) => true,
+            (
+                Kind::Count { min, ceiling, ceiling_name } | Kind::PowerOfTwo { min, ceiling, ceiling_name },
+                Value::Integer(number),
+            ) => match u64::try_from(*number) {
+                Ok(value) if value > ceiling => return Err(Unfit::Above { value, ceiling, ceiling_name }),
+                Ok(value) => value >= min && (value.is_power_of_two() || !matches!(self, Kind::PowerOfTwo { .. })),
+                Err(_) => false,
+            },
+            _ => false,
+        };
+        if fits { Ok(()) } else { Err(Unfit::Not(self.expected())) }
+    }
+
+    fn expected(self) -> String {
+        match self {
+            Kind::Text => "text that is not empty".into(),
+            Kind::PathOrOff => "a path, or off".into(),
+            Kind::Secret => format!("text that is not empty and not {REDACTED}, which stands for a secret, or off"),
+            Kind::AddressOrOff => "an address such as 127.0.0.1:50051 or [::1]:50051, or off".into(),
+            Kind::EndpointOrOff => "an endpoint such as http://127.0.0.1:4317 (plain HTTP/2, no TLS), or off".into(),
+            Kind::LogFilter => "a level (error, warn, info, debug, trace) or directives such as info,h2=warn".into(),
+            Kind::Count { min, ceiling, .. } => format!("a whole number from {min} to {ceiling}"),
+            Kind::PowerOfTwo { min, ceiling, .. } => format!("a power of two from {min} to {ceiling}"),
+            Kind::Switch => "true or false".into(),
+            Kind::OneOf(words) => format!("one of {}", words.join(", ")),
+            Kind::Device => "cpu, cuda, or cuda:N with N counted from 0".into(),
+        }
+    }
+}
+
+/// TLS is not built in: an `https` endpoint would fail at the first span, long after the start.
+fn is_endpoint(text: &str) -> bool {
+    text.parse::<tonic::codegen::http::Uri>()
+        .is_ok_and(|uri| uri.scheme_str() == Some("http") && uri.host().is_some_and(|host| !host.is_empty()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_are_plain_http_with_a_host() {
+        let check = |text: &str| Kind::EndpointOrOff.check(&Value::String(text.into())).is_ok();
+        assert!(check("http://127.0.0.1:4317") && check("http://collector:4317/") && check("off"));
+        assert!(!check("https://collector:4317") && !check("collector:4317") && !check("http://") && !check(""));
+    }
+
+    #[test]
+    fn a_redacted_secret_is_no_secret() {
+        let check = |text: &str| Kind::Secret.check(&Value::String(text.into()));
+        assert!(check("authorization=x").is_ok() && check(OFF).is_ok());
+        assert!(check("").is_err() && check(REDACTED).is_err());
+    }
+}

@@ -1,0 +1,265 @@
+//! Tests of rendering and tokenizing.
+
+use std::collections::BTreeMap;
+
+use super::*;
+
+const CHATML: &str = "{% for m in messages %}{{ '<s>' + m['role'] + ' ' + m['content'].strip() + ' </s> ' }}{% endfor %}\
+                      {% if add_generation_prompt %}{{ '<s>assistant ' }}{% endif %}";
+
+/// Words as tokens; `<s>` is 1, and is put first where `adds_bos`.
+fn text(template: Option<&str>, adds_bos: bool) -> Text {
+    Text::new(&assets(template, adds_bos)).unwrap()
+}
+
+fn assets(template: Option<&str>, adds_bos: bool) -> TextAssets {
+    let words = ["<unk>", "<s>", "</s>", "user", "assistant", "two", "and", "make", "four"];
+    let vocab: BTreeMap<&str, usize> = words.iter().enumerate().map(|(i, w)| (*w, i)).collect();
+    let special = |id: usize| {
+        serde_json::json!({"id": id, "content": words[id], "special": true, "single_word": false,
+            "lstrip": false, "rstrip": false, "normalized": false})
+    };
+    let bos = serde_json::json!({
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+        "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}},
+    });
+    let json = serde_json::json!({
+        "version": "1.0",
+        // Left behind by training, and a trap: text must never be cut silently.
+        "truncation": {"max_length": 3, "strategy": "LongestFirst", "stride": 0, "direction": "Right"},
+        "padding": null,
+        "added_tokens": [special(0), special(1), special(2)],
+        "normalizer": null,
+        "pre_tokenizer": {"type": "Whitespace"},
+        "post_processor": if adds_bos { bos } else { serde_json::Value::Null },
+        "decoder": null,
+        "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "<unk>"},
+    });
+    TextAssets {
+        tokenizer_json: Some(json.to_string().into_bytes().into()),
+        chat_template: template.map(str::to_owned),
+        template_variables: BTreeMap::from([("bos_token".into(), "<s>".into())]),
+        ..TextAssets::default()
+    }
+}
+
+fn user(content: &str) -> Message {
+    Message::new("user", content)
+}
+
+#[test]
+fn a_conversation_is_rendered_and_its_completion_found() {
+    let text = text(Some(CHATML), false);
+    let rendered = text.render(&[user(" two and two make ")], "four four", Locate::Whole).unwrap();
+    assert_eq!(rendered.text, "<s>user two and two make </s> <s>assistant four four </s> ");
+    let place = rendered.completion.unwrap();
+    assert_eq!(&rendered.text[place.clone()], "four four");
+    let (ids, completion) = text.encode_part(&rendered.text, place).unwrap();
+    assert_eq!(ids, [1, 3, 5, 6, 5, 7, 2, 1, 4, 8, 8, 2]);
+    assert_eq!(completion, 9..11);
+    assert_eq!(text.encode(&rendered.text).unwrap(), ids);
+}
+
+#[test]
+fn an_empty_completion_has_a_place_too() {
+    let text = text(Some(CHATML), false);
+    let rendered = text.render(&[user("two")], "", Locate::Whole).unwrap();
+    let (ids, completion) = text.encode_part(&rendered.text, rendered.completion.unwrap()).unwrap();
+    assert_eq!(ids, [1, 3, 5, 2, 1, 4, 2]);
+    assert_eq!(completion, 6..6);
+}
+
+#[test]
+fn exactly_one_beginning_whatever_the_text_brought() {
+    let text = text(None, true);
+    assert_eq!(text.encode("two and").unwrap(), [1, 5, 6]);
+    assert_eq!(text.encode("<s>two and").unwrap(), [1, 5, 6]);
+    let (ids, part) = text.encode_part("two and", 4..7).unwrap();
+    assert_eq!((&ids[part], ids.len()), (&[6][..], 3));
+    assert_eq!(self::text(None, false).encode("two").unwrap(), [5]);
+}
+
+/// What the text or the template writes is not taken away: nothing is cut silently.
+#[test]
+fn no_beginning_is_added_where_the_model_was_trained_without() {
+    let text = Text::new(&TextAssets { bos: Bos::Never, ..assets(None, true) }).unwrap();
+    assert_eq!(text.encode("two and").unwrap(), [5, 6]);
+    assert_eq!(text.encode("<s>two and").unwrap(), [1, 5, 6]);
+    let (ids, part) = text.encode_part("two and", 4..7).unwrap();
+    assert_eq!((&ids[part], ids.len()), (&[6][..], 2));
+}
+
+#[test]
+fn a_text_ends_as_the_tokenizer_ends_it() {
+    let mut json: serde_json::Value =
+        serde_json::from_slice(assets(None, true).tokenizer_json.as_deref().unwrap()).unwrap();
+    let end = serde_json::json!({"SpecialToken": {"id": "</s>", "type_id": 0}});
+    let around = &mut json["post_processor"];
+    around["single"].as_array_mut().unwrap().push(end);
+    around["special_tokens"]["</s>"] = serde_json::json!({"id": "</s>", "ids": [2], "tokens": ["</s>"]});
+    let tokenizer_json = Some(json.to_string().into_bytes().into());
+    let closed = |bos, given: &str| {
+        let assets = TextAssets { tokenizer_json: tokenizer_json.clone(), bos, ..assets(None, true) };
+        let text = Text::new(&assets).unwrap();
+        let mut ids = text.encode(given).unwrap();
+        text.close(&mut ids);
+        ids
+    };
+    assert_eq!(closed(Bos::AsTokenizer, "two and"), [1, 5, 6, 2]);
+    assert_eq!(closed(Bos::AsTokenizer, "two and</s>"), [1, 5, 6, 2]);
+    assert_eq!(closed(Bos::Never, "two and"), [5, 6]);
+}
+
+#[test]
+fn a_beginning_is_known_from_the_tokenizer_and_from_the_text() {
+    for adds_bos in [true, false] {
+        let text = text(None, adds_bos);
+        assert!(text.opens_with_bos(&[1, 5]) && !text.opens_with_bos(&[5, 1]) && !text.opens_with_bos(&[]));
+    }
+}
+
+#[test]
+fn a_conversation_needs_a_template() {
+    let rejection = text(None, false).render(&[user("two")], "", Locate::Nothing).err().unwrap();
+    assert_eq!(rejection.code, Code::UnsupportedInput);
+}
+
+#[test]
+fn what_is_broken_is_found_at_the_start() {
+    let assets = TextAssets { chat_template: Some("{% for %}".into()), ..TextAssets::default() };
+    assert!(Text::new(&assets).err().unwrap().contains("chat template"));
+    let assets = TextAssets { tokenizer_json: Some(b"{}".as_slice().into()), ..TextAssets::default() };
+    assert!(Text::new(&assets).err().unwrap().contains("tokenizer"));
+}
+
+#[test]
+fn a_text_needs_a_tokenizer() {
+    let text = Text::new(&TextAssets { tokenizer_json: None, ..assets(Some(CHATML), false) }).unwrap();
+    for rejection in [text.encode("two").unwrap_err(), text.encode_part("two", 0..3).unwrap_err()] {
+        assert_eq!(rejection.code, Code::UnsupportedInput);
+        assert!(rejection.message.contains("token_ids"), "{rejection}");
+    }
+}
+
+/// Templates that write a completion as it is, trimmed, behind white space of their own, or where it is not the last.
+const WRITERS: [&str; 5] = [
+    "{% for m in messages %}[{{ m.role }}] {{ m.content }} </s>{% endfor %}{{ '[assistant] ' if add_generation_prompt }}",
+    "{% for m in messages %}[{{ m.role }}]\n\n{{ m.content | trim }} </s>{% endfor %}{{ '[assistant]\n\n' if add_generation_prompt }}",
+    "{% for m in messages %}[{{ m.role }}]{{ m.content.lstrip('\n') }}  </s>{% endfor %}{{ '[assistant]' if add_generation_prompt }}",
+    "{% for m in messages %}[{{ m.role }}]  {{ m.content.rstrip() }}</s>{% endfor %}{{ '[assistant]' if add_generation_prompt }}",
+    // Nothing of it is what a policy sees.
+    "a {{ messages[-1].content | trim }} four {% for m in messages[:-1] %}{{ m.content }}{% endfor %} four",
+];
+
+#[test]
+fn a_completion_is_found_whatever_a_template_trims() {
+    for template in WRITERS {
+        let text = text(Some(template), false);
+        for completion in
+            ["four", " four", "four ", "\n four   ", "four   and\n\n", "</s>", "4", "COMPLETION0", "a", "é "]
+        {
+            for prompt in ["two", "four ", "COMPLETION0 COMPLETION2"] {
+                let rendered = text.render(&[user(prompt)], completion, Locate::Whole).unwrap();
+                let place = rendered.completion.unwrap();
+                let found = &rendered.text[place.clone()];
+                assert_eq!(found.trim(), completion.trim(), "{template}");
+                // It is the one between what stands around any completion.
+                let other = text.render(&[user(prompt)], "other", Locate::Whole).unwrap();
+                let other_place = other.completion.unwrap();
+                assert_eq!(rendered.text[..place.start], other.text[..other_place.start], "{template}");
+                assert_eq!(rendered.text[place.end..], other.text[other_place.end..], "{template}");
+            }
+        }
+    }
+}
+
+/// Blanks that a template takes off are not counted, and no token of the template's is counted in their place.
+#[test]
+fn blanks_that_a_template_trims_count_for_nothing() {
+    let text = text(Some(CHATML), false);
+    let counted = |completion: &str| {
+        let rendered = text.render(&[user("two")], completion, Locate::Whole).unwrap();
+        text.encode_part(&rendered.text, rendered.completion.unwrap()).unwrap().1.len()
+    };
+    for completion in
+        ["four and", "four and   ", &format!("four and{}", " ".repeat(40)), "  four and", "\n\nfour and \n"]
+    {
+        assert_eq!(counted(completion), 2, "{completion:?}");
+    }
+    for blank in ["", " ", &" ".repeat(40)] {
+        assert_eq!(counted(blank), 0, "{blank:?}");
+    }
+}
+
+#[test]
+fn nothing_is_counted_of_a_completion_that_a_template_rewrites() {
+    // As templates of models that think do: the thoughts are left out.
+    let forgetful = "{% for m in messages %}<s>{{ m.role }} {{ m.content.split('</think>')[-1] }}{% endfor %}\
+                     {{ '<s>assistant ' if add_generation_prompt }}";
+    let text = text(Some(forgetful), false);
+    let render = |completion, locate| text.render(&[user("two")], completion, locate);
+    let whole = render("and make</think>four", Locate::Whole).err().unwrap();
+    assert_eq!(whole.code, Code::BadMessages);
+    assert!(whole.message.contains("length_penalty") && whole.message.contains("prompt_completion_ids"), "{whole}");
+    assert!(render("four", Locate::Whole).is_ok());
+    // Where it begins is known nevertheless, and enough to cut what stands before.
+    let rendered = render("and make</think>four", Locate::Start).unwrap();
+    assert_eq!(&rendered.text[rendered.completion.unwrap()], "four");
+    assert!(render("and make</think>four", Locate::Nothing).unwrap().completion.is_none());
+}
+
+#[test]
+fn a_completion_without_a_place_is_not_cut_around() {
+    // A template that writes everything anew, and a prompt that is no beginning of it.
+    let shouting =
+        "{{ 'answer: ' if add_generation_prompt }}{% for m in messages %}{{ m.content | upper }}{% endfor %}";
+    let text = text(Some(shouting), false);
+    for (locate, says) in [(Locate::Whole, "length_penalty"), (Locate::Start, "shorten the prompt")] {
+        let rejection = text.render(&[user("two")], "four", locate).err().unwrap();
+        assert_eq!(rejection.code, Code::BadMessages);
+        assert!(rejection.message.contains(says), "{rejection}");
+    }
+}
+
+#[test]
+fn a_tokenizer_that_breaks_is_an_error_of_its_own() {
+    let rejection = guarded::<()>(|| panic!("index out of bounds")).unwrap_err();
+    assert_eq!(rejection.code, Code::TokenizerFailed);
+    assert!(rejection.message.contains("send token_ids") && !rejection.message.contains("bug"), "{rejection}");
+    assert_eq!(guarded::<()>(|| Err("no such thing".into())).unwrap_err().code, Code::Malformed);
+    assert_eq!(guarded(|| Ok(7)).unwrap(), 7);
+}
+
+/// Templates of presets, which are TOML: that is read where there are models.
+#[cfg(feature = "model")]
+#[test]
+fn a_completion_is_found_in_every_presets_template() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/presets");
+    let mut templates = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let preset: toml::Table = std::fs::read_to_string(&path).unwrap().parse().unwrap();
+        let Some(template) = preset.get("chat_template").and_then(toml::Value::as_str) else { continue };
+        templates += 1;
+        let text = Text::new(&TextAssets {
+            chat_template: Some(template.into()),
+            template_variables: [("bos_token", "<s>"), ("eos_token", "</s>")].map(|(n, v)| (n.into(), v.into())).into(),
+            ..TextAssets::default()
+        })
+        .unwrap();
+        let plain = [user("two")];
+        // One model is asked about a principle.
+        let principle = [Message::new("principle", "correctness"), user("two")];
+        for completion in ["four", " four \n", "user", "a", ""] {
+            let rendered = text
+                .render(&plain, completion, Locate::Whole)
+                .or_else(|_| text.render(&principle, completion, Locate::Whole))
+                .unwrap_or_else(|rejection| panic!("{}: {completion:?}: {rejection}", path.display()));
+            let found = &rendered.text[rendered.completion.unwrap()];
+            assert_eq!(found.trim(), completion.trim(), "{}", path.display());
+        }
+    }
+    assert!(templates > 0, "no preset in {folder} has a template");
+}
