@@ -185,7 +185,6 @@ impl Engine for ModelEngine {
                 let values = self.pool.install(|| head.forward(Hidden { reads, companions }));
                 ScoreTable::new(head.outputs(), values).reusing(reused)
             })
-            // What follows the first line is a backtrace, which is nothing for callers.
-            .map_err(|e| EngineError::Forward(e.to_string().lines().next().unwrap_or_default().to_owned()))
+            .map_err(EngineError::from)
     }
 }

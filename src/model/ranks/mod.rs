@@ -1,13 +1,19 @@
 //! The ranks of a model: each holds its share and computes on a device, with threads of its own.
 
+mod error;
+#[cfg(test)]
+mod precision_tests;
 mod rank;
 mod team;
+#[cfg(test)]
+mod tests;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use candle_core::{Device, Result};
+use candle_core::Device;
 use rayon::ThreadPool;
 
+pub use self::error::PassError;
 use self::rank::Rank;
 use self::team::{Team, Wire};
 use crate::batch::MicroBatch;
@@ -38,7 +44,7 @@ pub struct Passed {
 }
 
 /// A pool of `threads` for forward passes.
-pub fn pool(threads: usize) -> std::result::Result<ThreadPool, ModelError> {
+pub fn pool(threads: usize) -> Result<ThreadPool, ModelError> {
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
         .thread_name(|i| format!("forward-{i}"))
@@ -56,14 +62,12 @@ impl Ranks {
         devices: &[Device],
         all: &Arc<ThreadPool>,
         cache_bytes: usize,
-    ) -> std::result::Result<Self, ModelError> {
+    ) -> Result<Self, ModelError> {
         let world = devices.len();
         spec.check_degree(world)?;
         // Before anything is loaded, for it may fail.
-        let wire = match devices.iter().any(Device::is_cuda) && world > 1 {
-            true => Wire::Gpus(on_gpus(devices)?),
-            false => Wire::Memory,
-        };
+        let wire =
+            if devices.iter().any(Device::is_cuda) && world > 1 { Wire::Gpus(on_gpus(devices)?) } else { Wire::Memory };
         let slots = match backend {
             Backend::Kernels(_) => {
                 let heads = Shard::all(world).map(|shard| shard.heads(spec.heads).layout);
@@ -80,14 +84,14 @@ impl Ranks {
             let pool = if world == 1 { Arc::clone(all) } else { Arc::new(pool(threads)?) };
             Ok(Arc::new(Rank::new(backbone, pool, weights.bytes_read() - before)))
         };
-        let ranks = Shard::all(world).zip(devices).map(load).collect::<std::result::Result<Vec<_>, ModelError>>()?;
+        let ranks = Shard::all(world).zip(devices).map(load).collect::<Result<Vec<_>, ModelError>>()?;
         let team = if world == 1 { None } else { Some(Team::start(&ranks, wire)?) };
         let cache = (slots > 0).then(|| Mutex::new(PrefixCache::new(slots)));
         Ok(Self { ranks, team, cache })
     }
 
     /// One pass over `batch`; `reads` are the rows whose hidden states are wanted.
-    pub fn forward(&self, batch: &MicroBatch, reads: &[u32]) -> Result<Passed> {
+    pub fn forward(&self, batch: &MicroBatch, reads: &[u32]) -> Result<Passed, PassError> {
         let Some(cache) = &self.cache else {
             let all = Resumed { batch: batch.clone(), reads: reads.to_vec(), ..Resumed::default() };
             return Ok(Passed { hidden: self.compute(all)?, reused: 0 });
@@ -108,10 +112,10 @@ impl Ranks {
         }
     }
 
-    fn compute(&self, rest: Resumed) -> Result<Vec<f32>> {
+    fn compute(&self, rest: Resumed) -> Result<Vec<f32>, PassError> {
         match &self.team {
             Some(team) => team.forward(rest),
-            None => self.ranks[0].forward(&Pass::of(&rest, &Solo)),
+            None => Ok(self.ranks[0].forward(&Pass::of(&rest, &Solo))?),
         }
     }
 
@@ -128,78 +132,5 @@ impl Ranks {
     /// How many there are.
     pub fn world(&self) -> usize {
         self.ranks.len()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use half::bf16;
-
-    use crate::model::compute::device::DeviceChoice;
-    use crate::model::compute::dtype::Dtype;
-    use crate::model::compute::dtype::Precision;
-    use crate::model::config::Config;
-    use crate::model::network::arch;
-    use crate::model::ranks::*;
-    use crate::model::source::blueprint::Blueprint;
-
-    /// A fixture's decoder, and its final hidden states at the last tokens of its cases.
-    fn hidden(fixture: &str, device: DeviceChoice, tp: usize) -> (DecoderSpec, Vec<f32>) {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/hf").join(fixture);
-        let model = folder.to_str().unwrap().to_owned();
-        let config = Config { model, tp, device, threads: 1, cache_dir: "/nonexistent".into(), ..Config::default() };
-        let blueprint = Blueprint::open(&config).unwrap();
-        let spec = arch::find(&blueprint.settings).unwrap().spec(&blueprint.settings).unwrap();
-        let (devices, pool) = (device.open_all(tp).unwrap(), Arc::new(pool(1).unwrap()));
-        let ranks =
-            Ranks::load(&spec, blueprint.weights.as_ref(), device.backend(Dtype::Auto).unwrap(), &devices, &pool, 0)
-                .unwrap();
-        let reference = std::fs::read(folder.join("reference.json")).unwrap();
-        let reference: serde_json::Value = serde_json::from_slice(&reference).unwrap();
-        let tokens = |case: &serde_json::Value| serde_json::from_value(case["input_ids"].clone()).unwrap();
-        let rollouts: Vec<Vec<u32>> = reference["cases"].as_array().unwrap().iter().map(tokens).collect();
-        let batch = MicroBatch::pack(&rollouts, true);
-        let reads: Vec<u32> = batch.reads.iter().map(|read| read.row).collect();
-        let hidden = ranks.forward(&batch, &reads).unwrap().hidden;
-        assert_eq!(hidden.len(), rollouts.len() * spec.hidden);
-        (spec, hidden)
-    }
-
-    fn length(values: impl Iterator<Item = f32>) -> f32 {
-        values.map(|value| value * value).sum::<f32>().sqrt()
-    }
-
-    /// Rounding to nearest moves a vector by half an epsilon of its length at most. On the way through a layer there are
-    /// 16 roundings or fewer (norm, product, bias, head norm, rotary, mix, partial product, sum over ranks, bias, sum;
-    /// norm, product, gate, partial product, sum over ranks, sum), and one of the embedding; the weights are bfloat16
-    /// already. Norms keep relative errors as they are, and so, about, do random matrices: if all errors pointed the same
-    /// way, they would add up to as many half epsilons. As they do not, there is room for what attention makes of them.
-    #[test]
-    fn bfloat16_is_as_close_as_its_roundings() {
-        let fixtures = [
-            ("bf16-single", 1),
-            ("gemma2-bf16", 3),
-            ("internlm2-biases-bf16", 4),
-            ("llama-head-bias-bf16", 1),
-            ("mistral-window-bf16", 2),
-            ("nemotron-kv8-bf16", 4),
-            ("qwen2-layer-types-bf16", 3),
-            ("qwen3-bf16", 4),
-        ];
-        for (fixture, most_ranks) in fixtures {
-            let (spec, exact) = hidden(fixture, DeviceChoice::Cpu, 1);
-            let bound = (16 * spec.layers + 1) as f32 * bf16::EPSILON.to_f32() / 2.0;
-            for tp in [1, most_ranks] {
-                let (_, rounded) = hidden(fixture, DeviceChoice::CpuTensors(Precision::Bf16), tp);
-                for (exact, rounded) in exact.chunks(spec.hidden).zip(rounded.chunks(spec.hidden)) {
-                    let off = length(exact.iter().zip(rounded).map(|(exact, rounded)| exact - rounded));
-                    let off = off / length(exact.iter().copied());
-                    // A hundredth would be another type's doing.
-                    assert!(off <= bound && off > bound / 100.0, "{fixture}, tp {tp}: {off} of {bound}");
-                }
-            }
-        }
     }
 }
