@@ -92,15 +92,16 @@ impl Adapter {
         let config: Value = read_json(&path)?;
         let named = config.get("base_model_name_or_path").and_then(Value::as_str).unwrap_or_default();
         let base = folder.join(named);
-        match named.is_empty() || !base.exists() {
-            true => Err(ModelError::malformed(
+        if named.is_empty() || !base.exists() {
+            Err(ModelError::malformed(
                 &path,
                 format!(
                     "base_model_name_or_path is {named:?}, which is no path here; write a reward-model.toml that names the \
-                     base and the adapter"
+                 base and the adapter"
                 ),
-            )),
-            false => Ok(base),
+            ))
+        } else {
+            Ok(base)
         }
     }
 
@@ -220,8 +221,9 @@ fn in_base(base: &dyn WeightSource, name: &str) -> Option<(String, TensorInfo)> 
 
 fn check_layer(name: &str, layers: usize) -> Result<(), String> {
     let layer = name.strip_prefix("model.layers.").and_then(|rest| rest.split('.').next()?.parse().ok());
-    match layer.is_some_and(|layer: usize| layer >= layers) {
-        true => Err(format!("adapts a layer beyond the {layers} that are kept")),
-        false => Ok(()),
+    if layer.is_some_and(|layer: usize| layer >= layers) {
+        Err(format!("adapts a layer beyond the {layers} that are kept"))
+    } else {
+        Ok(())
     }
 }

@@ -172,9 +172,10 @@ fn one<T: Copy + PartialEq>(patterns: &BTreeMap<String, T>, module: &str, field:
     let fits = |pattern: &str| module.strip_suffix(pattern).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
     let mut found = patterns.iter().filter(|(pattern, _)| fits(pattern)).map(|(_, value)| *value);
     let first = found.next();
-    match found.any(|other| Some(other) != first) {
-        true => Err(format!("{field} has several values for {module:?}")),
-        false => Ok(first),
+    if found.any(|other| Some(other) != first) {
+        Err(format!("{field} has several values for {module:?}"))
+    } else {
+        Ok(first)
     }
 }
 

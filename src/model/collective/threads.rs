@@ -122,12 +122,11 @@ pub struct ThreadRank {
 
 impl Drop for ThreadRank {
     fn drop(&mut self) {
-        match std::thread::panicking() {
-            true => drop(self.fail("it panicked")),
-            false => {
-                self.exchange.lock().left[self.rank] = true;
-                self.exchange.changed.notify_all();
-            }
+        if std::thread::panicking() {
+            drop(self.fail("it panicked"))
+        } else {
+            self.exchange.lock().left[self.rank] = true;
+            self.exchange.changed.notify_all();
         }
     }
 }

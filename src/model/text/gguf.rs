@@ -125,9 +125,10 @@ fn tokenizer_json(file: &GgufFile, tokens: &[&str]) -> Result<Value, ModelError>
     if vocabulary.len() != tokens.len() {
         return Err(malformed("tokenizer.ggml.tokens has the same token twice".into()));
     }
-    let post_processor = match file.boolean("tokenizer.ggml.add_bos_token")?.unwrap_or(add_bos) {
-        true => begin_with_bos(file, tokens)?,
-        false => Value::Null,
+    let post_processor = if file.boolean("tokenizer.ggml.add_bos_token")?.unwrap_or(add_bos) {
+        begin_with_bos(file, tokens)?
+    } else {
+        Value::Null
     };
     Ok(json!({
         "version": "1.0",

@@ -123,12 +123,11 @@ mod tests {
                 let mut wide = vec![0.0; t * ways_up];
                 linear(&x, &up, weights.up_addends(), &mut wide);
                 let mut inner = vec![0.0; t * features];
-                match gated {
-                    true => gate(activation, &wide, features, &mut inner),
-                    false => {
-                        inner = wide;
-                        activate(activation, &mut inner);
-                    }
+                if gated {
+                    gate(activation, &wide, features, &mut inner)
+                } else {
+                    inner = wide;
+                    activate(activation, &mut inner);
                 }
                 let mut expected = vec![0.0; t * hidden];
                 linear(&inner, &down, addends, &mut expected);

@@ -32,20 +32,15 @@ impl Architecture for Gemma2 {
         // An older field that transformers ignores in favour of `hidden_activation`, as does everybody.
         let _ = settings.get("hidden_act");
         let bias = flag(settings, "attention_bias")?;
-        let or_default = |field: &str, default| match settings.has(field) {
-            true => settings.number(field),
-            false => Ok(Some(default)),
-        };
+        let or_default =
+            |field: &str, default| if settings.has(field) { settings.number(field) } else { Ok(Some(default)) };
         let scalar = or_default("query_pre_attn_scalar", 256.0)?.filter(|scalar| *scalar > 0.0);
         let scalar = scalar.ok_or_else(|| settings.unsupported("query_pre_attn_scalar", "a number above 0"))?;
         let soft_cap = or_default("attn_logit_softcapping", 50.0)?;
         if soft_cap.is_some_and(|cap| cap <= 0.0) {
             return Err(settings.unsupported("attn_logit_softcapping", "a number above 0, or null"));
         }
-        let window = match settings.has("sliding_window") {
-            true => settings.size("sliding_window")?,
-            false => Some(4096),
-        };
+        let window = if settings.has("sliding_window") { settings.size("sliding_window")? } else { Some(4096) };
         // Older files say it twice.
         if settings.size("sliding_window_size")?.is_some_and(|size| Some(size) != window) {
             return Err(settings.unsupported("sliding_window_size", "what sliding_window says"));

@@ -19,10 +19,7 @@ impl Architecture for Mistral {
         let defaults = Defaults { context: 4096 * 32, kv_heads: Some(8), ..DEFAULTS };
         let spec = read(settings, &defaults)?;
         // Null means none; a field that is not there means the default.
-        let window = match settings.has("sliding_window") {
-            true => settings.size("sliding_window")?,
-            false => Some(4096),
-        };
+        let window = if settings.has("sliding_window") { settings.size("sliding_window")? } else { Some(4096) };
         Ok(DecoderSpec { windows: windows(settings, spec.layers, window, |_| true)?, ..spec })
     }
 }

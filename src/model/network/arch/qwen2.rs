@@ -33,10 +33,7 @@ impl Architecture for Qwen2 {
 
 /// `use_sliding_window` switches windows on, from layer `max_window_layers` upwards.
 pub(super) fn upper_windows(settings: &Settings, layers: usize) -> Result<Vec<Option<usize>>, ModelError> {
-    let window = match settings.has("sliding_window") {
-        true => settings.size("sliding_window")?,
-        false => Some(4096),
-    };
+    let window = if settings.has("sliding_window") { settings.size("sliding_window")? } else { Some(4096) };
     let switched_on = flag(settings, "use_sliding_window")?;
     // Zero means all layers, so it is no size.
     let first = match settings.get("max_window_layers").map(|v| v.as_u64()) {

@@ -58,9 +58,12 @@ impl Embedding {
             1 => self.table.index_select(&Tensor::new(tokens, device)?, 0)?.to_dtype(self.activations)?,
             _ => {
                 // Tokens of other ranks read the zeros.
-                let row = |&token: &u32| match self.tokens.contains(&(token as usize)) {
-                    true => token - self.tokens.start as u32,
-                    false => self.tokens.len() as u32,
+                let row = |&token: &u32| {
+                    if self.tokens.contains(&(token as usize)) {
+                        token - self.tokens.start as u32
+                    } else {
+                        self.tokens.len() as u32
+                    }
                 };
                 let rows = Tensor::new(tokens.iter().map(row).collect::<Vec<_>>(), device)?;
                 ranks.all_reduce(&self.table.index_select(&rows, 0)?.to_dtype(self.activations)?)?

@@ -98,9 +98,10 @@ impl FeedForward {
         let rows = (values / up.outputs()).clamp(1, tokens.max(1));
         let block = |first: usize| {
             let wide = up.forward(&x.narrow(0, first, rows.min(tokens - first))?)?;
-            let inner = match self.gated {
-                true => tensors::gate(self.activation, &wide)?,
-                false => tensors::activate(self.activation, &wide)?,
+            let inner = if self.gated {
+                tensors::gate(self.activation, &wide)?
+            } else {
+                tensors::activate(self.activation, &wide)?
             };
             down.partial(&inner)
         };

@@ -37,9 +37,10 @@ pub struct Detect {
 impl Detect {
     /// A clause that says nothing would hold for every model.
     pub(super) fn check(&self) -> Result<(), String> {
-        match *self == Self::default() {
-            true => Err("[[detect]] says nothing, which would be true of every model".into()),
-            false => Ok(()),
+        if *self == Self::default() {
+            Err("[[detect]] says nothing, which would be true of every model".into())
+        } else {
+            Ok(())
         }
     }
 

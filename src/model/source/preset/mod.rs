@@ -235,9 +235,10 @@ impl Preset {
     pub fn over(self, below: Self) -> Self {
         // Weightings name attributes: those of other attributes mean nothing here.
         let same_attributes = self.attributes.is_none() || self.attributes == below.attributes;
-        let (untrained, weightings, default_weighting) = match same_attributes {
-            true => (below.untrained, below.weightings, below.default_weighting),
-            false => (Vec::new(), BTreeMap::new(), None),
+        let (untrained, weightings, default_weighting) = if same_attributes {
+            (below.untrained, below.weightings, below.default_weighting)
+        } else {
+            (Vec::new(), BTreeMap::new(), None)
         };
         Self {
             name: self.name,

@@ -113,10 +113,8 @@ impl AttentionPlan {
     fn push(&mut self, row: usize, len: usize, parent: Option<usize>) {
         let nodes = &self.nodes;
         let first = parent.map_or(0, |p| nodes[p].end);
-        let earlier = parent.and_then(|p| match nodes[p].first / BLOCK < first / BLOCK {
-            true => Some(p),
-            false => nodes[p].earlier,
-        });
+        let earlier =
+            parent.and_then(|p| if nodes[p].first / BLOCK < first / BLOCK { Some(p) } else { nodes[p].earlier });
         self.nodes.push(Node { row, first, end: first + len, parent, earlier });
     }
 
