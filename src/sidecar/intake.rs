@@ -6,17 +6,20 @@
 
 mod tokenizers;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
 use tracing::{Instrument as _, Span, info_span};
 
 use self::tokenizers::Tokenizers;
 use super::fair::{Closed, FairSemaphore};
-use super::queue::{Admitted, Queue};
+use super::observer::{Observed, Observers};
+use super::queue::{self, Admitted, Queue};
 use super::rejections::{draining, expired};
-use super::rules::{self, Rules};
+use super::rules;
+use super::served::Served;
 use super::{Config, Identity, OverLong, Ticket, metrics, trace};
 use crate::aggregate::Bound;
 use crate::engine::ModelCard;
@@ -32,8 +35,14 @@ const BYTES_QUANTUM: usize = 64 << 10;
 pub struct Intake(Arc<Shared>);
 
 struct Shared {
-    rules: Rules,
-    queue: Arc<Queue>,
+    /// The generation of the model that takes what comes now.
+    current: watch::Sender<Arc<Served>>,
+    /// The queues of all generations that may still hold something.
+    queues: Mutex<Vec<Weak<Queue>>>,
+    /// What those queues share.
+    shared: queue::Shared,
+    over_long: OverLong,
+    observers: Observers,
     tokenizers: Tokenizers,
     /// Room for what is held for callers before it is in the queue.
     bytes: FairSemaphore,
@@ -41,10 +50,14 @@ struct Shared {
 }
 
 impl Intake {
-    pub(super) fn new(rules: Rules, config: &Config, queue: Arc<Queue>) -> Self {
+    /// In front of the model's first generation; `shared` is what its queue was made with.
+    pub(super) fn new(first: Arc<Served>, config: &Config, shared: queue::Shared, observers: Observers) -> Self {
         Self(Arc::new(Shared {
-            rules,
-            queue,
+            queues: Mutex::new(vec![Arc::downgrade(&first.queue)]),
+            current: watch::Sender::new(first),
+            shared,
+            over_long: config.over_long,
+            observers,
             tokenizers: Tokenizers::new(config.tokenizer_threads),
             // As many rollouts as there are bytes for.
             bytes: FairSemaphore::new(usize::MAX >> 2, config.intake_bytes, BYTES_QUANTUM),
@@ -52,14 +65,28 @@ impl Intake {
         }))
     }
 
-    /// The model that scores what is submitted.
-    pub fn card(&self) -> &Arc<ModelCard> {
-        self.0.rules.card()
+    /// The generation of the model that takes what is submitted now, to be watched.
+    pub fn served(&self) -> watch::Receiver<Arc<Served>> {
+        self.0.current.subscribe()
+    }
+
+    /// From now on `next` takes what is submitted. What the present generation has accepted, or is about to, stays with it.
+    pub(super) fn replace(&self, next: Arc<Served>) {
+        let mut queues = self.0.queues();
+        queues.retain(|queue| queue.strong_count() > 0);
+        queues.push(Arc::downgrade(&next.queue));
+        drop(queues);
+        drop(self.0.current.send_replace(next));
+    }
+
+    /// The model that scores what is submitted now.
+    pub fn card(&self) -> Arc<ModelCard> {
+        Arc::clone(&self.0.current.borrow().card)
     }
 
     /// What happens to rollouts longer than the context.
     pub fn over_long(&self) -> OverLong {
-        self.0.rules.over_long()
+        self.0.over_long
     }
 
     /// Threads that turn text into tokens.
@@ -71,7 +98,23 @@ impl Intake {
     pub(super) fn close(&self) {
         self.0.draining.store(true, Ordering::SeqCst);
         self.0.bytes.close();
-        self.0.queue.refuse();
+        self.0.shared.refuse();
+        self.0.each_queue(Queue::end);
+    }
+
+    /// Nothing more waits for company: no more is to come.
+    pub(super) fn flush(&self) {
+        self.0.each_queue(Queue::flush);
+    }
+
+    /// Answers everything that waits, and lets nothing more reach an engine.
+    pub(super) fn abandon(&self) {
+        self.0.each_queue(Queue::abandon);
+    }
+
+    /// How many accepted rollouts are unanswered, to be watched.
+    pub(super) fn unanswered(&self) -> watch::Receiver<usize> {
+        self.0.shared.unanswered()
     }
 
     /// Room, in bytes, for what is held for callers before it is in the queue (`intake_bytes`): messages, and rollouts that wait for
@@ -102,15 +145,16 @@ impl Intake {
         let span = info_span!(parent: None, "rollout", id, tokens = tracing::field::Empty);
         trace::adopt(&span, &rollout.traceparent, &rollout.tracestate);
         let intake_span = info_span!(parent: &span, "intake");
-        ticket.enter(span);
-        match intake_span.in_scope(|| self.0.begin(rollout, received)) {
+        ticket.enter(span, Observed::new(&self.0.observers, id, &rollout.aggregation));
+        let served = Arc::clone(&self.0.current.borrow());
+        match intake_span.in_scope(|| self.0.begin(&served, rollout, received)) {
             Ok(Progress::Admitted(admitted)) => {
                 drop(intake_span);
-                self.0.push(admitted, ticket);
+                served.push(admitted, ticket);
             }
             Ok(Progress::Waits(step, deadline)) => {
                 let shared = Arc::clone(&self.0);
-                return Err(Deferred(Box::new(Rest { shared, step, deadline, ticket, received, intake_span })));
+                return Err(Deferred(Box::new(Rest { shared, served, step, deadline, ticket, received, intake_span })));
             }
             Err(rejection) => ticket.answer(Err(rejection)),
         }
@@ -119,13 +163,13 @@ impl Intake {
 
     /// To be called when a caller has left or cancelled: what it had waiting is answered, and makes room for others.
     pub fn sweep(&self) {
-        self.0.queue.sweep();
+        self.0.each_queue(Queue::sweep);
     }
 
     /// Wakes the threads that score, where something came in that they must look at. To be called after one or several
     /// [`Self::try_submit`]s: one call for several lets them go into one micro-batch.
     pub fn wake(&self) {
-        self.0.queue.wake();
+        self.0.each_queue(Queue::wake);
     }
 }
 
@@ -152,7 +196,7 @@ enum Step {
 
 impl Shared {
     /// As far as it goes at once.
-    fn begin(&self, rollout: Rollout, received: Instant) -> Result<Progress, Rejection> {
+    fn begin(&self, served: &Served, rollout: Rollout, received: Instant) -> Result<Progress, Rejection> {
         if self.draining.load(Ordering::SeqCst) {
             return Err(draining());
         }
@@ -168,8 +212,8 @@ impl Shared {
         if matches!(rollout.input, Some(Input::Chat { .. } | Input::Text(_))) {
             return Ok(Progress::Waits(Step::Tokenizer(Box::new(rollout)), deadline));
         }
-        let (rollout, bound) = self.check(rollout)?;
-        Ok(match self.queue.try_room(rollout.total_tokens()) {
+        let (rollout, bound) = served.check(rollout)?;
+        Ok(match served.queue.try_room(rollout.total_tokens()) {
             Some(room) => Progress::Admitted(Admitted { rollout, bound, received, deadline, room }),
             None => Progress::Waits(Step::Room(rollout, bound), deadline),
         })
@@ -177,7 +221,8 @@ impl Shared {
 
     /// The rest of the work.
     async fn finish(
-        self: &Arc<Self>,
+        &self,
+        served: &Arc<Served>,
         caller: &Identity,
         step: Step,
         received: Instant,
@@ -185,10 +230,10 @@ impl Shared {
     ) -> Result<Admitted, Rejection> {
         let admit = async {
             let (rollout, bound) = match step {
-                Step::Tokenizer(rollout) => self.tokenize(caller, *rollout).await?,
+                Step::Tokenizer(rollout) => self.tokenize(served, caller, *rollout).await?,
                 Step::Room(rollout, bound) => (rollout, bound),
             };
-            let room = self.queue.room(caller, rollout.total_tokens()).await.map_err(|Closed| draining())?;
+            let room = served.queue.room(caller, rollout.total_tokens()).await.map_err(|Closed| draining())?;
             Ok(Admitted { rollout, bound, received, deadline, room })
         };
         match deadline {
@@ -199,25 +244,39 @@ impl Shared {
 
     /// Checks and tokenizes text on a blocking thread.
     async fn tokenize(
-        self: &Arc<Self>,
+        &self,
+        served: &Arc<Served>,
         caller: &Identity,
         rollout: Rollout,
     ) -> Result<(ValidRollout, Bound), Rejection> {
         let bytes = rules::text_bytes(&rollout);
         let tokenizer = self.tokenizers.acquire(caller, bytes).await.map_err(|Closed| draining())?;
-        let shared = Arc::clone(self);
+        let served = Arc::clone(served);
         let span = Span::current();
         let work = move || {
             // It goes along with the work, which goes on when the caller leaves: there are never more texts at work than threads
             // for them.
             let _tokenizer = tokenizer;
-            span.in_scope(|| shared.check(rollout))
+            span.in_scope(|| served.check(rollout))
         };
         tokio::task::spawn_blocking(work)
             .await
             .unwrap_or_else(|e| Err(Rejection::new(Code::Lost, format!("the tokenizer failed: {e}"))))
     }
 
+    fn queues(&self) -> std::sync::MutexGuard<'_, Vec<Weak<Queue>>> {
+        // Pushing and retaining cannot panic half-way.
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn each_queue(&self, act: impl Fn(&Queue)) {
+        // Acting may answer callers: not under the lock.
+        let queues: Vec<_> = self.queues().iter().filter_map(Weak::upgrade).collect();
+        queues.iter().for_each(|queue| act(queue));
+    }
+}
+
+impl Served {
     fn check(&self, rollout: Rollout) -> Result<(ValidRollout, Bound), Rejection> {
         let began = Instant::now();
         let proved = self.rules.check(rollout);
@@ -226,9 +285,9 @@ impl Shared {
     }
 
     /// Without waking anybody; see [`Queue::push`].
-    fn push(&self, admitted: Admitted, ticket: Ticket) {
+    fn push(&self, admitted: Admitted, mut ticket: Ticket) {
         ticket.span().record("tokens", admitted.rollout.tokens.len());
-        metrics::accepted(ticket.caller().transport);
+        ticket.accept(&admitted.rollout, self.generation);
         self.queue.push(admitted, ticket);
     }
 }
@@ -240,6 +299,8 @@ pub struct Deferred(Box<Rest>);
 
 struct Rest {
     shared: Arc<Shared>,
+    /// The generation that takes it, whatever comes after.
+    served: Arc<Served>,
     step: Step,
     deadline: Option<Instant>,
     ticket: Ticket,
@@ -251,12 +312,12 @@ struct Rest {
 impl Deferred {
     /// Does the rest of the work, as [`Intake::submit`] does, and wakes the threads that score.
     pub async fn finish(self) {
-        let Rest { shared, step, deadline, ticket, received, intake_span } = *self.0;
+        let Rest { shared, served, step, deadline, ticket, received, intake_span } = *self.0;
         let caller = Arc::clone(ticket.caller());
-        match shared.finish(&caller, step, received, deadline).instrument(intake_span).await {
+        match shared.finish(&served, &caller, step, received, deadline).instrument(intake_span).await {
             Ok(admitted) => {
-                shared.push(admitted, ticket);
-                shared.queue.wake();
+                served.push(admitted, ticket);
+                served.queue.wake();
             }
             Err(rejection) => ticket.answer(Err(rejection)),
         }

@@ -39,12 +39,37 @@ pub(super) struct Queue {
     /// `max_tokens` is the most that [`Self::set_budget`] may choose.
     limits: Limits,
     budget: AtomicUsize,
-    /// Room for rollouts and their tokens.
-    room: FairSemaphore,
+    shared: Shared,
     state: Mutex<State>,
     /// Something in `state` changed that may let a micro-batch go. The packer alone waits for it.
     changed: Condvar,
+}
+
+/// What the queues of all generations of the model share.
+#[derive(Clone)]
+pub(super) struct Shared {
+    /// Room for rollouts and their tokens.
+    room: FairSemaphore,
     unanswered: Arc<watch::Sender<usize>>,
+}
+
+impl Shared {
+    pub(super) fn new(config: &Config) -> Self {
+        Self {
+            room: FairSemaphore::new(config.queue_rollouts, config.queue_tokens, ROOM_QUANTUM),
+            unanswered: Arc::new(watch::Sender::new(0)),
+        }
+    }
+
+    /// How many accepted rollouts are unanswered, to be watched.
+    pub(super) fn unanswered(&self) -> watch::Receiver<usize> {
+        self.unanswered.subscribe()
+    }
+
+    /// Nobody finds room any more; those who wait for it are told.
+    pub(super) fn refuse(&self) {
+        self.room.close();
+    }
 }
 
 /// Somebody waits for room: until something leaves the queue, nothing can come.
@@ -74,7 +99,7 @@ impl Drop for WaitsForRoom<'_> {
 }
 
 impl Queue {
-    pub(super) fn new(config: &Config) -> Self {
+    pub(super) fn new(config: &Config, shared: Shared) -> Self {
         let max_tokens = NonZeroUsize::new(config.max_batch_tokens).unwrap_or(NonZeroUsize::MIN);
         Self {
             limits: Limits {
@@ -85,22 +110,16 @@ impl Queue {
                 share_prefixes: config.share_prefixes,
             },
             budget: AtomicUsize::new(max_tokens.get()),
-            room: FairSemaphore::new(config.queue_rollouts, config.queue_tokens, ROOM_QUANTUM),
+            shared,
             state: Mutex::new(State::new()),
             changed: Condvar::new(),
-            unanswered: Arc::new(watch::Sender::new(0)),
         }
-    }
-
-    /// How many accepted rollouts are unanswered, to be watched.
-    pub(super) fn unanswered(&self) -> watch::Receiver<usize> {
-        self.unanswered.subscribe()
     }
 
     /// Room for a rollout of so many tokens, where it can be had at once and nobody waits for it. A rollout of more tokens than
     /// there is room for has all of it.
     pub(super) fn try_room(&self, tokens: usize) -> Option<Permit> {
-        self.room.try_acquire(tokens)
+        self.shared.room.try_acquire(tokens)
     }
 
     /// Waits for room, in turn with other callers.
@@ -109,18 +128,17 @@ impl Queue {
             return Ok(room);
         }
         let _waits = WaitsForRoom::new(self);
-        self.room.acquire(caller.connection, tokens).await
+        self.shared.room.acquire(caller.connection, tokens).await
     }
 
     /// Takes an admitted rollout in; from here on it is answered exactly once. [`Self::wake`] must follow.
-    pub(super) fn push(&self, admitted: Admitted, mut ticket: Ticket) {
-        ticket.accept();
+    pub(super) fn push(&self, admitted: Admitted, ticket: Ticket) {
         let Admitted { rollout, bound, received, deadline, room } = admitted;
         let queued = info_span!(parent: ticket.span(), "queue");
         let caller = ticket.caller().connection;
         let mut candidate = Candidate::new(rollout, caller, deadline, self.limits.share_prefixes);
         metrics::stage(Stage::Admission, candidate.accepted.saturating_duration_since(received));
-        let (room, _unanswered) = (Some(room), Unanswered::count(&self.unanswered));
+        let (room, _unanswered) = (Some(room), Unanswered::count(&self.shared.unanswered));
         let mut state = self.lock();
         if state.closed {
             drop(state);
@@ -144,19 +162,13 @@ impl Queue {
         }
     }
 
-    /// Nobody finds room any more; those who wait for it are told.
-    pub(super) fn refuse(&self) {
-        self.room.close();
-    }
-
     /// What waits, and what comes, is handed out without waiting for more.
     pub(super) fn flush(&self) {
         self.change(|state| state.flushed = true);
     }
 
     /// Nothing more is taken; what waits is handed out, then [`Self::next_batch`] ends.
-    pub(super) fn close(&self) {
-        self.refuse();
+    pub(super) fn end(&self) {
         self.change(|state| (state.closed, state.flushed) = (true, true));
     }
 

@@ -53,10 +53,6 @@ impl Rules {
         &self.card
     }
 
-    pub(super) fn over_long(&self) -> OverLong {
-        self.over_long
-    }
-
     /// Proves a rollout, or says what is wrong with it.
     pub(super) fn check(&self, rollout: Rollout) -> Result<(ValidRollout, Bound), Rejection> {
         check_names(&rollout)?;

@@ -64,12 +64,13 @@ impl Packed {
 pub(super) struct Terms {
     share_prefixes: bool,
     max_batch_tokens: usize,
+    generation: u64,
 }
 
 impl Terms {
-    pub(super) fn of(config: &Config) -> Self {
+    pub(super) fn of(config: &Config, generation: u64) -> Self {
         let Config { share_prefixes, max_batch_tokens, .. } = *config;
-        Self { share_prefixes, max_batch_tokens }
+        Self { share_prefixes, max_batch_tokens, generation }
     }
 }
 
@@ -89,7 +90,7 @@ impl<'a> PanicGuard<'a> {
 impl Drop for PanicGuard<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.queue.close();
+            self.queue.end();
             self.queue.abandon();
         }
     }
@@ -178,12 +179,12 @@ impl Scorer {
             }
             Err(EngineError::Fatal(_)) => {
                 // No later pass can succeed. What waits is answered now; the sidecar's health says why it ends.
-                self.queue.close();
+                self.queue.end();
                 self.queue.abandon();
             }
             Err(EngineError::Forward(_)) => {}
         }
-        reply(&self.card, pendings, scored, started, forward);
+        reply(&self.card, self.terms.generation, pendings, scored, started, forward);
     }
 }
 
@@ -203,6 +204,7 @@ pub(super) fn score(engine: &mut dyn Engine, batch: &MicroBatch, columns: usize)
 
 fn reply(
     card: &ModelCard,
+    generation: u64,
     pendings: Vec<Pending>,
     scored: Result<ScoreTable, EngineError>,
     started: Instant,
@@ -218,7 +220,7 @@ fn reply(
                 let reads = first..first + pending.rollout().read_count();
                 first = reads.end;
                 let rows = table.slice(reads).expect("`score` has counted the rows");
-                let times = Times { generation: 1, queued, forward };
+                let times = Times { generation, queued, forward };
                 let outcome = outcome(card, pending.rollout(), &pending.bound, &rows, times);
                 if let Ok(rewards) = &outcome {
                     metrics::rewards(card, rewards);

@@ -12,9 +12,10 @@ use crate::engine::{EchoEngine, Engine, EngineError, ModelCard, ScoreTable};
 use crate::reward::{Code, Outcome};
 use crate::rollout::{Input, Rollout};
 use crate::sidecar::health::Health;
-use crate::sidecar::queue::Queue;
+use crate::sidecar::observer::Observers;
+use crate::sidecar::queue::{self, Queue};
 use crate::sidecar::rules::Rules;
-use crate::sidecar::{Config, Identity, Intake, Interest, Ticket};
+use crate::sidecar::{Config, Identity, Intake, Interest, Served, Ticket};
 
 /// Longer than anything here takes on a busy machine; a test that waits so long has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -72,10 +73,12 @@ struct Running {
 
 impl Running {
     fn new(config: &Config, engine: &Watched) -> Self {
-        let queue = Arc::new(Queue::new(config));
-        let health = Health::default();
-        let threads = super::start(&queue, Box::new(engine.clone()), Terms::of(config), &health).unwrap();
-        let intake = Intake::new(Rules::new(Arc::clone(&engine.card), config).unwrap(), config, Arc::clone(&queue));
+        let (health, shared) = (Health::default(), queue::Shared::new(config));
+        let queue = Arc::new(Queue::new(config, shared.clone()));
+        let threads = super::start(&queue, Box::new(engine.clone()), Terms::of(config, 1), &health).unwrap();
+        let (card, rules) = (Arc::clone(&engine.card), Rules::new(Arc::clone(&engine.card), config).unwrap());
+        let served = Arc::new(Served { generation: 1, card, rules, queue: Arc::clone(&queue) });
+        let intake = Intake::new(served, config, shared, Observers::new(Vec::new()));
         Self { intake, queue, health, threads, caller: Identity::new("test", None) }
     }
 
@@ -119,7 +122,7 @@ impl Running {
     /// Answers what is left, and ends the threads.
     fn drain(self) -> Intake {
         self.intake.close();
-        self.queue.close();
+        self.queue.end();
         for thread in self.threads {
             thread.join().unwrap();
         }

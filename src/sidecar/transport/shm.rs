@@ -21,14 +21,16 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, eventfd};
+use tokio::sync::watch;
 
-use self::generation::{Generation, Generations};
+use self::generation::Generations;
 use self::poller::Poller;
 use super::Transport;
 use super::socket_file::{self, SocketFile};
 use crate::shm::frame::ordinary_reply_words;
 use crate::shm::layout::{MAX_RING_BYTES, MIN_RING_BYTES, Sizes, WORD};
-use crate::sidecar::{Config, Intake, StartError};
+use crate::sidecar::health::Health;
+use crate::sidecar::{Config, Intake, Served, StartError};
 
 /// A bound socket on which no lane is opened yet.
 #[derive(Debug)]
@@ -68,8 +70,8 @@ impl Terms {
         // As many as the largest ring has room for.
         let in_flight_limit = config.stream_in_flight.min(MAX_RING_BYTES / WORD / reply_words);
         let reward_bytes = (in_flight_limit * reply_words * WORD).next_power_of_two().max(MIN_RING_BYTES);
-        let first = Generation::served_by(intake, in_flight_limit);
-        let card_bytes = first.card.len();
+        let generations = Generations::of(intake, in_flight_limit);
+        let card_bytes = generations.latest().card.len();
         let terms = Self {
             lanes: config.shm_lanes,
             spin: Duration::from_micros(config.shm_spin_us),
@@ -79,7 +81,7 @@ impl Terms {
             reply_words,
             rollout_bytes: config.shm_ring_bytes,
             reward_bytes,
-            generations: Arc::new(Generations::new(first)),
+            generations: Arc::new(generations),
         };
         terms.sizes(card_bytes).check().map_err(StartError::Lanes)?;
         Ok(terms)
@@ -142,14 +144,19 @@ pub struct Server {
 
 impl Server {
     /// Opens lanes from now on. Needs a tokio runtime, for what has to wait.
-    pub fn start(listener: Listener, config: &Config, intake: Intake) -> Result<Self, StartError> {
+    pub fn start(listener: Listener, config: &Config, intake: Intake, health: &Health) -> Result<Self, StartError> {
         let terms = Terms::of(config, &intake)?;
         let Listener { socket, file } = listener;
         let control = Arc::new(Control::new().map_err(StartError::Thread)?);
         let runtime = tokio::runtime::Handle::current();
+        tokio::spawn(announce(intake.served(), Arc::clone(&control)));
+        let guard = health.guard("lanes");
         let poller = Poller::new(socket, terms, intake, runtime, Arc::clone(&control)).map_err(StartError::Thread)?;
-        let thread =
-            std::thread::Builder::new().name("lanes".into()).spawn(move || poller.run()).map_err(StartError::Thread)?;
+        let run = move || {
+            let _guard = guard;
+            poller.run()
+        };
+        let thread = std::thread::Builder::new().name("lanes".into()).spawn(run).map_err(StartError::Thread)?;
         Ok(Self { control, thread: Some(thread), _file: file })
     }
 
@@ -160,6 +167,13 @@ impl Server {
             tracing::error!("the lanes' thread panicked");
             0
         })
+    }
+}
+
+/// Has the poller announce each generation of the model that takes over. Ends with the sidecar.
+async fn announce(mut served: watch::Receiver<Arc<Served>>, control: Arc<Control>) {
+    while served.changed().await.is_ok() {
+        control.ring();
     }
 }
 

@@ -5,10 +5,11 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use prost::Message as _;
+use tokio::sync::watch;
 
 use crate::proto::v1;
 use crate::reward::Rewards;
-use crate::sidecar::Intake;
+use crate::sidecar::{Intake, OverLong, Served};
 
 /// A model generation, as a lane announces it.
 #[derive(Debug)]
@@ -22,22 +23,37 @@ pub(super) struct Generation {
 /// The generations of one server.
 #[derive(Debug)]
 pub(super) struct Generations {
+    /// What the sidecar serves; `None` where a test says so itself.
+    source: Option<Source>,
     latest: Mutex<Arc<Generation>>,
 }
 
 impl Generations {
+    /// What `intake` serves, now and later.
+    pub(super) fn of(intake: &Intake, in_flight_limit: usize) -> Self {
+        let source = Source { served: intake.served(), over_long: intake.over_long(), in_flight_limit };
+        let first = source.encode();
+        Self { source: Some(source), latest: Mutex::new(Arc::new(first)) }
+    }
+
+    #[cfg(test)]
     pub(super) fn new(first: Generation) -> Self {
-        Self { latest: Mutex::new(Arc::new(first)) }
+        Self { source: None, latest: Mutex::new(Arc::new(first)) }
     }
 
     /// The one that lanes are opened with.
     pub(super) fn latest(&self) -> Arc<Generation> {
-        Arc::clone(&self.latest.lock().unwrap_or_else(PoisonError::into_inner))
+        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(source) = &self.source
+            && source.served.borrow().generation > latest.number
+        {
+            *latest = Arc::new(source.encode());
+        }
+        Arc::clone(&latest)
     }
 
-    /// From now on this one is the latest. The poller announces it at its next look ([`Control::ring`](super::Control::ring)),
-    /// and each lane before the first rewards that bear its number.
-    #[cfg_attr(not(test), expect(dead_code, reason = "a sidecar serves the model that it was started with"))]
+    /// From now on this one is the latest.
+    #[cfg(test)]
     pub(super) fn replace(&self, next: Generation) {
         *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
     }
@@ -56,9 +72,19 @@ impl Generations {
     }
 }
 
-impl Generation {
-    /// What `intake` serves.
-    pub(super) fn served_by(intake: &Intake, in_flight_limit: usize) -> Self {
-        Self { number: 1, card: super::super::served(intake, in_flight_limit).encode_to_vec() }
+/// Where the generations come from.
+#[derive(Debug)]
+struct Source {
+    served: watch::Receiver<Arc<Served>>,
+    over_long: OverLong,
+    in_flight_limit: usize,
+}
+
+impl Source {
+    /// The generation that is served now.
+    fn encode(&self) -> Generation {
+        let served = Arc::clone(&self.served.borrow());
+        let card = super::super::served(&served.card, self.over_long, self.in_flight_limit).encode_to_vec();
+        Generation { number: served.generation, card }
     }
 }
