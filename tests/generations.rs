@@ -74,7 +74,7 @@ async fn a_lane_learns_of_the_next_generation() {
     let path = folder.path().join("lanes.sock");
     let config = Config { shm: Some(path.clone()), ..Config::default() };
     let mut sidecar = Sidecar::start(config, Box::new(Named::new("v1"))).await.unwrap();
-    let client = tokio::task::spawn_blocking(move || Client::connect(&format!("shm://{}", path.display())).unwrap());
+    let client = tokio::task::spawn_blocking(move || Client::connect(format!("shm://{}", path.display())).unwrap());
     let client = Arc::new(client.await.unwrap());
     let score = async || {
         let client = Arc::clone(&client);
@@ -96,10 +96,14 @@ async fn a_lane_learns_of_the_next_generation() {
     sidecar.drain().await.unwrap();
 }
 
-/// Number, tokens and answer of each rollout, as an observer saw them.
+/// Number, id, tokens and generation of an accepted rollout.
+type Row = (u64, String, Arc<[u32]>, u64);
+
+/// What an observer saw.
 #[derive(Default)]
 struct Seen {
-    accepted: Mutex<Vec<(u64, String, Arc<[u32]>, u64)>>,
+    accepted: Mutex<Vec<Row>>,
+    /// Number, id, and whether there were rewards.
     answered: Mutex<Vec<(Option<u64>, String, bool)>>,
 }
 
@@ -132,8 +136,7 @@ async fn an_observer_sees_every_rollout_and_its_answer_once() {
     sidecar.drain().await.unwrap();
     let mut accepted = std::mem::take(&mut *seen.accepted.lock().unwrap());
     accepted.sort();
-    let expected: Vec<(u64, String, Arc<[u32]>, u64)> =
-        (0..5u32).map(|i| (u64::from(i), i.to_string(), vec![i, 7].into(), 1)).collect();
+    let expected: Vec<Row> = (0..5u32).map(|i| (u64::from(i), i.to_string(), vec![i, 7].into(), 1)).collect();
     assert_eq!(accepted, expected);
     let mut answered = std::mem::take(&mut *seen.answered.lock().unwrap());
     answered.sort();

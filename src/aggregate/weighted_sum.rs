@@ -119,10 +119,7 @@ fn bad(field: &str, why: &str) -> Rejection {
 }
 
 fn finite(value: f64, field: impl Fn() -> String) -> Result<(), Rejection> {
-    match value.is_finite() {
-        true => Ok(()),
-        false => Err(bad(&field(), &format!("{value} is not a finite number"))),
-    }
+    if value.is_finite() { Ok(()) } else { Err(bad(&field(), &format!("{value} is not a finite number"))) }
 }
 
 fn check_transform(name: &str, t: &Transform) -> Result<(), Rejection> {

@@ -143,7 +143,7 @@ async fn serve(settings: &Settings, model: model::Config) -> Result<(), Failure>
 }
 
 /// A process that ends runs what its libraries have registered for that, and a driver may wait there for a device that is stuck.
-/// Whoever restarts the server must not wait with it.
+/// What restarts the server must not wait with it.
 fn abort_if_stuck() {
     let wait = || {
         std::thread::sleep(STUCK);

@@ -39,7 +39,6 @@ pub use self::error::{HandshakeError, SocketOwner};
 const HELLO_BYTES: usize = 16;
 const ANSWER_BYTES: usize = 48;
 const MAX_REASON_BYTES: usize = 512;
-
 /// Descriptors of a lane.
 const DESCRIPTORS: usize = 2;
 

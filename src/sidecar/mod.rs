@@ -257,7 +257,7 @@ impl Sidecar {
         &self.health
     }
 
-    /// The door through which every transport submits.
+    /// Where every transport submits.
     pub fn intake(&self) -> &Intake {
         &self.intake
     }

@@ -224,7 +224,7 @@ fn what_no_thread_was_woken_for_is_drained_and_nothing_comes_in_afterwards() {
     intake.try_submit(rollout(&[1]), ticket, Instant::now()).unwrap();
     intake.wake();
     assert_eq!(answer.try_recv().unwrap().unwrap_err().code, Code::Draining);
-    // The door may outlive the model.
+    // Intake may outlive the model.
     assert_eq!(Arc::strong_count(&engine.panics), 1);
 }
 
