@@ -15,7 +15,7 @@ BUILD  := $(CARGO) build --release --locked --bin reward-sidecar --example demo
 
 help:
 	@echo "make demo           build, fetch the demo model, serve it, score rollouts, show a table"
-	@echo "make test           everything CI runs: check, Rust tests, a stock gRPC client, the Python package"
+	@echo "make test           everything CI runs: check, Rust tests, loom, a stock gRPC client, the Python package"
 	@echo "make check          format, lints, each feature wall alone, documentation"
 	@echo "make loom           the lanes' rings and doorbells in every order that loom finds"
 	@echo "make tsan           the lanes' tests and the sidecar behind them under the thread sanitizer (needs rustup's rust-src)"
@@ -32,7 +32,7 @@ demo:
 
 test: check
 	$(CARGO) test --release --locked
-	$(MAKE) --no-print-directory stock-client python-test
+	$(MAKE) --no-print-directory loom stock-client python-test
 
 check:
 	$(CARGO) fmt --all --check

@@ -4,10 +4,10 @@
 use std::time::{Duration, Instant};
 
 use reward_sidecar::batch::MicroBatch;
-use reward_sidecar::model::kernels::{
-    Activation, Addends, AttentionOptions, AttentionPlan, HeadLayout, Kept, PackedMatrix, WeightType, attention, gate,
-    linear, peak, rms_norm, rotary,
+use reward_sidecar::model::compute::kernels::{
+    Addends, AttentionPlan, Kept, PackedMatrix, WeightType, attention, gate, linear, peak, rms_norm, rotary,
 };
+use reward_sidecar::model::shapes::{Activation, AttentionOptions, HeadLayout};
 
 /// Each figure is the best of several runs that together take at least this long.
 const MIN_TIME: Duration = Duration::from_millis(400);

@@ -125,9 +125,12 @@ impl MicroBatch {
         // What each sequence shares with the next one in order.
         let shared_with_next: Vec<usize> = order
             .windows(2)
-            .map(|w| match share_prefixes {
-                true => common_prefix(sequences[w[0] as usize].tokens, sequences[w[1] as usize].tokens),
-                false => 0,
+            .map(|w| {
+                if share_prefixes {
+                    common_prefix(sequences[w[0] as usize].tokens, sequences[w[1] as usize].tokens)
+                } else {
+                    0
+                }
             })
             .collect();
         // The place of each sequence's first read.

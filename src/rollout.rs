@@ -236,8 +236,9 @@ pub struct LengthPenalty {
 /// model's card says.
 #[derive(Debug)]
 pub struct ValidRollout {
-    /// The tokens to be scored, to the end of the completion and what the template puts behind it.
-    pub tokens: Vec<u32>,
+    /// The tokens to be scored, to the end of the completion and what the template puts behind it. Shared with whoever plans or
+    /// observes, so that nobody copies them.
+    pub tokens: Arc<[u32]>,
     /// Where they are read.
     pub reads: Reads,
     /// Tokens that belong to the completion, where the input form tells.

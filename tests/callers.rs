@@ -88,3 +88,20 @@ async fn one_stream_keeps_all_tokenizer_threads_busy() {
     assert_eq!(replies.message().await.unwrap().unwrap().id, "long");
     sidecar.drain().await.unwrap();
 }
+
+/// Cancelling needs no room on the stream: with as many rollouts in flight as are allowed, it is still read.
+#[tokio::test]
+async fn a_full_stream_can_be_cancelled() {
+    let limit = 4;
+    let (sidecar, gate) = gated(Config { stream_in_flight: limit, max_batch_rollouts: 1, ..loopback() }).await;
+    let (send, mut replies) = open(&sidecar).await;
+    for i in 0..limit as u32 {
+        send.send(ids(format!("{i}"), &[i])).unwrap();
+    }
+    until(|| gate.reached.load(Ordering::SeqCst) == 1 && sidecar.unanswered() == limit).await;
+    send.send(v1::Rollout { cancel: true, ..ids("3", &[]) }).unwrap();
+    let reply = replies.message().await.unwrap().unwrap();
+    assert_eq!((reply.id.as_str(), rejection(&reply)), ("3", Some(Code::Cancelled)));
+    gate.open();
+    sidecar.drain().await.unwrap();
+}

@@ -10,13 +10,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::*;
+use prost::Message as _;
 use reward_sidecar::client::blocking::{Client, Stopped};
 use reward_sidecar::client::{BackOff, ClientError};
 use reward_sidecar::engine::{EchoEngine, ReadPolicy};
-use reward_sidecar::reward::{Code, Outcome};
+use reward_sidecar::proto::v1;
+use reward_sidecar::reward::{Code, Outcome, Rewards};
 use reward_sidecar::rollout::{AggregationSpec, Input, Message, Rollout, Rollouts};
-use reward_sidecar::shm::frame::NO_OPTIONS;
-use reward_sidecar::shm::handshake::{self, HandshakeError, Hello};
+use reward_sidecar::shm::frame::{NO_OPTIONS, read_rollout};
+use reward_sidecar::shm::handshake::{self, Card, HandshakeError, Hello};
 use reward_sidecar::shm::lane::ClientEnd;
 use reward_sidecar::shm::layout::Sizes;
 use reward_sidecar::sidecar::{Config, Sidecar};
@@ -153,6 +155,8 @@ async fn every_form_and_option_gives_what_grpc_gives() {
     let shown = |outcomes: Vec<Outcome>| -> Vec<Outcome> {
         let untimed = |mut rewards: reward_sidecar::reward::Rewards| {
             (rewards.queue_ns, rewards.forward_ns) = (0, 0);
+            // gRPC does not say.
+            rewards.generation = 0;
             rewards
         };
         outcomes.into_iter().map(|outcome| outcome.map(untimed)).collect()
@@ -287,18 +291,18 @@ async fn a_flood_on_one_lane_does_not_starve_another() {
     let sidecar = echo(config.clone()).await;
     let path = config.shm.clone().unwrap();
     let flood = handshake::connect(&path, Duration::from_secs(10)).unwrap();
-    let ClientEnd { rollouts: mut sending, rewards, line } = flood.end;
+    let ClientEnd { rollouts: mut sending, rewards, line, .. } = flood.end;
     let one = ids(0..CONTEXT);
     // Until its ring is full: the sidecar has admitted as many as it may, and reads no further.
     let mut number = 0;
-    while sending.rollout(number, NO_OPTIONS, &one.borrowed()).unwrap() {
+    while sending.rollout(number, NO_OPTIONS, None, &one.borrowed()).unwrap() {
         number += 1;
     }
     assert!(number > 64);
     let client = connect(&config).await;
     let rollouts = many(500);
     check(&rollouts, &score(&client, rollouts.clone()).await.unwrap());
-    assert_eq!(line.parted(), None);
+    assert_eq!(line.closed(), None);
     drop((sending, rewards, line));
     sidecar.drain().await.unwrap();
 }
@@ -315,7 +319,7 @@ async fn there_are_no_more_lanes_than_there_may_be() {
         sockets.into_iter().map(|socket| handshake::greet(socket, &path, Duration::from_secs(10))).collect();
     assert!(greeted[0].is_ok());
     for refused in &greeted[1..] {
-        assert!(matches!(refused, Err(HandshakeError::Refused { passing: true, .. })), "{refused:?}");
+        assert!(matches!(refused, Err(HandshakeError::Refused { transient: true, .. })), "{refused:?}");
     }
     drop(greeted);
     sidecar.drain().await.unwrap();
@@ -323,7 +327,7 @@ async fn there_are_no_more_lanes_than_there_may_be() {
 
 /// A process that was forked has a copy of the socket, which keeps no lane.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lane_ends_with_its_client_whoever_has_a_copy_of_the_socket() {
+async fn a_lane_ends_with_its_client_although_others_have_a_copy_of_the_socket() {
     let (_folder, config) = lanes();
     let config = Config { shm_lanes: 1, ..config };
     let sidecar = echo(config.clone()).await;
@@ -378,7 +382,7 @@ async fn weights_that_find_no_room_are_no_hang() {
         while Hello::default().read(&socket).unwrap().is_none() {}
         socket.set_nonblocking(true).unwrap();
         let sizes = Sizes { card_bytes: card.len(), rollout_bytes: 4096, reward_bytes: 4096 };
-        let _end = handshake::open(socket, &card, sizes, 100).unwrap();
+        let _end = handshake::open(socket, Card { generation: 1, bytes: &card }, sizes, 100).unwrap();
         told.recv().unwrap()
     });
     let weights = (0..60).map(|n| (format!("attribute {n}"), 1.0)).collect();
@@ -397,7 +401,7 @@ async fn weights_that_find_no_room_are_no_hang() {
         }
         let until = Instant::now() + Duration::from_secs(20);
         let mut waits = || {
-            // Whoever is told already has gone.
+            // A sidecar that is told already has gone.
             let _ = go.send(());
             Instant::now() < until
         };
@@ -406,4 +410,68 @@ async fn weights_that_find_no_room_are_no_hang() {
     let stopped = tokio::task::spawn_blocking(move || stopped.join().unwrap()).await.unwrap();
     assert!(!matches!(stopped, Err(Stopped::Interrupted)), "it waits for ever");
     idle.join().unwrap();
+}
+
+/// A sidecar whose model is replaced while a client is connected: each reply has the version of the model that gave it, and the
+/// client's card follows, over the same lane.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_generation_is_known_to_the_client() {
+    let (folder, config) = lanes();
+    let sidecar = echo(config.clone()).await;
+    let first = handshake::connect(config.shm.as_deref().unwrap(), Duration::from_secs(10)).unwrap().card;
+    sidecar.drain().await.unwrap();
+    let card = |version: &str| {
+        let card = v1::ModelCard::decode(&*first).unwrap();
+        v1::ModelCard { model_version: version.into(), ..card }.encode_to_vec()
+    };
+    let (before, after) = (card("before"), card("after"));
+    let path = folder.path().join("replaced.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let serving = std::thread::spawn(move || {
+        let (socket, _) = listener.accept().unwrap();
+        while Hello::default().read(&socket).unwrap().is_none() {}
+        socket.set_nonblocking(true).unwrap();
+        let sizes = Sizes { card_bytes: before.len(), rollout_bytes: 4096, reward_bytes: 4096 };
+        let mut end = handshake::open(socket, Card { generation: 3, bytes: &before }, sizes, 100).unwrap();
+        let mut next = || loop {
+            if let Some(record) = end.rollouts.next().unwrap() {
+                return read_rollout(record).unwrap().number;
+            }
+            std::thread::yield_now();
+        };
+        let numbers = [next(), next(), next()];
+        let rewards = |generation| Rewards {
+            reward: 1.0,
+            attributes: vec![1.0, 2.0],
+            tokens: 1,
+            truncated: false,
+            model_version: "it travels in the card".into(),
+            generation,
+            queue_ns: 0,
+            forward_ns: 0,
+            reads: Vec::new(),
+        };
+        assert!(end.rewards.rewards(numbers[0], &rewards(3)).unwrap());
+        for part in after.chunks(50) {
+            assert!(end.rewards.card(4, after.len(), part).unwrap());
+        }
+        assert!(end.rewards.rewards(numbers[1], &rewards(4)).unwrap());
+        // It was in the engine of the model before.
+        assert!(end.rewards.rewards(numbers[2], &rewards(3)).unwrap());
+        end
+    });
+    let client = quickly(Client::builder(format!("shm://{}", path.display())));
+    let (client, outcomes) = tokio::task::spawn_blocking(move || {
+        let client = client.connect().unwrap();
+        assert_eq!(&*client.card(&mut || true).unwrap().model.model_version, "before");
+        let outcomes = client.score_all(Arc::new(many(3)), &mut || true).unwrap();
+        (client, outcomes)
+    })
+    .await
+    .unwrap();
+    let said: Vec<_> = outcomes.iter().map(|outcome| outcome.as_ref().unwrap()).collect();
+    let said: Vec<_> = said.iter().map(|rewards| (rewards.generation, &*rewards.model_version)).collect();
+    assert_eq!(said, [(3, "before"), (4, "after"), (3, "before")]);
+    assert_eq!(&*client.known_card().unwrap().model.model_version, "after");
+    drop(serving.join().unwrap());
 }

@@ -20,7 +20,7 @@ class Ours:
         # As a trainer has them.
         self.rollouts = [np.array(ids, dtype=np.uint32) for ids in setup.rollouts]
         with self.launch() as server, server.client() as client:
-            card = client.card
+            card = client.card()
         return f"reward-sidecar {version('reward-sidecar')}, {card.model_version}, lane, a new server for every run"
 
     def launch(self) -> reward_sidecar.Server:

@@ -18,7 +18,7 @@ use libfuzzer_sys::fuzz_target;
 use reward_sidecar::client::blocking::Client;
 use reward_sidecar::engine::EchoEngine;
 use reward_sidecar::rollout::{Input, Rollout};
-use reward_sidecar::shm::frame::{write_options, write_rollout};
+use reward_sidecar::shm::frame::{write_cancel, write_options, write_rollout};
 use reward_sidecar::shm::layout::{Flag, VERSION};
 use reward_sidecar::sidecar::{Config, Sidecar};
 
@@ -140,16 +140,18 @@ fn misbehave(scene: &Scene, script: &mut Script) -> io::Result<()> {
     let Some(mut lane) = Raw::open(&scene.socket)? else { panic!("lanes are left over") };
     let (asked, answered) = (lane.sizes.rollouts(), lane.sizes.rewards());
     while !script.0.is_empty() {
-        match script.byte() % 12 {
+        match script.byte() % 13 {
             0 => {
                 let n = u32::from(script.byte());
                 let rollout = rollout((0..n % 80).collect());
+                // Some that passed long ago, and some that never will.
+                let deadline = [None, Some(0), Some(u64::MAX)][n as usize % 3];
                 // No room, or it has spoiled its own ring.
-                let _ = write_rollout(&mut lane.rollouts, n.into(), u32::MAX - n / 200, &rollout.borrowed());
+                let _ = write_rollout(&mut lane.rollouts, n.into(), u32::MAX - n / 200, deadline, &rollout.borrowed());
                 lane.ring();
             }
             1 => {
-                let (kind, words) = (u16::from(script.byte()) % 6, usize::from(script.byte()));
+                let (kind, words) = (u16::from(script.byte()) % 8, usize::from(script.byte()));
                 if let Ok(Some(mut writer)) = lane.rollouts.begin(kind, words) {
                     (0..words).for_each(|_| writer.word(script.word()));
                     writer.publish();
@@ -191,6 +193,10 @@ fn misbehave(scene: &Scene, script: &mut Script) -> io::Result<()> {
                 }
             }
             8 => lane.ring(),
+            12 => {
+                let _ = write_cancel(&mut lane.rollouts, script.byte().into());
+                lane.ring();
+            }
             9 => {
                 let length = usize::from(script.byte());
                 lane.socket.write_all(script.bytes(length))?;

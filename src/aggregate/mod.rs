@@ -7,6 +7,8 @@
 mod steps;
 mod weighted_sum;
 
+use std::sync::Arc;
+
 use crate::engine::ModelCard;
 use crate::reward::{Code, Rejection};
 use crate::rollout::{AggregationSpec, FinishReason};
@@ -38,8 +40,8 @@ impl Facts {
 }
 
 /// An aggregation bound to one rollout: attributes and facts in, reward out, all in float64. The one rounding to float32
-/// is the caller's.
-pub type Bound = Box<dyn Fn(&[f32], Facts) -> f64 + Send + Sync>;
+/// is the caller's. Rollouts that ask for the same share it.
+pub type Bound = Arc<dyn Fn(&[f32], Facts) -> f64 + Send + Sync>;
 
 /// Every aggregation there is; the first is the default.
 pub const AGGREGATIONS: &[&dyn Aggregation] = &[&weighted_sum::WeightedSum];

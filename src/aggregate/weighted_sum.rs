@@ -1,6 +1,8 @@
 //! `weighted_sum`, the default: transforms, weights, offset, penalties, clip. The formula stands in
 //! `proto/reward/v1/reward.proto` at `Aggregation`.
 
+use std::sync::Arc;
+
 use super::{Aggregation, Bound};
 use crate::engine::ModelCard;
 use crate::reward::{Code, Rejection};
@@ -57,7 +59,7 @@ impl Aggregation for WeightedSum {
         }
         let length_penalty = spec.length_penalty.unwrap_or_default();
 
-        Ok(Box::new(move |attributes, facts| {
+        Ok(Arc::new(move |attributes, facts| {
             let mut constant = offset;
             if facts.finish_reason == FinishReason::Length {
                 constant -= unfinished_penalty;
@@ -117,10 +119,7 @@ fn bad(field: &str, why: &str) -> Rejection {
 }
 
 fn finite(value: f64, field: impl Fn() -> String) -> Result<(), Rejection> {
-    match value.is_finite() {
-        true => Ok(()),
-        false => Err(bad(&field(), &format!("{value} is not a finite number"))),
-    }
+    if value.is_finite() { Ok(()) } else { Err(bad(&field(), &format!("{value} is not a finite number"))) }
 }
 
 fn check_transform(name: &str, t: &Transform) -> Result<(), Rejection> {

@@ -1,7 +1,7 @@
 //! `serve`: the sidecar behind its transports, until a signal.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{info, warn};
@@ -35,6 +35,9 @@ pub struct Serve {
     #[arg(long)]
     print_config: bool,
 }
+
+/// How long a server that has failed may take to end.
+const STUCK: Duration = Duration::from_secs(10);
 
 const EXAMPLES: &str = "\
 Examples:
@@ -118,6 +121,7 @@ async fn serve(settings: &Settings, model: model::Config) -> Result<(), Failure>
         signal = signals.next() => signal,
         reason = sidecar.health().failed() => {
             set_ready(&admin, Readiness::Failed(Arc::clone(&reason)));
+            abort_if_stuck();
             // What is accepted gets its answer, where it still can.
             if let Err(error) = sidecar.end().await {
                 warn!("{error}");
@@ -136,6 +140,18 @@ async fn serve(settings: &Settings, model: model::Config) -> Result<(), Failure>
     }
     info!("drained");
     Ok(())
+}
+
+/// A process that ends runs what its libraries have registered for that, and a driver may wait there for a device that is stuck.
+/// What restarts the server must not wait with it.
+fn abort_if_stuck() {
+    let wait = || {
+        std::thread::sleep(STUCK);
+        std::process::abort();
+    };
+    if let Err(error) = std::thread::Builder::new().name("abort".into()).spawn(wait) {
+        warn!("cannot watch over the end of the process: {error}");
+    }
 }
 
 fn start_admin(address: std::net::SocketAddr) -> Result<Admin, StartError> {

@@ -13,8 +13,8 @@ use crate::rollout::Rollout;
 
 /// The answers to a series of rollouts, in the order in which they finish. Made by [`Client::stream`].
 ///
-/// New rollouts are submitted while [`Answers::next`] is awaited; whoever works long between two answers should do so
-/// in another task. Dropping it discards what is unanswered, as dropping a [`Pending`](super::Pending) does.
+/// New rollouts are submitted while [`Answers::next`] is awaited; long work between two answers belongs in another task.
+/// Dropping it withdraws what is unanswered, as dropping a [`Pending`](super::Pending) does.
 #[derive(Debug)]
 pub struct Answers<I> {
     client: Client,
@@ -40,7 +40,7 @@ impl<I: Iterator<Item = Rollout>> Answers<I> {
             {
                 return self.rollouts.next().map(|rollout| (rollout.id, Err(error.clone())));
             }
-            let issued = Instant::now();
+            let asked = Instant::now();
             tokio::select! {
                 // Answers first: they make room.
                 biased;
@@ -51,14 +51,20 @@ impl<I: Iterator<Item = Rollout>> Answers<I> {
                     }
                     return Some((id, answer));
                 }
-                permit = self.client.commands.reserve(), if !self.exhausted && self.failed.is_none() => match permit {
-                    Err(_) => self.failed = Some(ClientError::Closed),
+                permit = self.client.room.acquire(), if !self.exhausted && self.failed.is_none() => match permit {
+                    Err(error) => self.failed = Some(error),
                     Ok(permit) => match self.rollouts.next() {
                         None => self.exhausted = true,
                         Some(rollout) => {
                             let id = rollout.id.clone();
-                            let pending = self.client.promise(rollout, issued, permit);
-                            self.pending.spawn(async move { (id, pending.await) });
+                            let deadline = self.client.deadline(Instant::now(), rollout.deadline_ms);
+                            match self.client.begin(rollout, asked, deadline, permit) {
+                                Ok(pending) => drop(self.pending.spawn(async move { (id, pending.await) })),
+                                Err(error) => {
+                                    self.failed = Some(error.clone());
+                                    return Some((id, Err(error)));
+                                }
+                            }
                         }
                     },
                 },

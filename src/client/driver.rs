@@ -1,95 +1,77 @@
 //! The one task behind a client: it owns the connection and the table of the unanswered.
 //!
 //! Invariant: a command that was taken is answered, by the server or by a [`ClientError`], whatever becomes of the
-//! connection.
+//! connection; and a rollout with a deadline soon after that, whatever becomes of the server.
 
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, timeout};
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until, timeout};
 use tonic::{Status, Streaming};
 
-use super::back_off::BackOff;
+use super::command::{AHEAD, CardSender, Command, Config, Submission};
 use super::error::ClientError;
-use super::link::{Address, Failure, Link, Trouble, dial};
-use super::table::{Heard, Table};
-use super::waiter::Waiter;
+use super::link::{Failure, Failures, Link, dial};
+use super::outbox::Outbox;
+use super::room::Room;
+use super::table::{Reply, Table, Withdrawn};
 use crate::proto::{ServedModel, v1};
 
 /// How long a finished client waits for the server to end the stream: nobody's answer depends on it.
 const GOODBYE: Duration = Duration::from_millis(500);
 
-/// What a client is made with.
-#[derive(Debug)]
-pub(super) struct Config {
-    pub(super) address: Address,
-    pub(super) in_flight_limit: usize,
-    pub(super) back_off: BackOff,
-    pub(super) deadline_ms: Option<u64>,
-}
-
-/// A wish of a client's user.
-#[derive(Debug)]
-pub(super) struct Command {
-    /// When the user asked, which may be long before the driver has room for it.
-    pub(super) issued: Instant,
-    pub(super) wish: Wish,
-}
-
-#[derive(Debug)]
-pub(super) enum Wish {
-    /// Score this; its id is the caller's.
-    Score(Box<v1::Rollout>, Box<dyn Waiter>),
-    /// Answer once there is a connection.
-    Card(oneshot::Sender<Result<Arc<ServedModel>, ClientError>>),
-    /// Finish what has been submitted, then end.
-    Close,
-}
-
 /// The task's state.
 pub(super) struct Driver {
     config: Arc<Config>,
-    commands: mpsc::Receiver<Command>,
+    commands: mpsc::UnboundedReceiver<Command>,
+    /// No more rollouts are taken.
+    closing: bool,
     /// No command will ever come.
-    no_more: bool,
+    deserted: bool,
     table: Table,
-    /// Most questions in the table; the server's limit where that is lower.
+    room: Arc<Room>,
+    /// Most rollouts in flight: the server's limit where that is lower than the user's.
     in_flight_limit: usize,
-    card_waiters: Vec<oneshot::Sender<Result<Arc<ServedModel>, ClientError>>>,
+    /// What the present stream has to send.
+    outbox: Option<Outbox>,
+    card_waiters: Vec<CardSender>,
     card: watch::Sender<Option<Arc<ServedModel>>>,
     /// What has gone wrong since the latest answer.
-    trouble: Trouble,
-    /// Commands issued up to then share the fate of those that were answered with this error.
+    failures: Failures,
+    /// What was submitted up to then shares the fate of what was answered with this error.
     gave_up: Option<(Instant, ClientError)>,
 }
 
-/// Why a connection's conversation ended.
-enum Parted {
+/// Why a stream ended.
+enum End {
     /// Nothing is left to do.
     Finished,
-    /// The connection is no more.
+    /// The connection is lost.
     Lost(Failure),
 }
 
 impl Driver {
     pub(super) fn new(
         config: Arc<Config>,
-        commands: mpsc::Receiver<Command>,
+        commands: mpsc::UnboundedReceiver<Command>,
+        room: Arc<Room>,
         card: watch::Sender<Option<Arc<ServedModel>>>,
     ) -> Self {
         Self {
             in_flight_limit: config.in_flight_limit,
             config,
             commands,
-            no_more: false,
+            closing: false,
+            deserted: false,
             table: Table::default(),
+            room,
+            outbox: None,
             card_waiters: Vec::new(),
             card,
-            trouble: Trouble::none(),
+            failures: Failures::none(),
             gave_up: None,
         }
     }
@@ -101,24 +83,25 @@ impl Driver {
                 Ok(link) => link,
                 Err(error) => {
                     self.give_up(error);
-                    self.rest().await;
+                    self.wait_for_work().await;
                     continue;
                 }
             };
-            match self.converse(link).await {
-                Parted::Finished => return,
-                Parted::Lost(failure) => {
-                    self.table.lose_all(Instant::now());
+            let end = self.stream(link).await;
+            self.outbox = None;
+            match end {
+                End::Finished => return,
+                End::Lost(failure) => {
+                    self.table.disconnect(Instant::now());
                     match failure {
                         Failure::Passing(reason) => {
                             let address = &self.config.address.text;
                             tracing::warn!(%address, %reason, unanswered = self.table.len(), "lost the connection");
-                            self.trouble.add(&reason);
+                            self.failures.add(&reason);
                         }
-                        Failure::Final(reason) => {
-                            let address = self.config.address.text.clone();
-                            self.give_up(ClientError::Refused { address, reason: reason.into() });
-                            self.rest().await;
+                        Failure::Final(error) => {
+                            self.give_up(error);
+                            self.wait_for_work().await;
                         }
                     }
                 }
@@ -129,103 +112,142 @@ impl Driver {
     /// Connects, taking commands meanwhile. `None` when nothing is left to do.
     async fn connect(&mut self) -> Option<Result<Link, ClientError>> {
         let config = self.config.clone();
-        let mut trouble = self.trouble.clone();
+        let mut failures = self.failures.clone();
         let dialled = {
-            let mut dialling = pin!(dial(&config.address, &config.back_off, &mut trouble));
+            let mut dialling = pin!(dial(&config.address, &config.back_off, &mut failures));
             loop {
-                if self.finished() {
+                if self.is_finished() {
                     return None;
                 }
+                let deadline = self.table.next_deadline();
                 tokio::select! {
                     dialled = &mut dialling => break dialled,
-                    command = self.commands.recv(), if self.has_room() => {
-                        self.take(command);
-                    }
+                    command = self.commands.recv(), if !self.deserted => self.take(command),
+                    () = until(deadline) => self.expire(),
                 }
             }
         };
-        // It is over only when an answer comes: a server that takes connections and then breaks is no better.
-        self.trouble = trouble;
+        // They are over only when an answer comes: a server that takes connections and then breaks is no better.
+        self.failures = failures;
         Some(dialled)
     }
 
-    /// Speaks through one connection as long as it lasts.
-    async fn converse(&mut self, link: Link) -> Parted {
+    /// Asks and listens through one connection as long as it lasts.
+    async fn stream(&mut self, link: Link) -> End {
         let Link { mut stub, served } = link;
         self.publish(served);
-        self.drop_the_long_lost();
-        let waiting = self.table.numbers();
-        // As many as can be unanswered: sending into it never has to wait, and HTTP/2's flow control decides when
-        // they leave.
-        let (questions, outbound) = mpsc::channel(self.in_flight_limit.max(waiting.len()));
-        for number in waiting {
-            self.ask(number, &questions);
-        }
-        let call = async move { Ok(Box::new(stub.score(ReceiverStream::new(outbound)).await?.into_inner())) };
+        self.give_up_the_lost();
+        let (outbox, outbound) = Outbox::new();
+        self.outbox = Some(outbox);
+        let call = async move { Ok(Box::new(stub.score(outbound).await?.into_inner())) };
         let mut replies = Replies::Calling(Box::pin(call));
         let mut draining = false;
         loop {
-            if self.finished() {
-                drop(questions);
+            if self.is_finished() {
+                self.outbox = None;
                 // A stream that ends in order is no cancelled call in the server's books.
                 let _ = timeout(GOODBYE, replies.next()).await;
-                return Parted::Finished;
+                return End::Finished;
             }
-            if draining && self.table.asked() == 0 {
-                return Parted::Lost(Failure::Passing("the server is shutting down".into()));
+            if !draining {
+                self.send_waiting();
+            } else if self.table.in_flight() == 0 {
+                return End::Lost(Failure::Passing("the server is shutting down".into()));
             }
+            let deadline = self.table.next_deadline();
             tokio::select! {
                 reply = replies.next() => match reply {
-                    Ok(Some(reply)) => match self.table.hear(reply, Instant::now()) {
-                        Heard::Answered => self.trouble = Trouble::none(),
-                        Heard::Draining => draining = true,
-                        Heard::Stray => tracing::warn!("a reply to no rollout of this client was ignored"),
+                    Ok(Some(reply)) => match self.table.reply(reply, Instant::now()) {
+                        Reply::Answered | Reply::Discarded => self.failures = Failures::none(),
+                        Reply::Draining => draining = true,
+                        Reply::Unknown => tracing::warn!("a reply to no rollout of this client was ignored"),
                     },
-                    Ok(None) => return Parted::Lost(Failure::Passing("the server ended the stream".into())),
-                    Err(status) => return Parted::Lost(status.into()),
+                    Ok(None) => return End::Lost(Failure::Passing("the server ended the stream".into())),
+                    Err(status) => return End::Lost(Failure::of(&status, &self.config.address)),
                 },
-                command = self.commands.recv(), if !draining && self.has_room() => {
-                    if let Some(number) = self.take(command) {
-                        self.ask(number, &questions);
-                    }
-                }
+                command = self.commands.recv(), if !self.deserted => self.take(command),
+                () = until(deadline) => self.expire(),
             }
         }
     }
 
-    /// Takes a command, or the end of all commands. Returns the number of a new question.
-    fn take(&mut self, command: Option<Command>) -> Option<u64> {
-        let Some(Command { issued, wish }) = command else {
-            self.no_more = true;
-            return None;
-        };
-        let too_late = self.gave_up.as_ref().filter(|(at, _)| issued <= *at).map(|(_, error)| error.clone());
-        match (wish, too_late) {
-            (Wish::Score(rollout, waiter), None) => return Some(self.table.insert(*rollout, waiter, issued)),
-            (Wish::Score(_, waiter), Some(error)) => waiter.answer(Err(error)),
-            // Whoever is gone does not want to know, here and below.
-            (Wish::Card(answer), Some(error)) => drop(answer.send(Err(error))),
-            (Wish::Card(answer), None) => match self.card.borrow().clone() {
+    /// Takes a command, or the end of all commands.
+    fn take(&mut self, command: Option<Command>) {
+        match command {
+            None => {
+                self.deserted = true;
+                self.close();
+            }
+            Some(Command::Close) => self.close(),
+            Some(Command::Score(submission)) => self.accept(submission),
+            Some(Command::Cancel(number)) => {
+                let withdrawn = self.table.cancel(number);
+                self.withdraw(withdrawn);
+            }
+            Some(Command::CancelSeries { series, tags }) => {
+                let withdrawn = self.table.cancel_series(series, &tags);
+                self.withdraw(withdrawn);
+            }
+            // The receiver of a card may be gone, here and below.
+            Some(Command::Card { asked, answer }) => match (self.gave_up_since(asked), self.card.borrow().clone()) {
+                (Some(error), _) => drop(answer.send(Err(error))),
                 // It came while the command was on its way.
-                Some(card) => drop(answer.send(Ok(card))),
-                None => self.card_waiters.push(answer),
+                (None, Some(card)) => drop(answer.send(Ok(card))),
+                (None, None) if self.closing => drop(answer.send(Err(ClientError::Closed))),
+                (None, None) => self.card_waiters.push(answer),
             },
-            // What was submitted before is still received.
-            (Wish::Close, _) => self.commands.close(),
         }
-        None
     }
 
-    fn ask(&mut self, number: u64, questions: &mpsc::Sender<v1::Rollout>) {
-        if let Some(rollout) = self.table.ask(number, Instant::now()) {
-            // Fails only when the call is over, which its replies will tell; the question is then asked again.
-            let _ = questions.try_send(rollout);
+    fn accept(&mut self, submission: Submission) {
+        let Submission { number, rollout, waiter, asked, deadline, permit } = submission;
+        match self.gave_up_since(asked) {
+            Some(error) => waiter.answer(Err(error)),
+            None if self.closing => waiter.answer(Err(ClientError::Closed)),
+            None => self.table.insert(number, *rollout, waiter, deadline, permit),
+        }
+    }
+
+    fn close(&mut self) {
+        self.closing = true;
+        self.room.close();
+    }
+
+    /// The error with which everything was given up, if that was after something was asked.
+    fn gave_up_since(&self, asked: Instant) -> Option<ClientError> {
+        self.gave_up.as_ref().filter(|(at, _)| asked <= *at).map(|(_, error)| error.clone())
+    }
+
+    /// Sends what waits, as far as the server takes it.
+    fn send_waiting(&mut self) {
+        let Some(outbox) = &self.outbox else { return };
+        while self.table.in_flight() < self.in_flight_limit
+            && let Some(next) = self.table.next_to_send(Instant::now())
+        {
+            outbox.send(next.number, next.rollout, next.deadline);
+        }
+    }
+
+    /// Answers what is too late, and tells the server.
+    fn expire(&mut self) {
+        let withdrawn = self.table.expire(Instant::now());
+        self.withdraw(withdrawn);
+    }
+
+    /// Takes answered rollouts back from the stream.
+    fn withdraw(&mut self, withdrawn: impl IntoIterator<Item = Withdrawn>) {
+        let Some(outbox) = &self.outbox else { return };
+        for Withdrawn { number, wire_id } in withdrawn {
+            if outbox.cancel(number, wire_id) {
+                self.table.expect_discarded(number);
+            }
         }
     }
 
     fn publish(&mut self, served: ServedModel) {
         let served = Arc::new(served);
         self.in_flight_limit = self.config.in_flight_limit.min(served.in_flight_limit as usize).max(1);
+        self.room.set_limit(self.in_flight_limit + AHEAD);
         for waiter in self.card_waiters.drain(..) {
             let _ = waiter.send(Ok(served.clone()));
         }
@@ -237,38 +259,54 @@ impl Driver {
         }
     }
 
-    /// A rollout on which the server breaks would otherwise be asked again for ever.
-    fn drop_the_long_lost(&mut self) {
-        for (number, waited) in self.table.lost_for(self.config.back_off.budget, Instant::now()) {
-            let address = self.config.address.text.clone();
-            self.table.settle(number, Err(ClientError::NeverAnswered { address, waited }));
+    /// A rollout on which the server breaks would otherwise be sent again for ever.
+    fn give_up_the_lost(&mut self) {
+        for (number, losses) in self.table.lost(self.config.back_off.budget, Instant::now()) {
+            let (address, times, waited) = (self.config.address.text.clone(), losses.times, losses.waited);
+            self.table.resolve(number, Err(ClientError::NeverAnswered { address, times, waited }));
         }
     }
 
     fn give_up(&mut self, error: ClientError) {
         tracing::error!(%error, unanswered = self.table.len(), "giving up");
-        self.trouble = Trouble::none();
-        self.table.settle_all(&error);
+        self.failures = Failures::none();
+        self.table.resolve_all(&error);
         for waiter in self.card_waiters.drain(..) {
             let _ = waiter.send(Err(error.clone()));
         }
         self.gave_up = Some((Instant::now(), error));
     }
 
-    /// Waits, without a connection, until somebody wants one.
-    async fn rest(&mut self) {
-        while !self.no_more && self.table.len() == 0 && self.card_waiters.is_empty() {
+    /// Waits, without a connection, until one is needed.
+    async fn wait_for_work(&mut self) {
+        while !self.closing && self.table.len() == 0 && !self.is_card_wanted() {
             let command = self.commands.recv().await;
             self.take(command);
         }
     }
 
-    fn finished(&self) -> bool {
-        self.no_more && self.table.len() == 0 && self.card_waiters.is_empty()
+    fn is_finished(&mut self) -> bool {
+        self.closing && self.table.len() == 0 && !self.is_card_wanted()
     }
 
-    fn has_room(&self) -> bool {
-        !self.no_more && self.table.len() < self.in_flight_limit
+    fn is_card_wanted(&mut self) -> bool {
+        self.card_waiters.retain(|waiter| !waiter.is_closed());
+        !self.card_waiters.is_empty()
+    }
+}
+
+impl Drop for Driver {
+    /// Also where the runtime shuts down: then nobody will ever make room.
+    fn drop(&mut self) {
+        self.room.close();
+    }
+}
+
+/// Returns then; where there is no such time, never.
+async fn until(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => sleep_until(instant).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -296,7 +334,11 @@ impl Replies {
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::oneshot;
+
     use super::*;
+    use crate::client::back_off::BackOff;
+    use crate::client::link::Address;
     use crate::engine::{EchoEngine, Engine as _};
 
     #[test]
@@ -307,13 +349,13 @@ mod tests {
             back_off: BackOff::default(),
             deadline_ms: None,
         };
-        let (_commands, inbox) = mpsc::channel(1);
-        let mut driver = Driver::new(Arc::new(config), inbox, watch::channel(None).0);
+        let (_commands, inbox) = mpsc::unbounded_channel();
+        let mut driver = Driver::new(Arc::new(config), inbox, Room::new(8), watch::channel(None).0);
         let model = EchoEngine::new(16).card().as_ref().clone();
         let served = ServedModel { model, in_flight_limit: 4, over_long: "reject".into(), aggregations: Vec::new() };
         let ask = |driver: &mut Driver| {
             let (answer, card) = oneshot::channel();
-            driver.take(Some(Command { issued: Instant::now(), wish: Wish::Card(answer) }));
+            driver.take(Some(Command::Card { asked: Instant::now(), answer }));
             card
         };
         let mut before = ask(&mut driver);

@@ -31,14 +31,31 @@ pub enum ClientError {
         waited: Duration,
     },
     /// There were connections, but each was lost, or the server shut down, before this rollout was answered.
-    #[error("{address} has lost this rollout for {} s, over and over; it may break on it: see its log", .waited.as_secs_f32())]
+    #[error(
+        "{address} has lost this rollout {times} times, and it has waited {} s in all to be sent again; the server may break on it: see its log",
+        .waited.as_secs_f32()
+    )]
     NeverAnswered {
         /// The server's address.
         address: Arc<str>,
-        /// Time since it was lost first.
+        /// How often it was sent and lost.
+        times: u32,
+        /// How long in all it has waited, without a connection, to be sent again.
         waited: Duration,
     },
-    /// The server, or whoever listens there, will not talk to this client; trying again would not help.
+    /// Another user listens at a socket of this host: nobody would know whose rewards those are.
+    #[error(
+        "the server at {address} runs as user {found}, this client as user {own}; a client trusts its own user and root: run both as one user"
+    )]
+    WrongOwner {
+        /// The server's address.
+        address: Arc<str>,
+        /// Who listens there.
+        found: u32,
+        /// Who asks.
+        own: u32,
+    },
+    /// The server, or another program that listens there, will not talk to this client; trying again would not help.
     #[error("{address} refused the call ({reason}); is it a reward-sidecar of this version?")]
     Refused {
         /// The server's address.
@@ -67,6 +84,7 @@ impl ClientError {
             Self::BadAddress { .. } => "BAD_ADDRESS",
             Self::Disconnected { .. } => "DISCONNECTED",
             Self::NeverAnswered { .. } => "NEVER_ANSWERED",
+            Self::WrongOwner { .. } => "WRONG_OWNER",
             Self::Refused { .. } => "REFUSED",
             Self::BadReply(_) => "BAD_REPLY",
             Self::Closed => "CLOSED",
@@ -76,7 +94,7 @@ impl ClientError {
 
     /// Whether the connection is given up: what is submitted next would wait in vain for as long again.
     pub fn is_final(&self) -> bool {
-        matches!(self, Self::Disconnected { .. } | Self::Refused { .. } | Self::Closed)
+        matches!(self, Self::Disconnected { .. } | Self::WrongOwner { .. } | Self::Refused { .. } | Self::Closed)
     }
 }
 

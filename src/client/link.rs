@@ -1,8 +1,11 @@
 //! The way to a server: its address, and one live connection to it.
 //!
-//! Invariant: a [`Link`] has been spoken through; whoever listens at the other end serves a reward model.
+//! Invariant: a [`Link`] has been spoken through: its other end serves a reward model, and on a Unix socket it belongs to
+//! this user or to root.
 
-use std::path::PathBuf;
+use std::error::Error;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,11 +23,24 @@ use crate::proto::v1::reward_service_client::RewardServiceClient;
 use crate::proto::{ServedModel, card_from_wire};
 
 /// Longest time that one attempt to connect and to ask for the model may take.
-const ATTEMPT: Duration = Duration::from_secs(10);
+const ATTEMPT: Duration = Duration::from_secs(8);
 
-/// A silent connection is probed this often, and given up when the probe is unanswered for as long: otherwise a host
-/// that vanished without a word would be waited for indefinitely.
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// How a connection on which nothing comes is watched. Without it, a server that hangs, or a host that vanished without a
+/// word, would be waited for indefinitely.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeepAlive {
+    /// Silence after which the server is asked whether it is there (an HTTP/2 ping).
+    pub interval: Duration,
+    /// How long it may take to answer. Then the connection counts as lost.
+    pub timeout: Duration,
+}
+
+impl Default for KeepAlive {
+    /// A server that hangs is noticed after 8 s.
+    fn default() -> Self {
+        Self { interval: Duration::from_secs(4), timeout: Duration::from_secs(4) }
+    }
+}
 
 /// Where a server listens.
 #[derive(Debug, Clone)]
@@ -55,26 +71,65 @@ impl Address {
         if socket.is_none() && uri.port().is_none() {
             return Err(bad("it has no port".into()));
         }
-        let endpoint = Endpoint::from(uri)
-            .connect_timeout(ATTEMPT)
-            .http2_keep_alive_interval(KEEP_ALIVE)
-            .keep_alive_timeout(KEEP_ALIVE);
-        Ok(Self { text: text.into(), endpoint, socket })
+        let endpoint = Endpoint::from(uri).connect_timeout(ATTEMPT).keep_alive_while_idle(true);
+        Ok(Self { text: text.into(), endpoint, socket }.with_keep_alive(KeepAlive::default()))
     }
 
-    async fn connect(&self) -> Result<Channel, tonic::transport::Error> {
-        match &self.socket {
+    pub(super) fn with_keep_alive(self, keep_alive: KeepAlive) -> Self {
+        let KeepAlive { interval, timeout } = keep_alive;
+        let endpoint = self.endpoint.http2_keep_alive_interval(interval).keep_alive_timeout(timeout);
+        Self { endpoint, ..self }
+    }
+
+    async fn connect(&self) -> Result<Channel, Failure> {
+        let connected = match &self.socket {
             None => self.endpoint.connect().await,
             Some(path) => {
                 let path = path.clone();
                 let connector = tower::service_fn(move |_: Uri| {
                     let path = path.clone();
-                    async move { UnixStream::connect(path).await.map(TokioIo::new) }
+                    async move { trusted(&path).await.map(TokioIo::new) }
                 });
                 self.endpoint.connect_with_connector(connector).await
             }
-        }
+        };
+        connected.map_err(|error| match wrong_owner(&error) {
+            Some(&WrongOwner { found, own }) => {
+                Failure::Final(ClientError::WrongOwner { address: self.text.clone(), found, own })
+            }
+            None => Failure::Passing(in_full(&error)),
+        })
     }
+}
+
+/// Another user listens at a Unix socket.
+#[derive(Debug, thiserror::Error)]
+#[error("user {found} listens there, not user {own} or root")]
+struct WrongOwner {
+    found: u32,
+    own: u32,
+}
+
+/// Connects to a Unix socket at which this user or root listens: in a folder that others may write to, anybody could.
+async fn trusted(path: &Path) -> io::Result<UnixStream> {
+    let stream = UnixStream::connect(path).await?;
+    let (found, own) = (stream.peer_cred()?.uid(), rustix::process::geteuid().as_raw());
+    if found == own || found == 0 { Ok(stream) } else { Err(io::Error::other(WrongOwner { found, own })) }
+}
+
+/// Whether that was why a connection could not be made.
+fn wrong_owner<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a WrongOwner> {
+    let mut error = Some(error);
+    while let Some(cause) = error {
+        // What an `io::Error` was made of is not its source, but stands in its place.
+        let inner = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        let found = inner.and_then(|inner| inner.downcast_ref()).or_else(|| cause.downcast_ref());
+        if found.is_some() {
+            return found;
+        }
+        error = cause.source();
+    }
+    None
 }
 
 /// A live connection, and what is served at its other end.
@@ -83,38 +138,38 @@ pub(super) struct Link {
     pub(super) served: ServedModel,
 }
 
-/// Failures in a row, of connections and of conversations.
+/// Failures in a row, to connect and of connections, and why the latest.
 #[derive(Debug, Clone)]
-pub(super) struct Trouble {
-    failures: u32,
+pub(super) struct Failures {
+    count: u32,
     reason: Arc<str>,
 }
 
-impl Trouble {
+impl Failures {
     /// None yet: the first attempt is made at once.
     pub(super) fn none() -> Self {
-        Self { failures: 0, reason: "not tried yet".into() }
+        Self { count: 0, reason: "not tried yet".into() }
     }
 
     /// One more.
     pub(super) fn add(&mut self, reason: &str) {
-        self.failures = self.failures.saturating_add(1);
+        self.count = self.count.saturating_add(1);
         self.reason = reason.into();
     }
 }
 
-/// Connects, waiting after each failure. Fails when the budget is spent, or when there is no use in trying. `trouble`
+/// Connects, waiting after each failure. Fails when the budget is spent, or when there is no use in trying. `failures`
 /// goes in with what went before and comes out with what was added.
-pub(super) async fn dial(address: &Address, back_off: &BackOff, trouble: &mut Trouble) -> Result<Link, ClientError> {
+pub(super) async fn dial(address: &Address, back_off: &BackOff, failures: &mut Failures) -> Result<Link, ClientError> {
     let since = Instant::now();
     loop {
-        if trouble.failures > 0 {
-            let delay = back_off.delay(trouble.failures, random());
+        if failures.count > 0 {
+            let delay = back_off.delay(failures.count, random());
             let waited = since.elapsed();
             if waited + delay > back_off.budget {
                 return Err(ClientError::Disconnected {
                     address: address.text.clone(),
-                    reason: trouble.reason.clone(),
+                    reason: failures.reason.clone(),
                     waited,
                 });
             }
@@ -122,13 +177,11 @@ pub(super) async fn dial(address: &Address, back_off: &BackOff, trouble: &mut Tr
         }
         match timeout(ATTEMPT, attempt(address)).await {
             Ok(Ok(link)) => return Ok(link),
-            Ok(Err(Failure::Final(reason))) => {
-                return Err(ClientError::Refused { address: address.text.clone(), reason: reason.into() });
-            }
-            Ok(Err(Failure::Passing(reason))) => trouble.add(&reason),
-            Err(_) => trouble.add(&format!("no answer in {} s", ATTEMPT.as_secs())),
+            Ok(Err(Failure::Final(error))) => return Err(error),
+            Ok(Err(Failure::Passing(reason))) => failures.add(&reason),
+            Err(_) => failures.add(&format!("no answer in {} s", ATTEMPT.as_secs())),
         }
-        tracing::debug!(address = %address.text, reason = %trouble.reason, "cannot connect");
+        tracing::debug!(address = %address.text, reason = %failures.reason, "cannot connect");
     }
 }
 
@@ -137,37 +190,58 @@ pub(super) enum Failure {
     /// It may go away.
     Passing(String),
     /// It will not.
-    Final(String),
+    Final(ClientError),
 }
 
-impl From<Status> for Failure {
-    fn from(status: Status) -> Self {
-        let reason = in_full(&status);
+impl Failure {
+    /// A call's end, as the server put it.
+    pub(super) fn of(status: &Status, address: &Address) -> Self {
+        let reason = in_full(status);
         match status.code() {
             Code::Unimplemented
             | Code::InvalidArgument
             | Code::NotFound
             | Code::PermissionDenied
             | Code::Unauthenticated
-            | Code::OutOfRange => Self::Final(reason),
+            | Code::OutOfRange => Self::refused(&reason, address),
             _ => Self::Passing(reason),
         }
+    }
+
+    fn refused(reason: &str, address: &Address) -> Self {
+        Self::Final(ClientError::Refused { address: address.text.clone(), reason: reason.into() })
     }
 }
 
 async fn attempt(address: &Address) -> Result<Link, Failure> {
-    let channel = address.connect().await.map_err(|error| Failure::Passing(in_full(&error)))?;
+    let channel = address.connect().await?;
     let mut stub = RewardServiceClient::new(channel)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
-    let card = stub.get_model(GetModelRequest {}).await?.into_inner();
-    let served = card_from_wire(card).map_err(|error| Failure::Final(error.to_string()))?;
+    let card = stub.get_model(GetModelRequest {}).await.map_err(|status| Failure::of(&status, address))?.into_inner();
+    let served = card_from_wire(card).map_err(|error| Failure::refused(&error.to_string(), address))?;
     Ok(Link { stub, served })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_server_that_hangs_is_noticed_in_less_than_ten_seconds() {
+        let KeepAlive { interval, timeout } = KeepAlive::default();
+        assert!(interval + timeout < Duration::from_secs(10) && ATTEMPT < Duration::from_secs(10));
+    }
+
+    #[test]
+    fn an_owner_is_found_in_the_causes_of_an_error() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("cannot connect")]
+        struct Wrapper(#[source] io::Error);
+        let wrapped = Wrapper(io::Error::other(WrongOwner { found: 7, own: 8 }));
+        assert!(wrong_owner(&wrapped).is_some_and(|owner| (owner.found, owner.own) == (7, 8)));
+        assert!(wrong_owner(&Wrapper(io::Error::other("else"))).is_none());
+    }
 
     #[test]
     fn addresses_name_a_transport_and_a_place() {

@@ -17,15 +17,18 @@
 //! # }
 //! ```
 //!
-//! The two `?` are two kinds of trouble: the outer is the client's ([`ClientError`]), the inner the rollout's
+//! The two `?` are two kinds of failure: the outer is the client's ([`ClientError`]), the inner the rollout's
 //! ([`Rejection`](crate::reward::Rejection)).
 //!
 //! Worth knowing:
 //! - *Ids* are the caller's business. They may repeat among the users of one client: on the wire each rollout has a
 //!   number of its own in front of its id.
 //! - *Back-pressure*: [`Client::submit`] waits while as many rollouts are unanswered as the server, or the builder,
-//!   allows.
-//! - *Deadlines* count from the submission, waiting and reconnecting included.
+//!   allows, and a few more, which are sent as soon as there is room.
+//! - *Deadlines* count from the submission, waiting and reconnecting included. The server is told what remains of one when
+//!   the rollout is sent, and once it has passed the client itself answers `DEADLINE_EXCEEDED`, even if the server hangs.
+//! - *Dropping* a [`Pending`], or a future that scores, withdraws its rollouts: their room is free, and the server is told
+//!   not to score them.
 //! - *A server that shuts down* rejects with `DRAINING`; the client does not pass that on, but asks again over the next
 //!   connection.
 //! - *A server that comes back with another model* is not an error: each `Rewards` says which `model_version` gave it,
@@ -36,38 +39,41 @@
 mod answers;
 mod back_off;
 pub mod blocking;
+mod builder;
+mod command;
+mod deadline;
 mod driver;
 mod error;
 mod link;
+mod outbox;
+mod pending;
+mod room;
 mod table;
 mod waiter;
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
-use crate::limits::MAX_STREAM_IN_FLIGHT;
 use crate::proto::rollout_to_wire;
 use crate::reward::Outcome;
 use crate::rollout::Rollout;
 
-use driver::{Command, Config, Driver, Wish};
-use link::Address;
+use command::{Command, Config, Submission};
+use deadline::Deadline;
+use room::{Permit, Room};
 use waiter::Waiter;
 
 pub use crate::proto::{BadReply, ServedModel};
 pub use answers::Answers;
 pub use back_off::BackOff;
+pub use builder::Builder;
 pub use error::ClientError;
+pub use link::KeepAlive;
+pub use pending::Pending;
 pub use waiter::Answer;
-
-/// Commands on their way to the driver: enough that it need not be woken for each.
-const COMMANDS: usize = 16;
 
 /// A client of one server. Clones share one stream, and may be used from any task.
 ///
@@ -75,66 +81,13 @@ const COMMANDS: usize = 16;
 #[derive(Debug, Clone)]
 pub struct Client {
     config: Arc<Config>,
-    commands: mpsc::Sender<Command>,
+    /// Bounded by `room`: each rollout on its way holds a permit.
+    commands: mpsc::UnboundedSender<Command>,
+    room: Arc<Room>,
+    /// Number of the next rollout.
+    next: Arc<AtomicU64>,
     /// Its sender lives as long as the driver.
     card: watch::Receiver<Option<Arc<ServedModel>>>,
-}
-
-/// How a client is to be made.
-#[derive(Debug, Clone)]
-pub struct Builder {
-    address: String,
-    in_flight_limit: usize,
-    back_off: BackOff,
-    deadline: Option<Duration>,
-}
-
-impl Builder {
-    /// Most rollouts unanswered at a time; the server's limit counts where it is lower (and is the default).
-    pub fn in_flight_limit(self, rollouts: usize) -> Self {
-        Self { in_flight_limit: rollouts.clamp(1, MAX_STREAM_IN_FLIGHT), ..self }
-    }
-
-    /// How often, and how long, to try a server that does not answer.
-    pub fn back_off(self, back_off: BackOff) -> Self {
-        Self { back_off, ..self }
-    }
-
-    /// The deadline of rollouts that bring none of their own, in whole milliseconds. Default: none.
-    pub fn deadline(self, deadline: Duration) -> Self {
-        Self { deadline: Some(deadline), ..self }
-    }
-
-    /// Connects, and returns once the server has said what it serves.
-    pub async fn connect(self) -> Result<Client, ClientError> {
-        let client = self.connect_lazy()?;
-        client.card().await?;
-        Ok(client)
-    }
-
-    /// Returns at once and connects in the background; trouble shows with the first rollout.
-    ///
-    /// # Panics
-    /// Outside a tokio runtime.
-    pub fn connect_lazy(self) -> Result<Client, ClientError> {
-        let (client, driver) = self.parts(Address::parse(&self.address)?);
-        tokio::spawn(driver.run());
-        Ok(client)
-    }
-
-    /// A client, and what has to run for it.
-    fn parts(&self, address: Address) -> (Client, Driver) {
-        let config = Arc::new(Config {
-            address,
-            in_flight_limit: self.in_flight_limit,
-            back_off: self.back_off,
-            deadline_ms: self.deadline.map(|deadline| deadline.as_millis() as u64),
-        });
-        let (commands, inbox) = mpsc::channel(COMMANDS);
-        let (publish, card) = watch::channel(None);
-        let driver = Driver::new(config.clone(), inbox, publish);
-        (Client { config, commands, card }, driver)
-    }
 }
 
 impl Client {
@@ -147,12 +100,7 @@ impl Client {
 
     /// A client to be configured.
     pub fn builder(address: impl Into<String>) -> Builder {
-        Builder {
-            address: address.into(),
-            in_flight_limit: MAX_STREAM_IN_FLIGHT,
-            back_off: BackOff::default(),
-            deadline: None,
-        }
+        Builder::new(address.into())
     }
 
     /// What the server serves, and on which terms; as of the latest connection.
@@ -161,16 +109,22 @@ impl Client {
             return Ok(card);
         }
         let (answer, card) = oneshot::channel();
-        self.send(Wish::Card(answer)).await?;
+        self.send(Command::Card { asked: Instant::now(), answer })?;
         card.await.unwrap_or(Err(ClientError::Closed))
     }
 
-    /// Submits a rollout; returns as soon as there is room for it in flight. The rollout is then on its way, whether the
-    /// [`Pending`] is awaited or not.
+    /// Submits a rollout; returns as soon as there is room for it. It is then on its way, until the [`Pending`] is dropped.
     pub async fn submit(&self, rollout: Rollout) -> Result<Pending, ClientError> {
-        let issued = Instant::now();
-        let permit = self.commands.reserve().await.map_err(|_| ClientError::Closed)?;
-        Ok(self.promise(rollout, issued, permit))
+        let submitted = Instant::now();
+        let deadline = self.deadline(submitted, rollout.deadline_ms);
+        let permit = match deadline {
+            None => self.room.acquire().await?,
+            Some(deadline) => match timeout_at(deadline.at(), self.room.acquire()).await {
+                Ok(permit) => permit?,
+                Err(_) => return Ok(Pending::answered(rollout.id, Ok(Err(deadline.rejection())))),
+            },
+        };
+        self.begin(rollout, submitted, deadline, permit)
     }
 
     /// Submits a rollout and waits for its outcome.
@@ -201,52 +155,46 @@ impl Client {
     /// [`ClientError::Closed`].
     pub async fn close(mut self) {
         // An error means that another clone was faster.
-        let _ = self.send(Wish::Close).await;
+        let _ = self.send(Command::Close);
         while self.card.changed().await.is_ok() {}
     }
 
-    async fn send(&self, wish: Wish) -> Result<(), ClientError> {
-        let command = Command { issued: Instant::now(), wish };
-        self.commands.send(command).await.map_err(|_| ClientError::Closed)
+    fn send(&self, command: Command) -> Result<(), ClientError> {
+        self.commands.send(command).map_err(|_| ClientError::Closed)
     }
 
-    fn promise(&self, rollout: Rollout, issued: Instant, permit: mpsc::Permit<'_, Command>) -> Pending {
+    /// The deadline of a rollout that was submitted then; the client's own where it brings none.
+    fn deadline(&self, submitted: Instant, given_ms: Option<u64>) -> Option<Deadline> {
+        Deadline::new(submitted, given_ms.or(self.config.deadline_ms))
+    }
+
+    /// Submits a rollout for which there is room. `asked`: when its submitter began to wait for that.
+    fn begin(
+        &self,
+        rollout: Rollout,
+        asked: Instant,
+        deadline: Option<Deadline>,
+        permit: Permit,
+    ) -> Result<Pending, ClientError> {
         let id = rollout.id.clone();
         let (answer, receiver) = oneshot::channel();
-        self.hand_over(rollout, issued, permit, Box::new(answer));
-        Pending { id, answer: receiver }
+        let number = self.hand_over(rollout, asked, deadline, permit, Box::new(answer))?;
+        Ok(Pending::new(id, number, receiver, self.commands.clone()))
     }
 
-    fn hand_over(&self, rollout: Rollout, issued: Instant, permit: mpsc::Permit<'_, Command>, waiter: Box<dyn Waiter>) {
-        let mut rollout = rollout_to_wire(rollout);
+    /// Hands a rollout to the driver; returns its number.
+    fn hand_over(
+        &self,
+        rollout: Rollout,
+        asked: Instant,
+        deadline: Option<Deadline>,
+        permit: Permit,
+        waiter: Box<dyn Waiter>,
+    ) -> Result<u64, ClientError> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let mut rollout = Box::new(rollout_to_wire(rollout));
         rollout.deadline_ms = rollout.deadline_ms.or(self.config.deadline_ms);
-        permit.send(Command { issued, wish: Wish::Score(Box::new(rollout), waiter) });
-    }
-}
-
-/// A rollout on its way: resolves to its outcome.
-///
-/// Dropping it does not take the rollout back from the server: what is in flight stays in flight, counts against the
-/// limit until it is answered, and its answer is discarded. It is not asked again over another connection, though.
-#[derive(Debug)]
-#[must_use = "the outcome is discarded unless this is awaited"]
-pub struct Pending {
-    id: String,
-    answer: oneshot::Receiver<Answer>,
-}
-
-impl Pending {
-    /// The caller's id of the rollout.
-    pub fn id(&self) -> &str {
-        &self.id
-    }
-}
-
-impl Future for Pending {
-    type Output = Result<Outcome, ClientError>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        // Without a sender there is no driver any more: its runtime has shut down.
-        Poll::Ready(ready!(Pin::new(&mut self.answer).poll(context)).unwrap_or(Err(ClientError::Closed)))
+        self.send(Command::Score(Submission { number, rollout, waiter, asked, deadline, permit }))?;
+        Ok(number)
     }
 }

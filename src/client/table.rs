@@ -1,160 +1,283 @@
-//! The unanswered: what has been submitted, asked or not, and who waits for it. Pure: no connection, no clock.
+//! The rollouts that were submitted and are not answered yet, sent or not, and who waits for each. Pure: no connection, no
+//! clock.
 //!
-//! Invariant: whatever enters leaves exactly once, through the waiter that came with it.
+//! Invariant: whatever enters leaves exactly once, through the waiter that came with it; its room is free from then on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use prost::Message as _;
 use tokio::time::Instant;
 
+use super::deadline::Deadline;
 use super::error::ClientError;
+use super::room::Permit;
 use super::waiter::{Answer, Waiter};
 use crate::limits::{MAX_ID_BYTES, MAX_MESSAGE_BYTES};
 use crate::proto::{outcome_from_wire, v1};
 use crate::reward::{Code, Rejection};
 
-/// The unanswered rollouts of one client, by a number that is unique on its stream. The callers' own ids are
-/// their business: they may repeat.
+/// See [`Table::lost`].
+const MIN_LOSSES: u32 = 3;
+
+/// The unanswered rollouts of one client, by a number that is unique among them. The callers' own ids are their business:
+/// they may repeat.
 #[derive(Debug, Default)]
 pub(super) struct Table {
-    questions: BTreeMap<u64, Question>,
-    next: u64,
-    asked: usize,
+    entries: BTreeMap<u64, Entry>,
+    /// Those that are not on the present stream.
+    waiting: BTreeSet<u64>,
+    deadlines: BTreeSet<(Instant, u64)>,
+    /// On the present stream, and answered by the client itself: the server's replies are discarded.
+    discarded: BTreeSet<u64>,
 }
 
 #[derive(Debug)]
-struct Question {
+struct Entry {
     rollout: v1::Rollout,
     waiter: Box<dyn Waiter>,
-    since: Instant,
-    /// On the wire of the present connection.
-    asked: bool,
-    /// When first a connection was lost, or a server drained, with this question asked.
-    lost: Option<Instant>,
+    deadline: Option<Deadline>,
+    losses: Losses,
+    /// Held for as long as the entry is there.
+    _permit: Permit,
+}
+
+/// How often a rollout was sent in vain.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Losses {
+    /// Connections that were lost, or servers that drained, with this rollout sent and unanswered.
+    pub(super) times: u32,
+    /// Time that it waited to be sent again after them.
+    pub(super) waited: Duration,
+    /// When the present wait began.
+    since: Option<Instant>,
+}
+
+/// A rollout to be sent.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    pub(super) number: u64,
+    pub(super) rollout: v1::Rollout,
+    pub(super) deadline: Option<Deadline>,
+}
+
+/// A rollout that the client answered itself after it was handed to the stream.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Withdrawn {
+    pub(super) number: u64,
+    /// Its id on the wire.
+    pub(super) wire_id: String,
 }
 
 /// What a reply was.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Heard {
-    /// The answer to a question.
+pub(super) enum Reply {
+    /// The answer to a rollout.
     Answered,
-    /// The server is going; the question stays, for the next connection.
+    /// The server is going; the rollout stays, for the next connection.
     Draining,
-    /// To no question of this table.
-    Stray,
+    /// To a rollout that the client has answered itself.
+    Discarded,
+    /// To no rollout of this table.
+    Unknown,
 }
 
 impl Table {
-    /// A new question. Returns its number.
-    pub(super) fn insert(&mut self, rollout: v1::Rollout, waiter: Box<dyn Waiter>, now: Instant) -> u64 {
-        let number = self.next;
-        self.next += 1;
-        self.questions.insert(number, Question { rollout, waiter, since: now, asked: false, lost: None });
-        number
+    /// Takes a rollout in, to be sent.
+    pub(super) fn insert(
+        &mut self,
+        number: u64,
+        rollout: v1::Rollout,
+        waiter: Box<dyn Waiter>,
+        deadline: Option<Deadline>,
+        permit: Permit,
+    ) {
+        if let Some(deadline) = deadline {
+            self.deadlines.insert((deadline.at(), number));
+        }
+        self.waiting.insert(number);
+        let entry = Entry { rollout, waiter, deadline, losses: Losses::default(), _permit: permit };
+        self.entries.insert(number, entry);
     }
 
-    /// What is to be sent for question `number`. `None` where there is no use in asking, and then the question is gone:
-    /// nobody waits for it any more, or it has been answered here.
-    pub(super) fn ask(&mut self, number: u64, now: Instant) -> Option<v1::Rollout> {
-        let question = self.questions.get_mut(&number)?;
-        if question.waiter.is_gone() {
-            self.questions.remove(&number);
-            return None;
-        }
-        let mut rollout = question.rollout.clone();
-        rollout.id = wire_id(number, &rollout.id);
-        // The server counts from its receipt, the caller from the submission.
-        if let Some(deadline_ms) = rollout.deadline_ms {
-            let left = Duration::from_millis(deadline_ms).saturating_sub(now.duration_since(question.since));
-            rollout.deadline_ms = Some(left.as_millis() as u64);
-            if left.is_zero() {
-                let message = format!("{deadline_ms} ms passed before the rollout could be sent");
-                self.settle(number, Ok(Err(Rejection::new(Code::DeadlineExceeded, message))));
-                return None;
+    /// The oldest rollout that waits to be sent; it counts as sent from now on. Where there is no use in sending it, because
+    /// nobody waits for it or because it cannot be sent, it leaves the table, and the next one is tried.
+    pub(super) fn next_to_send(&mut self, now: Instant) -> Option<Outgoing> {
+        while let Some(number) = self.waiting.first().copied() {
+            let entry = self.entries.get_mut(&number)?;
+            if entry.waiter.is_gone() {
+                self.remove(number);
+                continue;
             }
+            if let Some(deadline) = entry.deadline.filter(|deadline| deadline.has_passed(now)) {
+                self.resolve(number, Ok(Err(deadline.rejection())));
+                continue;
+            }
+            let mut rollout = entry.rollout.clone();
+            rollout.id = wire_id(number, &rollout.id);
+            let bytes = rollout.encoded_len();
+            if bytes > MAX_MESSAGE_BYTES {
+                // The server would end the stream, and with it everybody else's rollouts.
+                let message =
+                    format!("the rollout has {bytes} bytes on the wire; at most {MAX_MESSAGE_BYTES} are allowed");
+                self.resolve(number, Ok(Err(Rejection::new(Code::TooLong, message))));
+                continue;
+            }
+            entry.losses.end_wait(now);
+            self.waiting.remove(&number);
+            return Some(Outgoing { number, rollout, deadline: entry.deadline });
         }
-        let bytes = rollout.encoded_len();
-        if bytes > MAX_MESSAGE_BYTES {
-            // The server would end the stream, and with it everybody else's rollouts.
-            let message = format!("the rollout has {bytes} bytes on the wire; at most {MAX_MESSAGE_BYTES} are allowed");
-            self.settle(number, Ok(Err(Rejection::new(Code::TooLong, message))));
-            return None;
-        }
-        if !std::mem::replace(&mut question.asked, true) {
-            self.asked += 1;
-        }
-        Some(rollout)
+        None
     }
 
     /// Takes a reply in.
-    pub(super) fn hear(&mut self, reply: v1::Reply, now: Instant) -> Heard {
+    pub(super) fn reply(&mut self, reply: v1::Reply, now: Instant) -> Reply {
         let (id, outcome) = outcome_from_wire(reply);
-        let Some(number) = number_of(&id).filter(|number| self.questions.contains_key(number)) else {
-            return Heard::Stray;
-        };
+        let Some(number) = number_of(&id) else { return Reply::Unknown };
+        if self.discarded.remove(&number) {
+            return Reply::Discarded;
+        }
+        if !self.entries.contains_key(&number) {
+            return Reply::Unknown;
+        }
         if matches!(&outcome, Ok(Err(rejection)) if rejection.code == Code::Draining) {
             self.lose(number, now);
-            return Heard::Draining;
+            return Reply::Draining;
         }
-        self.settle(number, outcome.map_err(ClientError::from));
-        Heard::Answered
+        self.resolve(number, outcome.map_err(ClientError::from));
+        Reply::Answered
     }
 
-    /// The connection is gone, and every question on it unanswered.
-    pub(super) fn lose_all(&mut self, now: Instant) {
+    /// The stream is gone, and what was sent on it must be sent again.
+    pub(super) fn disconnect(&mut self, now: Instant) {
+        self.discarded.clear();
         for number in self.numbers() {
             self.lose(number, now);
         }
     }
 
-    /// Questions that have been asked and lost, again and again, for longer than `budget`.
-    pub(super) fn lost_for(&self, budget: Duration, now: Instant) -> Vec<(u64, Duration)> {
-        let lost = |question: &Question| question.lost.map(|since| now.duration_since(since));
-        self.questions.iter().filter_map(|(&n, q)| lost(q).filter(|&d| d > budget).map(|d| (n, d))).collect()
+    /// Rollouts that have been sent in vain several times, and have waited to be sent again for longer than `budget` in all.
+    /// One long outage, or two, say nothing against the rollouts that wait through them: only time without a connection counts,
+    /// and only after [`MIN_LOSSES`] losses.
+    pub(super) fn lost(&self, budget: Duration, now: Instant) -> Vec<(u64, Losses)> {
+        let all = self.entries.iter().map(|(&number, entry)| (number, entry.losses.until(now)));
+        all.filter(|(_, losses)| losses.are_too_many(budget)).collect()
     }
 
-    /// Ends one question.
-    pub(super) fn settle(&mut self, number: u64, answer: Answer) {
-        if let Some(question) = self.questions.remove(&number) {
-            self.asked -= usize::from(question.asked);
-            question.waiter.answer(answer);
+    /// Answers what is too late. Returns what of it was handed to the stream.
+    pub(super) fn expire(&mut self, now: Instant) -> Vec<Withdrawn> {
+        let mut withdrawn = Vec::new();
+        while let Some(&(_, number)) = self.deadlines.first().filter(|(at, _)| *at <= now) {
+            let Some(deadline) = self.entries.get(&number).and_then(|entry| entry.deadline) else { break };
+            withdrawn.extend(self.withdraw(number, deadline.rejection()));
+        }
+        withdrawn
+    }
+
+    /// When [`Table::expire`] will have something to do.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.deadlines.first().map(|&(at, _)| at)
+    }
+
+    /// Answers a rollout for which nobody waits any more. Returns it if it was handed to the stream.
+    pub(super) fn cancel(&mut self, number: u64) -> Option<Withdrawn> {
+        let rejection = Rejection::new(Code::Cancelled, "the caller has withdrawn the rollout");
+        self.withdraw(number, rejection)
+    }
+
+    /// The same for rollouts of a series, by their tags.
+    pub(super) fn cancel_series(&mut self, series: u64, tags: &RangeInclusive<u64>) -> Vec<Withdrawn> {
+        let wanted = |entry: &Entry| {
+            entry.waiter.origin().is_some_and(|origin| origin.series == series && tags.contains(&origin.tag))
+        };
+        let numbers: Vec<u64> =
+            self.entries.iter().filter(|(_, entry)| wanted(entry)).map(|(&number, _)| number).collect();
+        numbers.into_iter().filter_map(|number| self.cancel(number)).collect()
+    }
+
+    /// The server will reply to a rollout that is not here any more.
+    pub(super) fn expect_discarded(&mut self, number: u64) {
+        self.discarded.insert(number);
+    }
+
+    /// Ends one rollout.
+    pub(super) fn resolve(&mut self, number: u64, answer: Answer) {
+        if let Some(entry) = self.remove(number) {
+            entry.waiter.answer(answer);
         }
     }
 
-    /// Ends every question.
-    pub(super) fn settle_all(&mut self, error: &ClientError) {
+    /// Ends every rollout.
+    pub(super) fn resolve_all(&mut self, error: &ClientError) {
         for number in self.numbers() {
-            self.settle(number, Err(error.clone()));
+            self.resolve(number, Err(error.clone()));
         }
     }
 
-    /// Numbers of all questions, oldest first.
-    pub(super) fn numbers(&self) -> Vec<u64> {
-        self.questions.keys().copied().collect()
-    }
-
-    /// Number of questions.
+    /// Number of rollouts.
     pub(super) fn len(&self) -> usize {
-        self.questions.len()
+        self.entries.len()
     }
 
-    /// Number of questions on the wire of the present connection.
-    pub(super) fn asked(&self) -> usize {
-        self.asked
+    /// Rollouts to which the server owes a reply on the present stream, wanted or not.
+    pub(super) fn in_flight(&self) -> usize {
+        self.entries.len() - self.waiting.len() + self.discarded.len()
+    }
+
+    fn numbers(&self) -> Vec<u64> {
+        self.entries.keys().copied().collect()
+    }
+
+    fn withdraw(&mut self, number: u64, rejection: Rejection) -> Option<Withdrawn> {
+        let sent = !self.waiting.contains(&number);
+        let entry = self.remove(number)?;
+        let wire_id = wire_id(number, &entry.rollout.id);
+        entry.waiter.answer(Ok(Err(rejection)));
+        sent.then_some(Withdrawn { number, wire_id })
+    }
+
+    fn remove(&mut self, number: u64) -> Option<Entry> {
+        let entry = self.entries.remove(&number)?;
+        self.waiting.remove(&number);
+        if let Some(deadline) = entry.deadline {
+            self.deadlines.remove(&(deadline.at(), number));
+        }
+        Some(entry)
     }
 
     fn lose(&mut self, number: u64, now: Instant) {
-        if let Some(question) = self.questions.get_mut(&number)
-            && std::mem::replace(&mut question.asked, false)
+        if let Some(entry) = self.entries.get_mut(&number)
+            && self.waiting.insert(number)
         {
-            self.asked -= 1;
-            question.lost.get_or_insert(now);
+            entry.losses.begin_wait(now);
         }
     }
 }
 
-/// Unique by its number; the caller's id follows it for whoever reads the server's logs.
+impl Losses {
+    pub(super) fn begin_wait(&mut self, now: Instant) {
+        self.times += 1;
+        self.since = Some(now);
+    }
+
+    pub(super) fn end_wait(&mut self, now: Instant) {
+        *self = Self { since: None, ..self.until(now) };
+    }
+
+    /// With the present wait counted up to now.
+    pub(super) fn until(self, now: Instant) -> Self {
+        let present = self.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        Self { waited: self.waited + present, ..self }
+    }
+
+    /// Whether the rollout may be to blame.
+    pub(super) fn are_too_many(&self, budget: Duration) -> bool {
+        self.times >= MIN_LOSSES && self.waited > budget
+    }
+}
+
+/// Unique by its number; the caller's id follows it for readers of the server's logs.
 fn wire_id(number: u64, id: &str) -> String {
     let mut wire = format!("{number}:{id}");
     let mut end = wire.len().min(MAX_ID_BYTES);
@@ -170,99 +293,4 @@ fn number_of(wire_id: &str) -> Option<u64> {
 }
 
 #[cfg(test)]
-mod tests {
-    use tokio::sync::oneshot;
-
-    use super::*;
-    use crate::proto::outcome_to_wire;
-    use crate::reward::Outcome;
-
-    const MS: Duration = Duration::from_millis(1);
-
-    fn rollout(id: &str) -> v1::Rollout {
-        v1::Rollout { id: id.into(), ..Default::default() }
-    }
-
-    fn rejection(code: Code) -> Outcome {
-        Err(Rejection::new(code, "because"))
-    }
-
-    fn insert(table: &mut Table, rollout: v1::Rollout, now: Instant) -> (u64, oneshot::Receiver<Answer>) {
-        let (answer, receiver) = oneshot::channel();
-        (table.insert(rollout, Box::new(answer), now), receiver)
-    }
-
-    #[test]
-    fn equal_ids_are_told_apart() {
-        let (mut table, now) = (Table::default(), Instant::now());
-        let (a, mut answer_a) = insert(&mut table, rollout("same"), now);
-        let (b, mut answer_b) = insert(&mut table, rollout("same"), now);
-        let wire_a = table.ask(a, now).unwrap().id;
-        let wire_b = table.ask(b, now).unwrap().id;
-        assert_eq!(table.asked(), 2);
-
-        assert_eq!(table.hear(outcome_to_wire(wire_b.clone(), rejection(Code::Empty)), now), Heard::Answered);
-        assert_eq!(table.hear(outcome_to_wire(wire_a, rejection(Code::TooLong)), now), Heard::Answered);
-        assert_eq!(answer_a.try_recv().unwrap(), Ok(rejection(Code::TooLong)));
-        assert_eq!(answer_b.try_recv().unwrap(), Ok(rejection(Code::Empty)));
-        // An answer given twice is nobody's.
-        assert_eq!(table.hear(outcome_to_wire(wire_b, rejection(Code::Empty)), now), Heard::Stray);
-        assert_eq!(table.hear(outcome_to_wire("no number".into(), rejection(Code::Empty)), now), Heard::Stray);
-        assert_eq!((table.len(), table.asked()), (0, 0));
-    }
-
-    #[test]
-    fn a_draining_servers_questions_are_kept() {
-        let (mut table, now) = (Table::default(), Instant::now());
-        let (number, mut answer) = insert(&mut table, rollout("a"), now);
-        let wire = table.ask(number, now).unwrap().id;
-        assert_eq!(table.hear(outcome_to_wire(wire, rejection(Code::Draining)), now), Heard::Draining);
-        assert!(answer.try_recv().is_err());
-        assert_eq!((table.len(), table.asked()), (1, 0));
-        assert_eq!(table.lost_for(MS, now + 2 * MS), [(number, 2 * MS)]);
-
-        // The loss counts from the first time, not the latest.
-        assert!(table.ask(number, now + MS).is_some());
-        table.lose_all(now + MS);
-        assert_eq!(table.lost_for(MS, now + 2 * MS), [(number, 2 * MS)]);
-    }
-
-    #[test]
-    fn the_deadline_counts_from_the_submission() {
-        let (mut table, now) = (Table::default(), Instant::now());
-        let (number, mut answer) = insert(&mut table, v1::Rollout { deadline_ms: Some(100), ..rollout("a") }, now);
-        assert_eq!(table.ask(number, now).unwrap().deadline_ms, Some(100));
-        table.lose_all(now);
-        assert_eq!(table.ask(number, now + 30 * MS).unwrap().deadline_ms, Some(70));
-        table.lose_all(now);
-        assert_eq!(table.ask(number, now + 100 * MS), None);
-        assert_eq!(answer.try_recv().unwrap().unwrap().unwrap_err().code, Code::DeadlineExceeded);
-        assert_eq!((table.len(), table.asked()), (0, 0));
-    }
-
-    #[test]
-    fn what_nobody_waits_for_is_not_asked_again() {
-        let (mut table, now) = (Table::default(), Instant::now());
-        let (number, answer) = insert(&mut table, rollout("a"), now);
-        drop(answer);
-        assert_eq!(table.ask(number, now), None);
-        assert_eq!(table.len(), 0);
-    }
-
-    #[test]
-    fn a_rollout_too_large_for_one_message_is_rejected_here() {
-        let (mut table, now) = (Table::default(), Instant::now());
-        let text = v1::rollout::Input::Text("x".repeat(MAX_MESSAGE_BYTES));
-        let (number, mut answer) = insert(&mut table, v1::Rollout { input: Some(text), ..rollout("a") }, now);
-        assert_eq!(table.ask(number, now), None);
-        assert_eq!(answer.try_recv().unwrap().unwrap().unwrap_err().code, Code::TooLong);
-    }
-
-    #[test]
-    fn ids_on_the_wire_keep_to_the_limit() {
-        let id = wire_id(7, &"é".repeat(MAX_ID_BYTES));
-        assert!(id.len() <= MAX_ID_BYTES && id.len() > MAX_ID_BYTES - 2 && id.starts_with("7:é"));
-        assert_eq!(number_of(&id), Some(7));
-        assert_eq!(number_of(&wire_id(8, "a:b")), Some(8));
-    }
-}
+mod tests;

@@ -15,8 +15,21 @@ pub(super) trait Waiter: std::fmt::Debug + Send {
     /// Whether it waits no more.
     fn is_gone(&self) -> bool;
 
-    /// Gives it the answer. One who is gone does not want to know.
+    /// Gives it the answer. One who is gone does not get it.
     fn answer(self: Box<Self>, answer: Answer);
+
+    /// The series of rollouts that this one belongs to, and its tag there; `None`: it is a single one.
+    fn origin(&self) -> Option<Origin> {
+        None
+    }
+}
+
+/// A rollout's place in a series of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Origin {
+    /// Unique in this process.
+    pub(super) series: u64,
+    pub(super) tag: u64,
 }
 
 impl Waiter for oneshot::Sender<Answer> {

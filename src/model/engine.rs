@@ -6,15 +6,18 @@ use std::sync::Arc;
 
 use rayon::ThreadPool;
 
-use super::blueprint::Blueprint;
-use super::decoder::DecoderSpec;
-use super::head::{self, Head, HeadContext, HeadSpec, Hidden};
-use super::ranks::{self, Passed, Ranks};
-use super::report::{PresetReport, Report};
-use super::settings::default_labels;
-use super::{Config, ModelError, arch};
 use crate::batch::MicroBatch;
 use crate::engine::{Engine, EngineError, ModelCard, ScoreTable};
+use crate::model::config::Config;
+use crate::model::error::ModelError;
+use crate::model::network::arch;
+use crate::model::network::decoder::DecoderSpec;
+use crate::model::network::head::{self, Head, HeadContext, HeadSpec, Hidden};
+use crate::model::ranks::{self, Passed, Ranks};
+use crate::model::report::Report;
+use crate::model::settings::default_labels;
+use crate::model::source::blueprint::Blueprint;
+use crate::model::source::preset::PresetReport;
 
 /// A model, ready to score. The forward pass runs on threads of its own.
 pub struct ModelEngine {
@@ -182,7 +185,6 @@ impl Engine for ModelEngine {
                 let values = self.pool.install(|| head.forward(Hidden { reads, companions }));
                 ScoreTable::new(head.outputs(), values).reusing(reused)
             })
-            // What follows the first line is a backtrace, which is nothing for callers.
-            .map_err(|e| EngineError::Forward(e.to_string().lines().next().unwrap_or_default().to_owned()))
+            .map_err(EngineError::from)
     }
 }

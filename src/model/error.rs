@@ -3,8 +3,6 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{DeviceChoice, Dtype};
-
 /// Why a model cannot be loaded. Always a matter of usage or configuration, never of one rollout.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
@@ -125,7 +123,7 @@ pub enum ModelError {
     #[error("cannot compute on {device}: {reason}\n{remedy}")]
     Device {
         /// As chosen.
-        device: DeviceChoice,
+        device: String,
         /// What was found.
         reason: String,
         /// What to do.
@@ -135,9 +133,9 @@ pub enum ModelError {
     #[error("{device} has no weights of type {dtype}: a GPU has bf16, the CPU f32, bf16 and int8")]
     WeightType {
         /// As chosen.
-        device: DeviceChoice,
+        device: String,
         /// As chosen.
-        dtype: Dtype,
+        dtype: String,
     },
     /// The tensor library failed.
     #[error("tensor operation failed while loading: {0}")]

@@ -3,10 +3,10 @@
 
 use std::path::Path;
 
-use super::checkpoint::{
+use crate::model::checkpoint::{
     GgufFile, MappedFile, NemoCheckpoint, PytorchFile, SafetensorsFile, Slice, WeightSource, peft,
 };
-use super::text::{self, sentencepiece};
+use crate::model::text::{self, sentencepiece};
 
 fn file(bytes: &[u8]) -> MappedFile {
     MappedFile::owned("fuzzed".into(), bytes.to_vec())

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::decoder::{DecoderSpec, Parameters};
-use super::head::HeadSpec;
+use super::source::preset::PresetReport;
 use crate::engine::{Bos, ReadPolicy};
+use crate::model::network::decoder::{DecoderSpec, Parameters};
+use crate::model::network::head::HeadSpec;
 
 /// What is to be known of a loaded model.
 #[derive(Debug, Clone, serde::Serialize)]
@@ -54,17 +55,6 @@ pub struct Report {
     pub unread_settings: Vec<String>,
     /// Files that the model was read from.
     pub files: Vec<PathBuf>,
-}
-
-/// What is to be known of the preset that a model is used with.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct PresetReport {
-    /// Its name.
-    pub name: String,
-    /// How it came to be chosen.
-    pub why: String,
-    /// What it says and could not be verified, a sentence each.
-    pub unverified: Vec<String>,
 }
 
 /// Sizes of a model.

@@ -6,8 +6,8 @@ use std::sync::{Mutex, PoisonError};
 
 use serde_json::Value;
 
-use super::ModelError;
 use crate::limits::MAX_ATTRIBUTES;
+use crate::model::error::ModelError;
 
 /// The fields of a model's configuration. It remembers which of them somebody has read: what nobody reads may still be
 /// meant to change the numbers.
@@ -254,7 +254,7 @@ pub fn default_labels(count: usize) -> Vec<String> {
 mod tests {
     use serde_json::json;
 
-    use super::*;
+    use crate::model::settings::*;
 
     fn settings(value: Value) -> Settings {
         Settings::new(Path::new("dir/config.json"), value).unwrap()

@@ -1,13 +1,13 @@
 //! How an end that sleeps is woken, and one that is awake is left alone.
 //!
-//! Whoever is about to sleep raises a flag, looks once more, and sleeps. Whoever publishes something looks at the flag
-//! afterwards; where it is up, they take it down and ring. Each puts a sequentially consistent fence between their own write
-//! and their look at the other's: one of the two sees the other, so no ring is lost (Dekker's argument). While nobody sleeps
-//! a publication costs one fence and one load, and no system call.
+//! A thread that is about to sleep raises a flag, looks once more whether there is something to do, and sleeps. A thread that
+//! publishes something looks at the flag afterwards; where it is up, it takes the flag down and rings. Each of the two puts a
+//! sequentially consistent fence between its own write and its look at the other's: one of them sees the other, so no ring is
+//! lost (Dekker's argument). While nobody sleeps a publication costs one fence and one load, and no system call.
 //!
-//! A flag is up while it is odd, and whoever takes it down to ring counts it on. Several threads may sleep at one flag: each
-//! sleeps only while it is as they left it. Were it a plain bit, one that is about to sleep could take the flag that another
-//! has raised since for its own, which was rung for already, and sleep over that.
+//! A flag is a count that is up while it is odd; taking it down adds one. Several threads may sleep at one flag: each sleeps
+//! only while the count is as it left it. Were it a plain bit, a thread that is about to sleep could take the flag that
+//! another has raised since for its own, which was rung for already, and sleep on.
 
 use std::time::Duration;
 
@@ -41,8 +41,8 @@ pub fn sleep(region: &Region, flag: Flag, longest: Duration, ready: impl FnOnce(
     }
 }
 
-/// Whether somebody sleeps and is to be woken by whoever asks: of several who publish, one is told so. To be called after
-/// the publication.
+/// Whether the other end sleeps and the caller is to wake it: of several threads that publish, one is told so. To be called
+/// after the publication.
 pub fn must_ring(region: &Region, flag: Flag) -> bool {
     fence(Ordering::SeqCst);
     let flag = region.flag(flag);

@@ -14,7 +14,9 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
-use super::frame::{kind, read_options, read_reply, read_rollout, write_options};
+use super::frame::{
+    CardAssembly, Reply, kind, read_cancel, read_options, read_reply, read_rollout, write_cancel, write_options,
+};
 use super::handshake::{self, Hello};
 use super::layout::{HEADER, MAGIC, Place, Sizes, VERSION, WORD};
 use super::region::Region;
@@ -50,18 +52,26 @@ impl<'a> Script<'a> {
 pub fn rollout(bytes: &[u8]) {
     play(bytes, Sizes::rollouts, |record| match record.kind() {
         kind::OPTIONS => read_options(record).map(|options| drop(options)),
+        kind::CANCEL => read_cancel(record).map(|_| ()),
         _ => read_rollout(record).map(|asked| drop(asked)),
     });
 }
 
 /// A reward ring, and a sidecar that writes well or scribbles.
 pub fn reply(bytes: &[u8]) {
-    let version = "v".into();
-    play(bytes, Sizes::rewards, |record| read_reply(record, &version).map(|reply| drop(reply)));
+    let version: Arc<str> = "v".into();
+    let mut cards = CardAssembly::after(1);
+    play(bytes, Sizes::rewards, |record| {
+        let reply = read_reply(record, |generation| (generation < 4).then(|| Arc::clone(&version)))?;
+        if let Reply::Card(part) = reply {
+            cards.add(part)?;
+        }
+        Ok(())
+    });
 }
 
 /// Does what the script says: writes records whole, changes words anywhere, moves positions, reads.
-fn play(script: &[u8], place: fn(&Sizes) -> Place, read: impl Fn(Record) -> Result<(), Broken>) {
+fn play(script: &[u8], place: fn(&Sizes) -> Place, mut read: impl FnMut(Record) -> Result<(), Broken>) {
     let sizes = Sizes { card_bytes: 0, rollout_bytes: 4096, reward_bytes: 4096 };
     let Ok((region, _file)) = Region::create(sizes.words()) else { return };
     let (region, place) = (Arc::new(region), place(&sizes));
@@ -69,7 +79,7 @@ fn play(script: &[u8], place: fn(&Sizes) -> Place, read: impl Fn(Record) -> Resu
     let mut consumer = Consumer::new(region.clone(), place);
     let mut script = Script(script);
     // Read in turns, so that the ring is met in every state.
-    let read = |consumer: &mut Consumer, records: usize| -> Result<(), Broken> {
+    let mut read = |consumer: &mut Consumer, records: usize| -> Result<(), Broken> {
         for _ in 0..records {
             let Some(record) = consumer.next()? else { break };
             read(record)?;
@@ -77,9 +87,9 @@ fn play(script: &[u8], place: fn(&Sizes) -> Place, read: impl Fn(Record) -> Resu
         Ok(())
     };
     while !script.0.is_empty() {
-        let done = match script.byte() % 6 {
+        let done = match script.byte() % 7 {
             0 => {
-                let (kind, words) = (u16::from(script.byte()) % 6, usize::from(script.byte()));
+                let (kind, words) = (u16::from(script.byte()) % 8, usize::from(script.byte()));
                 producer.begin(kind, words).map(|writer| {
                     if let Some(mut writer) = writer {
                         (0..words).for_each(|_| writer.word(script.word()));
@@ -113,7 +123,8 @@ fn play(script: &[u8], place: fn(&Sizes) -> Place, read: impl Fn(Record) -> Resu
                 let bytes = usize::from(script.byte());
                 write_options(&mut producer, number, script.bytes(bytes)).map(|_| ())
             }
-            _ => read(&mut consumer, usize::from(script.byte())),
+            5 => read(&mut consumer, usize::from(script.byte())),
+            _ => write_cancel(&mut producer, script.byte().into()).map(|_| ()),
         };
         // The lane is closed.
         if done.is_err() {
@@ -146,6 +157,7 @@ pub fn rollouts_survive(bytes: &[u8]) {
             .collect();
         let wide: Vec<i64> = completion.bytes().map(i64::from).collect();
         let ids: Vec<u32> = group.bytes().map(u32::from).collect();
+        let aggregation = Default::default();
         let rollout = RolloutRef {
             id: &id,
             input: match form % 5 {
@@ -158,16 +170,19 @@ pub fn rollouts_survive(bytes: &[u8]) {
             finish_reason: Default::default(),
             group: &group,
             priority: number as i32,
-            deadline_ms: (number % 2 == 0).then_some(number),
-            aggregation: &Default::default(),
+            deadline_ms: None,
+            aggregation: &aggregation,
             traceparent: &trace,
         };
-        let written = frame::write_rollout(&mut producer, number, form.into(), &rollout).expect("nobody scribbled");
+        let deadline = (number % 2 == 0).then_some(number);
+        let written = frame::write_rollout(&mut producer, number, form.into(), deadline, &rollout);
+        let written = written.expect("nobody scribbled");
         assert!(written, "the ring is empty, and larger than any of these");
         let record = consumer.next().expect("nobody scribbled").expect("it was written");
-        let asked = read_rollout(record).expect("it was written well");
+        let read = read_rollout(record).expect("it was written well");
         let sent = rollout.to_owned().expect("these are ids");
-        assert_eq!((asked.number, asked.options, asked.rollout), (number, form.into(), Ok(sent)));
+        assert_eq!((read.number, read.options, read.deadline_ns), (number, form.into(), deadline));
+        assert_eq!(read.rollout, Ok(sent));
     }
 }
 
@@ -249,11 +264,12 @@ fn answer(mut script: Script) {
     assert!(opened.card.len() == sizes.card_bytes && opened.in_flight_limit > 0);
     let mut end = opened.end;
     let rollout = crate::rollout::Rollout::default();
-    let sent = end.rollouts.rollout(1, frame::NO_OPTIONS, &rollout.borrowed()).expect("nobody scribbled");
+    let sent =
+        end.rollouts.rollout(1, frame::NO_OPTIONS, Some(u64::MAX), &rollout.borrowed()).expect("nobody scribbled");
     assert!(sent || sizes.rollout_bytes < WORD * (HEADER + 5));
-    assert_eq!(end.rewards.next(&"v".into()), Ok(None));
+    assert_eq!(end.rewards.next(|_| None), Ok(None));
     end.rewards.made_room(&end.rollouts.bell());
-    assert!(end.line.parted().is_some());
+    assert!(end.line.closed().is_some());
 }
 
 /// A lane's memory as the sidecar makes it.

@@ -9,16 +9,18 @@
 //!
 //! Then both are silent; the connection stands for the lane. Before it ends one, the sidecar may say why, as text.
 //!
-//! Either end speaks one version and refuses any other. Both check who is at the other end: the same user, or root.
+//! Either end speaks one version and refuses any other. The messages have been the same since version 1, so that an end of any
+//! version can read why it is refused. Both check who is at the other end: the same user, or root.
 
 use std::io::{self, Read as _, Write as _};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::event::{EventfdFlags, eventfd};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, SocketAddrUnix, SocketFlags, SocketType, recvmsg, sendmsg,
@@ -26,55 +28,19 @@ use rustix::net::{
 use rustix::process::{Pid, geteuid};
 
 use super::lane::{ClientEnd, SidecarEnd};
-use super::layout::{MAGIC, Sizes, VERSION, WORD};
+use super::layout::{GENERATION, MAGIC, Sizes, VERSION, WORD};
 use super::region::Region;
 use super::sync::Ordering;
+
+mod error;
+
+pub use self::error::{HandshakeError, SocketOwner};
 
 const HELLO_BYTES: usize = 16;
 const ANSWER_BYTES: usize = 48;
 const MAX_REASON_BYTES: usize = 512;
-
 /// Descriptors of a lane.
 const DESCRIPTORS: usize = 2;
-
-/// Why a lane was not opened.
-#[derive(Debug, thiserror::Error)]
-pub enum HandshakeError {
-    /// Nobody listens there, or no longer.
-    #[error("{path}: {source}", path = .path.display())]
-    Connect {
-        /// The socket.
-        path: PathBuf,
-        /// The system's reason.
-        source: io::Error,
-    },
-    /// The other end belongs to somebody else.
-    #[error("{path} belongs to user {found}, and this process to user {own}", path = .path.display())]
-    Owner {
-        /// The socket.
-        path: PathBuf,
-        /// Their user id.
-        found: u32,
-        /// Ours.
-        own: u32,
-    },
-    /// The sidecar says no.
-    #[error("{reason}")]
-    Refused {
-        /// Whether asking again later may help.
-        passing: bool,
-        /// Its own words.
-        reason: String,
-    },
-    /// What answers there does not speak this protocol.
-    #[error("{path}: {why}", path = .path.display())]
-    Stranger {
-        /// The socket.
-        path: PathBuf,
-        /// What is wrong.
-        why: String,
-    },
-}
 
 /// Why a sidecar opens no lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,11 +55,13 @@ pub enum Status {
     Draining = 3,
     /// Something else is wrong, which its reason says.
     Failed = 4,
+    /// It belongs to another user.
+    Owner = 5,
 }
 
 impl Status {
     /// Whether asking again later may help.
-    fn passing(number: u32) -> bool {
+    fn is_transient(number: u32) -> bool {
         [Self::Full, Self::Draining, Self::Failed].iter().any(|&status| status as u32 == number)
     }
 }
@@ -115,7 +83,7 @@ impl Peer {
         Ok(Self { uid: credentials.uid(), pid: Pid::from_raw(credentials.pid()) })
     }
 
-    /// Whether this process deals with them: the same user, or root.
+    /// Whether it may have a lane: the same user, or root.
     pub fn is_trusted(&self) -> bool {
         self.uid == geteuid().as_raw() || self.uid == 0
     }
@@ -160,13 +128,23 @@ impl Hello {
     }
 }
 
-/// Opens a lane to a client whose greeting was good, over its non-blocking socket.
-pub fn open(socket: UnixStream, card: &[u8], sizes: Sizes, in_flight_limit: u32) -> io::Result<SidecarEnd> {
+/// A card, and the number of the model generation that it describes.
+#[derive(Debug, Clone, Copy)]
+pub struct Card<'a> {
+    /// 1 is the first of a sidecar's process.
+    pub generation: u64,
+    /// What it means is a matter of the two ends.
+    pub bytes: &'a [u8],
+}
+
+/// Opens a lane to a client whose greeting was good, over its non-blocking socket. `sizes` are made for the card.
+pub fn open(socket: UnixStream, card: Card, sizes: Sizes, in_flight_limit: u32) -> io::Result<SidecarEnd> {
     let (region, file) = Region::create(sizes.words())?;
     let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
     region.words()[0].store(MAGIC, Ordering::Relaxed);
     region.words()[1].store(u64::from(VERSION), Ordering::Relaxed);
-    for (word, bytes) in region.words()[sizes.card()..].iter().zip(card.chunks(WORD)) {
+    region.words()[GENERATION].store(card.generation, Ordering::Relaxed);
+    for (word, bytes) in region.words()[sizes.card()..].iter().zip(card.bytes.chunks(WORD)) {
         let mut whole = [0; WORD];
         whole[..bytes.len()].copy_from_slice(bytes);
         word.store(u64::from_ne_bytes(whole), Ordering::Relaxed);
@@ -187,7 +165,7 @@ pub fn open(socket: UnixStream, card: &[u8], sizes: Sizes, in_flight_limit: u32)
 /// Tells a client, over its non-blocking socket, why it gets no lane.
 pub fn refuse(socket: &UnixStream, status: Status, reason: &str) {
     let sizes = Sizes { card_bytes: 0, rollout_bytes: 0, reward_bytes: 0 };
-    // Whoever does not listen goes without.
+    // A client that does not listen is not told.
     let _ = (&*socket).write_all(&answer(status, sizes, 0, reason));
 }
 
@@ -213,39 +191,93 @@ pub struct Opened {
     pub end: ClientEnd,
     /// The model's card; what it means is a matter of the two ends.
     pub card: Vec<u8>,
+    /// The generation that the card describes.
+    pub generation: u64,
     /// Most rollouts that may be unanswered.
     pub in_flight_limit: u32,
 }
 
-/// Asks the sidecar that listens at `path` for a lane. Its answer is waited for at most so long.
+/// Asks the sidecar that listens at `path` for a lane; waits for its answer, but no longer than this.
 pub fn connect(path: &Path, longest: Duration) -> Result<Opened, HandshakeError> {
-    let socket = dial(path).map_err(|source| HandshakeError::Connect { path: path.to_owned(), source })?;
-    greet(socket, path, longest)
+    Greeting::to(path, longest)?.finish()
 }
 
 /// Asks for a lane over a socket that is connected. The path is for messages.
 pub fn greet(socket: UnixStream, path: &Path, longest: Duration) -> Result<Opened, HandshakeError> {
-    // However long the caller would wait, the clock can say it.
-    let until = Instant::now() + longest.min(Duration::from_secs(1 << 30));
-    let failed = |source| HandshakeError::Connect { path: path.to_owned(), source };
-    let stranger = |why: String| HandshakeError::Stranger { path: path.to_owned(), why };
-    let peer = Peer::of(&socket).map_err(failed)?;
-    if !peer.is_trusted() {
-        return Err(HandshakeError::Owner { path: path.to_owned(), found: peer.uid, own: geteuid().as_raw() });
-    }
-    socket.set_nonblocking(false).map_err(failed)?;
-    let mut hello = Vec::from(MAGIC.to_ne_bytes());
-    hello.extend(VERSION.to_ne_bytes());
-    hello.extend(0u32.to_ne_bytes());
-    // A sidecar that refuses at once has said so, and may be gone before it is greeted.
-    let greeted = (&socket).write_all(&hello);
+    Greeting::over(socket, path, longest)?.finish()
+}
 
+/// A sidecar that was greeted and has not answered yet.
+#[derive(Debug)]
+pub struct Greeting {
+    socket: UnixStream,
+    path: PathBuf,
+    until: Instant,
+    /// Why the greeting could not be sent. A sidecar that refuses at once has said so, and may be gone before it is greeted.
+    unsent: Option<io::Error>,
+}
+
+impl Greeting {
+    /// Greets the sidecar that listens at `path`. Does not wait for it; `longest` is the time for its answer.
+    pub fn to(path: &Path, longest: Duration) -> Result<Self, HandshakeError> {
+        let socket = dial(path).map_err(|source| match source.kind() {
+            io::ErrorKind::PermissionDenied => {
+                let owner = std::fs::metadata(path).map_or(SocketOwner::Hidden, |file| SocketOwner::User(file.uid()));
+                HandshakeError::Forbidden { path: path.to_owned(), owner, own: geteuid().as_raw() }
+            }
+            _ => HandshakeError::Connect { path: path.to_owned(), source },
+        })?;
+        Self::over(socket, path, longest)
+    }
+
+    /// Greets over a socket that is connected.
+    fn over(socket: UnixStream, path: &Path, longest: Duration) -> Result<Self, HandshakeError> {
+        // However long the caller would wait, the clock can say it.
+        let until = Instant::now() + longest.min(Duration::from_secs(1 << 30));
+        let failed = |source| HandshakeError::Connect { path: path.to_owned(), source };
+        let peer = Peer::of(&socket).map_err(failed)?;
+        if !peer.is_trusted() {
+            return Err(HandshakeError::Owner { path: path.to_owned(), found: peer.uid, own: geteuid().as_raw() });
+        }
+        socket.set_nonblocking(false).map_err(failed)?;
+        let mut hello = Vec::from(MAGIC.to_ne_bytes());
+        hello.extend(VERSION.to_ne_bytes());
+        hello.extend(0u32.to_ne_bytes());
+        let unsent = (&socket).write_all(&hello).err();
+        Ok(Self { socket, path: path.to_owned(), until, unsent })
+    }
+
+    /// Waits for the answer, no longer than this; whether [`Self::finish`] can be called without waiting much longer, since
+    /// the answer has begun, or the time for it is over.
+    pub fn wait(&self, longest: Duration) -> bool {
+        let remaining = self.until.saturating_duration_since(Instant::now());
+        let mut sockets = [PollFd::new(&self.socket, PollFlags::IN)];
+        let waits = remaining.min(longest).try_into().unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
+        let answered = !matches!(poll(&mut sockets, Some(&waits)), Ok(0) | Err(rustix::io::Errno::INTR));
+        answered || Instant::now() >= self.until
+    }
+
+    /// The lane, once the answer is there.
+    pub fn finish(self) -> Result<Opened, HandshakeError> {
+        let Self { socket, path, until, unsent } = self;
+        receive_lane(socket, &path, until, unsent)
+    }
+}
+
+fn receive_lane(
+    socket: UnixStream,
+    path: &Path,
+    until: Instant,
+    unsent: Option<io::Error>,
+) -> Result<Opened, HandshakeError> {
+    let failed = |source| HandshakeError::Connect { path: path.to_owned(), source };
+    let no_sidecar = |why: String| HandshakeError::NoSidecar { path: path.to_owned(), why };
     let mut reader = Within { socket: &socket, until };
-    let (bytes, descriptors) = receive(&mut reader).map_err(|error| failed(greeted.err().unwrap_or(error)))?;
+    let (bytes, descriptors) = receive(&mut reader).map_err(|error| failed(unsent.unwrap_or(error)))?;
     let mut fields = Fields(&bytes);
     let (magic, version, status) = (fields.u64(), fields.u32(), fields.u32());
     if magic != MAGIC {
-        return Err(stranger("what listens there is no reward-sidecar".into()));
+        return Err(no_sidecar("what listens there is no reward-sidecar".into()));
     }
     let [card_bytes, rollout_bytes, reward_bytes] = std::array::from_fn(|_| fields.u64());
     let (in_flight_limit, reason_bytes) = (fields.u32(), fields.u32());
@@ -254,30 +286,38 @@ pub fn greet(socket: UnixStream, path: &Path, longest: Duration) -> Result<Opene
         let most = u64::from(reason_bytes).min(MAX_REASON_BYTES as u64);
         reader.take(most).read_to_end(&mut reason).map_err(failed)?;
         let reason = String::from_utf8_lossy(&reason).into_owned();
-        return Err(HandshakeError::Refused { passing: Status::passing(status), reason });
+        if status == Status::Owner as u32 {
+            // It runs as root, which this process trusts, but which does not trust this process.
+            let found = Peer::of(&socket).map_err(failed)?.uid;
+            return Err(HandshakeError::Owner { path: path.to_owned(), found, own: geteuid().as_raw() });
+        }
+        return Err(HandshakeError::Refused { transient: Status::is_transient(status), reason });
     }
     if version != VERSION {
-        let why = format!("the sidecar speaks lane version {version}, this client {VERSION}; install the same release");
-        return Err(HandshakeError::Refused { passing: false, reason: why });
+        let why = format!(
+            "the sidecar speaks lane version {version}, this client {VERSION}; install the same release of both"
+        );
+        return Err(HandshakeError::Refused { transient: false, reason: why });
     }
     if in_flight_limit == 0 {
-        return Err(stranger("the lane that it opens admits no rollout".into()));
+        return Err(no_sidecar("the lane that it opens admits no rollout".into()));
     }
     let bytes = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
     let sizes =
         Sizes { card_bytes: bytes(card_bytes), rollout_bytes: bytes(rollout_bytes), reward_bytes: bytes(reward_bytes) };
-    sizes.check().map_err(stranger)?;
+    sizes.check().map_err(no_sidecar)?;
     let [file, bell] = <[OwnedFd; DESCRIPTORS]>::try_from(descriptors)
-        .map_err(|found| stranger(format!("{} descriptors came; a lane has {DESCRIPTORS}", found.len())))?;
+        .map_err(|found| no_sidecar(format!("{} descriptors came; a lane has {DESCRIPTORS}", found.len())))?;
     let region = Region::open(&file, sizes.words()).map_err(failed)?;
     let first = [0, 1].map(|word| region.words()[word].load(Ordering::Relaxed));
     if first != [MAGIC, u64::from(VERSION)] {
-        return Err(stranger("the lane's memory does not begin as one".into()));
+        return Err(no_sidecar("the lane's memory does not begin as one".into()));
     }
+    let generation = region.words()[GENERATION].load(Ordering::Relaxed);
     let words = &region.words()[sizes.card()..][..sizes.card_bytes.div_ceil(WORD)];
     let mut card: Vec<u8> = words.iter().flat_map(|word| word.load(Ordering::Relaxed).to_ne_bytes()).collect();
     card.truncate(sizes.card_bytes);
-    Ok(Opened { end: ClientEnd::new(region, sizes, socket, bell), card, in_flight_limit })
+    Ok(Opened { end: ClientEnd::new(region, sizes, socket, bell), card, generation, in_flight_limit })
 }
 
 /// Connects without waiting: a sidecar too busy to accept is none for now.
@@ -322,13 +362,13 @@ struct Within<'a> {
 }
 
 impl Within<'_> {
-    /// The socket, which waits no longer than there is time left.
+    /// The socket, which waits no longer than there is time for.
     fn socket(&self) -> io::Result<&UnixStream> {
-        let left = self.until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
+        let remaining = self.until.saturating_duration_since(Instant::now());
+        if remaining.is_zero() {
             return Err(io::ErrorKind::TimedOut.into());
         }
-        self.socket.set_read_timeout(Some(left))?;
+        self.socket.set_read_timeout(Some(remaining))?;
         Ok(self.socket)
     }
 }

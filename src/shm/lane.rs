@@ -1,6 +1,6 @@
-//! The two ends of a lane: rings, their doorbells, and the socket whose end is the lane's.
+//! The two ends of a lane: rings, their doorbells, the heartbeat, and the socket whose end is the lane's.
 //!
-//! Invariant: whatever is published is rung for, so that an end that sleeps never sleeps over something that it waits for.
+//! Invariant: every publication rings for an end that sleeps, so that no end sleeps while what it waits for is there.
 
 use std::io::{Read as _, Write as _};
 use std::net::Shutdown;
@@ -16,34 +16,42 @@ pub use super::bell::SidecarBell;
 use super::doorbell::{self, lower, must_ring, raise};
 use super::frame::{self, Reply};
 #[cfg(not(loom))]
+use super::heartbeat::{Heartbeat, HeartbeatWatch};
+#[cfg(not(loom))]
 use super::layout::Sizes;
-use super::layout::{Flag, HEADER};
+use super::layout::{Flag, HEADER, WORD};
 use super::region::Region;
 use super::ring::{Consumer, Producer, Record};
 use crate::reward::Rewards;
 use crate::rollout::RolloutRef;
 
-/// Longest parting word in bytes.
-const MAX_PARTING_BYTES: usize = 1024;
+/// Longest reason for the end of a lane, in bytes.
+const MAX_REASON_BYTES: usize = 1024;
 
 /// The sidecar's end.
+#[cfg(not(loom))]
 #[derive(Debug)]
 pub struct SidecarEnd {
-    /// Rollouts in. One thread's.
+    /// Rollouts in.
     pub rollouts: RolloutReceiver,
-    /// Rewards out. Whoever answers, one at a time.
+    /// Rewards out.
     pub rewards: RewardSender,
+    /// The sign of life.
+    pub heartbeat: Heartbeat,
     /// The connection: its end is the lane's.
     pub line: SidecarLine,
 }
 
 /// The client's end.
+#[cfg(not(loom))]
 #[derive(Debug)]
 pub struct ClientEnd {
-    /// Rollouts out. One at a time.
+    /// Rollouts out.
     pub rollouts: RolloutSender,
-    /// Rewards in. One at a time.
+    /// Rewards in.
     pub rewards: RewardReceiver,
+    /// The sidecar's sign of life.
+    pub heartbeat: HeartbeatWatch,
     /// The connection: its end is the lane's.
     pub line: ClientLine,
 }
@@ -58,7 +66,8 @@ impl SidecarEnd {
                 consumer: Consumer::new(region.clone(), sizes.rollouts()),
                 region: region.clone(),
             },
-            rewards: RewardSender { producer: Producer::new(region.clone(), sizes.rewards()), region },
+            rewards: RewardSender { producer: Producer::new(region.clone(), sizes.rewards()), region: region.clone() },
+            heartbeat: Heartbeat::new(region),
             line: SidecarLine { socket, bell },
         }
     }
@@ -75,13 +84,17 @@ impl ClientEnd {
                 region: region.clone(),
                 bell: SidecarBell::new(bell),
             },
-            rewards: RewardReceiver { consumer: Consumer::new(region.clone(), sizes.rewards()), region },
+            rewards: RewardReceiver {
+                consumer: Consumer::new(region.clone(), sizes.rewards()),
+                region: region.clone(),
+            },
+            heartbeat: HeartbeatWatch::new(region),
             line: ClientLine { socket },
         }
     }
 }
 
-/// Reads what the client asks.
+/// Reads what the client sends.
 #[derive(Debug)]
 pub struct RolloutReceiver {
     consumer: Consumer,
@@ -89,10 +102,15 @@ pub struct RolloutReceiver {
 }
 
 impl RolloutReceiver {
-    /// The next record, if there is one: options or a rollout.
+    /// The next record, if there is one: options, a rollout, or the withdrawal of one.
     #[expect(clippy::should_implement_trait, reason = "an iterator cannot lend its items")]
     pub fn next(&mut self) -> Result<Option<Record<'_>>, Broken> {
         self.consumer.next()
+    }
+
+    /// Its kind, without reading it.
+    pub fn peek(&mut self) -> Result<Option<u16>, Broken> {
+        self.consumer.peek()
     }
 
     /// Whether there is something to read.
@@ -118,7 +136,7 @@ impl RolloutReceiver {
     }
 }
 
-/// Writes the answers.
+/// Writes what the sidecar sends: answers, and which model gives them.
 #[derive(Debug)]
 pub struct RewardSender {
     producer: Producer,
@@ -136,6 +154,16 @@ impl RewardSender {
         self.producer.used()
     }
 
+    /// Where the records end that were published, in words since the lane was opened.
+    pub fn published(&self) -> u64 {
+        self.producer.published()
+    }
+
+    /// How far the client has read, in the same count.
+    pub fn read(&mut self) -> Result<u64, Broken> {
+        self.producer.read()
+    }
+
     /// Whether the ring could ever hold this answer.
     pub fn fits(&self, words: usize) -> bool {
         HEADER + words <= self.capacity()
@@ -150,6 +178,17 @@ impl RewardSender {
     /// Answers with a rejection. `Ok(false)`: there is no room yet.
     pub fn rejection(&mut self, number: u64, code: u32, message: &str) -> Result<bool, Broken> {
         let sent = frame::write_rejection(&mut self.producer, number, code, message)?;
+        self.ring_if(sent)
+    }
+
+    /// Most bytes of a card that go into one record: a quarter of the ring, so that answers have room beside it.
+    pub fn card_part_bytes(&self) -> usize {
+        self.capacity() / 4 * WORD
+    }
+
+    /// Sends a part of the card of a new generation; `bytes` are those of the whole card. `Ok(false)`: there is no room yet.
+    pub fn card(&mut self, generation: u64, bytes: usize, part: &[u8]) -> Result<bool, Broken> {
+        let sent = frame::write_card(&mut self.producer, generation, bytes, part)?;
         self.ring_if(sent)
     }
 
@@ -191,14 +230,14 @@ impl SidecarLine {
         self.bell.as_fd()
     }
 
-    /// Tells the client why the lane is closed, as far as it listens.
-    pub fn part(&self, why: &str) {
-        // The socket does not block; whoever is gone, or never reads, goes without.
-        let _ = (&self.socket).write_all(&why.as_bytes()[..why.len().min(MAX_PARTING_BYTES)]);
+    /// Tells the client why the lane is closed.
+    pub fn say_why(&self, why: &str) {
+        // The socket does not block. A client that is gone, or never reads, is not told.
+        let _ = (&self.socket).write_all(&why.as_bytes()[..why.len().min(MAX_REASON_BYTES)]);
     }
 }
 
-/// Writes what the client asks.
+/// Writes what the client sends.
 #[derive(Debug)]
 pub struct RolloutSender {
     producer: Producer,
@@ -209,22 +248,34 @@ pub struct RolloutSender {
 impl RolloutSender {
     /// The largest record that the ring can ever hold, in bytes.
     pub fn most_bytes(&self) -> usize {
-        (self.producer.capacity() - HEADER) * super::layout::WORD
+        (self.producer.capacity() - HEADER) * WORD
     }
 
     /// Bytes of a rollout's record.
     pub fn bytes_of(rollout: &RolloutRef) -> usize {
-        frame::rollout_words(rollout) * super::layout::WORD
+        frame::rollout_words(rollout) * WORD
     }
 
     /// Bytes of the record of so many bytes of options.
     pub fn bytes_of_options(bytes: usize) -> usize {
-        frame::options_words(bytes) * super::layout::WORD
+        frame::options_words(bytes) * WORD
     }
 
-    /// Asks a rollout. `Ok(false)`: there is no room yet.
-    pub fn rollout(&mut self, number: u64, options: u32, rollout: &RolloutRef) -> Result<bool, Broken> {
-        let sent = frame::write_rollout(&mut self.producer, number, options, rollout)?;
+    /// Sends a rollout. `Ok(false)`: there is no room yet. The deadline is a time of the [`clock`](super::clock).
+    pub fn rollout(
+        &mut self,
+        number: u64,
+        options: u32,
+        deadline_ns: Option<u64>,
+        rollout: &RolloutRef,
+    ) -> Result<bool, Broken> {
+        let sent = frame::write_rollout(&mut self.producer, number, options, deadline_ns, rollout)?;
+        self.ring_if(sent)
+    }
+
+    /// Withdraws a rollout that was sent. `Ok(false)`: there is no room yet.
+    pub fn cancel(&mut self, number: u64) -> Result<bool, Broken> {
+        let sent = frame::write_cancel(&mut self.producer, number)?;
         self.ring_if(sent)
     }
 
@@ -244,7 +295,7 @@ impl RolloutSender {
 
     /// Whether a record of so many bytes would find room now.
     pub fn has_room(&mut self, bytes: usize) -> Result<bool, Broken> {
-        self.producer.has_room(bytes.div_ceil(super::layout::WORD))
+        self.producer.has_room(bytes.div_ceil(WORD))
     }
 
     /// The sidecar's bell.
@@ -258,7 +309,7 @@ impl RolloutSender {
     }
 }
 
-/// Reads the answers.
+/// Reads what the sidecar sends.
 #[derive(Debug)]
 pub struct RewardReceiver {
     consumer: Consumer,
@@ -266,12 +317,12 @@ pub struct RewardReceiver {
 }
 
 impl RewardReceiver {
-    /// The next answer, if there is one. `version` is the model's.
-    pub fn next(&mut self, version: &Arc<str>) -> Result<Option<Reply>, Broken> {
-        self.consumer.next()?.map(|record| frame::read_reply(record, version)).transpose()
+    /// The next record, if there is one. `version_of` knows the model version of each generation that was announced.
+    pub fn next(&mut self, version_of: impl FnOnce(u64) -> Option<Arc<str>>) -> Result<Option<Reply>, Broken> {
+        self.consumer.next()?.map(|record| frame::read_reply(record, version_of)).transpose()
     }
 
-    /// Whether there is an answer.
+    /// Whether there is something to read.
     pub fn is_waiting(&self) -> bool {
         self.consumer.is_waiting()
     }
@@ -281,7 +332,7 @@ impl RewardReceiver {
         ClientBell { region: self.region.clone() }
     }
 
-    /// To be called after some answers were read: wakes a sidecar that waits for their room.
+    /// To be called after some records were read: wakes a sidecar that waits for their room.
     pub fn made_room(&self, sidecar: &SidecarBell) {
         if must_ring(&self.region, Flag::RewardRoom) {
             sidecar.ring();
@@ -310,23 +361,23 @@ pub struct ClientLine {
 }
 
 impl ClientLine {
-    /// Whether the sidecar has closed the lane, or is gone; then, its parting word, if it had one.
-    pub fn parted(&self) -> Option<String> {
+    /// Whether the sidecar has closed the lane, or is gone; then, its reason, which is empty where it gave none.
+    pub fn closed(&self) -> Option<String> {
         let mut sockets = [PollFd::new(&self.socket, PollFlags::IN)];
         let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
         match poll(&mut sockets, Some(&at_once)) {
             Ok(0) | Err(rustix::io::Errno::INTR) => None,
-            // It says nothing before it parts.
-            _ => Some(self.parting_word()),
+            // It says nothing before the end.
+            _ => Some(self.reason()),
         }
     }
 
-    fn parting_word(&self) -> String {
-        let mut word = Vec::new();
+    fn reason(&self) -> String {
+        let mut reason = Vec::new();
         // The sidecar has written all that it will; nothing here may wait for more.
         let _ = self.socket.set_nonblocking(true);
-        let _ = (&self.socket).take(MAX_PARTING_BYTES as u64).read_to_end(&mut word);
-        String::from_utf8_lossy(&word).into_owned()
+        let _ = (&self.socket).take(MAX_REASON_BYTES as u64).read_to_end(&mut reason);
+        String::from_utf8_lossy(&reason).into_owned()
     }
 }
 

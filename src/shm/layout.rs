@@ -2,9 +2,9 @@
 //!
 //! ```text
 //!  word      0 ┌──────────────────────────────────────────────┐
-//!              │ magic, layout version                        │ written once, by the sidecar
+//!              │ magic, layout version, generation of the card│ written once, by the sidecar
 //!           16 ├──────────────────────────────────────────────┤
-//!              │ write position of the rollout ring           │ client's        each of these eight
+//!              │ write position of the rollout ring           │ client's        each of these nine
 //!           32 │ read position of the rollout ring            │ sidecar's       stands in two cache lines
 //!           48 │ write position of the reward ring            │ sidecar's       of its own, so that the
 //!           64 │ read position of the reward ring             │ client's        ends never write to the
@@ -12,6 +12,7 @@
 //!           96 │ flag: the client sleeps (a futex)            │                 lines in pairs)
 //!          112 │ flag: the client wants room for rollouts     │
 //!          128 │ flag: the sidecar wants room for rewards     │
+//!          144 │ heartbeat: counted on while the sidecar runs │ sidecar's
 //!          512 ├──────────────────────────────────────────────┤ one page
 //!              │ the model's card (bytes, rounded up)         │ written once, by the sidecar
 //!              ├──────────────────────────────────────────────┤ whole pages
@@ -32,7 +33,7 @@
 //!
 //! A flag is half a word, which is odd while it is up ([`doorbell`](super::doorbell)).
 //!
-//! A record of kind [`SKIP`] has no meaning: a producer whose ring is empty uses one to begin again at the front, so that a
+//! A record of kind [`SKIP`] says nothing: a producer whose ring is empty uses one to begin again at the front, so that a
 //! ring that is never full touches few of its pages, and those stay in the cache.
 
 /// Bytes of a word.
@@ -42,7 +43,7 @@ pub const WORD: usize = 8;
 pub const MAGIC: u64 = u64::from_ne_bytes(*b"rw-lane\n");
 
 /// Version of everything in this room: layout, frames, handshake. An end speaks exactly one.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Words of a record's header.
 pub const HEADER: usize = 2;
@@ -63,6 +64,12 @@ const PAGE: usize = 4096 / WORD;
 
 /// Words between two things that different ends write.
 const APART: usize = 16;
+
+/// Word of the number of the generation that the card describes.
+pub const GENERATION: usize = 2;
+
+/// Word of the heartbeat ([`heartbeat`](super::heartbeat)).
+pub const HEARTBEAT: usize = 9 * APART;
 
 /// Words before the card.
 const FRONT: usize = PAGE;
@@ -178,9 +185,10 @@ mod tests {
             let mut control = vec![rollouts.tail, rollouts.head, rewards.tail, rewards.head];
             let flags = [Flag::SidecarSleeps, Flag::ClientSleeps, Flag::RolloutRoom, Flag::RewardRoom];
             control.extend(flags.map(Flag::word));
+            control.push(HEARTBEAT);
             control.sort_unstable();
             assert!(control.windows(2).all(|pair| pair[0] + APART <= pair[1]));
-            assert!(control[0] >= APART && control[7] + APART <= FRONT);
+            assert!(control[0] >= APART && control[8] + APART <= FRONT);
         }
     }
 

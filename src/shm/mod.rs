@@ -7,8 +7,9 @@
 //! ```text
 //!   client                            one memory file (layout.rs)                                sidecar
 //!
-//!   RolloutSender ── Producer ──> [ rollout ring: options, rollouts ........ ] ── Consumer ──> RolloutReceiver
-//!   RewardReceiver ─ Consumer <── [ reward ring: rewards, rejections ....... ] <─ Producer ─── RewardSender
+//!   RolloutSender ── Producer ──> [ rollout ring: options, rollouts, cancels ] ── Consumer ──> RolloutReceiver
+//!   RewardReceiver ─ Consumer <── [ reward ring: rewards, rejections, cards  ] <─ Producer ─── RewardSender
+//!   HeartbeatWatch ────────────── [ heartbeat: counted on every second ..... ] <────────────── Heartbeat
 //!
 //!         sleeps on a futex  ◄──── "client sleeps" flag · "sidecar sleeps" flag ────►  sleeps in epoll, on an eventfd
 //!
@@ -18,7 +19,9 @@
 //! - [`region`]: the memory file, and the only `unsafe` of this room. Everything in it is an atomic word, so that whatever
 //!   the other end writes, and whenever, is at worst a wrong number here and never undefined behaviour.
 //! - [`ring`]: one producer, one consumer, records of any length with sequence numbers.
-//! - [`doorbell`]: who sleeps says so first; who publishes looks whether somebody sleeps.
+//! - [`doorbell`]: an end that is about to sleep says so first; one that publishes looks whether the other sleeps.
+//! - [`heartbeat`]: how a client tells a sidecar that is stopped or hangs from one that is slow.
+//! - [`clock`]: the clock of deadlines, which both ends read.
 //! - [`frame`]: what the records say.
 //! - [`handshake`]: versions, credentials, descriptors.
 //! - [`lane`]: the two ends.
@@ -30,6 +33,8 @@
 //! This room knows neither tokio nor a model, and no wire format but its own.
 
 mod bell;
+#[cfg(not(loom))]
+pub mod clock;
 pub mod doorbell;
 mod error;
 pub mod frame;
@@ -37,6 +42,8 @@ pub mod frame;
 pub mod fuzzing;
 #[cfg(not(loom))]
 pub mod handshake;
+#[cfg(not(loom))]
+pub mod heartbeat;
 pub mod lane;
 pub mod layout;
 pub mod region;

@@ -1,6 +1,6 @@
 //! A lane's memory: a file without a name, mapped by both ends, sealed so that neither can take a page away from the other.
 //!
-//! Invariant: whoever holds a [`Region`] may load and store every word of it at any time. The file cannot shrink (checked
+//! Invariant: the owner of a [`Region`] may load and store every word of it at any time. The file cannot shrink (checked
 //! before it is mapped), so no access faults; and every access is atomic, so no write of the other end is a data race.
 #![allow(unsafe_code)]
 
@@ -27,6 +27,16 @@ mod mapped {
     /// What must never change about the file once it is shared.
     const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW);
 
+    /// A new file in memory that can be sealed and can never be executed: some systems allow no other
+    /// (`vm.memfd_noexec = 2`). Kernels before 6.3 do not know the flag, and refuse it as an invalid argument.
+    fn memory_file(name: &str) -> rustix::io::Result<OwnedFd> {
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        match memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL) {
+            Err(rustix::io::Errno::INVAL) => memfd_create(name, flags),
+            created => created,
+        }
+    }
+
     /// See the module.
     #[derive(Debug)]
     pub struct Region {
@@ -42,7 +52,7 @@ mod mapped {
     impl Region {
         /// New zeroed memory, and the file to hand to the other end.
         pub fn create(words: usize) -> io::Result<(Self, OwnedFd)> {
-            let file = memfd_create("reward-sidecar-lane", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+            let file = memory_file("reward-sidecar-lane")?;
             ftruncate(&file, (words * WORD) as u64)?;
             fcntl_add_seals(&file, SEALS | SealFlags::SEAL)?;
             Ok((Self::map(&file, words)?, file))
@@ -70,7 +80,7 @@ mod mapped {
             Ok(Self { start, words })
         }
 
-        /// Every word, the flags' apart from which see [`Region::flag`].
+        /// Every word. The flags' words are accessed by [`Region::flag`] instead.
         pub fn words(&self) -> &[AtomicU64] {
             // SAFETY: the mapping is `words` long, page-aligned, readable and writable until `self` is dropped; any bits
             // are an `AtomicU64`; and in this process it is accessed through atomics alone.
@@ -88,11 +98,11 @@ mod mapped {
         /// Sleeps while the flag is `raised`, until it is rung, `longest` has passed, or a signal comes.
         pub fn sleep(&self, flag: Flag, raised: u32, longest: Duration) {
             let longest = Timespec::try_from(longest).ok();
-            // Shared, not private: the other process rings. Whatever ends the wait, the caller looks for itself.
+            // Shared, not private: the other process wakes. Why the wait ended does not matter: the caller looks again.
             let _ = futex::wait(self.flag(flag), futex::Flags::empty(), raised, longest.as_ref());
         }
 
-        /// Wakes everybody who sleeps at the flag.
+        /// Wakes all threads that sleep at the flag.
         pub fn wake(&self, flag: Flag) {
             // Fails only for an address that is not mapped.
             let _ = futex::wake(self.flag(flag), futex::Flags::empty(), i32::MAX as u32);
@@ -122,6 +132,16 @@ mod mapped {
             theirs.flag(Flag::ClientSleeps).store(1, Ordering::Relaxed);
             assert_eq!(theirs.words()[511].load(Ordering::Relaxed), 7);
             assert_eq!(ours.flag(Flag::ClientSleeps).load(Ordering::Relaxed), 1);
+        }
+
+        #[test]
+        fn a_lanes_memory_can_never_be_executed() {
+            use std::os::unix::fs::PermissionsExt as _;
+            let (_, file) = Region::create(512).unwrap();
+            // The running kernel is asked, as the code under test asks it.
+            let known = memfd_create("test", MemfdFlags::CLOEXEC | MemfdFlags::NOEXEC_SEAL).is_ok();
+            let mode = std::fs::File::from(file).metadata().unwrap().permissions().mode();
+            assert_eq!(mode & 0o111 == 0, known, "{mode:o}");
         }
 
         #[test]
@@ -191,7 +211,7 @@ mod modelled {
             }]
         }
 
-        /// A futex's wait without a time limit: a ring that is lost is a deadlock, which loom reports.
+        /// A futex's wait without a time limit: a wake-up that is lost is a deadlock, which loom reports.
         pub fn sleep(&self, flag: Flag, raised: u32, _: Duration) {
             let sleepers = self.sleepers.lock().unwrap();
             if self.flag(flag).load(Ordering::SeqCst) == raised {

@@ -73,14 +73,25 @@ impl Producer {
         self.ring.place.capacity
     }
 
-    /// Words that are written and not yet read.
-    pub fn used(&mut self) -> Result<usize, Broken> {
+    /// Where the records end that were published, in words since the ring was made.
+    pub fn published(&self) -> u64 {
+        self.position
+    }
+
+    /// How far the consumer has read, in the same count.
+    pub fn read(&mut self) -> Result<u64, Broken> {
         let found = self.ring.head().load(Ordering::Acquire);
         if !(self.read..=self.position).contains(&found) {
             return Err(Broken::Position { end: "read", found, from: self.read, to: self.position });
         }
         self.read = found;
-        Ok((self.position - found) as usize)
+        Ok(found)
+    }
+
+    /// Words that are written and not yet read.
+    pub fn used(&mut self) -> Result<usize, Broken> {
+        let read = self.read()?;
+        Ok((self.position - read) as usize)
     }
 
     /// Whether a record of so many words after its header would find room.
@@ -195,12 +206,16 @@ pub struct Consumer {
     written: u64,
     /// Records read.
     records: u64,
+    /// The next record's header, where it was looked at: what was checked then is what is read later.
+    next: Option<Header>,
+    /// The last record was one to be passed over.
+    skipped: bool,
 }
 
 impl Consumer {
     /// The consumer of an empty ring. There must be no other.
     pub fn new(region: Arc<Region>, place: Place) -> Self {
-        Self { ring: Ring { region, place }, position: 0, written: 0, records: 0 }
+        Self { ring: Ring { region, place }, position: 0, written: 0, records: 0, next: None, skipped: false }
     }
 
     /// Whether there is something to read, or something wrong with what is there.
@@ -208,26 +223,34 @@ impl Consumer {
         self.ring.tail().load(Ordering::Acquire) != self.position
     }
 
+    /// The kind of the record that [`Self::next`] would give, if there is one.
+    pub fn peek(&mut self) -> Result<Option<u16>, Broken> {
+        while self.next.is_none() {
+            let Some(header) = self.header()? else { return Ok(None) };
+            if header.kind != SKIP {
+                self.next = Some(header);
+            } else if self.skipped {
+                // A producer begins at the front to write something there, and not twice in a row.
+                return Err(Broken::Kind { sequence: self.records, kind: SKIP });
+            } else {
+                self.release(header.end);
+                self.skipped = true;
+            }
+        }
+        Ok(self.next.as_ref().map(|header| header.kind))
+    }
+
     /// The next record, if there is one. Its words are given back to the producer when it is dropped.
     #[expect(clippy::should_implement_trait, reason = "an iterator cannot lend its items")]
     pub fn next(&mut self) -> Result<Option<Record<'_>>, Broken> {
-        let Some(mut header) = self.header()? else { return Ok(None) };
-        if header.kind == SKIP {
-            self.release(header.end);
-            // A producer begins at the front to write something there, and not twice in a row.
-            match self.header()? {
-                None => return Ok(None),
-                Some(next) if next.kind == SKIP => {
-                    return Err(Broken::Kind { sequence: self.records, kind: SKIP });
-                }
-                Some(next) => header = next,
-            }
-        }
-        let Header { kind, end } = header;
+        self.peek()?;
+        let Some(Header { kind, end }) = self.next.take() else { return Ok(None) };
+        self.skipped = false;
         let at = self.position + HEADER as u64;
         Ok(Some(Record { consumer: self, kind, at, end }))
     }
 
+    /// The header at the present position, checked.
     fn header(&mut self) -> Result<Option<Header>, Broken> {
         if self.written == self.position {
             let (found, to) = (self.ring.tail().load(Ordering::Acquire), self.position + self.ring.capacity());
@@ -264,6 +287,7 @@ impl Consumer {
 }
 
 /// A checked header: what the memory says by now does not matter any more.
+#[derive(Debug)]
 struct Header {
     kind: u16,
     end: u64,
@@ -290,7 +314,7 @@ impl Record<'_> {
     }
 
     /// Words not yet read.
-    pub fn left(&self) -> usize {
+    pub fn remaining(&self) -> usize {
         (self.end - self.at) as usize
     }
 
@@ -331,9 +355,9 @@ impl Record<'_> {
     }
 
     fn take(&mut self, words: usize, field: &'static str) -> Result<(&[AtomicU64], &[AtomicU64]), Broken> {
-        let left = self.left();
-        if words > left {
-            return Err(Broken::field(field, format!("needs {words} words, the record has {left} left")));
+        let remaining = self.remaining();
+        if words > remaining {
+            return Err(Broken::field(field, format!("needs {words} words, the record has {remaining} left")));
         }
         let at = self.at;
         self.at += words as u64;

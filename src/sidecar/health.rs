@@ -1,6 +1,6 @@
 //! Whether the sidecar can be trusted to answer: what its own threads and the engine report, and a watchdog over both.
 //!
-//! The invariant: a failure is final. The first reason given stays; whoever serves shows it, refuses work and ends.
+//! The invariant: a failure is final. The first reason given stays; a server shows it, refuses work and ends.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -1,60 +1,127 @@
-//! The one door for all transports. What comes out is a [`ValidRollout`] in the queue, as [`Rules`] prove it, or a
-//! rejection on the ticket.
+//! The way of a rollout from its transport into the queue, the same for all transports. What goes into the queue is a
+//! [`ValidRollout`], as [`Rules`] prove it; everything else is answered with a rejection on its ticket.
+//!
+//! A rollout may have to wait: for a thread that tokenizes its text, and for room in the queue. Callers wait for both in turn. What is
+//! held for them meanwhile is bounded by [`Intake::bytes`].
 
-use std::sync::Arc;
+mod tokenizers;
+
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Semaphore;
+use tokio::sync::watch;
 use tracing::{Instrument as _, Span, info_span};
 
-use super::queue::{NoRoom, Queue, Room};
-use super::rules::Rules;
-use super::{Config, OverLong, Ticket, metrics, trace};
+use self::tokenizers::Tokenizers;
+use super::fair::{Closed, FairSemaphore};
+use super::observer::{Observed, Observers};
+use super::queue::{self, Admitted, Queue};
+use super::rejections::{draining, expired};
+use super::rules;
+use super::served::Served;
+use super::{Config, Identity, OverLong, Ticket, metrics, trace};
 use crate::aggregate::Bound;
 use crate::engine::ModelCard;
 use crate::limits;
 use crate::reward::{Code, Rejection, shortened};
 use crate::rollout::{Input, Rollout, ValidRollout};
 
-/// The door; cheap to clone.
-#[derive(Clone)]
-pub struct Intake(Arc<Door>);
+/// Bytes of room that a caller's turn is worth: some ordinary messages.
+const BYTES_QUANTUM: usize = 64 << 10;
 
-struct Door {
-    rules: Rules,
-    queue: Arc<Queue>,
-    /// As many texts are tokenized at a time as there are threads for it.
-    tokenizers: Arc<Semaphore>,
-    tokenizer_threads: usize,
+/// Where every transport submits; cheap to clone.
+#[derive(Clone)]
+pub struct Intake(Arc<Shared>);
+
+struct Shared {
+    /// The generation of the model that takes what comes now.
+    current: watch::Sender<Arc<Served>>,
+    /// The queues of all generations that may still hold something.
+    queues: Mutex<Vec<Weak<Queue>>>,
+    /// What those queues share.
+    shared: queue::Shared,
+    over_long: OverLong,
+    observers: Observers,
+    tokenizers: Tokenizers,
+    /// Room for what is held for callers before it is in the queue.
+    bytes: FairSemaphore,
     draining: AtomicBool,
 }
 
 impl Intake {
-    pub(super) fn new(rules: Rules, config: &Config, queue: Arc<Queue>) -> Self {
-        Self(Arc::new(Door {
-            rules,
-            queue,
-            tokenizers: Arc::new(Semaphore::new(config.tokenizer_threads)),
-            tokenizer_threads: config.tokenizer_threads,
+    /// In front of the model's first generation; `shared` is what its queue was made with.
+    pub(super) fn new(first: Arc<Served>, config: &Config, shared: queue::Shared, observers: Observers) -> Self {
+        Self(Arc::new(Shared {
+            queues: Mutex::new(vec![Arc::downgrade(&first.queue)]),
+            current: watch::Sender::new(first),
+            shared,
+            over_long: config.over_long,
+            observers,
+            tokenizers: Tokenizers::new(config.tokenizer_threads),
+            // As many rollouts as there are bytes for.
+            bytes: FairSemaphore::new(usize::MAX >> 2, config.intake_bytes, BYTES_QUANTUM),
             draining: AtomicBool::new(false),
         }))
     }
 
-    /// The model behind the door.
-    pub fn card(&self) -> &Arc<ModelCard> {
-        self.0.rules.card()
+    /// The generation of the model that takes what is submitted now, to be watched.
+    pub fn served(&self) -> watch::Receiver<Arc<Served>> {
+        self.0.current.subscribe()
+    }
+
+    /// From now on `next` takes what is submitted. What the present generation has accepted, or is about to, stays with it.
+    pub(super) fn replace(&self, next: Arc<Served>) {
+        let mut queues = self.0.queues();
+        queues.retain(|queue| queue.strong_count() > 0);
+        queues.push(Arc::downgrade(&next.queue));
+        drop(queues);
+        drop(self.0.current.send_replace(next));
+    }
+
+    /// The model that scores what is submitted now.
+    pub fn card(&self) -> Arc<ModelCard> {
+        Arc::clone(&self.0.current.borrow().card)
     }
 
     /// What happens to rollouts longer than the context.
     pub fn over_long(&self) -> OverLong {
-        self.0.rules.over_long()
+        self.0.over_long
+    }
+
+    /// Threads that turn text into tokens.
+    pub fn tokenizer_threads(&self) -> usize {
+        self.0.tokenizers.count()
     }
 
     /// From now on every rollout is refused with `DRAINING`.
     pub(super) fn close(&self) {
         self.0.draining.store(true, Ordering::SeqCst);
-        self.0.queue.refuse();
+        self.0.bytes.close();
+        self.0.shared.refuse();
+        self.0.each_queue(Queue::end);
+    }
+
+    /// Nothing more waits for company: no more is to come.
+    pub(super) fn flush(&self) {
+        self.0.each_queue(Queue::flush);
+    }
+
+    /// Answers everything that waits, and lets nothing more reach an engine.
+    pub(super) fn abandon(&self) {
+        self.0.each_queue(Queue::abandon);
+    }
+
+    /// How many accepted rollouts are unanswered, to be watched.
+    pub(super) fn unanswered(&self) -> watch::Receiver<usize> {
+        self.0.shared.unanswered()
+    }
+
+    /// Room, in bytes, for what is held for callers before it is in the queue (`intake_bytes`): messages, and rollouts that wait for
+    /// a tokenizer or for room in the queue. A transport takes of it before it reads a message, and holds that until
+    /// [`Self::submit`] or [`Deferred::finish`] is through.
+    pub(super) fn bytes(&self) -> &FairSemaphore {
+        &self.0.bytes
     }
 
     /// Takes a rollout in that was received at `received`; the ticket is answered in any case. Waits while the queue is
@@ -67,43 +134,42 @@ impl Intake {
     }
 
     /// As [`Self::submit`], for callers that are no tasks: takes a rollout in where that can be done at once, as it can for token
-    /// ids and a queue that has room, and gives back the rest of the way where it cannot.
+    /// ids and a queue that has room, and gives back the rest of the work where it cannot.
     ///
     /// The scoring threads are not woken by this call: after one rollout or a few, call [`Self::wake`]. Until then they may wait.
+    ///
+    /// # Errors
+    /// The rest of the work, which is not a failure.
     pub fn try_submit(&self, rollout: Rollout, mut ticket: Ticket, received: Instant) -> Result<(), Deferred> {
         let id = shortened(&rollout.id, limits::MAX_ID_BYTES);
         let span = info_span!(parent: None, "rollout", id, tokens = tracing::field::Empty);
         trace::adopt(&span, &rollout.traceparent, &rollout.tracestate);
-        let stay = info_span!(parent: &span, "intake");
-        ticket.enter(span);
-        match stay.in_scope(|| self.0.begin(rollout, received)) {
-            Ok((Progress::Through(admitted), _)) => {
-                drop(stay);
-                self.0.let_in(admitted, ticket, received);
+        let intake_span = info_span!(parent: &span, "intake");
+        ticket.enter(span, Observed::new(&self.0.observers, id, &rollout.aggregation));
+        let served = Arc::clone(&self.0.current.borrow());
+        match intake_span.in_scope(|| self.0.begin(&served, rollout, received)) {
+            Ok(Progress::Admitted(admitted)) => {
+                drop(intake_span);
+                served.push(admitted, ticket);
             }
-            Ok((Progress::Later(later), deadline)) => {
-                let door = Arc::clone(&self.0);
-                return Err(Deferred(Box::new(Rest { door, later, deadline, ticket, received, stay })));
+            Ok(Progress::Waits(step, deadline)) => {
+                let shared = Arc::clone(&self.0);
+                return Err(Deferred(Box::new(Rest { shared, served, step, deadline, ticket, received, intake_span })));
             }
             Err(rejection) => ticket.answer(Err(rejection)),
         }
         Ok(())
     }
 
-    /// To be called when a caller has left: what it had waiting is answered, and makes room for others.
+    /// To be called when a caller has left or cancelled: what it had waiting is answered, and makes room for others.
     pub fn sweep(&self) {
-        self.0.queue.sweep();
+        self.0.each_queue(Queue::sweep);
     }
 
     /// Wakes the threads that score, where something came in that they must look at. To be called after one or several
     /// [`Self::try_submit`]s: one call for several lets them go into one micro-batch.
     pub fn wake(&self) {
-        self.0.queue.wake();
-    }
-
-    /// Threads that turn text into tokens.
-    pub fn tokenizer_threads(&self) -> usize {
-        self.0.tokenizer_threads
+        self.0.each_queue(Queue::wake);
     }
 }
 
@@ -113,31 +179,24 @@ impl std::fmt::Debug for Intake {
     }
 }
 
-/// A rollout with everything that scoring needs, and its room in the queue.
-pub(super) struct Admitted {
-    pub(super) rollout: ValidRollout,
-    pub(super) bound: Bound,
-    pub(super) deadline: Option<Instant>,
-    pub(super) room: Room,
-}
-
 /// How far a rollout came without waiting.
 enum Progress {
-    Through(Admitted),
-    Later(Later),
+    Admitted(Admitted),
+    /// What it waits for, and until when.
+    Waits(Step, Option<Instant>),
 }
 
-/// What is left to do.
-enum Later {
-    /// Everything: text becomes tokens on a thread of its own.
-    Prove(Box<Rollout>),
-    /// To wait for room.
-    FindRoom(ValidRollout, Bound),
+/// What a rollout has to wait for next.
+enum Step {
+    /// A thread on which its text becomes tokens; then for room.
+    Tokenizer(Box<Rollout>),
+    /// Room in the queue.
+    Room(ValidRollout, Bound),
 }
 
-impl Door {
-    /// As far as it goes at once; with the deadline, for the rest.
-    fn begin(&self, rollout: Rollout, received: Instant) -> Result<(Progress, Option<Instant>), Rejection> {
+impl Shared {
+    /// As far as it goes at once.
+    fn begin(&self, served: &Served, rollout: Rollout, received: Instant) -> Result<Progress, Rejection> {
         if self.draining.load(Ordering::SeqCst) {
             return Err(draining());
         }
@@ -151,25 +210,31 @@ impl Door {
         }
         let deadline = rollout.deadline_ms.map(|ms| received + Duration::from_millis(ms));
         if matches!(rollout.input, Some(Input::Chat { .. } | Input::Text(_))) {
-            return Ok((Progress::Later(Later::Prove(Box::new(rollout))), deadline));
+            return Ok(Progress::Waits(Step::Tokenizer(Box::new(rollout)), deadline));
         }
-        let (rollout, bound) = self.check(rollout)?;
-        let progress = match self.queue.try_room(rollout.total_tokens()) {
-            Some(room) => Progress::Through(Admitted { rollout, bound, deadline, room }),
-            None => Progress::Later(Later::FindRoom(rollout, bound)),
-        };
-        Ok((progress, deadline))
+        let (rollout, bound) = served.check(rollout)?;
+        Ok(match served.queue.try_room(rollout.total_tokens()) {
+            Some(room) => Progress::Admitted(Admitted { rollout, bound, received, deadline, room }),
+            None => Progress::Waits(Step::Room(rollout, bound), deadline),
+        })
     }
 
-    /// The rest of the way.
-    async fn finish(self: &Arc<Self>, later: Later, deadline: Option<Instant>) -> Result<Admitted, Rejection> {
+    /// The rest of the work.
+    async fn finish(
+        &self,
+        served: &Arc<Served>,
+        caller: &Identity,
+        step: Step,
+        received: Instant,
+        deadline: Option<Instant>,
+    ) -> Result<Admitted, Rejection> {
         let admit = async {
-            let (rollout, bound) = match later {
-                Later::Prove(rollout) => self.prove(*rollout).await?,
-                Later::FindRoom(rollout, bound) => (rollout, bound),
+            let (rollout, bound) = match step {
+                Step::Tokenizer(rollout) => self.tokenize(served, caller, *rollout).await?,
+                Step::Room(rollout, bound) => (rollout, bound),
             };
-            let room = self.queue.room(rollout.total_tokens()).await.map_err(|NoRoom| draining())?;
-            Ok(Admitted { rollout, bound, deadline, room })
+            let room = served.queue.room(caller, rollout.total_tokens()).await.map_err(|Closed| draining())?;
+            Ok(Admitted { rollout, bound, received, deadline, room })
         };
         match deadline {
             Some(deadline) => tokio::time::timeout_at(deadline.into(), admit).await.unwrap_or_else(|_| Err(expired())),
@@ -178,21 +243,40 @@ impl Door {
     }
 
     /// Checks and tokenizes text on a blocking thread.
-    async fn prove(self: &Arc<Self>, rollout: Rollout) -> Result<(ValidRollout, Bound), Rejection> {
-        // The semaphore lives as long as the door and is never closed. The permit goes along with the work, which
-        // goes on when the caller leaves: there are never more texts at work than threads for them.
-        let permit = Arc::clone(&self.tokenizers).acquire_owned().await.map_err(|_| draining())?;
-        let door = Arc::clone(self);
+    async fn tokenize(
+        &self,
+        served: &Arc<Served>,
+        caller: &Identity,
+        rollout: Rollout,
+    ) -> Result<(ValidRollout, Bound), Rejection> {
+        let bytes = rules::text_bytes(&rollout);
+        let tokenizer = self.tokenizers.acquire(caller, bytes).await.map_err(|Closed| draining())?;
+        let served = Arc::clone(served);
         let span = Span::current();
         let work = move || {
-            let _permit = permit;
-            span.in_scope(|| door.check(rollout))
+            // It goes along with the work, which goes on when the caller leaves: there are never more texts at work than threads
+            // for them.
+            let _tokenizer = tokenizer;
+            span.in_scope(|| served.check(rollout))
         };
         tokio::task::spawn_blocking(work)
             .await
             .unwrap_or_else(|e| Err(Rejection::new(Code::Lost, format!("the tokenizer failed: {e}"))))
     }
 
+    fn queues(&self) -> std::sync::MutexGuard<'_, Vec<Weak<Queue>>> {
+        // Pushing and retaining cannot panic half-way.
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn each_queue(&self, act: impl Fn(&Queue)) {
+        // Acting may answer callers: not under the lock.
+        let queues: Vec<_> = self.queues().iter().filter_map(Weak::upgrade).collect();
+        queues.iter().for_each(|queue| act(queue));
+    }
+}
+
+impl Served {
     fn check(&self, rollout: Rollout) -> Result<(ValidRollout, Bound), Rejection> {
         let began = Instant::now();
         let proved = self.rules.check(rollout);
@@ -200,11 +284,11 @@ impl Door {
         proved
     }
 
-    /// Quietly; see [`Queue::push`].
-    fn let_in(&self, admitted: Admitted, ticket: Ticket, received: Instant) {
+    /// Without waking anybody; see [`Queue::push`].
+    fn push(&self, admitted: Admitted, mut ticket: Ticket) {
         ticket.span().record("tokens", admitted.rollout.tokens.len());
-        metrics::accepted();
-        self.queue.push(admitted, ticket, received);
+        ticket.accept(&admitted.rollout, self.generation);
+        self.queue.push(admitted, ticket);
     }
 }
 
@@ -214,23 +298,26 @@ impl Door {
 pub struct Deferred(Box<Rest>);
 
 struct Rest {
-    door: Arc<Door>,
-    later: Later,
+    shared: Arc<Shared>,
+    /// The generation that takes it, whatever comes after.
+    served: Arc<Served>,
+    step: Step,
     deadline: Option<Instant>,
     ticket: Ticket,
     received: Instant,
-    /// The span of intake, open since the rollout came.
-    stay: Span,
+    /// Open since the rollout came.
+    intake_span: Span,
 }
 
 impl Deferred {
-    /// Goes the rest of the way, as [`Intake::submit`] does; and wakes the threads that score.
+    /// Does the rest of the work, as [`Intake::submit`] does, and wakes the threads that score.
     pub async fn finish(self) {
-        let Rest { door, later, deadline, ticket, received, stay } = *self.0;
-        match door.finish(later, deadline).instrument(stay).await {
+        let Rest { shared, served, step, deadline, ticket, received, intake_span } = *self.0;
+        let caller = Arc::clone(ticket.caller());
+        match shared.finish(&served, &caller, step, received, deadline).instrument(intake_span).await {
             Ok(admitted) => {
-                door.let_in(admitted, ticket, received);
-                door.queue.wake();
+                served.push(admitted, ticket);
+                served.queue.wake();
             }
             Err(rejection) => ticket.answer(Err(rejection)),
         }
@@ -241,15 +328,4 @@ impl std::fmt::Debug for Deferred {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Deferred").field("ticket", &self.0.ticket).finish_non_exhaustive()
     }
-}
-
-pub(super) fn expired() -> Rejection {
-    Rejection::new(Code::DeadlineExceeded, "the deadline passed before the rollout was scored")
-}
-
-pub(super) fn draining() -> Rejection {
-    Rejection::new(
-        Code::Draining,
-        "the server is shutting down and did not score the rollout; send it to another, or again later",
-    )
 }

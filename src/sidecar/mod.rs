@@ -2,17 +2,21 @@
 
 pub mod admin;
 mod batcher;
+mod bindings;
 mod caller;
 mod fair;
 pub mod health;
 mod intake;
 mod known_answer;
 pub mod metrics;
+mod observer;
 mod outcome;
 mod queue;
 mod reading;
+mod rejections;
 mod rules;
 mod scorer;
+mod served;
 mod template;
 mod ticket;
 mod tokenize;
@@ -25,13 +29,13 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
 use self::health::Health;
-use self::known_answer::{KnownAnswer, NoAnswer};
-use self::queue::Queue;
-use self::rules::Rules;
+use self::known_answer::KnownAnswer;
+use self::observer::Observers;
+use self::served::Started;
 #[cfg(target_os = "linux")]
 use self::transport::shm;
 use self::transport::{Transport, grpc};
@@ -39,6 +43,8 @@ use crate::engine::Engine;
 
 pub use self::caller::Identity;
 pub use self::intake::{Deferred, Intake};
+pub use self::observer::{Accepted, Answered, Observer};
+pub use self::served::Served;
 pub use self::ticket::{Cancellation, Interest, Ticket};
 
 /// Everything about the sidecar that may be configured. See [`crate::limits`] for the ceilings.
@@ -64,9 +70,10 @@ pub struct Config {
     pub max_batch_rollouts: usize,
     /// How long the first rollout of a micro-batch waits for company while the engine is idle, in milliseconds.
     pub max_wait_ms: u64,
-    /// How many micro-batches a rollout may be passed over by later ones before it goes first.
+    /// In how many micro-batches a rollout may be passed over by later ones of its caller, and a caller by others, before it goes
+    /// first.
     pub max_bypass: u32,
-    /// Rollouts accepted and not yet handed to the engine; more wait at the door.
+    /// Rollouts accepted and not yet handed to the engine; more wait for room.
     pub queue_rollouts: usize,
     /// Their tokens.
     pub queue_tokens: usize,
@@ -131,14 +138,16 @@ impl Default for Config {
 /// A running sidecar.
 pub struct Sidecar {
     intake: Intake,
-    queue: Arc<Queue>,
+    config: Config,
     health: Health,
+    shared: queue::Shared,
     threads: Vec<JoinHandle<()>>,
     transports: Vec<Box<dyn Transport>>,
     grpc_addr: Option<SocketAddr>,
     /// Ends with the sidecar.
-    _watching: JoinSet<()>,
-    drain: Duration,
+    watching: JoinSet<()>,
+    /// The watch over the present generation's known answer.
+    known_answer: Option<AbortHandle>,
 }
 
 /// Why a sidecar cannot start.
@@ -183,22 +192,26 @@ impl Sidecar {
     /// Starts the threads around `engine` and every configured transport; returns once all listen. Needs a tokio
     /// runtime.
     pub async fn start(config: Config, engine: Box<dyn Engine>) -> Result<Self, StartError> {
+        Self::start_observed(config, engine, Vec::new()).await
+    }
+
+    /// As [`Self::start`]; `observers` are told of every rollout that is accepted and answered.
+    pub async fn start_observed(
+        config: Config,
+        engine: Box<dyn Engine>,
+        observers: Vec<Arc<dyn Observer>>,
+    ) -> Result<Self, StartError> {
         let listeners = grpc::Listeners::bind(&config).await?;
         #[cfg(target_os = "linux")]
         let lanes = shm::Listener::bind(&config)?;
         let health = Health::default();
-        let queue = Arc::new(Queue::new(&config));
-        let rules = Rules::new(Arc::clone(engine.card()), &config).map_err(StartError::Text)?;
-        let (rules, engine, known) = known_answer(rules, engine, &config).await?;
-        let intake = Intake::new(rules, &config, Arc::clone(&queue));
-        let threads = scorer::start(&queue, engine, scorer::Terms::of(&config)).map_err(StartError::Thread)?;
+        let shared = queue::Shared::new(&config);
+        let first = Started::start(engine, FIRST_GENERATION, &config, &shared, &health).await?;
+        let Started { served, known_answer, threads } = first;
+        let intake = Intake::new(served, &config, shared.clone(), Observers::new(observers));
         let mut watching = JoinSet::new();
         if config.watchdog_ms > 0 {
             watching.spawn(health.clone().watch_passes(Duration::from_millis(config.watchdog_ms)));
-        }
-        if let Some(known) = known {
-            let every = Duration::from_millis(config.known_answer_ms);
-            watching.spawn(known.watch(intake.clone(), health.clone(), every));
         }
         let grpc_addr = listeners.tcp_addr();
         let mut transports: Vec<Box<dyn Transport>> = Vec::new();
@@ -207,10 +220,36 @@ impl Sidecar {
         }
         #[cfg(target_os = "linux")]
         if let Some(lanes) = lanes {
-            transports.push(Box::new(shm::Server::start(lanes, &config, intake.clone())?));
+            transports.push(Box::new(shm::Server::start(lanes, &config, intake.clone(), &health)?));
         }
-        let drain = Duration::from_millis(config.drain_ms);
-        Ok(Self { intake, queue, health, threads: threads.into(), transports, grpc_addr, _watching: watching, drain })
+        let threads = threads.into();
+        let mut sidecar =
+            Self { intake, config, health, shared, threads, transports, grpc_addr, watching, known_answer: None };
+        sidecar.watch(known_answer);
+        Ok(sidecar)
+    }
+
+    /// Serves another model from now on, without a pause, and returns the number of its generation. What the present one has
+    /// accepted it also scores; each reply names the version that gave it. On an error nothing has changed.
+    pub async fn replace(&mut self, engine: Box<dyn Engine>) -> Result<u64, StartError> {
+        let generation = self.intake.served().borrow().generation + 1;
+        let next = Started::start(engine, generation, &self.config, &self.shared, &self.health).await?;
+        // Those of generations that have ended need not be kept.
+        self.threads.retain(|thread| !thread.is_finished());
+        self.threads.extend(next.threads);
+        self.intake.replace(next.served);
+        self.watch(next.known_answer);
+        Ok(generation)
+    }
+
+    /// Watches over the present generation's known answer, and over none of an earlier one.
+    fn watch(&mut self, known_answer: Option<KnownAnswer>) {
+        if let Some(earlier) = self.known_answer.take() {
+            earlier.abort();
+        }
+        let every = Duration::from_millis(self.config.known_answer_ms);
+        let watch = |known: KnownAnswer| known.watch(self.intake.clone(), self.health.clone(), every);
+        self.known_answer = known_answer.map(watch).map(|watch| self.watching.spawn(watch));
     }
 
     /// Whether the sidecar's own threads and its engine still work.
@@ -218,19 +257,19 @@ impl Sidecar {
         &self.health
     }
 
-    /// The door through which every transport submits.
+    /// Where every transport submits.
     pub fn intake(&self) -> &Intake {
         &self.intake
     }
 
     /// From now on nothing waits for company: for callers who know that no more is to come.
     pub fn flush(&self) {
-        self.queue.flush();
+        self.intake.flush();
     }
 
     /// Accepted rollouts that are not answered yet.
     pub fn unanswered(&self) -> usize {
-        *self.queue.unanswered().borrow()
+        *self.intake.unanswered().borrow()
     }
 
     /// The address of the gRPC server, with the port that the system picked.
@@ -241,7 +280,7 @@ impl Sidecar {
     /// Refuses new work, answers what was accepted, waits until the answers have been read, and stops. `Err` when the time
     /// for it was not enough; what had not reached the engine by then has been rejected.
     pub async fn drain(self) -> Result<(), DrainTimeout> {
-        let time = self.drain;
+        let time = Duration::from_millis(self.config.drain_ms);
         self.end_within(time).await
     }
 
@@ -256,14 +295,12 @@ impl Sidecar {
             transport.refuse().await;
         }
         self.intake.close();
-        // No patience for company any more.
-        self.queue.close();
-        let mut unanswered = self.queue.unanswered();
+        let mut unanswered = self.intake.unanswered();
         let answered = unanswered.wait_for(|n| *n == 0);
-        // The count's other end lives in the queue, so it cannot be gone.
+        // The count's other end lives in `shared`, so it cannot be gone.
         let in_time = tokio::time::timeout_at(deadline, answered).await.is_ok();
         let unanswered = self.unanswered();
-        self.queue.abandon();
+        self.intake.abandon();
         let until = deadline.max(Instant::now() + GOODBYE);
         let mut stopping = JoinSet::new();
         for transport in self.transports.drain(..) {
@@ -274,7 +311,7 @@ impl Sidecar {
             return Err(DrainTimeout { unanswered, unread, drain: time });
         }
         for thread in std::mem::take(&mut self.threads) {
-            // Both end at once, now that the queue is closed and empty.
+            // They end at once, now that the queues are closed and empty.
             if thread.join().is_err() {
                 tracing::error!("a scoring thread panicked");
             }
@@ -283,37 +320,11 @@ impl Sidecar {
     }
 }
 
-/// Has the engine score the rollout whose answer is known from then on; `None` where that is not wanted, or where no
-/// rollout can be made up for this model. The engine may take its time, so it does so on a thread of its own.
-async fn known_answer(
-    rules: Rules,
-    mut engine: Box<dyn Engine>,
-    config: &Config,
-) -> Result<(Rules, Box<dyn Engine>, Option<KnownAnswer>), StartError> {
-    if config.known_answer_ms == 0 {
-        return Ok((rules, engine, None));
-    }
-    let score = move || {
-        let known = KnownAnswer::take(&rules, engine.as_mut(), FIRST_GENERATION);
-        (rules, engine, known)
-    };
-    let scored = tokio::task::spawn_blocking(score).await;
-    let (rules, engine, known) = scored.map_err(|panic| StartError::Engine(panic.to_string()))?;
-    match known {
-        Ok(known) => Ok((rules, engine, Some(known))),
-        Err(none @ NoAnswer::NoRollout(_)) => {
-            tracing::warn!("readiness is not checked against a known answer: {none}");
-            Ok((rules, engine, None))
-        }
-        Err(failed @ NoAnswer::Failed(_)) => Err(StartError::Engine(failed.to_string())),
-    }
-}
-
 impl Drop for Sidecar {
     /// Without [`Self::drain`], what waits is rejected and the threads end after the micro-batch that is running.
     fn drop(&mut self) {
-        self.queue.close();
-        self.queue.abandon();
+        self.intake.close();
+        self.intake.abandon();
     }
 }
 

@@ -83,13 +83,11 @@ fn reward(card: &ModelCard, bound: &Bound, attributes: &[f32], facts: Facts) -> 
         return Err(Rejection::new(Code::NonFinite, what));
     }
     let reward = bound(attributes, facts) as f32;
-    match reward.is_finite() {
-        true => Ok(reward),
-        false => {
-            let what = "the aggregation overflows float32; use smaller weights or a clip";
-            Err(Rejection::new(Code::NonFinite, what))
-        }
+    if reward.is_finite() {
+        return Ok(reward);
     }
+    let what = "the aggregation overflows float32; use smaller weights or a clip";
+    Err(Rejection::new(Code::NonFinite, what))
 }
 
 #[cfg(test)]

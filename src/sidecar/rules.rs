@@ -1,23 +1,32 @@
 //! From what a caller claims to what is proved: limits, template, tokens, truncation, reads, the aggregation bound to its
 //! columns. A function of the model, the policy for what is too long, and the rollout alone.
 
+mod text_bound;
+
 use std::ops::Range;
 use std::sync::Arc;
 
+use self::text_bound::TextBound;
+use super::bindings::{Bindings, check_name};
 use super::reading::{self, Found};
 use super::tokenize::{Locate, Text};
 use super::{Config, OverLong};
-use crate::aggregate::{self, Bound};
+use crate::aggregate::Bound;
 use crate::batch::unique_tokens;
 use crate::engine::{ModelCard, ReadAt};
 use crate::limits;
 use crate::reward::{Code, Rejection};
 use crate::rollout::{ASSISTANT, Input, Message, Reads, Rollout, Turn, ValidRollout};
 
+/// What to do about a rollout that is too long where nothing is cut.
+const SHORTEN: &str = "shorten it, or run the sidecar with over_long = \"truncate-left\"";
+
 /// See the module.
 pub(super) struct Rules {
     card: Arc<ModelCard>,
     text: Text,
+    text_bound: Option<TextBound>,
+    bindings: Bindings,
     over_long: OverLong,
     share_prefixes: bool,
     max_batch_tokens: usize,
@@ -35,20 +44,20 @@ impl Rules {
     pub(super) fn new(card: Arc<ModelCard>, config: &Config) -> Result<Self, String> {
         reading::check(&card.reads, card.vocabulary_size)?;
         let Config { over_long, share_prefixes, max_batch_tokens, .. } = *config;
-        Ok(Self { text: Text::new(&card.text)?, card, over_long, share_prefixes, max_batch_tokens })
+        let (text, text_bound) = (Text::new(&card.text)?, TextBound::of(&card.text, &card.reads));
+        let bindings = Bindings::default();
+        Ok(Self { text, text_bound, bindings, card, over_long, share_prefixes, max_batch_tokens })
     }
 
     pub(super) fn card(&self) -> &Arc<ModelCard> {
         &self.card
     }
 
-    pub(super) fn over_long(&self) -> OverLong {
-        self.over_long
-    }
-
     /// Proves a rollout, or says what is wrong with it.
     pub(super) fn check(&self, rollout: Rollout) -> Result<(ValidRollout, Bound), Rejection> {
         check_names(&rollout)?;
+        let binding = self.bindings.of(&rollout.aggregation);
+        binding.check_names(&rollout.aggregation)?;
         let mut input = rollout.input.ok_or_else(|| {
             Rejection::new(
                 Code::NoInput,
@@ -61,7 +70,7 @@ impl Rules {
         let truncated = tokens.ids.len() > self.context();
         if truncated {
             if self.over_long == OverLong::Reject {
-                return Err(self.too_long(&tokens, "shorten it, or run the sidecar with over_long = \"truncate-left\""));
+                return Err(self.too_long(&tokens, SHORTEN));
             }
             if !scored.is_empty() {
                 // Every turn would lose another part of its own beginning.
@@ -74,7 +83,7 @@ impl Rules {
             found = reading::find(&self.card.reads, "input", &tokens.ids)?;
         }
         let completion_tokens = tokens.completion.as_ref().map(|c| c.len() as u32);
-        let bound = aggregate::bind(&rollout.aggregation, &self.card, completion_tokens.is_some())?;
+        let bound = binding.bind(&rollout.aggregation, &self.card, completion_tokens.is_some())?;
         let reads = match &input {
             Input::Chat { messages, .. } if !scored.is_empty() => {
                 Reads::Turns(self.turns(messages, &scored, tokens.ids.len(), locate)?)
@@ -82,7 +91,7 @@ impl Rules {
             _ => found.reads,
         };
         let valid = ValidRollout {
-            tokens: tokens.ids,
+            tokens: tokens.ids.into(),
             reads,
             completion_tokens,
             truncated,
@@ -98,9 +107,10 @@ impl Rules {
     /// sidecar was sized for.
     fn check_cost(&self, rollout: &ValidRollout) -> Result<(), Rejection> {
         let Reads::Turns(_) = rollout.reads else { return Ok(()) };
-        let cost = match self.share_prefixes {
-            true => unique_tokens(&rollout.sequences(0).map(|sequence| sequence.tokens).collect::<Vec<_>>()),
-            false => rollout.total_tokens(),
+        let cost = if self.share_prefixes {
+            unique_tokens(&rollout.sequences(0).map(|sequence| sequence.tokens).collect::<Vec<_>>())
+        } else {
+            rollout.total_tokens()
         };
         let most = self.max_batch_tokens.max(self.context());
         if cost <= most {
@@ -169,6 +179,20 @@ impl Rules {
 
     fn encode(&self, text: &str, completion: Option<Range<usize>>) -> Result<Tokens, Rejection> {
         let text = reading::stripped(&self.card.reads, text);
+        // What is cut has to be tokenized first: only where nothing is can a text be refused by its length.
+        if self.over_long == OverLong::Reject
+            && let Some(bound) = &self.text_bound
+            && bound.exceeds(text, self.context())
+        {
+            let what = format!(
+                "input: {} bytes of text cannot fit into the model's context of {} tokens, which stand for {} bytes each at most; \
+                 {SHORTEN}",
+                text.len(),
+                self.context(),
+                bound.bytes_per_token
+            );
+            return Err(Rejection::new(Code::TooLong, what));
+        }
         let tokens = match completion {
             Some(completion) => {
                 let completion = completion.start.min(text.len())..completion.end.min(text.len());
@@ -184,7 +208,12 @@ impl Rules {
 
     fn check_ids(&self, field: &str, ids: &[u32]) -> Result<(), Rejection> {
         if ids.len() > limits::MAX_ROLLOUT_TOKENS {
-            let what = format!("{field}: {} token ids; at most {}", ids.len(), limits::MAX_ROLLOUT_TOKENS);
+            let (n, most) = (ids.len(), limits::MAX_ROLLOUT_TOKENS);
+            let what = if self.over_long == OverLong::Reject && self.context() <= most {
+                format!("{field}: {n} token ids, the model's context is {}; {SHORTEN}", self.context())
+            } else {
+                format!("{field}: {n} token ids; at most {most}, even where the rest would be cut; shorten it")
+            };
             return Err(Rejection::new(Code::TooLong, what));
         }
         let size = self.card.vocabulary_size;
@@ -292,17 +321,7 @@ impl Rules {
 }
 
 fn check_names(rollout: &Rollout) -> Result<(), Rejection> {
-    let aggregation = &rollout.aggregation;
-    let names = [("group", rollout.group.as_str()), ("aggregation.name", &aggregation.name)].into_iter();
-    let names = names.chain(aggregation.weighting.as_deref().map(|name| ("aggregation.weighting", name)));
-    let names = names.chain(aggregation.weights.keys().map(|name| ("aggregation.weights", name.as_str())));
-    let names = names.chain(aggregation.transforms.keys().map(|name| ("aggregation.transforms", name.as_str())));
-    for (field, name) in names {
-        if name.len() > limits::MAX_NAME_BYTES {
-            let what = format!("{field}: {} bytes; at most {}", name.len(), limits::MAX_NAME_BYTES);
-            return Err(Rejection::new(Code::BadOption, what));
-        }
-    }
+    check_name("group", &rollout.group)?;
     match rollout.id.len() {
         0 => Err(Rejection::new(Code::BadId, "id: is missing or empty; every rollout needs one")),
         1..=limits::MAX_ID_BYTES => Ok(()),
@@ -310,16 +329,24 @@ fn check_names(rollout: &Rollout) -> Result<(), Rejection> {
     }
 }
 
-fn check_bytes(field: &str, bytes: usize) -> Result<(), Rejection> {
-    match bytes > limits::MAX_TEXT_BYTES {
-        true => Err(Rejection::new(
-            Code::TooLong,
-            format!("{field}: {bytes} bytes of text; at most {}", limits::MAX_TEXT_BYTES),
-        )),
-        false => Ok(()),
+/// Bytes of the text that has to become tokens.
+pub(super) fn text_bytes(rollout: &Rollout) -> usize {
+    match &rollout.input {
+        Some(Input::Chat { messages, completion }) => {
+            messages.iter().map(|m| m.role.len() + m.content.len()).sum::<usize>() + completion.len()
+        }
+        Some(Input::Text(text)) => text.len(),
+        Some(Input::TokenIds(_) | Input::PromptCompletionIds { .. }) | None => 0,
     }
 }
 
+fn check_bytes(field: &str, bytes: usize) -> Result<(), Rejection> {
+    if bytes <= limits::MAX_TEXT_BYTES {
+        return Ok(());
+    }
+    let what = format!("{field}: {bytes} bytes of text; at most {}", limits::MAX_TEXT_BYTES);
+    Err(Rejection::new(Code::TooLong, what))
+}
+
 #[cfg(test)]
-#[path = "rules_tests.rs"]
 mod tests;

@@ -13,10 +13,12 @@ use tracing::info_span;
 
 use self::pace::Pace;
 use super::Config;
-use super::intake::draining;
+use super::batcher::Shares;
+use super::health::{Health, ThreadGuard};
 use super::metrics::{self, Stage};
 use super::outcome::{Times, outcome};
-use super::queue::{LeftBehind, Pending, Queue};
+use super::queue::{Pending, Queue, SharedPrefix};
+use super::rejections::draining;
 use crate::batch::{MicroBatch, Wanted};
 use crate::engine::{Engine, EngineError, ModelCard, ScoreTable};
 use crate::reward::{Code, Rejection};
@@ -28,6 +30,7 @@ struct Scorer {
     card: Arc<ModelCard>,
     pace: Pace,
     terms: Terms,
+    health: Health,
 }
 
 /// A micro-batch and those who wait for it, in the order of its reads: each has one or more of them in a row.
@@ -39,16 +42,16 @@ struct Packed {
 impl Packed {
     fn new(pendings: Vec<Pending>, share_prefixes: bool) -> Self {
         let began = Instant::now();
-        let sequences: Vec<_> = (0..).zip(&pendings).flat_map(|(i, pending)| pending.rollout.sequences(i)).collect();
+        let sequences: Vec<_> = (0..).zip(&pendings).flat_map(|(i, pending)| pending.rollout().sequences(i)).collect();
         let mut batch = MicroBatch::pack_sequences(&sequences, share_prefixes);
         let mut reads = 0;
         for pending in &pendings {
-            reads += pending.rollout.read_count();
-            if let Some(LeftBehind { tokens, by }) = &pending.left_behind
+            reads += pending.rollout().read_count();
+            if let Some(SharedPrefix { tokens, wanted_by }) = &pending.shared_prefix
                 && let Some(read) = reads.checked_sub(1).and_then(|last| batch.reads.get(last))
                 && let Some(row) = batch.row_of(read.row, tokens - 1)
             {
-                batch.wanted.push(Wanted { row, by: by.clone() });
+                batch.wanted.push(Wanted { row, by: wanted_by.clone() });
             }
         }
         metrics::stage(Stage::Pack, began.elapsed());
@@ -61,44 +64,61 @@ impl Packed {
 pub(super) struct Terms {
     share_prefixes: bool,
     max_batch_tokens: usize,
+    generation: u64,
 }
 
 impl Terms {
-    pub(super) fn of(config: &Config) -> Self {
+    pub(super) fn of(config: &Config, generation: u64) -> Self {
         let Config { share_prefixes, max_batch_tokens, .. } = *config;
-        Self { share_prefixes, max_batch_tokens }
+        Self { share_prefixes, max_batch_tokens, generation }
     }
 }
 
-/// A thread that panics takes nobody with it: the queue takes nothing more and answers what it holds.
-struct LastWill<'a>(&'a Queue);
+/// Held by a scoring thread: if the thread panics, the queue takes nothing more and answers what it holds, and the sidecar has
+/// failed.
+struct PanicGuard<'a> {
+    queue: &'a Queue,
+    _health: ThreadGuard,
+}
 
-impl Drop for LastWill<'_> {
+impl<'a> PanicGuard<'a> {
+    fn new(queue: &'a Queue, health: &Health, thread: &'static str) -> Self {
+        Self { queue, _health: health.guard(thread) }
+    }
+}
+
+impl Drop for PanicGuard<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.0.close();
-            self.0.abandon();
+            self.queue.end();
+            self.queue.abandon();
         }
     }
 }
 
-/// Starts both threads; they end when the queue is closed and empty.
-pub(super) fn start(queue: &Arc<Queue>, engine: Box<dyn Engine>, terms: Terms) -> std::io::Result<[JoinHandle<()>; 2]> {
+/// Starts both threads; they end when the queue is closed and empty. Passes, and what ends a thread, are reported to `health`.
+pub(super) fn start(
+    queue: &Arc<Queue>,
+    engine: Box<dyn Engine>,
+    terms: Terms,
+    health: &Health,
+) -> std::io::Result<[JoinHandle<()>; 2]> {
     // One micro-batch lies ready while one runs; the queue gives out no other before this one is taken.
     let (ready, next) = sync_channel(1);
     let packer = {
-        let queue = Arc::clone(queue);
-        std::thread::Builder::new().name("packer".into()).spawn(move || pack_all(&queue, terms, &ready))?
+        let (queue, health) = (Arc::clone(queue), health.clone());
+        std::thread::Builder::new().name("packer".into()).spawn(move || pack_all(&queue, terms, &health, &ready))?
     };
-    let card = Arc::clone(engine.card());
-    let scorer = Scorer { queue: Arc::clone(queue), engine, card, pace: Pace::default(), terms };
+    let (card, health) = (Arc::clone(engine.card()), health.clone());
+    let scorer = Scorer { queue: Arc::clone(queue), engine, card, pace: Pace::default(), terms, health };
     let scorer = std::thread::Builder::new().name("scorer".into()).spawn(move || scorer.run_all(&next))?;
     Ok([packer, scorer])
 }
 
-fn pack_all(queue: &Queue, terms: Terms, ready: &SyncSender<Packed>) {
-    let _will = LastWill(queue);
-    while let Some(pendings) = queue.next_batch() {
+fn pack_all(queue: &Queue, terms: Terms, health: &Health, ready: &SyncSender<Packed>) {
+    let _guard = PanicGuard::new(queue, health, "packer");
+    let mut shares = Shares::default();
+    while let Some(pendings) = queue.next_batch(&mut shares) {
         if ready.send(Packed::new(pendings, terms.share_prefixes)).is_err() {
             // The scorer is gone, which only a panic outside the engine can do; dropped tickets answer by themselves.
             return;
@@ -108,8 +128,8 @@ fn pack_all(queue: &Queue, terms: Terms, ready: &SyncSender<Packed>) {
 
 impl Scorer {
     fn run_all(mut self, next: &Receiver<Packed>) {
-        let queue = Arc::clone(&self.queue);
-        let _will = LastWill(&queue);
+        let (queue, health) = (Arc::clone(&self.queue), self.health.clone());
+        let _guard = PanicGuard::new(&queue, &health, "scorer");
         loop {
             queue.engine_idle();
             let Ok(packed) = next.recv() else { return };
@@ -140,21 +160,31 @@ impl Scorer {
     /// Runs a micro-batch and answers it.
     fn run(&mut self, packed: Packed) {
         let Packed { batch, pendings } = packed;
-        let submitted = pendings.iter().map(|p| p.rollout.total_tokens()).sum();
-        metrics::batch(batch.tokens.len(), submitted, pendings.len(), self.terms.max_batch_tokens);
         // One span per rollout, so that each trace shows its own forward pass.
         let spans: Vec<_> = pendings.iter().map(|p| info_span!(parent: p.ticket.span(), "forward")).collect();
+        self.health.pass_started();
         let started = Instant::now();
         let scored = score(self.engine.as_mut(), &batch, self.card.attributes.len());
         let forward = started.elapsed();
-        if let Ok(table) = &scored {
-            metrics::reused(table.reused());
-            self.pace.saw(batch.tokens.len() - table.reused().min(batch.tokens.len()), forward);
-            self.queue.set_budget(self.pace.budget(self.terms.max_batch_tokens));
-        }
+        self.health.pass_ended(scored.as_ref().map(drop));
         drop(spans);
         metrics::stage(Stage::Forward, forward);
-        reply(&self.card, pendings, scored, started, forward);
+        match &scored {
+            Ok(table) => {
+                let submitted = pendings.iter().map(|p| p.rollout().total_tokens()).sum();
+                let (unique, limit) = (batch.tokens.len(), self.terms.max_batch_tokens);
+                metrics::batch(unique, table.reused(), submitted, pendings.len(), limit);
+                self.pace.saw(batch.tokens.len().saturating_sub(table.reused()), forward);
+                self.queue.set_budget(self.pace.budget(self.terms.max_batch_tokens));
+            }
+            Err(EngineError::Fatal(_)) => {
+                // No later pass can succeed. What waits is answered now; the sidecar's health says why it ends.
+                self.queue.end();
+                self.queue.abandon();
+            }
+            Err(EngineError::Forward(_)) => {}
+        }
+        reply(&self.card, self.terms.generation, pendings, scored, started, forward);
     }
 }
 
@@ -165,14 +195,16 @@ pub(super) fn score(engine: &mut dyn Engine, batch: &MicroBatch, columns: usize)
         Err(EngineError::Forward(format!("panic: {}", text.unwrap_or("without a message"))))
     })?;
     let (found, expected) = ((table.rows(), table.columns()), (batch.reads.len(), columns));
-    match found == expected {
-        true => Ok(table),
-        false => Err(EngineError::Forward(format!("{found:?} scores, expected {expected:?} (reads, attributes)"))),
+    if found == expected {
+        Ok(table)
+    } else {
+        Err(EngineError::Forward(format!("{found:?} scores, expected {expected:?} (reads, attributes)")))
     }
 }
 
 fn reply(
     card: &ModelCard,
+    generation: u64,
     pendings: Vec<Pending>,
     scored: Result<ScoreTable, EngineError>,
     started: Instant,
@@ -184,17 +216,17 @@ fn reply(
             for pending in pendings {
                 let _span = info_span!(parent: pending.ticket.span(), "reply").entered();
                 let replying = Instant::now();
-                let queued = started.saturating_duration_since(pending.arrived);
-                let reads = first..first + pending.rollout.read_count();
+                let queued = started.saturating_duration_since(pending.accepted());
+                let reads = first..first + pending.rollout().read_count();
                 first = reads.end;
                 let rows = table.slice(reads).expect("`score` has counted the rows");
-                let times = Times { generation: 1, queued, forward };
-                let outcome = outcome(card, &pending.rollout, &pending.bound, &rows, times);
+                let times = Times { generation, queued, forward };
+                let outcome = outcome(card, pending.rollout(), &pending.bound, &rows, times);
                 if let Ok(rewards) = &outcome {
                     metrics::rewards(card, rewards);
                 }
                 metrics::stage(Stage::Queue, queued);
-                metrics::stage(Stage::Total, pending.arrived.elapsed());
+                metrics::stage(Stage::Total, pending.received.elapsed());
                 pending.ticket.answer(outcome);
                 metrics::stage(Stage::Reply, replying.elapsed());
             }
@@ -202,7 +234,11 @@ fn reply(
         Err(error) => {
             metrics::engine_failed();
             tracing::error!(rollouts = pendings.len(), %error, "a micro-batch failed");
-            let rejection = Rejection::new(Code::EngineFailed, format!("{error}; the rollout may be sent again"));
+            let advice = match error {
+                EngineError::Forward(_) => "the rollout may be sent again",
+                EngineError::Fatal(_) => "this server ends; send the rollout to another",
+            };
+            let rejection = Rejection::new(Code::EngineFailed, format!("{error}; {advice}"));
             pendings.into_iter().for_each(|p| p.ticket.answer(Err(rejection.clone())));
         }
     }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::caller::Identity;
+use super::observer::{Observed, answered_unread};
 use crate::reward::{Code, Outcome, Rejection};
+use crate::rollout::ValidRollout;
 
 /// A caller's interest in its rollouts; one for all that end together (a stream, a batch, a lane).
 #[derive(Debug, Clone)]
@@ -62,8 +64,10 @@ pub struct Ticket {
     /// Made for those who ask for it.
     cancellation: Option<Cancellation>,
     span: tracing::Span,
-    /// Not yet accepted: whoever drops it now gave up, and nothing was lost.
-    at_the_door: bool,
+    /// Who is to be told what becomes of the rollout; `None` until intake has it.
+    observed: Option<Observed>,
+    /// From here on its answer is owed; dropped before, the caller gave it up and nothing is lost.
+    accepted: bool,
 }
 
 impl Ticket {
@@ -74,7 +78,8 @@ impl Ticket {
             interest,
             cancellation: None,
             span: tracing::Span::none(),
-            at_the_door: true,
+            observed: None,
+            accepted: false,
         }
     }
 
@@ -109,18 +114,25 @@ impl Ticket {
         &self.span
     }
 
-    pub(super) fn enter(&mut self, span: tracing::Span) {
-        self.span = span;
+    /// Intake has the rollout.
+    pub(super) fn enter(&mut self, span: tracing::Span, observed: Observed) {
+        (self.span, self.observed) = (span, Some(observed));
     }
 
-    /// The rollout is in the queue: from here on it must be answered.
-    pub(super) fn accept(&mut self) {
-        self.at_the_door = false;
+    /// The rollout goes into the queue of a generation: from here on it must be answered.
+    pub(super) fn accept(&mut self, rollout: &ValidRollout, generation: u64) {
+        self.accepted = true;
+        if let Some(observed) = &mut self.observed {
+            observed.accepted(self.interest.caller(), rollout, generation);
+        }
     }
 
     fn give(&mut self, outcome: Outcome) {
         if let Some(answer) = self.answer.take() {
-            super::metrics::answered(&outcome);
+            match &self.observed {
+                Some(observed) => observed.answered(self.caller(), &outcome),
+                None => answered_unread(self.caller(), &outcome),
+            }
             answer(outcome);
         }
     }
@@ -128,16 +140,12 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.give(Err(match self.withdrawn() || self.at_the_door {
-            true => super::queue::left(),
-            false => Rejection::new(Code::Lost, "the server lost this rollout; please report it as a bug"),
+        self.give(Err(if self.withdrawn() || !self.accepted {
+            super::rejections::cancelled()
+        } else {
+            Rejection::new(Code::Lost, "the server lost this rollout; please report it as a bug")
         }));
     }
-}
-
-/// Counts an answer that a transport gives before there is a ticket.
-pub(super) fn answered_by_transport(outcome: &Outcome, _caller: &Identity) {
-    super::metrics::answered(outcome);
 }
 
 impl std::fmt::Debug for Ticket {

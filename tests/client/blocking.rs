@@ -386,7 +386,68 @@ fn a_dropped_client_says_goodbye() {
     let rollout = runtime.block_on(conversation.rollout()).unwrap();
     drop((client, answers));
     runtime.block_on(async {
-        conversation.answer(&rollout).await;
-        assert!(conversation.rollout().await.is_none());
+        // Nobody waits for it any more, and the server is told; then the stream ends in order.
+        let cancellation = conversation.message().await.unwrap();
+        assert_eq!((cancellation.cancel, cancellation.id), (true, rollout.id));
+        assert!(conversation.message().await.is_none());
     });
+}
+
+#[test]
+fn what_is_withdrawn_is_answered_at_once_and_the_server_is_told() {
+    let (mut fake, address) = Fake::on_tcp(Manners::default());
+    let client = Client::connect(address).unwrap();
+    let (rollouts, runtime) = (of_texts(&texts(4)), runtime());
+    let mut answers = client.answers();
+    let mut others = client.answers();
+    for tag in 0..4 {
+        answers.submit(&rollouts, tag, tag as u64, &mut go_on).unwrap();
+    }
+    others.submit(&rollouts, 1, 1, &mut go_on).unwrap();
+    let mut conversation = runtime.block_on(fake.conversation());
+    let asked = runtime.block_on(conversation.rollouts(5));
+    answers.submitter().cancel(1..=2);
+    for _ in 0..2 {
+        let (tag, answer) = answers.next(&mut go_on).unwrap().unwrap();
+        assert!((1..=2).contains(&tag));
+        assert_eq!(answer.unwrap().unwrap_err().code, Code::Cancelled);
+    }
+    runtime.block_on(async {
+        for rollout in &asked[1..3] {
+            let message = conversation.message().await.unwrap();
+            assert_eq!((message.cancel, &message.id), (true, &rollout.id));
+            // What was already scored comes nevertheless, and is discarded.
+            conversation.answer(rollout).await;
+        }
+        for rollout in [&asked[0], &asked[3], &asked[4]] {
+            conversation.answer(rollout).await;
+        }
+    });
+    assert_eq!(drain(&mut answers).into_keys().collect::<Vec<_>>(), [0, 3]);
+    // The tags of another series are its own.
+    assert_eq!(drain(&mut others).into_keys().collect::<Vec<_>>(), [1]);
+}
+
+#[test]
+fn a_thread_that_waits_for_room_has_its_answer_at_the_deadline() {
+    let (_runtime, _sidecar, gate, address) = behind_a_gate(loopback());
+    let client = Client::builder(address).in_flight_limit(1).connect().unwrap();
+    let rollouts = of_ids((0..1000).map(|i| vec![i]));
+    let mut greedy = client.answers();
+    greedy.submit(&rollouts, 0, 0, &mut go_on).unwrap();
+    while greedy.try_submit(&rollouts, 1, 0).unwrap() {}
+    let late: Arc<dyn Rollouts> =
+        Arc::new(vec![Rollout { input: Some(Input::TokenIds(vec![1])), deadline_ms: Some(20), ..Rollout::default() }]);
+    // No answer comes while the gate is closed, and with it no room.
+    let outcomes = client.score_all(late, &mut go_on).unwrap();
+    assert_eq!(outcomes[0].as_ref().unwrap_err().code, Code::DeadlineExceeded);
+    gate.open();
+    drain_any(&mut greedy);
+}
+
+/// Takes all answers, whose tags may be equal.
+fn drain_any(answers: &mut Answers) {
+    while let Some((_, answer)) = answers.next(&mut go_on).unwrap() {
+        answer.unwrap().unwrap();
+    }
 }

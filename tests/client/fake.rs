@@ -32,6 +32,8 @@ impl Default for Manners {
 pub struct Fake {
     runtime: Option<Runtime>,
     conversations: mpsc::Receiver<Conversation>,
+    /// Dropped, it lets a fake that hangs go on.
+    hanging: Option<std::sync::mpsc::Sender<()>>,
 }
 
 impl Fake {
@@ -64,12 +66,30 @@ impl Fake {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (begun, conversations) = mpsc::channel(16);
         let service = Service { manners, begun, cards: AtomicUsize::new(0) };
-        (Self { runtime: Some(runtime), conversations }, RewardServiceServer::new(service))
+        (Self { runtime: Some(runtime), conversations, hanging: None }, RewardServiceServer::new(service))
     }
 
     /// The next call of `Score`.
     pub async fn conversation(&mut self) -> Conversation {
         self.conversations.recv().await.expect("the fake runs")
+    }
+
+    /// Does nothing any more, with its connections open: its one thread waits. Returns when it does.
+    pub async fn hang(&mut self) {
+        let (go_on, wait) = std::sync::mpsc::channel();
+        let (hangs, hanging) = tokio::sync::oneshot::channel();
+        self.hanging = Some(go_on);
+        self.runtime.as_ref().unwrap().spawn(async move {
+            hangs.send(()).unwrap();
+            // An error means that it goes on.
+            let _ = wait.recv();
+        });
+        hanging.await.unwrap();
+    }
+
+    /// Ends what [`Fake::hang`] began.
+    pub fn go_on(&mut self) {
+        self.hanging = None;
     }
 
     /// Dies without a word, connections and all.
@@ -98,9 +118,19 @@ pub struct Conversation {
 }
 
 impl Conversation {
-    /// The next rollout; `None` when the client has closed its side, or is gone.
-    pub async fn rollout(&mut self) -> Option<v1::Rollout> {
+    /// The next rollout or cancellation; `None` when the client has closed its side, or is gone.
+    pub async fn message(&mut self) -> Option<v1::Rollout> {
         self.rollouts.message().await.ok().flatten()
+    }
+
+    /// The next rollout, cancellations left out.
+    pub async fn rollout(&mut self) -> Option<v1::Rollout> {
+        loop {
+            let message = self.message().await?;
+            if !message.cancel {
+                return Some(message);
+            }
+        }
     }
 
     /// The next `n` rollouts.

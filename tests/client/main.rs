@@ -5,6 +5,8 @@ mod blocking;
 #[path = "../common/mod.rs"]
 mod common;
 mod fake;
+mod process;
+mod time;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

@@ -9,14 +9,14 @@ use std::time::Duration;
 use reward_sidecar::client::BackOff;
 use reward_sidecar::client::blocking::Client;
 use reward_sidecar::rollout::{Input, Rollout};
-use reward_sidecar::shm::frame::{NO_OPTIONS, kind, write_options, write_rollout};
-use reward_sidecar::shm::layout::{Flag, SKIP, VERSION};
+use reward_sidecar::shm::frame::{NO_OPTIONS, kind, write_cancel, write_options, write_rollout};
+use reward_sidecar::shm::layout::{Flag, HEARTBEAT, SKIP, VERSION};
 
 use super::raw::{Raw, hello};
 
 type Life = fn(&Path, &mut Random) -> io::Result<()>;
 
-const LIVES: [(&str, Life); 16] = [
+const LIVES: [(&str, Life); 18] = [
     ("killed while asking", killed_while_asking),
     ("killed in its sleep", killed_in_its_sleep),
     ("killed while writing", killed_while_writing),
@@ -33,6 +33,8 @@ const LIVES: [(&str, Life); 16] = [
     ("slow reader", slow_reader),
     ("talks on the line", talks_on_the_line),
     ("leaves with answers due", leaves_with_answers_due),
+    ("withdraws anything", withdraws_anything),
+    ("lies about time", lies_about_time),
 ];
 
 pub const KINDS: [&str; LIVES.len()] = {
@@ -129,7 +131,8 @@ fn killed_while_writing(socket: &Path, random: &mut Random) -> io::Result<()> {
     let mut raw = open(socket)?;
     die_soon(random);
     for n in 0.. {
-        if write_rollout(&mut raw.rollouts, n, NO_OPTIONS, &ids(random.next()).borrowed()).is_ok_and(|sent| sent) {
+        if write_rollout(&mut raw.rollouts, n, NO_OPTIONS, None, &ids(random.next()).borrowed()).is_ok_and(|sent| sent)
+        {
             raw.ring();
         }
         while let Ok(Some(answer)) = raw.rewards.next() {
@@ -211,7 +214,7 @@ fn scribbled_positions(socket: &Path, random: &mut Random) -> io::Result<()> {
         1 => raw.scribble(rollouts.tail, rollouts.capacity as u64 + 1 + random.below(1 << 20)),
         _ => {
             raw.scribble(rewards.head, 1 + random.next() % (1 << 50));
-            write_rollout(&mut raw.rollouts, 1, NO_OPTIONS, &ids(5).borrowed()).unwrap();
+            write_rollout(&mut raw.rollouts, 1, NO_OPTIONS, None, &ids(5).borrowed()).unwrap();
         }
     }
     until_parted(raw)
@@ -247,7 +250,7 @@ fn wrong_frames(socket: &Path, random: &mut Random) -> io::Result<()> {
     match random.below(4) {
         0 => {
             // Options that nobody ever gave.
-            write_rollout(&mut raw.rollouts, 1, random.below(300) as u32, &ids(5).borrowed()).unwrap();
+            write_rollout(&mut raw.rollouts, 1, random.below(300) as u32, None, &ids(5).borrowed()).unwrap();
         }
         1 => {
             write_options(&mut raw.rollouts, random.below(256) as u32, &random.next().to_ne_bytes()).unwrap();
@@ -256,7 +259,7 @@ fn wrong_frames(socket: &Path, random: &mut Random) -> io::Result<()> {
         }
         2 => {
             let words = random.below(40) as usize;
-            let mut writer = raw.rollouts.begin(5 + random.below(60_000) as u16, words).unwrap().unwrap();
+            let mut writer = raw.rollouts.begin(6 + random.below(60_000) as u16, words).unwrap().unwrap();
             (0..words).for_each(|_| writer.word(random.next()));
             writer.publish();
         }
@@ -276,7 +279,7 @@ fn wrong_frames(socket: &Path, random: &mut Random) -> io::Result<()> {
 fn never_reads(socket: &Path, random: &mut Random) -> io::Result<()> {
     let mut raw = open(socket)?;
     let mut number = 0;
-    while write_rollout(&mut raw.rollouts, number, NO_OPTIONS, &ids(number).borrowed()).unwrap() {
+    while write_rollout(&mut raw.rollouts, number, NO_OPTIONS, None, &ids(number).borrowed()).unwrap() {
         number += 1;
         if number % 64 == 0 {
             raw.ring();
@@ -294,7 +297,7 @@ fn slow_reader(socket: &Path, random: &mut Random) -> io::Result<()> {
         die_soon(random);
     }
     for number in 0..40 {
-        write_rollout(&mut raw.rollouts, number, NO_OPTIONS, &ids(number).borrowed()).unwrap();
+        write_rollout(&mut raw.rollouts, number, NO_OPTIONS, None, &ids(number).borrowed()).unwrap();
     }
     raw.ring();
     let mut read = 0;
@@ -310,7 +313,7 @@ fn slow_reader(socket: &Path, random: &mut Random) -> io::Result<()> {
 
 fn talks_on_the_line(socket: &Path, random: &mut Random) -> io::Result<()> {
     let mut raw = open(socket)?;
-    write_rollout(&mut raw.rollouts, 1, NO_OPTIONS, &ids(random.below(50)).borrowed()).unwrap();
+    write_rollout(&mut raw.rollouts, 1, NO_OPTIONS, None, &ids(random.below(50)).borrowed()).unwrap();
     raw.socket.write_all(b"hello?")?;
     let mut word = String::new();
     raw.socket.read_to_string(&mut word)?;
@@ -321,8 +324,53 @@ fn talks_on_the_line(socket: &Path, random: &mut Random) -> io::Result<()> {
 fn leaves_with_answers_due(socket: &Path, random: &mut Random) -> io::Result<()> {
     let mut raw = open(socket)?;
     for number in 0..random.below(300) {
-        write_rollout(&mut raw.rollouts, number, NO_OPTIONS, &ids(number).borrowed()).unwrap();
+        write_rollout(&mut raw.rollouts, number, NO_OPTIONS, None, &ids(number).borrowed()).unwrap();
     }
     raw.ring();
+    Ok(())
+}
+
+/// Rollouts that are in flight, answered, and unknown, some of them twice. It breaks no rule: every rollout is answered.
+fn withdraws_anything(socket: &Path, random: &mut Random) -> io::Result<()> {
+    let mut raw = open(socket)?;
+    if random.below(2) == 0 {
+        die_soon(random);
+    }
+    let (mut sent, mut answered) = (0, 0);
+    while answered < 200 {
+        if sent < 200 && write_rollout(&mut raw.rollouts, sent, NO_OPTIONS, None, &ids(sent).borrowed()).unwrap() {
+            sent += 1;
+        }
+        write_cancel(&mut raw.rollouts, random.below(300)).unwrap();
+        raw.ring();
+        while let Some(answer) = raw.rewards.next().unwrap() {
+            drop(answer);
+            answered += 1;
+        }
+    }
+    Ok(())
+}
+
+/// Deadlines that no clock shows, and a heartbeat that it writes itself: each rollout is answered, and nobody else notices.
+fn lies_about_time(socket: &Path, random: &mut Random) -> io::Result<()> {
+    let mut raw = open(socket)?;
+    if random.below(2) == 0 {
+        die_soon(random);
+    }
+    let (mut sent, mut answered) = (0, 0);
+    while answered < 40 {
+        let deadline = [0, 1, u64::MAX, u64::MAX / 2, random.next()][random.below(5) as usize];
+        if sent < 40
+            && write_rollout(&mut raw.rollouts, sent, NO_OPTIONS, Some(deadline), &ids(sent).borrowed()).unwrap()
+        {
+            sent += 1;
+        }
+        raw.scribble(HEARTBEAT, random.next());
+        raw.ring();
+        while let Some(answer) = raw.rewards.next().unwrap() {
+            drop(answer);
+            answered += 1;
+        }
+    }
     Ok(())
 }

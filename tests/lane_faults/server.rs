@@ -69,7 +69,7 @@ impl Server {
 
     /// What it holds once nobody but so many lanes is connected to it.
     pub fn footprint(&self, lanes: usize) -> Footprint {
-        // Neither whoever has asked for the metrics nor a life that ended while it shook hands is part of it: both are gone
+        // Neither a client that has asked for the metrics nor a life that ended while it shook hands is part of it: both are gone
         // before the sidecar closes the descriptor.
         let began = Instant::now();
         while self.admin_connections() > 0 || self.lane_connections() > lanes {

@@ -190,7 +190,7 @@ def check_metrics(prometheus, admin, folder):
     with running(arguments, folder / "prometheus.log") as server:
         expected = {
             'up{job="sidecar"}': 1,
-            "reward_sidecar_rollouts_scored_total": 1,
+            'reward_sidecar_rollouts_scored_total{transport="grpc"}': 1,
             "reward_sidecar_tokens_submitted_total": 5,
             'sum(reward_sidecar_rollouts_rejected_total)': 0,
             'reward_sidecar_stage_seconds_count{stage="forward"}': 1,

@@ -1,21 +1,42 @@
-//! `Batch` and `Result`: what a caller gets.
+//! `Batch`: the rewards of many rollouts, in columns.
+//!
+//! Invariant: all columns, and the ids where there are any, have a value for each rollout.
+
+use std::collections::HashMap;
 
 use numpy::IntoPyArray as _;
+use pyo3::exceptions::PyKeyError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyList, PyTuple, PyType};
-use reward_sidecar::reward::{ReadRewards, Rewards};
+use pyo3::types::{PyDict, PyList, PyMappingProxy, PySlice, PyTuple};
+use reward_sidecar::reward::ReadRewards;
 
 use crate::arrays::{Array, full};
-use crate::error::{self, Failure};
+use crate::error::{Failure, class_of};
 use crate::gathered::Gathered;
+use crate::pickle::{Restore, restore};
+use crate::result::{Fields, Result};
 
-/// The rewards of a batch of rollouts, in their order.
+/// The rewards of a batch of rollouts, in their order: what `Client.score` returns.
+///
+/// `n` is the number of rollouts and `k` the number of the model's attributes. All arrays are NumPy's, made when they are
+/// first asked for and the caller's own from then on. A batch can be pickled.
+///
+/// ```python
+/// batch = client.score(prompts=["Hello"] * 2, completions=["Hello, how can I help?", "..."], id=["good", "bad"])
+/// batch.rewards                     # float32 [2]
+/// batch["helpfulness"]              # float32 [2]: one attribute
+/// batch.by_id["good"].reward        # one rollout
+/// ```
 #[pyclass(frozen, module = "reward_sidecar")]
 pub struct Batch {
     rows: usize,
     failed: usize,
     names: Py<PyTuple>,
+    ids: Py<PyTuple>,
+    /// The model that gave all of these: its weights, precision and template. The same version gives the same bits.
+    ///
+    /// `assert batch.model_version == client.card().model_version`
     #[pyo3(get)]
     model_version: String,
     rewards: Array<f32>,
@@ -26,15 +47,31 @@ pub struct Batch {
     errors: PyOnceLock<Py<PyList>>,
     unread: Vec<Vec<ReadRewards>>,
     reads: PyOnceLock<Py<PyList>>,
+    by_id: PyOnceLock<Py<PyMappingProxy>>,
 }
 
+/// The columns of a batch that comes out of a pickle.
+#[derive(FromPyObject)]
+pub struct Columns(
+    Py<PyTuple>,
+    Py<PyTuple>,
+    String,
+    Py<PyAny>,
+    Py<PyAny>,
+    Py<PyAny>,
+    Py<PyAny>,
+    Py<PyList>,
+    Py<PyList>,
+);
+
 impl Batch {
-    pub fn new(py: Python<'_>, gathered: Gathered) -> PyResult<Self> {
+    pub fn new(py: Python<'_>, gathered: Gathered, ids: &[String]) -> PyResult<Self> {
         let (rows, columns) = (gathered.len(), gathered.names.len());
         Ok(Self {
             rows,
             failed: gathered.failures.len(),
             names: PyTuple::new(py, gathered.names)?.unbind(),
+            ids: PyTuple::new(py, ids)?.unbind(),
             model_version: gathered.model_version,
             rewards: Array::of(gathered.rewards),
             attributes: Array::of_rows(gathered.attributes, columns),
@@ -44,6 +81,29 @@ impl Batch {
             errors: PyOnceLock::new(),
             unread: gathered.reads,
             reads: PyOnceLock::new(),
+            by_id: PyOnceLock::new(),
+        })
+    }
+
+    /// Puts a batch together, as it comes out of a pickle.
+    pub fn restored(py: Python<'_>, columns: Columns) -> PyResult<Self> {
+        let Columns(names, ids, model_version, rewards, attributes, tokens, truncated, errors, reads) = columns;
+        let (rows, failed) = (rewards.bind(py).len()?, errors.bind(py).len());
+        Ok(Self {
+            rows,
+            failed,
+            names,
+            ids,
+            model_version,
+            rewards: Array::given(py, rewards),
+            attributes: Array::given(py, attributes),
+            tokens: Array::given(py, tokens),
+            truncated: Array::given(py, truncated),
+            failures: Vec::new(),
+            errors: full(py, errors),
+            unread: Vec::new(),
+            reads: full(py, reads),
+            by_id: PyOnceLock::new(),
         })
     }
 
@@ -56,48 +116,38 @@ impl Batch {
             1 => first.message.clone(),
             _ => format!("{} (and {} more of {rows} rollouts failed)", first.message, failed - 1),
         };
-        error::class(py)?.call1((first.code, message, row, this)).map(Some)
+        class_of(py, first.code)?.call1((first.code, message, row, this)).map(Some)
+    }
+
+    /// One rollout by itself.
+    fn row<'py>(&self, py: Python<'py>, row: usize, error: Option<Py<PyAny>>) -> PyResult<Result> {
+        let item = |array: &Bound<'py, PyAny>| array.get_item(row);
+        let reads = self.reads(py)?;
+        let reads = if reads.is_empty() { None } else { Some(reads.get_item(row)?) };
+        // A rollout that is read at one place alone has none.
+        let reads = reads.filter(|reads| reads.len().is_ok_and(|places| places > 0)).map(Bound::unbind);
+        let fields = Fields(
+            row,
+            self.ids.bind(py).get_item(row).and_then(|id| id.extract()).ok(),
+            item(&self.rewards(py)?)?.extract()?,
+            item(&self.tokens(py)?)?.extract()?,
+            item(&self.truncated(py)?)?.extract()?,
+            error.is_none().then(|| self.model_version.clone()),
+            item(&self.attributes(py)?)?.unbind(),
+            error,
+            reads,
+        );
+        Result::restored(py, fields)
     }
 }
 
 #[pymethods]
 impl Batch {
-    /// Puts a batch together, as it comes out of a pickle.
-    #[new]
-    #[pyo3(signature = (names, model_version, rewards, attributes, tokens, truncated, errors, reads))]
-    #[expect(clippy::too_many_arguments, reason = "they are the columns")]
-    fn restore(
-        py: Python<'_>,
-        names: Py<PyTuple>,
-        model_version: String,
-        rewards: Py<PyAny>,
-        attributes: Py<PyAny>,
-        tokens: Py<PyAny>,
-        truncated: Py<PyAny>,
-        errors: Py<PyList>,
-        reads: Py<PyList>,
-    ) -> PyResult<Self> {
-        let (rows, failed) = (rewards.bind(py).len()?, errors.bind(py).len());
-        Ok(Self {
-            rows,
-            failed,
-            names,
-            model_version,
-            rewards: Array::given(py, rewards),
-            attributes: Array::given(py, attributes),
-            tokens: Array::given(py, tokens),
-            truncated: Array::given(py, truncated),
-            failures: Vec::new(),
-            errors: full(py, errors),
-            unread: Vec::new(),
-            reads: full(py, reads),
-        })
-    }
-
-    fn __reduce__<'py>(this: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyType>, Bound<'py, PyTuple>)> {
+    fn __reduce__<'py>(this: &Bound<'py, Self>) -> PyResult<Restore<'py>> {
         let (py, batch) = (this.py(), this.get());
         let columns = (
             &batch.names,
+            &batch.ids,
             &batch.model_version,
             batch.rewards(py)?,
             batch.attributes(py)?,
@@ -106,40 +156,60 @@ impl Batch {
             batch.errors(py)?,
             batch.reads(py)?,
         );
-        Ok((this.get_type(), columns.into_pyobject(py)?))
+        restore(py, "_batch", columns)
     }
 
-    /// Names of the attributes, in the order of the columns of `attributes`.
+    /// Names of the model's attributes, in the order of the columns of `attributes`.
+    ///
+    /// `batch.names` is `('helpfulness', 'relevance', ...)`.
     #[getter]
     fn names(&self) -> &Py<PyTuple> {
         &self.names
     }
 
-    /// float32 [n]: the rewards; NaN where a rollout failed.
+    /// The ids that were given to `score`, one for each rollout; empty where none were.
+    ///
+    /// `client.score(texts=["a", "b"], id=["first", "second"]).ids` is `('first', 'second')`.
+    #[getter]
+    fn ids(&self) -> &Py<PyTuple> {
+        &self.ids
+    }
+
+    /// float32 [n]: the rewards, each aggregated of its rollout's attributes; NaN where a rollout failed.
+    ///
+    /// `advantages = batch.rewards - batch.rewards.mean()`
     #[getter]
     fn rewards<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         self.rewards.get(py, self.rows).cloned()
     }
 
-    /// float32 [n, k]: the attributes; NaN where a rollout failed.
+    /// float32 [n, k]: every attribute as the model gave it, untransformed; NaN where a rollout failed.
+    ///
+    /// `batch.attributes[:, batch.names.index("verbosity")]`, which is `batch["verbosity"]`.
     #[getter]
     fn attributes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         self.attributes.get(py, self.rows).cloned()
     }
 
-    /// uint32 [n]: tokens that were scored.
+    /// uint32 [n]: tokens that were scored, prompt and completion; 0 where a rollout failed.
+    ///
+    /// `batch.tokens.sum()` is what the batch cost, shared prompts counted each time.
     #[getter]
     fn tokens<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         self.tokens.get(py, self.rows).cloned()
     }
 
-    /// bool [n]: whether the prompt was cut to fit the context.
+    /// bool [n]: whether the prompt's oldest tokens were cut to fit the context (`over_long="truncate-left"`).
+    ///
+    /// `batch.rewards[~batch.truncated]` leaves those rollouts out.
     #[getter]
     fn truncated<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         self.truncated.get(py, self.rows).cloned()
     }
 
-    /// What went wrong, by `index`.
+    /// The rollouts that failed: an exception for each, ordered by `index`, their place in the batch.
+    ///
+    /// `for error in batch.errors: print(error.index, error.code, error.message)`
     #[getter]
     fn errors<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         let make = || {
@@ -153,7 +223,10 @@ impl Batch {
         Ok(self.errors.get_or_try_init(py, make)?.bind(py).clone())
     }
 
-    /// For each rollout its reads, where the model reads at several places; else empty.
+    /// For each rollout its `Reads`, where the model reads rollouts at several places (a process reward model, or turns with
+    /// `score=True`); else empty.
+    ///
+    /// `batch.reads[0].rewards` are the rewards of the first rollout's steps or turns.
     #[getter]
     fn reads<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         let make = || {
@@ -167,6 +240,37 @@ impl Batch {
         Ok(self.reads.get_or_try_init(py, make)?.bind(py).clone())
     }
 
+    /// Each rollout by its id: a mapping from the ids that were given to `score` to `Result`; empty where none were.
+    ///
+    /// `batch.by_id["a1"].reward`
+    #[getter]
+    fn by_id<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyMappingProxy>> {
+        let make = || {
+            let (results, mut errors) = (PyDict::new(py), HashMap::new());
+            for error in self.errors(py)? {
+                errors.insert(error.getattr("index")?.extract::<usize>()?, error.unbind());
+            }
+            for (row, id) in self.ids.bind(py).iter().enumerate() {
+                results.set_item(id, Bound::new(py, self.row(py, row, errors.remove(&row))?)?)?;
+            }
+            PyResult::Ok(PyMappingProxy::new(py, results.as_mapping()).unbind())
+        };
+        Ok(self.by_id.get_or_try_init(py, make)?.bind(py).clone())
+    }
+
+    /// float32 [n]: one attribute of all rollouts, by its name.
+    ///
+    /// `batch["helpfulness"].mean()`
+    fn __getitem__<'py>(&self, py: Python<'py>, attribute: &str) -> PyResult<Bound<'py, PyAny>> {
+        let names = self.names.bind(py);
+        match names.iter().position(|name| name.extract::<&str>().is_ok_and(|name| name == attribute)) {
+            Some(column) => self.attributes(py)?.get_item((PySlice::full(py), column)),
+            None => {
+                Err(PyKeyError::new_err(format!("the model has no attribute '{attribute}'; it has {}", names.repr()?)))
+            }
+        }
+    }
+
     fn __len__(&self) -> usize {
         self.rows
     }
@@ -177,28 +281,40 @@ impl Batch {
     }
 }
 
-/// What the model says at each of the places at which it reads a rollout.
+/// What the model says of one rollout at each of the `m` places at which it reads it: the steps of a process reward model,
+/// or the turns that were to be scored, the completion last.
+///
+/// ```python
+/// for tokens, reward in zip(batch.reads[0].tokens, batch.reads[0].rewards):
+///     print(f"after {tokens} tokens: {reward:.3f}")
+/// ```
 #[pyclass(frozen, get_all, module = "reward_sidecar")]
 pub struct Reads {
     /// uint32 [m]: tokens up to and including the one that is read.
+    ///
+    /// `reads.tokens[-1]` is where the last one is.
     tokens: Py<PyAny>,
-    /// float32 [m, k].
+    /// float32 [m, k]: the attributes there, untransformed.
+    ///
+    /// `reads.attributes[0]` are those of the first place.
     attributes: Py<PyAny>,
-    /// float32 [m].
+    /// float32 [m]: the rewards there, aggregated as the rollout asked.
+    ///
+    /// `reads.rewards.min()`
     rewards: Py<PyAny>,
+}
+
+impl Reads {
+    pub fn restored(tokens: Py<PyAny>, attributes: Py<PyAny>, rewards: Py<PyAny>) -> Self {
+        Self { tokens, attributes, rewards }
+    }
 }
 
 #[pymethods]
 impl Reads {
-    #[new]
-    fn restore(tokens: Py<PyAny>, attributes: Py<PyAny>, rewards: Py<PyAny>) -> Self {
-        Self { tokens, attributes, rewards }
-    }
-
-    fn __reduce__<'py>(this: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyType>, Bound<'py, PyTuple>)> {
+    fn __reduce__<'py>(this: &Bound<'py, Self>) -> PyResult<Restore<'py>> {
         let reads = this.get();
-        let columns = (&reads.tokens, &reads.attributes, &reads.rewards).into_pyobject(this.py())?;
-        Ok((this.get_type(), columns))
+        restore(this.py(), "_reads", (&reads.tokens, &reads.attributes, &reads.rewards))
     }
 
     fn __len__(&self, py: Python<'_>) -> PyResult<usize> {
@@ -210,7 +326,8 @@ impl Reads {
     }
 }
 
-fn reads_of(py: Python<'_>, reads: &[ReadRewards], columns: usize) -> PyResult<Reads> {
+/// Reads as Python has them, with attributes in so many columns.
+pub fn reads_of(py: Python<'_>, reads: &[ReadRewards], columns: usize) -> PyResult<Reads> {
     let array = |values: Vec<f32>| Array::of(values);
     let attributes = reads.iter().flat_map(|read| read.attributes.iter().copied()).collect();
     Ok(Reads {
@@ -218,94 +335,4 @@ fn reads_of(py: Python<'_>, reads: &[ReadRewards], columns: usize) -> PyResult<R
         attributes: Array::of_rows(attributes, columns).get(py, reads.len())?.clone().unbind(),
         rewards: array(reads.iter().map(|read| read.reward).collect()).get(py, reads.len())?.clone().unbind(),
     })
-}
-
-/// The rewards of one rollout, or why it has none.
-#[pyclass(frozen, module = "reward_sidecar")]
-pub struct Result {
-    /// Its place among the rollouts, from 0.
-    #[pyo3(get)]
-    index: usize,
-    /// The caller's name for it.
-    #[pyo3(get)]
-    id: Option<String>,
-    /// NaN where it failed.
-    #[pyo3(get)]
-    reward: f32,
-    /// Tokens that were scored.
-    #[pyo3(get)]
-    tokens: u32,
-    /// Whether the prompt was cut to fit the context.
-    #[pyo3(get)]
-    truncated: bool,
-    /// The model that gave it.
-    #[pyo3(get)]
-    model_version: Option<String>,
-    attributes: Array<f32>,
-    failure: Option<Failure>,
-    unread: Vec<ReadRewards>,
-    columns: usize,
-}
-
-impl Result {
-    pub fn new(index: usize, id: Option<String>, rewards: std::result::Result<Rewards, Failure>) -> Self {
-        match rewards {
-            Ok(rewards) => Self {
-                index,
-                id,
-                reward: rewards.reward,
-                tokens: rewards.tokens,
-                truncated: rewards.truncated,
-                model_version: Some(rewards.model_version.to_string()),
-                columns: rewards.attributes.len(),
-                attributes: Array::of(rewards.attributes),
-                failure: None,
-                unread: rewards.reads,
-            },
-            Err(failure) => Self {
-                index,
-                id,
-                reward: f32::NAN,
-                tokens: 0,
-                truncated: false,
-                model_version: None,
-                columns: 0,
-                attributes: Array::of(Vec::new()),
-                failure: Some(failure),
-                unread: Vec::new(),
-            },
-        }
-    }
-}
-
-#[pymethods]
-impl Result {
-    /// float32 [k], in the order of the card's attributes; empty where it failed.
-    #[getter]
-    fn attributes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        self.attributes.get(py, self.columns).cloned()
-    }
-
-    /// Why it has no rewards.
-    #[getter]
-    fn error<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
-        self.failure.as_ref().map(|failure| failure.exception(py, Some(self.index))).transpose()
-    }
-
-    /// Its reads, where the model reads at several places.
-    #[getter]
-    fn reads(&self, py: Python<'_>) -> PyResult<Option<Reads>> {
-        match self.unread.is_empty() {
-            true => Ok(None),
-            false => reads_of(py, &self.unread, self.columns).map(Some),
-        }
-    }
-
-    fn __repr__(&self) -> String {
-        let id = self.id.as_ref().map(|id| format!(" {id:?}")).unwrap_or_default();
-        match &self.failure {
-            None => format!("<Result {}{id}: {}>", self.index, self.reward),
-            Some(Failure { code, .. }) => format!("<Result {}{id}: {code}>", self.index),
-        }
-    }
 }

@@ -2,25 +2,26 @@
 //!
 //! Invariant: a connection belongs to the process that made it; a child that was forked makes its own.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 use reward_sidecar::client::blocking;
-use reward_sidecar::client::{BackOff, ClientError};
+use reward_sidecar::client::{BackOff, ClientError, ServedModel};
 
 use crate::batch::Batch;
 use crate::error::Failure;
 use crate::gathered::gather;
+use crate::logs;
 use crate::options::Options;
 use crate::process::OfThisProcess;
 use crate::rows::Request;
 use crate::stream::Stream;
-use crate::wait::wait;
+use crate::wait::{Limit, in_time, wait};
 
-/// A client of one server.
+/// The native half of `reward_sidecar.Client`.
 #[pyclass(frozen, subclass, module = "reward_sidecar._native")]
 pub struct Client {
     settings: Settings,
@@ -82,7 +83,8 @@ impl Client {
                 Connection::NotYet => {}
             }
         }
-        let client = self.settings.builder()?.connect_lazy().map_err(failed)?;
+        let client =
+            logs::reporting(|| self.settings.builder().map(blocking::Builder::connect_lazy))?.map_err(failed)?;
         *self.lock() = Connection::Open(OfThisProcess::new(client.clone()));
         Ok(client)
     }
@@ -121,40 +123,64 @@ impl Client {
     }
 
     /// The address, as it was given.
+    ///
+    /// `Client("unix:///run/reward.sock").address` is `"unix:///run/reward.sock"`.
     #[getter]
     fn address(&self) -> &str {
         &self.settings.address
     }
 
     /// What the server serves, field by field.
-    fn _card<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+    #[pyo3(signature = (timeout=None))]
+    fn _card<'py>(&self, py: Python<'py>, timeout: Option<&Bound<'py, PyAny>>) -> PyResult<Bound<'py, PyDict>> {
+        let limit = Limit::of(timeout)?;
         let client = self.connection(py)?;
-        let served = wait(py, |check| client.card(check))?;
-        let (model, card) = (&served.model, PyDict::new(py));
-        card.set_item("name", &model.name)?;
-        card.set_item("model_version", &*model.model_version)?;
-        card.set_item("architecture", &model.architecture)?;
-        card.set_item("attributes", pyo3::types::PyTuple::new(py, &model.attributes)?)?;
-        card.set_item("weightings", &model.weightings)?;
-        card.set_item("default_weighting", &model.default_weighting)?;
-        card.set_item("context_tokens", model.context_tokens)?;
-        card.set_item("vocabulary_size", model.vocabulary_size)?;
-        card.set_item("chat_template", &model.text.chat_template)?;
-        card.set_item("in_flight_limit", served.in_flight_limit)?;
-        card.set_item("over_long", &served.over_long)?;
-        card.set_item("aggregations", pyo3::types::PyTuple::new(py, &served.aggregations)?)?;
-        Ok(card)
+        card_of(py, &*in_time(py, limit, |check| client.card(check))?)
     }
-
-    /// Scores rollouts, and returns when all are answered. See the package's documentation.
+    /// Scores rollouts, and returns when all are answered.
+    ///
+    /// What is to be scored is given in exactly one form; `n` is the number of rollouts:
+    ///
+    /// - `prompts` and `completions`: n of each. A prompt is a str, which is what a user says, or a list of messages
+    ///   (`{"role": ..., "content": ...}`); the model's chat template is applied.
+    /// - `texts`: n str that carry the template already.
+    /// - `input_ids`: token ids of n conversations: a list of arrays or lists, an array [n, length], or a tuple of all ids in
+    ///   one array [total] and the offsets [n + 1] at which rows begin and end.
+    /// - `prompt_ids` and `completion_ids`: the same, prompt and completion apart.
+    ///
+    /// Options, which hold for all rollouts of the call:
+    ///
+    /// - `weights`: a dict from attribute to weight. None at all: the model's default weighting.
+    /// - `weighting`: one of the card's weightings, by its name.
+    /// - `aggregation`: everything else about how attributes become one reward, as in a rollout file.
+    /// - `id`: a name for each rollout, for `Batch.by_id` and for the server's log: n str, or one str where n is 1.
+    /// - `group`, or `groups` with one for each: rollouts of one group share a prompt, which is computed once. Never changes
+    ///   a reward.
+    /// - `finish_reasons`: for each `"stop"`, `"length"` or None.
+    /// - `deadline_ms`: milliseconds from now after which a rollout is not scored any more. Such a one fails with
+    ///   `DEADLINE_EXCEEDED`, whatever the server does.
+    /// - `timeout`: seconds after which the call returns in any case; what has no answer by then fails with
+    ///   `DEADLINE_EXCEEDED`, and the server is told not to score it. Connecting counts.
+    /// - `priority`: higher goes first. `traceparent`: W3C trace context.
+    ///
+    /// Returns a `Batch`. Raises a `RewardSidecarError` (`Rejected`, `DeadlineExceeded`, `ConnectionFailed`) for the first
+    /// rollout that failed, with the whole `batch`; with `raise_on_error=False` rollouts that fail are NaN, and listed in
+    /// `Batch.errors`. Raises `TypeError` or `ValueError` for arguments that cannot be meant, before anything is sent.
+    ///
+    /// ```python
+    /// batch = client.score(prompts=["How do I make tea?"], completions=["Pour boiling water over the leaves."], timeout=10.0)
+    /// batch.rewards                     # float32 [1]
+    /// ```
     #[pyo3(signature = (**arguments), text_signature = "($self, /, *, prompts=None, completions=None, texts=None, \
-        input_ids=None, prompt_ids=None, completion_ids=None, weights=None, weighting=None, aggregation=None, group=None, \
-        groups=None, finish_reasons=None, deadline_ms=None, priority=None, traceparent=None, raise_on_error=True)")]
+        input_ids=None, prompt_ids=None, completion_ids=None, id=None, weights=None, weighting=None, aggregation=None, \
+        group=None, groups=None, finish_reasons=None, deadline_ms=None, priority=None, traceparent=None, \
+        raise_on_error=True, timeout=None)")]
     fn score<'py>(&self, py: Python<'py>, arguments: Option<&Bound<'py, PyDict>>) -> PyResult<Bound<'py, Batch>> {
-        let Request { rows, raise_on_error } = Request::of(arguments)?;
+        let Request { rows, raise_on_error, limit } = Request::of(arguments)?;
         let client = self.connection(py)?;
-        let gathered = wait(py, move |check| gather(&client, rows, check))?;
-        let batch = Bound::new(py, Batch::new(py, gathered)?)?;
+        let asked = Arc::clone(&rows);
+        let gathered = wait(py, move |check| gather(&client, asked, limit, check))?;
+        let batch = Bound::new(py, Batch::new(py, gathered, &rows.ids)?)?;
         match Batch::failure(&batch)?.filter(|_| raise_on_error) {
             Some(exception) => Err(PyErr::from_value(exception)),
             None => Ok(batch),
@@ -162,20 +188,38 @@ impl Client {
     }
 
     /// Scores rollouts as they come, and gives their results as they finish.
-    #[pyo3(signature = (rollouts, group=None, **options), text_signature = "($self, /, rollouts, group=None, *, \
-        weights=None, weighting=None, aggregation=None, deadline_ms=None, priority=None, traceparent=None)")]
+    ///
+    /// `rollouts`: an iterable of dicts in the form of a line of a rollout file, such as `{"id": "a1", "prompt": "Hello",
+    /// "completion": "Hello."}` or `{"input_ids": [1, 2, 3]}`. It may be a generator, and endless: the next one is asked for
+    /// while a result is waited for and there is room in flight. `group` and the options are those of `score`, for rollouts
+    /// that say nothing else; one with weights of its own has nothing of the aggregation here.
+    ///
+    /// Returns an iterator over `Result`. A rollout that is malformed or rejected has a result with an `error`. Raises
+    /// `ConnectionFailed` when the server is lost, and `DeadlineExceeded` when no result has come for `timeout` seconds; after
+    /// that the iterator may be asked again.
+    ///
+    /// ```python
+    /// for result in client.stream({"input_ids": ids} for ids in rows):
+    ///     print(result.index, result.reward)
+    /// ```
+    #[pyo3(signature = (rollouts, group=None, *, timeout=None, **options), text_signature = "($self, /, rollouts, \
+        group=None, *, weights=None, weighting=None, aggregation=None, deadline_ms=None, priority=None, \
+        traceparent=None, timeout=None)")]
     fn stream<'py>(
         &self,
         py: Python<'py>,
         rollouts: &Bound<'py, PyAny>,
         group: Option<&Bound<'py, PyString>>,
+        timeout: Option<&Bound<'py, PyAny>>,
         options: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Stream> {
-        let options = Options::of(options, group)?;
-        Ok(Stream::new(self.connection(py)?, rollouts.try_iter()?, options))
+        let (options, limit) = (Options::of(options, group)?, Limit::of(timeout)?);
+        Ok(Stream::new(self.connection(py)?, rollouts.try_iter()?, options, limit))
     }
 
-    /// Ends the connection. Calls that wait in other threads still get their answers.
+    /// Ends the connection. Calls that wait in other threads still get their answers; later ones raise `ConnectionFailed`.
+    ///
+    /// A `with` block does it too: `with Client(address) as client: ...`
     fn close(&self, py: Python<'_>) {
         let connection = std::mem::replace(&mut *self.lock(), Connection::Closed);
         py.detach(|| drop(connection));
@@ -194,4 +238,22 @@ impl Client {
     fn __repr__(this: &Bound<'_, Self>) -> PyResult<String> {
         Ok(format!("{}({:?})", this.get_type().name()?, this.get().settings.address))
     }
+}
+
+/// A card, field by field.
+pub fn card_of<'py>(py: Python<'py>, served: &ServedModel) -> PyResult<Bound<'py, PyDict>> {
+    let (model, card) = (&served.model, PyDict::new(py));
+    card.set_item("name", &model.name)?;
+    card.set_item("model_version", &*model.model_version)?;
+    card.set_item("architecture", &model.architecture)?;
+    card.set_item("attributes", pyo3::types::PyTuple::new(py, &model.attributes)?)?;
+    card.set_item("weightings", &model.weightings)?;
+    card.set_item("default_weighting", &model.default_weighting)?;
+    card.set_item("context_tokens", model.context_tokens)?;
+    card.set_item("vocabulary_size", model.vocabulary_size)?;
+    card.set_item("chat_template", &model.text.chat_template)?;
+    card.set_item("in_flight_limit", served.in_flight_limit)?;
+    card.set_item("over_long", &served.over_long)?;
+    card.set_item("aggregations", pyo3::types::PyTuple::new(py, &served.aggregations)?)?;
+    Ok(card)
 }

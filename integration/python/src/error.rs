@@ -1,10 +1,13 @@
-//! `RewardSidecarError`, made from what went wrong in Rust. The class is Python's: `reward_sidecar/_errors.py`.
+//! `RewardSidecarError` and its kinds, made from what went wrong in Rust. The classes are Python's:
+//! `reward_sidecar/_errors.py`.
+//!
+//! Invariant: an exception's class follows from its code.
 
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
 use reward_sidecar::client::{Answer, ClientError};
-use reward_sidecar::reward::{Rejection, Rewards};
+use reward_sidecar::reward::{Code, Rejection, Rewards};
 
 /// Why a rollout has no rewards, or why there are none at all.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,7 +24,7 @@ impl Failure {
 
     /// The exception. `index`: of the rollout that it is about.
     pub fn exception<'py>(&self, py: Python<'py>, index: Option<usize>) -> PyResult<Bound<'py, PyAny>> {
-        class(py)?.call1((self.code, &self.message, index))
+        class_of(py, self.code)?.call1((self.code, &self.message, index))
     }
 
     /// The exception about no rollout in particular, to be raised.
@@ -42,7 +45,7 @@ impl From<&ClientError> for Failure {
     }
 }
 
-/// An answer's two kinds of trouble, in one.
+/// An answer's two kinds of failure, in one.
 pub fn rewards_of(answer: Answer) -> Result<Rewards, Failure> {
     match answer {
         Ok(Ok(rewards)) => Ok(rewards),
@@ -51,8 +54,18 @@ pub fn rewards_of(answer: Answer) -> Result<Rewards, Failure> {
     }
 }
 
-/// The class.
-pub fn class(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
-    static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
-    CLASS.import(py, "reward_sidecar._errors", "RewardSidecarError")
+/// The class of exceptions with this code.
+pub fn class_of<'py>(py: Python<'py>, code: &str) -> PyResult<&'py Bound<'py, PyType>> {
+    static ANY: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    static CONNECTION: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    static DEADLINE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    static REJECTED: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    let (cell, name) = match code {
+        "DEADLINE_EXCEEDED" => (&DEADLINE, "DeadlineExceeded"),
+        "BAD_ADDRESS" | "BAD_REPLY" | Failure::MODEL_CHANGED => (&ANY, "RewardSidecarError"),
+        code if Code::ALL.iter().any(|known| known.name() == code) => (&REJECTED, "Rejected"),
+        // Everything else that a client fails with.
+        _ => (&CONNECTION, "ConnectionFailed"),
+    };
+    cell.import(py, "reward_sidecar._errors", name)
 }

@@ -3,6 +3,7 @@
 //! Invariant: a row has rewards of the model that the batch names, or it is NaN and a failure.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use reward_sidecar::client::blocking::{Check, Client, Stopped};
 use reward_sidecar::client::{Answer, ServedModel};
@@ -10,6 +11,7 @@ use reward_sidecar::reward::{ReadRewards, Rewards};
 use reward_sidecar::rollout::Rollouts;
 
 use crate::error::{Failure, rewards_of};
+use crate::wait::Limit;
 
 /// See the module. All columns have a value for each row.
 #[derive(Debug, Default)]
@@ -79,14 +81,25 @@ impl Gathered {
     }
 }
 
-/// Scores all, as [`Client::score_all`] does, but what fails alone costs the others nothing.
-pub fn gather(client: &Client, rollouts: Arc<dyn Rollouts>, check: Check<'_>) -> Result<Gathered, Stopped> {
+/// Scores all, as [`Client::score_all`] does, but what fails alone costs the others nothing: what has no answer when `limit`
+/// has passed, among others.
+pub fn gather(
+    client: &Client,
+    rollouts: Arc<dyn Rollouts>,
+    limit: Limit,
+    check: Check<'_>,
+) -> Result<Gathered, Stopped> {
+    let issued = Instant::now();
     let mut answers = client.answers();
+    if let Some(until) = limit.until() {
+        answers.check_at(until);
+    }
+    let check = &mut || !limit.has_passed() && check();
     let mut gathered: Vec<Option<Answer>> = vec![None; rollouts.len()];
     let mut next = 0;
     while next < gathered.len() || answers.unanswered() > 0 {
         while next < gathered.len() {
-            match answers.try_submit(&rollouts, next, next as u64) {
+            match answers.try_submit_since(&rollouts, next, next as u64, issued) {
                 Ok(true) => next += 1,
                 Ok(false) => break,
                 Err(error) => {
@@ -96,26 +109,29 @@ pub fn gather(client: &Client, rollouts: Arc<dyn Rollouts>, check: Check<'_>) ->
                 }
             }
         }
-        match answers.next(check)? {
-            Some((tag, answer)) => gathered[tag as usize] = Some(answer),
-            None if next < gathered.len() => {
-                // Others have taken all the room.
-                match answers.submit(&rollouts, next, next as u64, check) {
-                    Ok(()) => next += 1,
-                    Err(Stopped::Interrupted) => return Err(Stopped::Interrupted),
-                    // The next attempt says the same of this one and the rest.
-                    Err(Stopped::Failed(_)) => {}
-                }
+        let stopped = match answers.next(check) {
+            Ok(Some((tag, answer))) => {
+                gathered[tag as usize] = Some(answer);
+                None
             }
+            // Other threads have taken all the room.
+            Ok(None) if next < gathered.len() => {
+                let submitted = answers.submit_since(&rollouts, next, next as u64, issued, check);
+                next += usize::from(submitted.is_ok());
+                // Where the connection is given up, the next attempt says so of this rollout and the rest.
+                submitted.err().filter(|stopped| *stopped == Stopped::Interrupted)
+            }
+            Ok(None) => None,
+            Err(stopped) => Some(stopped),
+        };
+        match stopped {
             None => {}
+            // What is unanswered is withdrawn with `answers`.
+            Some(Stopped::Interrupted) if limit.has_passed() => break,
+            Some(stopped) => return Err(stopped),
         }
     }
-    let answers =
-        gathered.into_iter().map(|answer| answer.expect("each was submitted and answered, or failed")).collect();
-    Ok(Gathered::of(answers, served(client).as_deref()))
-}
-
-/// What the server serves, if it was ever reached. Asks no server.
-pub fn served(client: &Client) -> Option<Arc<ServedModel>> {
-    client.card(&mut || false).ok()
+    let late = || Ok(Err(limit.rejection()));
+    let answers = gathered.into_iter().map(|answer| answer.unwrap_or_else(late)).collect();
+    Ok(Gathered::of(answers, client.known_card().as_deref()))
 }

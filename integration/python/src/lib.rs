@@ -4,8 +4,8 @@
 //! |---|---|
 //! | `client`, `stream`, `desk` | the classes that speak to a server: waiting, iterating, for an event loop |
 //! | `rows`, `line`, `options`, `text`, `ids` | rollouts, out of Python |
-//! | `gathered`, `batch`, `arrays`, `error` | rewards and failures, into Python |
-//! | `wait`, `process` | the interpreter's lock and signals; forks |
+//! | `gathered`, `batch`, `result`, `pickle`, `arrays`, `error` | rewards and failures, into Python |
+//! | `wait`, `logs`, `process` | the interpreter's lock, signals and timeouts; `logging`; forks |
 //!
 //! Its one invariant: a client is only ever called without the interpreter's lock, and Python only with it.
 #![deny(unsafe_code)]
@@ -18,8 +18,11 @@ mod error;
 mod gathered;
 mod ids;
 mod line;
+mod logs;
 mod options;
+mod pickle;
 mod process;
+mod result;
 mod rows;
 mod stream;
 mod text;
@@ -33,13 +36,22 @@ mod _native {
     use pyo3::{Python, pyfunction};
 
     #[pymodule_export]
-    use super::batch::{Batch, Reads, Result};
+    use super::batch::{Batch, Reads};
     #[pymodule_export]
     use super::client::Client;
     #[pymodule_export]
     use super::desk::{Defaults, Desk};
     #[pymodule_export]
+    use super::pickle::{_batch, _reads, _result};
+    #[pymodule_export]
+    use super::result::Result;
+    #[pymodule_export]
     use super::stream::Stream;
+
+    /// The package's version, which is the crate's.
+    #[pymodule_export]
+    #[expect(non_upper_case_globals, reason = "it is Python's name")]
+    const __version__: &str = env!("CARGO_PKG_VERSION");
 
     /// The command line: arguments in, the first of them its name, and the exit code out. For once in a process.
     #[pyfunction]

@@ -79,7 +79,7 @@ fn parse(rollout: &Bound<'_, PyAny>, options: &Options, id: &mut Option<String>)
     }
     own.aggregation = aggregation.finish(&options.aggregation);
     Ok(Arc::new(Rows {
-        id: id.clone().unwrap_or_default(),
+        ids: id.iter().cloned().collect(),
         form: form(&inputs)?,
         groups: Vec::new(),
         finish_reasons: reason.into_iter().collect(),

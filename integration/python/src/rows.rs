@@ -2,6 +2,7 @@
 //!
 //! Invariant: whoever asks for a rollout needs no interpreter for it.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
@@ -11,12 +12,13 @@ use reward_sidecar::rollout::{FinishReason, InputRef, Message, RolloutRef, Rollo
 
 use crate::ids::IdRows;
 use crate::options::{Aggregation, Options, finish_reason};
-use crate::text::{prompts, texts};
+use crate::text::{prompts, text, texts};
+use crate::wait::Limit;
 
 /// Rollouts in one of the four forms.
 pub struct Rows {
-    /// The caller's name, where there is one row.
-    pub id: String,
+    /// The caller's names, one for each row, or none.
+    pub ids: Vec<String>,
     pub form: Form,
     /// One for each row, or none.
     pub groups: Vec<String>,
@@ -37,6 +39,7 @@ pub enum Form {
 pub struct Request {
     pub rows: Arc<Rows>,
     pub raise_on_error: bool,
+    pub limit: Limit,
 }
 
 impl Request {
@@ -44,13 +47,16 @@ impl Request {
     pub fn of(arguments: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
         let (mut options, mut aggregation) = (Options::default(), Aggregation::default());
         let mut inputs = Inputs::default();
-        let (mut groups, mut finish_reasons, mut raise_on_error) = (None, None, true);
+        let (mut ids, mut groups, mut finish_reasons) = (None, None, None);
+        let (mut raise_on_error, mut limit) = (true, Limit::default());
         for (key, value) in arguments.into_iter().flatten() {
             if value.is_none() {
                 continue;
             }
             let key = key.cast::<PyString>()?;
             match key.to_str()? {
+                "id" => ids = Some(names(&value)?),
+                "timeout" => limit = Limit::of(Some(&value))?,
                 "groups" => groups = Some(texts(&value, "groups")?),
                 "finish_reasons" => finish_reasons = Some(value),
                 "raise_on_error" => raise_on_error = value.is_truthy()?,
@@ -61,6 +67,11 @@ impl Request {
         options.aggregation = aggregation.finish(&options.aggregation);
         let form = inputs.form()?;
         let same = |name: &str, rows: usize| same_length("the rollouts", form.len(), name, rows);
+        let ids = ids.unwrap_or_default();
+        if !ids.is_empty() {
+            same("id", ids.len())?;
+            refuse_twins(&ids)?;
+        }
         let groups = groups.unwrap_or_default();
         if !groups.is_empty() {
             same("groups", groups.len())?;
@@ -76,8 +87,8 @@ impl Request {
             }
             same("finish_reasons", reasons.len())?;
         }
-        let rows = Rows { id: String::new(), form, groups, finish_reasons: reasons, options };
-        Ok(Self { rows: Arc::new(rows), raise_on_error })
+        let rows = Rows { ids, form, groups, finish_reasons: reasons, options };
+        Ok(Self { rows: Arc::new(rows), raise_on_error, limit })
     }
 }
 
@@ -125,11 +136,28 @@ impl<'py> Inputs<'py> {
     }
 }
 
-fn same_length(one: &str, rows: usize, other: &str, others: usize) -> PyResult<()> {
-    match rows == others {
-        true => Ok(()),
-        false => Err(PyValueError::new_err(format!("there are {rows} rows of {one} and {others} of {other}"))),
+/// The caller's names for the rollouts: a list of them, or the one itself.
+fn names(value: &Bound<'_, PyAny>) -> PyResult<Vec<String>> {
+    if value.is_instance_of::<PyString>() {
+        return Ok(vec![text(value, "id")?]);
     }
+    texts(value, "id")
+}
+
+/// A batch is asked for its rollouts by their names.
+fn refuse_twins(ids: &[String]) -> PyResult<()> {
+    let mut seen = HashSet::new();
+    match ids.iter().find(|id| !seen.insert(id.as_str())) {
+        None => Ok(()),
+        Some(twin) => Err(PyValueError::new_err(format!("id: '{twin}' stands there twice; give each rollout its own"))),
+    }
+}
+
+fn same_length(one: &str, rows: usize, other: &str, others: usize) -> PyResult<()> {
+    if rows != others {
+        return Err(PyValueError::new_err(format!("there are {rows} rows of {one} and {others} of {other}")));
+    }
+    Ok(())
 }
 
 impl Form {
@@ -163,7 +191,7 @@ impl Rollouts for Rows {
 
     fn get(&self, index: usize) -> RolloutRef<'_> {
         RolloutRef {
-            id: &self.id,
+            id: self.ids.get(index).map_or("", String::as_str),
             input: Some(self.form.get(index)),
             finish_reason: self.finish_reasons.get(index).copied().unwrap_or_default(),
             group: self.groups.get(index).unwrap_or(&self.options.group),

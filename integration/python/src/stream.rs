@@ -14,19 +14,27 @@ use reward_sidecar::client::blocking::{Answers, Client};
 use reward_sidecar::client::{Answer, ClientError};
 use reward_sidecar::rollout::Rollouts;
 
-use crate::batch::Result;
 use crate::error::{Failure, rewards_of};
 use crate::line::Line;
 use crate::options::Options;
 use crate::process::OfThisProcess;
-use crate::wait::wait;
+use crate::result::Result;
+use crate::wait::{Limit, detached, in_time};
 
-/// An iterator over results. One thread at a time.
+/// An iterator over results, as they finish: what `Client.stream` returns. For one thread at a time, and for the process that
+/// began it. Dropping it withdraws what is unanswered.
+///
+/// ```python
+/// stream = client.stream({"input_ids": ids} for ids in rows)
+/// first = next(stream)
+/// ```
 #[pyclass(module = "reward_sidecar")]
 pub struct Stream {
     /// Gone once it is exhausted.
     source: Option<Py<PyIterator>>,
     options: Options,
+    /// For each result.
+    limit: Limit,
     answers: OfThisProcess<Answers>,
     /// Taken out of `answers`.
     arrived: VecDeque<(u64, Answer)>,
@@ -43,10 +51,11 @@ pub struct Stream {
 const LOOK: Duration = Duration::from_millis(1);
 
 impl Stream {
-    pub fn new(client: Client, source: Bound<'_, PyIterator>, options: Options) -> Self {
+    pub fn new(client: Client, source: Bound<'_, PyIterator>, options: Options, limit: Limit) -> Self {
         Self {
             source: Some(source.unbind()),
             options,
+            limit,
             answers: OfThisProcess::new(client.answers()),
             arrived: VecDeque::new(),
             looked: Instant::now(),
@@ -98,7 +107,11 @@ impl Stream {
             let message = "this stream is the parent process's; begin one of your own".into();
             Failure { code: ClientError::Closed.code(), message }.raised(py)
         };
-        self.answers.get().ok_or_else(foreign)?;
+        let limit = self.limit.begun();
+        let answers = self.answers.get_mut().ok_or_else(foreign)?;
+        if let Some(until) = limit.until() {
+            answers.check_at(until);
+        }
         loop {
             if let Some((tag, answer)) = self.arrived.pop_front() {
                 return self.result(py, tag, answer).map(Some);
@@ -110,22 +123,23 @@ impl Stream {
             }
             let answers = self.answers.get_mut().ok_or_else(foreign)?;
             if let Some((rows, tag)) = &self.waiting
-                && py.detach(|| answers.try_submit(rows, 0, *tag)).map_err(|error| Failure::from(&error).raised(py))?
+                && detached(py, || answers.try_submit(rows, 0, *tag))
+                    .map_err(|error| Failure::from(&error).raised(py))?
             {
                 self.waiting = None;
                 if self.looked.elapsed() < LOOK {
                     continue;
                 }
             } else if answers.unanswered() == 0 {
-                // Others have taken all the room.
+                // Other threads have taken all the room.
                 let Some((rows, tag)) = &self.waiting else { return Ok(None) };
-                wait(py, |check| answers.submit(rows, 0, *tag, check))?;
+                in_time(py, limit, |check| answers.submit(rows, 0, *tag, check))?;
                 self.waiting = None;
             } else {
-                self.arrived.extend(wait(py, |check| answers.next(check))?);
+                self.arrived.extend(in_time(py, limit, |check| answers.next(check))?);
             }
             let arrived = &mut self.arrived;
-            py.detach(|| arrived.extend(std::iter::from_fn(|| answers.try_next())));
+            detached(py, || arrived.extend(std::iter::from_fn(|| answers.try_next())));
             self.looked = Instant::now();
         }
     }

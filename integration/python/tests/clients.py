@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from reward_sidecar import Client, DeadlineExceeded
 from support import PATIENCE_S
 
 TRANSPORTS = ("shm", "unix", "grpc")
@@ -59,6 +61,32 @@ def holding_still(pid: int) -> Iterator[None]:
         yield
     finally:
         os.kill(pid, signal.SIGCONT)
+
+
+def room_of(client: Client) -> int:
+    """How many rollouts a client takes while its server holds still. They are withdrawn again."""
+    taken = _take(client, 0)
+    # One more waits for room.
+    return taken - 1
+
+
+def wait_for_room(client: Client, rollouts: int) -> None:
+    """Returns when there is room for so many rollouts, of a client whose server holds still."""
+    assert _take(client, rollouts) - 1 == rollouts
+
+
+def _take(client: Client, least: int) -> int:
+    taken = itertools.count()
+    stream = client.stream(({"input_ids": [n]} for n in taken), timeout=0.05)
+    seen, until = 0, time.monotonic() + PATIENCE_S
+    while seen <= least:
+        assert time.monotonic() < until, f"there is room for {seen - 1}, not for {least}"
+        try:
+            next(stream)
+        except DeadlineExceeded:
+            # The counter itself says how far it has been taken.
+            seen = int(repr(taken).removeprefix("count(").removesuffix(")"))
+    return seen
 
 
 def wait_until_held(thing: object, references: int) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import reward_sidecar
-from clients import TRANSPORTS, echo_of, echoes_of, holding_still
+from clients import TRANSPORTS, echo_of, echoes_of, holding_still, room_of, wait_for_room
 from reward_sidecar import AsyncClient, Client, RewardSidecarError
 from support import PATIENCE_S
 
@@ -95,6 +95,23 @@ def test_a_call_that_is_cancelled_is_forgotten(echo: reward_sidecar.Server, addr
                 await asyncio.sleep(0)
                 both.cancel()
             assert (await client.score(input_ids=[[1, 2, 3]])).rewards[0] == 3.0
+
+    run(main())
+
+
+def test_a_call_that_is_cancelled_gives_its_room_back(echo: reward_sidecar.Server, address: str) -> None:
+    async def main() -> None:
+        with Client(address, in_flight_limit=1) as client:
+            await client.score_async(input_ids=[[1]])
+            with holding_still(echo.pid):
+                room = room_of(client)
+                calls = [asyncio.ensure_future(client.score_async(input_ids=[[n]])) for n in range(room)]
+                await asyncio.sleep(0)
+                for call in calls:
+                    call.cancel()
+                await asyncio.gather(*calls, return_exceptions=True)
+                wait_for_room(client, room)
+            assert (await client.score_async(input_ids=[[1, 2]])).rewards[0] == 2.0
 
     run(main())
 

@@ -109,12 +109,12 @@ def test_a_batch_is_of_one_model(tmp_path: Path) -> None:
         with Client(f"unix://{tmp_path}/relay.sock", in_flight_limit=1) as client:
             rows, weights = [[1, 2], [3, 4]], {"attribute-0": 1.0}
             batch = client.score(input_ids=rows, weights=weights, raise_on_error=False)
-            assert batch.model_version == client.card.model_version
+            assert batch.model_version == client.card().model_version
         thread.join()
         assert [(error.index, error.code) for error in batch.errors] == [(0, "MODEL_CHANGED")]
         assert "score it again" in batch.errors[0].message
         with after.client() as client:
             assert batch.rewards[1] == client.score(input_ids=rows, weights=weights).rewards[1]
         with before.client() as client:
-            version = client.card.model_version
+            version = client.card().model_version
             assert version != batch.model_version and version in batch.errors[0].message

@@ -10,7 +10,7 @@ import pytest
 
 import reward_sidecar
 from clients import TRANSPORTS, echoes_of
-from reward_sidecar import Client, RewardSidecarError
+from reward_sidecar import Client, DeadlineExceeded, RewardSidecarError
 
 MESSAGES: list[dict[str, Any]] = [
     {"role": "user", "content": "How do I make tea?"},
@@ -38,7 +38,7 @@ def test_a_batch_of_ids(client: Client) -> None:
     np.testing.assert_array_equal(batch.tokens, np.array([3, 1, 300], np.uint32))
     assert batch.tokens.dtype == np.uint32 and batch.truncated.dtype == np.bool_
     assert not batch.truncated.any() and batch.errors == [] and batch.reads == []
-    assert (len(batch), batch.model_version) == (3, client.card.model_version)
+    assert (len(batch), batch.model_version) == (3, client.card().model_version)
     # The same array each time, and the caller's own to write to.
     assert batch.rewards is batch.rewards
     batch.rewards[0] = 0.0
@@ -191,6 +191,9 @@ def test_what_the_server_rejects_has_its_code(client: Client, options: dict[str,
         ({"input_ids": [[1]], "aggregation": {"offsets": 1}}, "unknown field `offsets`"),
         ({"input_ids": [[1]], "aggregation": {"offset": float("nan")}}, "aggregation: "),
         ({"input_ids": [[1]], "groups": ["a", "b"]}, "1 rows of the rollouts and 2 of groups"),
+        ({"input_ids": [[1]], "id": ["a", "b"]}, "1 rows of the rollouts and 2 of id"),
+        ({"input_ids": [[1], [2]], "id": ["a", "a"]}, "id: 'a' stands there twice"),
+        ({"input_ids": [[1]], "id": [7]}, r"id\[0\] is of type int"),
         ({"input_ids": [[1]], "finish_reasons": ["done"]}, "give 'stop', 'length' or None"),
         ({"input_ids": [[1]], "finish_reasons": "stop"}, "give a list"),
         ({"input_ids": [[1]], "deadline_ms": -1}, "deadline_ms is of type int"),
@@ -214,11 +217,11 @@ def test_groups_and_finish_reasons_go_by_row(client: Client) -> None:
 
 
 def test_the_card(client: Client) -> None:
-    card = client.card
+    card = client.card()
     assert (card.name, card.attributes, card.default_weighting) == ("echo", ("length", "checksum"), "default")
     assert card.weightings == {"default": {"length": 1.0}} and card.aggregations == ("weighted_sum",)
     assert card.chat_template is None and card.in_flight_limit > 0 and card.context_tokens > 0
-    assert card == client.card == pickle.loads(pickle.dumps(card))
+    assert card == client.card() == pickle.loads(pickle.dumps(card))
 
 
 def test_best_of_n(client: Client) -> None:
@@ -262,9 +265,31 @@ def test_results_and_errors_travel(client: Client) -> None:
     assert repr(batch) == "<Batch of 2 rollouts, 1 failed, attributes ('length', 'checksum')>"
 
 
+def test_a_batch_by_attribute_and_by_id(client: Client) -> None:
+    batch = client.score(input_ids=[[1, 2], [], [3]], id=["a", "b", "c"], raise_on_error=False)
+    np.testing.assert_array_equal(batch["checksum"], batch.attributes[:, 1])
+    with pytest.raises(KeyError, match="no attribute 'beauty'.*length.*checksum"):
+        batch["beauty"]
+    for each in (batch, pickle.loads(pickle.dumps(batch))):
+        assert each.ids == ("a", "b", "c") and list(each.by_id) == ["a", "b", "c"]
+        a, b = each.by_id["a"], each.by_id["b"]
+        assert (a.index, a.id, a.reward, a.tokens, a.truncated, a.error) == (0, "a", 2.0, 2, False, None)
+        assert a.model_version == each.model_version and a.reads is None
+        np.testing.assert_array_equal(a.attributes, each.attributes[0])
+        assert np.isnan(b.reward) and b.error is not None and b.error.code == "EMPTY" and b.model_version is None
+        assert each.by_id is each.by_id
+    with pytest.raises(TypeError):
+        batch.by_id["a"] = batch.by_id["b"]  # type: ignore[index]
+    plain = client.score(input_ids=[[1]])
+    assert plain.ids == () and dict(plain.by_id) == {}
+    assert client.score(input_ids=[[1]], id="one").by_id["one"].reward == 1.0
+
+
 def test_a_model_that_reads_several_places_travels(sidecar: reward_sidecar.Server) -> None:
     with sidecar.client() as client:
         batch = client.score(prompts=[MESSAGES], completions=["Very."])
+        named = client.score(prompts=[MESSAGES], completions=["Very."], id="named").by_id["named"]
+        assert named.reads is not None and named.reads.rewards.tobytes() == batch.reads[0].rewards.tobytes()
         again = pickle.loads(pickle.dumps(batch)).reads[0]
         assert again.rewards.tobytes() == batch.reads[0].rewards.tobytes() and len(again) == 2
 
@@ -278,7 +303,7 @@ def test_a_server_that_is_not_there() -> None:
         batch = client.score(input_ids=[[1], [2]], raise_on_error=False)
         assert [error.code for error in batch.errors] == ["DISCONNECTED"] * 2 and np.isnan(batch.rewards).all()
         with pytest.raises(RewardSidecarError, match="DISCONNECTED"):
-            print(client.card)
+            print(client.card())
         with pytest.raises(RewardSidecarError, match="DISCONNECTED"):
             list(client.stream([{"input_ids": [1]}]))
 
@@ -298,7 +323,7 @@ def test_a_closed_client_says_so(client: Client) -> None:
     assert client.score(input_ids=[[1]]).rewards[0] == 1.0
     client.close()
     client.close()
-    for use in (lambda: client.score(input_ids=[[1]]), lambda: client.stream([]), lambda: client.card):
+    for use in (lambda: client.score(input_ids=[[1]]), lambda: client.stream([]), lambda: client.card()):
         with pytest.raises(RewardSidecarError, match="CLOSED"):
             use()
 
@@ -306,5 +331,5 @@ def test_a_closed_client_says_so(client: Client) -> None:
 def test_a_deadline_that_passes(echo: reward_sidecar.Server) -> None:
     with echo.client(deadline_ms=60_000) as client:
         assert client.score(input_ids=[[1]]).rewards[0] == 1.0
-        with pytest.raises(RewardSidecarError, match="DEADLINE_EXCEEDED|BAD_OPTION"):
+        with pytest.raises(DeadlineExceeded):
             client.score(input_ids=[[1]], deadline_ms=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 import reward_sidecar
-from clients import TRANSPORTS, echo_of
+from clients import TRANSPORTS, echo_of, holding_still, room_of, wait_for_room
 from reward_sidecar import Client, RewardSidecarError
 
 
@@ -31,7 +32,7 @@ def test_every_rollout_has_one_result(client: Client) -> None:
         assert result.reward == 2.0 and result.error is None and result.reads is None
         assert result.attributes.dtype == np.float32
         assert tuple(result.attributes.tolist()) == echo_of([result.index, result.index + 1])
-        assert (result.tokens, result.truncated, result.model_version) == (2, False, client.card.model_version)
+        assert (result.tokens, result.truncated, result.model_version) == (2, False, client.card().model_version)
     assert repr(results[0]) == '<Result 0 "r0": 2>'
 
 
@@ -42,7 +43,7 @@ def test_the_source_may_be_endless(client: Client) -> None:
     results = [next(stream) for _ in range(2000)]
     assert len({result.index for result in results}) == 2000
     # It was asked for no more than there is room for.
-    assert next(taken) <= 2000 + client.card.in_flight_limit + 64
+    assert next(taken) <= 2000 + client.card().in_flight_limit + 64
 
 
 def test_results_come_while_the_source_still_gives(client: Client) -> None:
@@ -127,12 +128,27 @@ def test_what_cannot_be_meant_is_said_at_once(client: Client) -> None:
             client.stream([], **option)
 
 
-def test_an_abandoned_stream_holds_nobody_up(client: Client) -> None:
-    for _ in range(5):
-        stream = client.stream({"input_ids": [n]} for n in range(1000))
-        next(stream)
-        del stream
-    assert client.score(input_ids=[[1, 2]]).rewards[0] == 2.0
+def test_results_travel(client: Client) -> None:
+    results = sorted(client.stream([{"id": "a", "input_ids": [1, 2]}, {"input_ids": []}]), key=lambda r: r.index)
+    good, bad = pickle.loads(pickle.dumps(results))
+    assert (good.index, good.id, good.reward, good.tokens, good.error) == (0, "a", 2.0, 2, None)
+    assert good.model_version == results[0].model_version and repr(good) == repr(results[0])
+    np.testing.assert_array_equal(good.attributes, results[0].attributes)
+    assert (bad.index, bad.id, bad.error.code, bad.model_version) == (1, None, "EMPTY", None)
+    assert np.isnan(bad.reward) and repr(bad) == "<Result 1: EMPTY>"
+    # The same exception each time, so that what is added to it stays.
+    assert bad.error is bad.error
+
+
+def test_an_abandoned_stream_holds_nobody_up(echo: reward_sidecar.Server, client: Client) -> None:
+    """A stream that is dropped while the server stands still gives its room back at once."""
+    with Client(client.address, in_flight_limit=1) as client:
+        client.score(input_ids=[[1]])
+        with holding_still(echo.pid):
+            room = room_of(client)
+            assert room >= 1
+            wait_for_room(client, room)
+        assert client.score(input_ids=[[1, 2]]).rewards[0] == 2.0
 
 
 def test_two_streams_of_one_client(client: Client) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import signal
@@ -99,6 +100,34 @@ def test_stopped_is_stopped(tiny: Path) -> None:
     assert server.returncode == 0 and "ended with 0" in repr(server)
     assert "drained" in server.log
     server.stop()
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_server_that_nobody_holds_ends(tiny: Path, restart: bool) -> None:
+    server = reward_sidecar.launch(tiny, restart=restart)
+    pid, folder = server.pid, Path(server.address.removeprefix("shm://")).parent
+    del server
+    gc.collect()
+    wait_for_end(pid)
+    until = time.monotonic() + PATIENCE_S
+    while folder.exists() and time.monotonic() < until:
+        threading.Event().wait(0.01)
+    assert not folder.exists()
+
+
+def test_a_download_is_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    # There is nothing to fetch it from; that it would be fetched is said before that.
+    for name, value in {
+        "PIP_INDEX_URL": "http://127.0.0.1:9/simple",
+        "PIP_RETRIES": "0",
+        "PIP_NO_CACHE_DIR": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(reward_sidecar.RewardSidecarError, match="pip"):
+        reward_sidecar.launch("demo", cache_dir=tmp_path)
+    assert any("fetching" in record.getMessage() and "98 MB" in record.getMessage() for record in caplog.records)
 
 
 def test_a_server_stays_where_it_is(tiny: Path) -> None:
@@ -226,7 +255,7 @@ try:
     print("waiting", flush=True)
     sys.stdin.read()
 except KeyboardInterrupt:
-    print("interrupted", server.client().card.attributes[0], flush=True)
+    print("interrupted", server.client().card().attributes[0], flush=True)
 """
     launcher = Launcher(tiny, then)
     assert launcher.line() == "waiting\n"

@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::Via;
-use crate::model::kernels::Peak;
-use crate::model::meter::{Part, Reading};
+use crate::model::compute::kernels::Peak;
+use crate::model::compute::meter::{Part, Reading};
 use crate::sidecar::metrics::{Stage, Totals};
 
 /// Everything.

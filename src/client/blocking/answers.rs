@@ -3,6 +3,7 @@
 //! Invariant: every rollout that was taken is answered once, by its tag.
 
 use std::collections::VecDeque;
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -15,17 +16,19 @@ use crate::rollout::Rollouts;
 /// A series of rollouts being answered: in with [`Answers::try_submit`] or [`Answers::submit`], out with
 /// [`Answers::next`], as they finish. Made by [`Client::answers`](super::Client::answers).
 ///
-/// Dropping it discards what is unanswered: that stays in flight, and counts, until the server answers, but it is not asked
-/// again over another connection.
+/// Dropping it withdraws what is unanswered: its room is free at once, and the server is told not to score what it has not
+/// begun.
 #[derive(Debug)]
 pub struct Answers {
     wire: Arc<dyn Wire>,
     inbox: Arc<Inbox>,
     /// Taken out of the inbox.
     arrived: VecDeque<(u64, Answer)>,
-    /// Counted up by whoever submits.
+    /// Counted up by every thread that submits.
     unanswered: Arc<AtomicUsize>,
     checked: Instant,
+    /// When the caller's check is asked in any case.
+    until: Option<Instant>,
     failed: Option<ClientError>,
 }
 
@@ -37,8 +40,14 @@ impl Answers {
             arrived: VecDeque::new(),
             unanswered: Arc::default(),
             checked: Instant::now(),
+            until: None,
             failed: None,
         }
+    }
+
+    /// From now on a [`Check`] is asked at this moment, too, and not only every 50 ms: for callers whose time ends then.
+    pub fn check_at(&mut self, until: Instant) {
+        self.until = Some(until);
     }
 
     /// Submits a rollout if there is room for it in flight; `false`: there is none now. `tag` comes back with the answer.
@@ -48,7 +57,24 @@ impl Answers {
     /// # Panics
     /// If there is no rollout `index`.
     pub fn try_submit(&mut self, rollouts: &Arc<dyn Rollouts>, index: usize, tag: u64) -> Result<bool, ClientError> {
-        self.submit_issued(rollouts, index, tag, Instant::now())
+        self.try_submit_since(rollouts, index, tag, Instant::now())
+    }
+
+    /// The same for a rollout that its caller submitted then: its deadline counts from that.
+    ///
+    /// # Panics
+    /// If there is no rollout `index`.
+    pub fn try_submit_since(
+        &mut self,
+        rollouts: &Arc<dyn Rollouts>,
+        index: usize,
+        tag: u64,
+        issued: Instant,
+    ) -> Result<bool, ClientError> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        submit(&*self.wire, &self.inbox, &self.unanswered, rollouts, index, tag, issued)
     }
 
     /// Submits a rollout as soon as there is room for it in flight. Its deadline counts from now.
@@ -62,12 +88,26 @@ impl Answers {
         tag: u64,
         check: Check<'_>,
     ) -> Result<(), Stopped> {
-        let issued = Instant::now();
-        while !self.submit_issued(rollouts, index, tag, issued)? {
+        self.submit_since(rollouts, index, tag, Instant::now(), check)
+    }
+
+    /// The same for a rollout that its caller submitted then: its deadline counts from that.
+    ///
+    /// # Panics
+    /// If there is no rollout `index`.
+    pub fn submit_since(
+        &mut self,
+        rollouts: &Arc<dyn Rollouts>,
+        index: usize,
+        tag: u64,
+        issued: Instant,
+        check: Check<'_>,
+    ) -> Result<(), Stopped> {
+        while !self.try_submit_since(rollouts, index, tag, issued)? {
             self.look(check)?;
             // What has arrived need not wake this thread again.
             self.collect();
-            self.wire.wait(&self.inbox, PULSE);
+            self.wire.wait(&self.inbox, self.longest_wait());
         }
         Ok(())
     }
@@ -80,7 +120,7 @@ impl Answers {
             if let Some(answered) = self.pop() {
                 return Ok(Some(answered));
             }
-            self.wire.wait(&self.inbox, PULSE);
+            self.wire.wait(&self.inbox, self.longest_wait());
         }
         Ok(None)
     }
@@ -114,19 +154,6 @@ impl Answers {
         Submitter { wire, inbox, unanswered: Arc::clone(&self.unanswered) }
     }
 
-    fn submit_issued(
-        &mut self,
-        rollouts: &Arc<dyn Rollouts>,
-        index: usize,
-        tag: u64,
-        issued: Instant,
-    ) -> Result<bool, ClientError> {
-        if let Some(error) = &self.failed {
-            return Err(error.clone());
-        }
-        submit(&*self.wire, &self.inbox, &self.unanswered, rollouts, index, tag, issued)
-    }
-
     fn pop(&mut self) -> Option<(u64, Answer)> {
         if self.arrived.is_empty() {
             self.collect();
@@ -147,11 +174,28 @@ impl Answers {
 
     /// Asks `check` when it was not asked for a while, however busy this thread is.
     fn look(&mut self, check: Check<'_>) -> Result<(), Stopped> {
-        if self.checked.elapsed() >= PULSE {
-            self.checked = Instant::now();
+        let now = Instant::now();
+        let last = self.until.filter(|&until| now >= until);
+        if now.saturating_duration_since(self.checked) >= PULSE || last.is_some() {
+            self.checked = now;
+            self.until = self.until.filter(|_| last.is_none());
             return if check() { Ok(()) } else { Err(Stopped::Interrupted) };
         }
         Ok(())
+    }
+
+    /// Until the caller's check is due, at most.
+    fn longest_wait(&self) -> Duration {
+        let until = self.until.map_or(PULSE, |until| until.saturating_duration_since(Instant::now()));
+        until.min(PULSE)
+    }
+}
+
+impl Drop for Answers {
+    fn drop(&mut self) {
+        if self.unanswered() > 0 {
+            self.wire.cancel(&self.inbox, 0..=u64::MAX);
+        }
     }
 }
 
@@ -179,6 +223,15 @@ impl Submitter {
     ) -> Result<bool, ClientError> {
         let inbox = self.inbox.upgrade().ok_or(ClientError::Closed)?;
         submit(&*self.wire, &inbox, &self.unanswered, rollouts, index, tag, issued)
+    }
+
+    /// Withdraws the unanswered rollouts with these tags: they are answered `CANCELLED`, their room is free at once, and the
+    /// server is told not to score what it has not begun.
+    pub fn cancel(&self, tags: RangeInclusive<u64>) {
+        // Without an inbox they were withdrawn with it.
+        if let Some(inbox) = self.inbox.upgrade() {
+            self.wire.cancel(&inbox, tags);
+        }
     }
 }
 

@@ -2,16 +2,18 @@
 //!
 //! Invariant: the thread ends by itself, once the last user of the client is gone and what was submitted is answered.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
 use tokio::runtime::{self, Handle};
-use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::Instant;
+use tracing::dispatcher::{self, Dispatch};
 
 use super::inbox::Inbox;
 use super::{Check, PULSE, Stopped, Wire, no_ids};
+use crate::client::command::Command;
 use crate::client::link::Address;
 use crate::client::waiter::Waiter as _;
 use crate::client::{Builder, Client, ClientError};
@@ -31,10 +33,12 @@ impl Grpc {
         let failed = |error: std::io::Error| ClientError::NoThread { reason: error.to_string().into() };
         let runtime = runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
         let handle = runtime.handle().clone();
-        let (client, driver) = builder.parts(address);
+        let (client, driver) = builder.clone().parts(address);
+        // What the thread has to report goes where the reports of the thread that made it go.
+        let subscriber = dispatcher::get_default(Dispatch::clone);
         std::thread::Builder::new()
             .name("reward-client".into())
-            .spawn(move || runtime.block_on(driver.run()))
+            .spawn(move || dispatcher::with_default(&subscriber, || runtime.block_on(driver.run())))
             .map_err(failed)?;
         Ok(Self { client, runtime: handle })
     }
@@ -46,13 +50,13 @@ impl Wire for Grpc {
     }
 
     fn card(&self, check: Check<'_>) -> Result<Arc<ServedModel>, Stopped> {
-        if let Some(card) = self.client.card.borrow().clone() {
+        if let Some(card) = self.known_card() {
             return Ok(card);
         }
         let (sender, receiver) = sync_channel(1);
         let client = self.client.clone();
         let asking = self.runtime.spawn(async move {
-            // Whoever asked may have been interrupted.
+            // The thread that asked may have been interrupted.
             let _ = sender.send(client.card().await);
         });
         loop {
@@ -76,26 +80,32 @@ impl Wire for Grpc {
         tag: u64,
         issued: std::time::Instant,
     ) -> Result<bool, ClientError> {
-        let permit = match self.client.commands.try_reserve() {
-            Ok(permit) => permit,
-            Err(TrySendError::Closed(())) => return Err(ClientError::Closed),
-            Err(TrySendError::Full(())) => {
-                if inbox.call_for_room() {
-                    let (client, inbox) = (self.client.clone(), Arc::downgrade(inbox));
-                    self.runtime.spawn(async move {
-                        // An error is news as well.
-                        drop(client.commands.reserve().await);
-                        if let Some(inbox) = inbox.upgrade() {
-                            inbox.room();
-                        }
-                    });
-                }
-                return Ok(false);
+        let issued = Instant::from_std(issued);
+        let rollout = rollouts.get(index);
+        let deadline = self.client.deadline(issued, rollout.deadline_ms);
+        if let Some(deadline) = deadline.filter(|deadline| deadline.has_passed(Instant::now())) {
+            Box::new(inbox.slot(tag)).answer(Ok(Err(deadline.rejection())));
+            return Ok(true);
+        }
+        let Some(permit) = self.client.room.try_acquire()? else {
+            if inbox.call_for_room() {
+                let (room, inbox) = (Arc::clone(&self.client.room), Arc::downgrade(inbox));
+                self.runtime.spawn(async move {
+                    // A client that is closed is news as well.
+                    drop(room.acquire().await);
+                    if let Some(inbox) = inbox.upgrade() {
+                        inbox.room();
+                    }
+                });
             }
+            return Ok(false);
         };
         let slot = Box::new(inbox.slot(tag));
-        match rollouts.get(index).to_owned() {
-            Ok(rollout) => self.client.hand_over(rollout, Instant::from_std(issued), permit, slot),
+        match rollout.to_owned() {
+            Ok(rollout) => {
+                // Where the client is closed, the slot is dropped, and has answered so.
+                let _ = self.client.hand_over(rollout, issued, deadline, permit, slot);
+            }
             Err(bad) => slot.answer(Ok(Err(no_ids(bad)))),
         }
         Ok(true)
@@ -103,5 +113,14 @@ impl Wire for Grpc {
 
     fn wait(&self, inbox: &Arc<Inbox>, longest: Duration) {
         inbox.wait(longest);
+    }
+
+    fn cancel(&self, inbox: &Inbox, tags: RangeInclusive<u64>) {
+        // Without a driver everything is answered.
+        let _ = self.client.send(Command::CancelSeries { series: inbox.series(), tags });
+    }
+
+    fn known_card(&self) -> Option<Arc<ServedModel>> {
+        self.client.card.borrow().clone()
     }
 }

@@ -3,15 +3,18 @@
 //! Invariant: a [`Slot`] puts one answer into its inbox, the server's or, when it is dropped, [`ClientError::Closed`].
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use crate::client::error::ClientError;
-use crate::client::waiter::{Answer, Waiter};
+use crate::client::waiter::{Answer, Origin, Waiter};
 
 /// The answers that have arrived and were not taken, each with the tag of its rollout.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Inbox {
+    /// Unique in this process: names the series.
+    series: u64,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -19,16 +22,29 @@ pub(super) struct Inbox {
 #[derive(Debug, Default)]
 struct State {
     answers: VecDeque<(u64, Answer)>,
-    /// Somebody has been asked to tell when there is room.
+    /// The client has been asked to tell when there is room.
     wants_room: bool,
     /// There may be room now.
     room: bool,
 }
 
+impl Default for Inbox {
+    fn default() -> Self {
+        static SERIES: AtomicU64 = AtomicU64::new(0);
+        let series = SERIES.fetch_add(1, Ordering::Relaxed);
+        Self { series, state: Mutex::default(), changed: Condvar::new() }
+    }
+}
+
 impl Inbox {
+    /// The number of the series, which no other has.
+    pub(super) fn series(&self) -> u64 {
+        self.series
+    }
+
     /// A place for the answer to one more rollout.
     pub(super) fn slot(self: &Arc<Self>, tag: u64) -> Slot {
-        Slot { inbox: Arc::downgrade(self), tag }
+        Slot { inbox: Arc::downgrade(self), origin: Origin { series: self.series, tag } }
     }
 
     /// Puts an answer in.
@@ -40,9 +56,10 @@ impl Inbox {
     /// Takes everything out, behind what is in `answers` already.
     pub(super) fn take(&self, answers: &mut VecDeque<(u64, Answer)>) {
         let mut state = self.lock();
-        match answers.is_empty() {
-            true => std::mem::swap(&mut state.answers, answers),
-            false => answers.append(&mut state.answers),
+        if answers.is_empty() {
+            std::mem::swap(&mut state.answers, answers);
+        } else {
+            answers.append(&mut state.answers);
         }
     }
 
@@ -51,12 +68,12 @@ impl Inbox {
         !self.lock().answers.is_empty()
     }
 
-    /// Whether nobody has been asked yet to call [`Inbox::room`]; from now on somebody has.
+    /// Asks the client to call [`Inbox::room`]; `false`: it has been asked already, and has not called yet.
     pub(super) fn call_for_room(&self) -> bool {
         !std::mem::replace(&mut self.lock().wants_room, true)
     }
 
-    /// Tells whoever waits that there may be room.
+    /// Tells the thread that waits that there may be room.
     pub(super) fn room(&self) {
         let mut state = self.lock();
         (state.wants_room, state.room) = (false, true);
@@ -83,12 +100,12 @@ impl Inbox {
 pub(super) struct Slot {
     /// Gone with the [`Answers`](super::Answers): then nobody waits any more.
     inbox: Weak<Inbox>,
-    tag: u64,
+    origin: Origin,
 }
 
 impl Slot {
     /// Gives the answer.
-    pub(super) fn settle(mut self, answer: Answer) {
+    pub(super) fn resolve(mut self, answer: Answer) {
         self.put(answer);
     }
 
@@ -99,7 +116,7 @@ impl Slot {
 
     fn put(&mut self, answer: Answer) {
         if let Some(inbox) = std::mem::take(&mut self.inbox).upgrade() {
-            inbox.put(self.tag, answer);
+            inbox.put(self.origin.tag, answer);
         }
     }
 }
@@ -111,6 +128,10 @@ impl Waiter for Slot {
 
     fn answer(mut self: Box<Self>, answer: Answer) {
         self.put(answer);
+    }
+
+    fn origin(&self) -> Option<Origin> {
+        Some(self.origin)
     }
 }
 

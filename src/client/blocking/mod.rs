@@ -23,7 +23,7 @@
 //! Rollouts are borrowed from their owner ([`Rollouts`]), which must answer [`Rollouts::get`] from any thread until the
 //! answers are there.
 //!
-//! Invariant: whoever waits here is asked, at least every 50 ms, whether to go on.
+//! Invariant: a thread that waits here asks its caller, at least every 50 ms, whether to go on.
 
 mod answers;
 mod grpc;
@@ -31,27 +31,27 @@ mod inbox;
 #[cfg(target_os = "linux")]
 mod lane;
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::client::link::Address;
-use crate::client::{BackOff, Builder as Options, Client as TaskClient, ClientError, ServedModel};
+use crate::client::{BackOff, Builder as Options, Client as TaskClient, ClientError, KeepAlive, ServedModel};
 use crate::reward::{Code, Outcome, Rejection};
 use crate::rollout::{BadId, Rollouts};
 
 use self::grpc::Grpc;
 use self::inbox::Inbox;
 #[cfg(target_os = "linux")]
-use self::lane::Lane;
+use self::lane::{Lane, LaneOptions};
 
 pub use self::answers::{Answers, Submitter};
 
 /// Longest time for which a thread waits without asking whether to go on.
 const PULSE: Duration = Duration::from_millis(50);
 
-/// Asked at least every 50 ms while a thread waits, but for up to 2 s once where a sidecar takes a lane's connection and then
-/// hangs; `false` ends the wait with [`Stopped::Interrupted`].
+/// Asked at least every 50 ms while a thread waits; `false` ends the wait with [`Stopped::Interrupted`].
 pub type Check<'a> = &'a mut dyn FnMut() -> bool;
 
 /// Why a wait ended without what it was for.
@@ -87,6 +87,13 @@ trait Wire: std::fmt::Debug + Send + Sync {
     /// Returns when the inbox has an answer, when there may be room for what was not taken, or after `longest`; or
     /// earlier, for no reason. No time at all is time to look.
     fn wait(&self, inbox: &Arc<Inbox>, longest: Duration);
+
+    /// Withdraws the unanswered rollouts of the inbox with these tags: each is answered `CANCELLED`, its room is free, and the
+    /// server is told not to score it if that has not begun.
+    fn cancel(&self, inbox: &Inbox, tags: RangeInclusive<u64>);
+
+    /// What the server serves, if it was ever reached. Does not wait.
+    fn known_card(&self) -> Option<Arc<ServedModel>>;
 }
 
 /// A client of one server. Clones share one connection, and may be used from any thread.
@@ -99,7 +106,8 @@ pub struct Client(Arc<dyn Wire>);
 #[derive(Debug, Clone)]
 pub struct Builder {
     options: Options,
-    spin: Option<Duration>,
+    #[cfg(target_os = "linux")]
+    lane: LaneOptions,
 }
 
 /// The arm that an address asks for.
@@ -141,9 +149,30 @@ impl Builder {
         Self { options: self.options.deadline(deadline), ..self }
     }
 
+    /// How soon a server that hangs counts as lost. gRPC only; a lane has a heartbeat.
+    pub fn keep_alive(self, keep_alive: KeepAlive) -> Self {
+        Self { options: self.options.keep_alive(keep_alive), ..self }
+    }
+
     /// How long to watch a lane for an answer before sleeping. Lanes only.
-    pub fn spin(self, spin: Duration) -> Self {
-        Self { spin: Some(spin), ..self }
+    #[cfg_attr(not(target_os = "linux"), expect(unused_mut, unused_variables, reason = "there are no lanes"))]
+    pub fn spin(mut self, spin: Duration) -> Self {
+        #[cfg(target_os = "linux")]
+        {
+            self.lane.spin = Some(spin);
+        }
+        self
+    }
+
+    /// How long a server's heartbeat may stand still before the server counts as lost, and is connected to anew. Lanes only.
+    /// Default: 8 s; at least 2 s, the longest pause of a server that runs.
+    #[cfg_attr(not(target_os = "linux"), expect(unused_mut, unused_variables, reason = "there are no lanes"))]
+    pub fn heartbeat_timeout(mut self, timeout: Duration) -> Self {
+        #[cfg(target_os = "linux")]
+        {
+            self.lane.heartbeat_timeout = Some(timeout);
+        }
+        self
     }
 
     /// Whether the address can be understood. Connects nothing.
@@ -165,7 +194,7 @@ impl Builder {
     pub fn connect_lazy(self) -> Result<Client, ClientError> {
         match Arm::of(&self.options.address)? {
             #[cfg(target_os = "linux")]
-            Arm::Lane(path) => Ok(Client(Arc::new(Lane::new(&self.options, self.spin, &path)))),
+            Arm::Lane(path) => Ok(Client(Arc::new(Lane::new(&self.options, self.lane, &path)))),
             Arm::Grpc(address) => Ok(Client(Arc::new(Grpc::start(&self.options, *address)?))),
         }
     }
@@ -181,7 +210,11 @@ impl Client {
 
     /// A client to be configured.
     pub fn builder(address: impl Into<String>) -> Builder {
-        Builder { options: TaskClient::builder(address), spin: None }
+        Builder {
+            options: TaskClient::builder(address),
+            #[cfg(target_os = "linux")]
+            lane: LaneOptions::default(),
+        }
     }
 
     /// The address, as it was given.
@@ -194,25 +227,32 @@ impl Client {
         self.0.card(check)
     }
 
+    /// The same, if the server was ever reached. Does not wait.
+    pub fn known_card(&self) -> Option<Arc<ServedModel>> {
+        self.0.known_card()
+    }
+
     /// A series of rollouts to be answered as they finish.
     pub fn answers(&self) -> Answers {
         Answers::new(Arc::clone(&self.0))
     }
 
-    /// Scores all, pipelined; the outcomes are in the order of the rollouts. Ends with the first [`ClientError`].
+    /// Scores all, pipelined; the outcomes are in the order of the rollouts. Their deadlines count from this call. Ends with
+    /// the first [`ClientError`].
     pub fn score_all(&self, rollouts: Arc<dyn Rollouts>, check: Check<'_>) -> Result<Vec<Outcome>, Stopped> {
+        let issued = Instant::now();
         let mut answers = self.answers();
         let mut outcomes = vec![None; rollouts.len()];
         let mut next = 0;
         loop {
-            while next < outcomes.len() && answers.try_submit(&rollouts, next, next as u64)? {
+            while next < outcomes.len() && answers.try_submit_since(&rollouts, next, next as u64, issued)? {
                 next += 1;
             }
             match answers.next(check)? {
                 Some((tag, answer)) => outcomes[tag as usize] = Some(answer?),
                 None if next < outcomes.len() => {
                     // Others have taken all the room.
-                    answers.submit(&rollouts, next, next as u64, check)?;
+                    answers.submit_since(&rollouts, next, next as u64, issued, check)?;
                     next += 1;
                 }
                 None => break,

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use super::adapter_part::Part;
 use super::{PytorchFile, SafetensorsFile, Slice, TensorInfo, WeightSource, peft};
-use crate::model::ModelError;
-use crate::model::error::read_json;
+use crate::model::error::{ModelError, read_json};
 
 /// Name of the file that makes a folder an adapter in PEFT's layout.
 pub const ADAPTER_CONFIG: &str = "adapter_config.json";
@@ -32,16 +32,6 @@ struct Pair {
     b: String,
     rank: usize,
     scale: f32,
-}
-
-/// What a tensor in an adapter is to the base.
-pub enum Part {
-    /// `A` of a matrix, `[rank, in]`; the one of the same name with `B` is `[out, rank]`.
-    A(String),
-    /// `B` of a matrix.
-    B(String),
-    /// It takes a tensor's place.
-    Whole(String),
 }
 
 impl Adapter {
@@ -102,15 +92,16 @@ impl Adapter {
         let config: Value = read_json(&path)?;
         let named = config.get("base_model_name_or_path").and_then(Value::as_str).unwrap_or_default();
         let base = folder.join(named);
-        match named.is_empty() || !base.exists() {
-            true => Err(ModelError::malformed(
+        if named.is_empty() || !base.exists() {
+            Err(ModelError::malformed(
                 &path,
                 format!(
                     "base_model_name_or_path is {named:?}, which is no path here; write a reward-model.toml that names the \
-                     base and the adapter"
+                 base and the adapter"
                 ),
-            )),
-            false => Ok(base),
+            ))
+        } else {
+            Ok(base)
         }
     }
 
@@ -148,7 +139,7 @@ impl Adapter {
     ) -> Result<(), ModelError> {
         for name in self.source.names() {
             let malformed = |reason: String| ModelError::malformed(&self.source.origin(&name), reason);
-            match peft::part(&name).ok_or_else(|| self.unknown(&name))? {
+            match Part::of(&name).ok_or_else(|| self.unknown(&name))? {
                 Part::A(module) => {
                     let b = name.replace("lora_A", "lora_B");
                     let (Some(TensorInfo { shape, .. }), Some(_)) = (self.source.info(&name), self.source.info(&b))
@@ -230,8 +221,9 @@ fn in_base(base: &dyn WeightSource, name: &str) -> Option<(String, TensorInfo)> 
 
 fn check_layer(name: &str, layers: usize) -> Result<(), String> {
     let layer = name.strip_prefix("model.layers.").and_then(|rest| rest.split('.').next()?.parse().ok());
-    match layer.is_some_and(|layer: usize| layer >= layers) {
-        true => Err(format!("adapts a layer beyond the {layers} that are kept")),
-        false => Ok(()),
+    if layer.is_some_and(|layer: usize| layer >= layers) {
+        Err(format!("adapts a layer beyond the {layers} that are kept"))
+    } else {
+        Ok(())
     }
 }

@@ -8,8 +8,9 @@ use std::path::PathBuf;
 
 use half::bf16;
 
-use super::{Adapter, Precision, Slice, TensorInfo, WeightSource};
-use crate::model::ModelError;
+use super::{Adapter, Slice, TensorInfo, WeightSource};
+use crate::model::compute::dtype::Precision;
+use crate::model::error::ModelError;
 
 /// The type that weights are rounded to, before an adapter is merged and after.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]

@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use half::{bf16, f16};
 
-use super::{MappedFile, Precision, Slice};
+use super::{MappedFile, Slice};
+use crate::model::compute::dtype::Precision;
 
 /// A dense tensor's place in a file. Made only for ranges that were checked against the file's length.
 #[derive(Debug, Clone, PartialEq, Eq)]

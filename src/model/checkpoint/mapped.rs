@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use memmap2::Mmap;
 
-use crate::model::ModelError;
+use crate::model::error::ModelError;
 
 /// A whole file. Pages of a mapped one are read on first touch and shared with every other process that maps it.
 #[derive(Debug)]

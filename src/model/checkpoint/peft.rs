@@ -1,6 +1,6 @@
-//! What PEFT writes beside and into an adapter's weights: `adapter_config.json`, and the names of tensors.
+//! What PEFT writes beside an adapter's weights: `adapter_config.json`.
 //!
-//! Source: `LoraConfig`, `get_peft_model_state_dict` and `get_pattern_key` of PEFT. A field that changes the numbers and is
+//! Source: `LoraConfig` and `get_pattern_key` of PEFT. A field that changes the numbers and is
 //! not known is refused by name.
 
 use std::collections::BTreeMap;
@@ -8,9 +8,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::adapter::Part;
-use crate::model::ModelError;
-use crate::model::error::read_file;
+use crate::model::error::{ModelError, read_file};
 
 /// Fields of which every value is fine: they say how the adapter was made, and where.
 const HARMLESS: &[&str] = &[
@@ -174,29 +172,11 @@ fn one<T: Copy + PartialEq>(patterns: &BTreeMap<String, T>, module: &str, field:
     let fits = |pattern: &str| module.strip_suffix(pattern).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
     let mut found = patterns.iter().filter(|(pattern, _)| fits(pattern)).map(|(_, value)| *value);
     let first = found.next();
-    match found.any(|other| Some(other) != first) {
-        true => Err(format!("{field} has several values for {module:?}")),
-        false => Ok(first),
+    if found.any(|other| Some(other) != first) {
+        Err(format!("{field} has several values for {module:?}"))
+    } else {
+        Ok(first)
     }
-}
-
-/// What a tensor is by its name; `None` if it is nothing that is known here.
-pub fn part(name: &str) -> Option<Part> {
-    let plain = name.strip_prefix("base_model.model.").unwrap_or(name);
-    // The adapter's own name, which PEFT takes out when it saves, stays in with some trainers.
-    for (infix, part) in [("lora_A", Part::A as fn(String) -> Part), ("lora_B", Part::B)] {
-        for suffix in [format!(".{infix}.weight"), format!(".{infix}.default.weight")] {
-            if let Some(module) = plain.strip_suffix(&suffix) {
-                return Some(part(module.to_owned()));
-            }
-        }
-    }
-    if plain.contains("lora_") || plain.contains("original_module.") {
-        return None;
-    }
-    let plain = plain.replace(".modules_to_save.default.", ".").replace(".modules_to_save.", ".");
-    let plain = plain.replace(".base_layer.", ".");
-    Some(Part::Whole(plain))
 }
 
 #[cfg(test)]
@@ -249,19 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn names_say_what_a_tensor_is() {
-        let whole = |name: &str| match part(name) {
-            Some(Part::Whole(name)) => Some(name),
-            _ => None,
-        };
-        assert!(matches!(part("base_model.model.a.b.lora_A.weight"), Some(Part::A(module)) if module == "a.b"));
-        assert!(matches!(part("a.b.lora_B.default.weight"), Some(Part::B(module)) if module == "a.b"));
-        assert_eq!(whole("base_model.model.score.weight").unwrap(), "score.weight");
-        assert_eq!(whole("base_model.model.score.modules_to_save.default.weight").unwrap(), "score.weight");
-        assert_eq!(whole("base_model.model.a.q_proj.base_layer.bias").unwrap(), "a.q_proj.bias");
-        assert!(part("base_model.model.a.lora_magnitude_vector").is_none());
-        assert!(part("base_model.model.embed_tokens.lora_embedding_A").is_none());
-        assert!(part("base_model.model.score.original_module.weight").is_none());
+    fn only_what_was_saved_or_trained_is_replaced() {
         let config = config(json!({})).unwrap();
         assert!(config.replaces("score.weight") && config.replaces("score.0.bias"));
         assert!(!config.replaces("model.layers.0.self_attn.q_proj.bias") && !config.replaces("scores.weight"));

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use safetensors::{Dtype, SafeTensors};
 
-use super::{Dense, MappedFile, Precision, Slice, TensorInfo, WeightSource};
-use crate::model::ModelError;
+use super::{Dense, MappedFile, Slice, TensorInfo, WeightSource};
+use crate::model::compute::dtype::Precision;
+use crate::model::error::ModelError;
 
 /// The tensors of one file.
 #[derive(Debug)]

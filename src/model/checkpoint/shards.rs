@@ -4,9 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use super::{Open, Slice, TensorInfo, WeightSource};
-use crate::model::ModelError;
-use crate::model::error::read_json;
+use super::{Slice, TensorInfo, WeightSource};
+use crate::model::error::{ModelError, read_json};
+
+/// Opens one weights file of a format.
+pub(super) type Open = fn(&Path) -> Result<Box<dyn WeightSource>, ModelError>;
 
 /// The tensors of one file or of several shards.
 pub struct Shards {

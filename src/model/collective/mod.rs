@@ -5,6 +5,7 @@
 
 #[cfg(feature = "cuda")]
 mod nccl;
+pub mod shard;
 mod solo;
 mod threads;
 

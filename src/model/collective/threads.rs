@@ -10,8 +10,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use candle_core::{DType, Result, Tensor, bail};
 
+use super::shard::Shard;
 use super::{Collective, Line};
-use crate::model::shard::Shard;
 
 /// The table around which the ranks of one forward pass meet. Each pass gets a new one, so that nothing of a failed one
 /// is left.
@@ -122,12 +122,11 @@ pub struct ThreadRank {
 
 impl Drop for ThreadRank {
     fn drop(&mut self) {
-        match std::thread::panicking() {
-            true => drop(self.fail("it panicked")),
-            false => {
-                self.exchange.lock().left[self.rank] = true;
-                self.exchange.changed.notify_all();
-            }
+        if std::thread::panicking() {
+            drop(self.fail("it panicked"))
+        } else {
+            self.exchange.lock().left[self.rank] = true;
+            self.exchange.changed.notify_all();
         }
     }
 }
@@ -209,7 +208,7 @@ mod tests {
     use half::bf16;
 
     use super::*;
-    use crate::model::kernels;
+    use crate::model::compute::kernels;
 
     /// What every rank says, each on its own thread.
     fn on<T: Send>(world: usize, say: impl Fn(ThreadRank) -> Result<T> + Sync) -> Vec<std::thread::Result<Result<T>>> {

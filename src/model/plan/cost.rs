@@ -3,8 +3,8 @@
 //! Invariant: weights and bytes are whole numbers, and exactly those that a rank of that share reads.
 
 use super::dtype::Dtype;
-use crate::model::decoder::{DecoderSpec, Parameters};
-use crate::model::shard::Shard;
+use crate::model::collective::shard::Shard;
+use crate::model::network::decoder::{DecoderSpec, Parameters};
 
 /// Most scores that the tiled attention of a GPU holds at a time, in float32.
 const TILE_SCORES: u64 = 1 << 25;

@@ -13,9 +13,10 @@ mod tests;
 
 use std::path::PathBuf;
 
-use super::decoder::{DecoderSpec, Parameters};
-use super::report::Shape;
-use super::{ModelError, arch};
+use crate::model::error::ModelError;
+use crate::model::network::arch;
+use crate::model::network::decoder::{DecoderSpec, Parameters};
+use crate::model::report::Shape;
 
 pub use cost::{RankBytes, TokenCost};
 pub use dtype::Dtype;

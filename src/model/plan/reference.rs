@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use crate::model::checkpoint::{GgufFile, NemoCheckpoint};
-use crate::model::error::{read_json, read_text};
-use crate::model::manifest::Base;
-use crate::model::preset::{self, Preset};
+use crate::model::error::{ModelError, read_json, read_text};
 use crate::model::settings::Settings;
-use crate::model::{ModelError, demo, pip};
+use crate::model::source::manifest::Base;
+use crate::model::source::preset::{self, Preset};
+use crate::model::source::{demo, pip};
 
 /// The kinds of reference that a plan can be made of, for people.
 const FORMS: &[(&str, &str)] = &[

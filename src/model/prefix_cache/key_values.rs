@@ -5,8 +5,9 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use candle_core::{Result, Storage, Tensor, bail};
 
 use super::Keep;
-use crate::model::kernels::{HeadLayout, Kept};
-use crate::model::layers::values;
+use crate::model::compute::kernels::Kept;
+use crate::model::compute::storage::values;
+use crate::model::shapes::HeadLayout;
 
 /// For each layer `[slots, 2, kv_heads, head_dim]`, as [`Kept`] has them. Pages that were never written take no memory.
 pub struct KeyValues {

@@ -21,8 +21,8 @@ pub use key_values::KeyValues;
 
 use self::resume::Resumption;
 use self::tree::{NodeId, Tree};
-use super::kernels::Past;
 use crate::batch::MicroBatch;
+use crate::model::compute::kernels::Past;
 
 /// A micro-batch without the rows that earlier passes have computed.
 #[derive(Debug, Default)]

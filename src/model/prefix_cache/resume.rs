@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::tree::NodeId;
 use super::{Keep, Leaves, PrefixCache, Resumed};
 use crate::batch::{MicroBatch, Read, Segment};
-use crate::model::kernels::{Past, PastRun};
+use crate::model::compute::kernels::{Past, PastRun};
 
 /// See the module.
 pub(super) struct Resumption<'a> {

@@ -104,7 +104,7 @@ impl Simulation {
     }
 }
 
-use super::super::kernels::PastRun;
+use crate::model::compute::kernels::PastRun;
 
 fn rows(batch: &MicroBatch) -> Vec<u32> {
     batch.reads.iter().map(|read| read.row).collect()

@@ -13,8 +13,7 @@ use serde_json::Value;
 
 use super::sentencepiece::{self, Extra, ExtraToken};
 use crate::engine::TextAssets;
-use crate::model::ModelError;
-use crate::model::error::{read_file, read_json, read_text};
+use crate::model::error::{ModelError, read_file, read_json, read_text};
 
 /// Fields of `tokenizer_config.json` and `special_tokens_map.json` that a template may use.
 const SPECIAL_TOKENS: [&str; 7] =

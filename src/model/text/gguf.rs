@@ -4,8 +4,8 @@
 use serde_json::{Map, Value, json};
 
 use crate::engine::TextAssets;
-use crate::model::ModelError;
 use crate::model::checkpoint::GgufFile;
+use crate::model::error::ModelError;
 
 /// Token types, as `tokenizer.ggml.token_type` numbers them.
 const CONTROL: usize = 3;
@@ -125,9 +125,10 @@ fn tokenizer_json(file: &GgufFile, tokens: &[&str]) -> Result<Value, ModelError>
     if vocabulary.len() != tokens.len() {
         return Err(malformed("tokenizer.ggml.tokens has the same token twice".into()));
     }
-    let post_processor = match file.boolean("tokenizer.ggml.add_bos_token")?.unwrap_or(add_bos) {
-        true => begin_with_bos(file, tokens)?,
-        false => Value::Null,
+    let post_processor = if file.boolean("tokenizer.ggml.add_bos_token")?.unwrap_or(add_bos) {
+        begin_with_bos(file, tokens)?
+    } else {
+        Value::Null
     };
     Ok(json!({
         "version": "1.0",

@@ -3,8 +3,8 @@
 
 use super::sentencepiece::{self, Extra};
 use crate::engine::TextAssets;
-use crate::model::ModelError;
 use crate::model::checkpoint::NemoCheckpoint;
+use crate::model::error::ModelError;
 
 /// Reads the text assets.
 pub fn read(checkpoint: &NemoCheckpoint) -> Result<TextAssets, ModelError> {

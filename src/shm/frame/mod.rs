@@ -6,26 +6,32 @@
 //! | 2 rollout | rollout | a rollout, by a number of the client's choice |
 //! | 3 rewards | reward | the answer to that number |
 //! | 4 rejection | reward | the other answer to it |
+//! | 5 cancel | rollout | withdraws the rollout of that number, which is answered all the same; ignored where there is none |
+//! | 6 card | reward | announces a model generation: its number and its card, before the first rewards that bear the number |
 //!
 //! A weighting travels once, however many rollouts ask for it. What the options mean is a matter of the two ends: here they
 //! are bytes.
+//!
+//! Of a client's numbers for rollouts, no two that are unanswered may be the same.
 
+mod card;
 mod reply;
 mod rollout;
 
+pub use card::{CardAssembly, CardPart, card_words, read_card, write_card};
 pub use reply::{
     Reply, ordinary_reply_words, read_reply, rejection_words, rewards_words, write_rejection, write_rewards,
 };
 pub use rollout::{
-    Asked, OptionsRecord, Unfit, options_words, read_options, read_rollout, rollout_words, write_options, write_rollout,
+    CANCEL_WORDS, MalformedRollout, OptionsRecord, RolloutRecord, options_words, read_cancel, read_options,
+    read_rollout, rollout_words, write_cancel, write_options, write_rollout,
 };
 
 /// Options of a lane at a time: they are kept by the sidecar.
 pub const MAX_OPTIONS: usize = 256;
 
 /// Bytes of one entry of the table of options: weights and transforms of some hundred attributes by name, where published
-/// reward models have up to twenty. Each rollout that names it has a copy of what it means, so that a large one costs much
-/// more here than it costs its sender.
+/// reward models have up to twenty.
 pub const MAX_OPTIONS_BYTES: usize = 64 << 10;
 
 /// Stands where a rollout names no options.
@@ -41,6 +47,10 @@ pub mod kind {
     pub const REWARDS: u16 = 3;
     /// See [`super`].
     pub const REJECTION: u16 = 4;
+    /// See [`super`].
+    pub const CANCEL: u16 = 5;
+    /// See [`super`].
+    pub const CARD: u16 = 6;
 }
 
 #[cfg(all(test, not(loom)))]

@@ -2,11 +2,12 @@
 //!
 //! ```text
 //!   rewards    0 │ number
-//!              1 │ reward (float32) │ tokens (32)
-//!              2 │ queue in nanoseconds
-//!              3 │ forward pass in nanoseconds
-//!              4 │ attributes (16) │ truncated (16) │ reads (32)
-//!              5 │ attributes (float32, two to a word)
+//!              1 │ number of the model generation that scored it
+//!              2 │ reward (float32) │ tokens (32)
+//!              3 │ queue in nanoseconds
+//!              4 │ forward pass in nanoseconds
+//!              5 │ attributes (16) │ truncated (16) │ reads (32)
+//!              6 │ attributes (float32, two to a word)
 //!              . │ per read, without gaps, two to a word: tokens (32), reward (float32), attributes (float32)
 //!
 //!   rejection  0 │ number
@@ -14,8 +15,12 @@
 //!              2 │ the message
 //! ```
 //!
-//! The model's version does not travel: a lane belongs to one process, and that has one model (its card).
+//! The model's version does not travel with each answer: it stands in the card of the generation, which the handshake or a
+//! [card record](super::card) has announced before.
 
+use std::sync::Arc;
+
+use super::card::{CardPart, read_card};
 use super::kind;
 use crate::limits::{MAX_ATTRIBUTES, MAX_READS, MAX_REJECTION_BYTES};
 use crate::reward::{ReadRewards, Rewards, shortened};
@@ -29,13 +34,13 @@ const MAX_MESSAGE_BYTES: usize = MAX_REJECTION_BYTES + 8;
 /// Words, header included, that hold either answer to a rollout with one read: what a lane sets aside for each rollout
 /// it admits.
 pub fn ordinary_reply_words(attributes: usize) -> usize {
-    HEADER + (5 + attributes.div_ceil(2)).max(2 + MAX_MESSAGE_BYTES.div_ceil(WORD))
+    HEADER + (6 + attributes.div_ceil(2)).max(2 + MAX_MESSAGE_BYTES.div_ceil(WORD))
 }
 
 /// Words of the record, after its header.
 pub fn rewards_words(rewards: &Rewards) -> usize {
     let attributes = rewards.attributes.len();
-    5 + attributes.div_ceil(2) + (rewards.reads.len() * (2 + attributes)).div_ceil(2)
+    6 + attributes.div_ceil(2) + (rewards.reads.len() * (2 + attributes)).div_ceil(2)
 }
 
 /// Writes rewards, once there is room. `Ok(false)`: not yet.
@@ -45,6 +50,7 @@ pub fn rewards_words(rewards: &Rewards) -> usize {
 pub fn write_rewards(producer: &mut Producer, number: u64, rewards: &Rewards) -> Result<bool, Broken> {
     let Some(mut writer) = producer.begin(kind::REWARDS, rewards_words(rewards))? else { return Ok(false) };
     writer.word(number);
+    writer.word(rewards.generation);
     writer.halves(rewards.reward.to_bits(), rewards.tokens);
     writer.word(rewards.queue_ns);
     writer.word(rewards.forward_ns);
@@ -79,17 +85,17 @@ pub fn write_rejection(producer: &mut Producer, number: u64, code: u32, message:
     Ok(true)
 }
 
-/// An answer.
+/// What a sidecar says: an answer, or which model it serves from now on.
 #[derive(Debug, PartialEq)]
 pub enum Reply {
-    /// To number `number`.
+    /// The rollout was scored.
     Rewards {
         /// The client's number for the rollout.
         number: u64,
-        /// The rewards; of an empty model version.
+        /// The rewards.
         rewards: Rewards,
     },
-    /// To number `number`.
+    /// The rollout was not scored.
     Rejection {
         /// The client's number for the rollout.
         number: u64,
@@ -98,16 +104,22 @@ pub enum Reply {
         /// For a person.
         message: String,
     },
+    /// A part of a new generation's card.
+    Card(CardPart),
 }
 
-/// Reads an answer. `version` is the model's, by its card.
-pub fn read_reply(mut record: Record, version: &std::sync::Arc<str>) -> Result<Reply, Broken> {
+/// Reads a record of the reward ring. `version_of` knows the model version of each generation that was announced.
+pub fn read_reply(mut record: Record, version_of: impl FnOnce(u64) -> Option<Arc<str>>) -> Result<Reply, Broken> {
     let sequence = record.sequence();
     let kind = record.kind();
     let record = &mut record;
     let reply = match kind {
         kind::REWARDS => {
             let number = record.word("number")?;
+            let generation = record.word("generation")?;
+            let model_version = version_of(generation).ok_or_else(|| {
+                Broken::field("generation", format!("rewards bear number {generation}, which was not announced"))
+            })?;
             let (reward, tokens) = record.halves("reward")?;
             let queue_ns = record.word("queue_ns")?;
             let forward_ns = record.word("forward_ns")?;
@@ -132,8 +144,8 @@ pub fn read_reply(mut record: Record, version: &std::sync::Arc<str>) -> Result<R
                 attributes: of_all,
                 tokens,
                 truncated,
-                model_version: version.clone(),
-                generation: 0,
+                model_version,
+                generation,
                 queue_ns,
                 forward_ns,
                 reads: reads.collect(),
@@ -147,10 +159,11 @@ pub fn read_reply(mut record: Record, version: &std::sync::Arc<str>) -> Result<R
             let message = String::from_utf8(message).map_err(|_| Broken::field("message", "not UTF-8"))?;
             Reply::Rejection { number, code, message }
         }
+        kind::CARD => Reply::Card(read_card(record)?),
         kind => return Err(Broken::Kind { sequence, kind }),
     };
-    match record.left() {
+    match record.remaining() {
         0 => Ok(reply),
-        left => Err(Broken::field("reply", format!("{left} words follow its end"))),
+        words => Err(Broken::field("reply", format!("{words} words follow its end"))),
     }
 }

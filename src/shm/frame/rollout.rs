@@ -1,4 +1,4 @@
-//! Rollouts and their options.
+//! Rollouts, their options, and their withdrawal.
 //!
 //! ```text
 //!   options  0 │ number (32) │ bytes (32)
@@ -6,7 +6,7 @@
 //!
 //!   rollout  0 │ number
 //!            1 │ form (8) │ finish (8) │ deadline given (8) │ 0 (8) │ priority (32)
-//!            2 │ deadline in milliseconds
+//!            2 │ deadline: when the clock of both ends shows so many nanoseconds ([`clock`](crate::shm::clock))
 //!            3 │ options (32) │ bytes of the trace context (16) │ bytes of the id (16)
 //!            4 │ bytes of the group (32) │ 0 (32)
 //!            5 │ trace context, id, group: each in whole words
@@ -18,10 +18,15 @@
 //!                4 chat         messages (32) │ bytes of the completion (32)
 //!                               per message: bytes of its role (32) │ bytes of its content (31), score (1) │ role │ content
 //!                               the completion
+//!
+//!   cancel   0 │ number of the rollout
 //! ```
 //!
+//! The deadline is the one that the caller set when it submitted the rollout: however long the record lay in the ring, or
+//! its client was without a lane, that time counts.
+//!
 //! What breaks the form of a record breaks the lane. What has the form and makes no sense as a rollout (text that is not
-//! UTF-8, an unknown form) is [`Unfit`]: a rejection of that rollout alone.
+//! UTF-8, an unknown form) is a [`MalformedRollout`]: a rejection of that rollout alone.
 
 use super::{MAX_OPTIONS, MAX_OPTIONS_BYTES, kind};
 use crate::limits::{MAX_ID_BYTES, MAX_MESSAGES, MAX_NAME_BYTES};
@@ -74,8 +79,15 @@ pub fn rollout_words(rollout: &RolloutRef) -> usize {
         }
 }
 
-/// Writes a rollout, once there is room for it. `Ok(false)`: not yet. The ids must have been checked ([`Ids::check`]).
-pub fn write_rollout(producer: &mut Producer, number: u64, options: u32, rollout: &RolloutRef) -> Result<bool, Broken> {
+/// Writes a rollout, once there is room for it. `Ok(false)`: not yet. The ids must have been checked ([`Ids::check`]). Its
+/// own `deadline_ms` counts from nowhere in particular and does not travel; `deadline_ns` does.
+pub fn write_rollout(
+    producer: &mut Producer,
+    number: u64,
+    options: u32,
+    deadline_ns: Option<u64>,
+    rollout: &RolloutRef,
+) -> Result<bool, Broken> {
     let Some(mut writer) = producer.begin(kind::ROLLOUT, rollout_words(rollout))? else { return Ok(false) };
     let form = match rollout.input {
         None => NONE,
@@ -92,9 +104,9 @@ pub fn write_rollout(producer: &mut Producer, number: u64, options: u32, rollout
     let (trace, id) = (short(rollout.traceparent, MAX_TRACE_BYTES), short(rollout.id, MAX_ID_BYTES));
     let group = short(rollout.group, MAX_NAME_BYTES);
     writer.word(number);
-    let flags = u32::from_le_bytes([form, finish, u8::from(rollout.deadline_ms.is_some()), 0]);
+    let flags = u32::from_le_bytes([form, finish, u8::from(deadline_ns.is_some()), 0]);
     writer.halves(flags, rollout.priority as u32);
-    writer.word(rollout.deadline_ms.unwrap_or(0));
+    writer.word(deadline_ns.unwrap_or(0));
     writer.halves(options, trace.len() as u32 | (id.len() as u32) << 16);
     writer.halves(group.len() as u32, 0);
     for name in [trace, id, group] {
@@ -138,20 +150,22 @@ fn write_ids(writer: &mut Writer, ids: &Ids) {
     }
 }
 
-/// A rollout that was asked.
+/// A rollout as a client sent it.
 #[derive(Debug, PartialEq)]
-pub struct Asked {
+pub struct RolloutRecord {
     /// The client's number for it.
     pub number: u64,
     /// Its options, or [`NO_OPTIONS`](super::NO_OPTIONS).
     pub options: u32,
-    /// The rollout, without its aggregation; or why it is none.
-    pub rollout: Result<Rollout, Unfit>,
+    /// When it is too late to score it, in nanoseconds of the [`clock`](crate::shm::clock).
+    pub deadline_ns: Option<u64>,
+    /// The rollout, without aggregation and deadline; or why it is none.
+    pub rollout: Result<Rollout, MalformedRollout>,
 }
 
-/// Why a rollout that was asked is none; see the module.
+/// Why a record holds no rollout that makes sense; see the module.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Unfit {
+pub struct MalformedRollout {
     /// The caller's id, as far as it can be read.
     pub id: String,
     /// Field and reason, for a person.
@@ -159,12 +173,12 @@ pub struct Unfit {
 }
 
 /// Reads a rollout.
-pub fn read_rollout(mut record: Record) -> Result<Asked, Broken> {
+pub fn read_rollout(mut record: Record) -> Result<RolloutRecord, Broken> {
     let record = &mut record;
     let number = record.word("number")?;
     let (flags, priority) = record.halves("form")?;
     let [form, finish, has_deadline, reserved] = flags.to_le_bytes();
-    let deadline_ms = record.word("deadline")?;
+    let deadline_ns = record.word("deadline")?;
     let (options, names) = record.halves("options")?;
     let (group, also_reserved) = record.halves("group")?;
     if has_deadline > 1 || (reserved, also_reserved) != (0, 0) {
@@ -174,12 +188,12 @@ pub fn read_rollout(mut record: Record) -> Result<Asked, Broken> {
     let id = record.bytes((names >> 16) as usize, "id")?;
     let group = record.bytes(group as usize, "group")?;
     let input = read_input(record, form)?;
-    if record.left() > 0 {
-        return Err(Broken::field("rollout", format!("{} words follow its end", record.left())));
+    if record.remaining() > 0 {
+        return Err(Broken::field("rollout", format!("{} words follow its end", record.remaining())));
     }
-    let mut unfit = None;
+    let mut malformed = None;
     let mut note = |field: &str, why: &str| {
-        unfit.get_or_insert_with(|| format!("{field}: {why}"));
+        malformed.get_or_insert_with(|| format!("{field}: {why}"));
     };
     let mut text = |bytes: Vec<u8>, field: &str| {
         String::from_utf8(bytes).unwrap_or_else(|error| {
@@ -220,21 +234,21 @@ pub fn read_rollout(mut record: Record) -> Result<Asked, Broken> {
             FinishReason::Unspecified
         }
     };
-    let rollout = match unfit {
-        Some(why) => Err(Unfit { id, why }),
+    let rollout = match malformed {
+        Some(why) => Err(MalformedRollout { id, why }),
         None => Ok(Rollout {
             id,
             input,
             finish_reason,
             group,
             priority: priority as i32,
-            deadline_ms: (has_deadline != 0).then_some(deadline_ms),
+            deadline_ms: None,
             aggregation: Default::default(),
             traceparent,
             tracestate: String::new(),
         }),
     };
-    Ok(Asked { number, options, rollout })
+    Ok(RolloutRecord { number, options, deadline_ns: (has_deadline != 0).then_some(deadline_ns), rollout })
 }
 
 /// An input whose texts are bytes yet.
@@ -268,7 +282,7 @@ fn read_input(record: &mut Record, form: u8) -> Result<Raw, Broken> {
             // Each has at least its word of lengths, so a count beyond what the record holds is found before it is
             // believed. More than the limit are not kept, since here they may be much larger than in the ring: intake
             // rejects one above.
-            let mut messages = Vec::with_capacity((count as usize).min(MAX_MESSAGES + 1).min(record.left()));
+            let mut messages = Vec::with_capacity((count as usize).min(MAX_MESSAGES + 1).min(record.remaining()));
             for _ in 0..count {
                 let (role, content) = record.halves("messages")?;
                 let role = record.bytes(role as usize, "messages: role")?;
@@ -280,8 +294,8 @@ fn read_input(record: &mut Record, form: u8) -> Result<Raw, Broken> {
             Raw::Chat(messages, record.bytes(completion as usize, "completion")?)
         }
         _ => {
-            // Whatever it is, it is passed over.
-            while record.left() > 0 {
+            // It is passed over: the next record begins where its length says.
+            while record.remaining() > 0 {
                 record.word("input")?;
             }
             Raw::Unknown
@@ -329,8 +343,28 @@ pub fn read_options(mut record: Record) -> Result<OptionsRecord, Broken> {
         return Err(Broken::field("options", why));
     }
     let bytes = record.bytes(bytes as usize, "options")?;
-    match record.left() {
+    match record.remaining() {
         0 => Ok(OptionsRecord { number, bytes }),
-        left => Err(Broken::field("options", format!("{left} words follow their end"))),
+        words => Err(Broken::field("options", format!("{words} words follow their end"))),
+    }
+}
+
+/// Words of the record that withdraws a rollout, after its header.
+pub const CANCEL_WORDS: usize = 1;
+
+/// Withdraws the rollout of this number, once there is room for the record. `Ok(false)`: not yet.
+pub fn write_cancel(producer: &mut Producer, number: u64) -> Result<bool, Broken> {
+    let Some(mut writer) = producer.begin(kind::CANCEL, CANCEL_WORDS)? else { return Ok(false) };
+    writer.word(number);
+    writer.publish();
+    Ok(true)
+}
+
+/// Reads the number of the rollout that is withdrawn.
+pub fn read_cancel(mut record: Record) -> Result<u64, Broken> {
+    let number = record.word("number")?;
+    match record.remaining() {
+        0 => Ok(number),
+        words => Err(Broken::field("cancel", format!("{words} words follow its end"))),
     }
 }

@@ -31,14 +31,14 @@ fn rollouts() -> impl Strategy<Value = Rollout> {
             .prop_map(|(messages, completion)| Some(Input::Chat { messages, completion })),
     ];
     let finish = prop::sample::select(vec![FinishReason::Unspecified, FinishReason::Stop, FinishReason::Length]);
-    (text(), input, finish, text(), any::<i32>(), any::<Option<u64>>(), text()).prop_map(
-        |(id, input, finish_reason, group, priority, deadline_ms, traceparent)| Rollout {
+    (text(), input, finish, text(), any::<i32>(), text()).prop_map(
+        |(id, input, finish_reason, group, priority, traceparent)| Rollout {
             id,
             input,
             finish_reason,
             group,
             priority,
-            deadline_ms,
+            deadline_ms: None,
             aggregation: Default::default(),
             traceparent,
             ..Rollout::default()
@@ -55,14 +55,14 @@ fn rewards() -> impl Strategy<Value = Rewards> {
             reward,
         });
         let reads = prop::collection::vec(read, 0..6);
-        (-1e9f32..1e9, attributes(), any::<u32>(), any::<bool>(), any::<u64>(), any::<u64>(), reads).prop_map(
-            |(reward, attributes, tokens, truncated, queue_ns, forward_ns, reads)| Rewards {
+        (-1e9f32..1e9, attributes(), any::<u32>(), any::<bool>(), any::<[u64; 3]>(), reads).prop_map(
+            |(reward, attributes, tokens, truncated, [generation, queue_ns, forward_ns], reads)| Rewards {
                 reward,
                 attributes,
                 tokens,
                 truncated,
                 model_version: "v1".into(),
-                generation: 0,
+                generation,
                 queue_ns,
                 forward_ns,
                 reads,
@@ -78,11 +78,11 @@ fn is_empty(consumer: &mut Consumer) -> bool {
 
 proptest! {
     #[test]
-    fn a_rollout_survives(rollout in rollouts(), number: u64, options: u32) {
+    fn a_rollout_survives(rollout in rollouts(), number: u64, options: u32, deadline_ns: Option<u64>) {
         let (mut producer, mut consumer) = ring();
-        prop_assert!(write_rollout(&mut producer, number, options, &rollout.borrowed()).unwrap());
-        let asked = read_rollout(consumer.next().unwrap().unwrap()).unwrap();
-        prop_assert_eq!(asked, Asked { number, options, rollout: Ok(rollout) });
+        prop_assert!(write_rollout(&mut producer, number, options, deadline_ns, &rollout.borrowed()).unwrap());
+        let read = read_rollout(consumer.next().unwrap().unwrap()).unwrap();
+        prop_assert_eq!(read, RolloutRecord { number, options, deadline_ns, rollout: Ok(rollout) });
         prop_assert!(is_empty(&mut consumer));
     }
 
@@ -94,7 +94,9 @@ proptest! {
         if rewards.reads.is_empty() {
             prop_assert!(HEADER + rewards_words(&rewards) <= ordinary_reply_words(rewards.attributes.len()));
         }
-        let reply = read_reply(consumer.next().unwrap().unwrap(), &"v1".into()).unwrap();
+        let generation = rewards.generation;
+        let version_of = |number| (number == generation).then(|| "v1".into());
+        let reply = read_reply(consumer.next().unwrap().unwrap(), version_of).unwrap();
         prop_assert_eq!(reply, Reply::Rewards { number, rewards });
         prop_assert!(is_empty(&mut consumer));
     }
@@ -104,7 +106,7 @@ proptest! {
         let (mut producer, mut consumer) = ring();
         prop_assert!(write_rejection(&mut producer, number, code, &message).unwrap());
         prop_assert_eq!(producer.used().unwrap(), HEADER + rejection_words(&message));
-        let reply = read_reply(consumer.next().unwrap().unwrap(), &"v1".into()).unwrap();
+        let reply = read_reply(consumer.next().unwrap().unwrap(), |_| Some("v1".into())).unwrap();
         prop_assert_eq!(reply, Reply::Rejection { number, code, message });
     }
 
@@ -115,9 +117,33 @@ proptest! {
         prop_assert_eq!(read_options(consumer.next().unwrap().unwrap()), Ok(OptionsRecord { number, bytes }));
     }
 
+    #[test]
+    fn a_withdrawal_survives(number: u64) {
+        let (mut producer, mut consumer) = ring();
+        prop_assert!(write_cancel(&mut producer, number).unwrap());
+        prop_assert_eq!(producer.used().unwrap(), HEADER + CANCEL_WORDS);
+        prop_assert_eq!(read_cancel(consumer.next().unwrap().unwrap()), Ok(number));
+    }
+
+    /// In parts of any size, with the part's end wherever it is.
+    #[test]
+    fn a_card_survives(generation in 2u64.., card in prop::collection::vec(any::<u8>(), 1..300), part in 1usize..100) {
+        let (mut producer, mut consumer) = ring();
+        for part in card.chunks(part) {
+            prop_assert!(write_card(&mut producer, generation, card.len(), part).unwrap());
+        }
+        let mut assembly = CardAssembly::after(1);
+        let mut announced = Vec::new();
+        while let Some(record) = consumer.next().unwrap() {
+            let Reply::Card(part) = read_reply(record, |_| None).unwrap() else { panic!("a card was written") };
+            announced.extend(assembly.add(part).unwrap());
+        }
+        prop_assert_eq!(announced, vec![(generation, card)]);
+    }
+
     /// Whatever a record holds, it is read or refused, and the ring goes on behind it.
     #[test]
-    fn any_words_are_read_or_refused(kind in 1u16..6, words in prop::collection::vec(any::<u64>(), 0..60), small: bool) {
+    fn any_words_are_read_or_refused(kind in 1u16..8, words in prop::collection::vec(any::<u64>(), 0..60), small: bool) {
         let (mut producer, mut consumer) = ring();
         let mut writer = producer.begin(kind, words.len()).unwrap().unwrap();
         // Small numbers get further.
@@ -127,13 +153,17 @@ proptest! {
         match kind {
             kind::OPTIONS => drop(read_options(record)),
             kind::ROLLOUT => drop(read_rollout(record)),
-            _ => drop(read_reply(record, &"v1".into())),
+            kind::CANCEL => drop(read_cancel(record)),
+            _ => drop(read_reply(record, |_| Some("v1".into()))),
         }
         prop_assert!(is_empty(&mut consumer));
     }
 }
 
-fn raw(words: &[u64], read: impl FnOnce(crate::shm::ring::Record) -> Result<Asked, Broken>) -> Result<Asked, Broken> {
+fn raw(
+    words: &[u64],
+    read: impl FnOnce(crate::shm::ring::Record) -> Result<RolloutRecord, Broken>,
+) -> Result<RolloutRecord, Broken> {
     let (mut producer, mut consumer) = ring();
     let mut writer = producer.begin(kind::ROLLOUT, words.len()).unwrap().unwrap();
     words.iter().for_each(|&word| writer.word(word));
@@ -146,16 +176,16 @@ fn what_makes_no_sense_is_that_rollouts_own_fault() {
     let text = |form: u64, finish: u64, bytes: [u8; 8]| {
         [7, form | finish << 8, 0, 0, 0, u64::from(bytes.len() as u32), u64::from_ne_bytes(bytes)]
     };
-    let asked = raw(&text(1, 1, *b"12345678"), read_rollout).unwrap();
-    assert_eq!(asked.rollout.unwrap().input, Some(Input::Text("12345678".into())));
+    let read = raw(&text(1, 1, *b"12345678"), read_rollout).unwrap();
+    assert_eq!(read.rollout.unwrap().input, Some(Input::Text("12345678".into())));
     for (words, says) in [
         (text(1, 1, [0xff; 8]), "text: not UTF-8"),
         (text(1, 3, *b"12345678"), "finish_reason: 3"),
         (text(9, 0, *b"12345678"), "input: form 9"),
     ] {
-        let asked = raw(&words, read_rollout).unwrap();
-        assert_eq!(asked.number, 7);
-        assert!(asked.rollout.unwrap_err().why.contains(says), "{says}");
+        let read = raw(&words, read_rollout).unwrap();
+        assert_eq!(read.number, 7);
+        assert!(read.rollout.unwrap_err().why.contains(says), "{says}");
     }
 }
 
@@ -196,8 +226,8 @@ fn options_beyond_the_limits() {
 fn more_messages_than_any_conversation_may_have_are_not_kept() {
     let words =
         [&[7, 4, 0, 0, 0, (3 * MAX_MESSAGES as u64) | (1 << 32)][..], &vec![0; 3 * MAX_MESSAGES], &[b'c'.into()]];
-    let asked = raw(&words.concat(), read_rollout).unwrap();
-    let Some(Input::Chat { messages, completion }) = asked.rollout.unwrap().input else { panic!("no chat") };
+    let read = raw(&words.concat(), read_rollout).unwrap();
+    let Some(Input::Chat { messages, completion }) = read.rollout.unwrap().input else { panic!("no chat") };
     assert_eq!((messages.len(), completion.as_str()), (MAX_MESSAGES + 1, "c"));
 }
 
@@ -208,6 +238,64 @@ fn the_longest_rejection_fits_what_is_set_aside() {
     assert!(HEADER + rejection_words(&rejection.message) <= ordinary_reply_words(1));
     let (mut producer, mut consumer) = ring();
     assert!(write_rejection(&mut producer, 1, 2, &rejection.message).unwrap());
-    let reply = read_reply(consumer.next().unwrap().unwrap(), &"v".into()).unwrap();
+    let reply = read_reply(consumer.next().unwrap().unwrap(), |_| None).unwrap();
     assert_eq!(reply, Reply::Rejection { number: 1, code: 2, message: rejection.message });
+}
+
+#[test]
+fn rewards_of_a_generation_that_was_not_announced_are_refused() {
+    let (mut producer, mut consumer) = ring();
+    let rewards = Rewards {
+        reward: 1.0,
+        attributes: vec![1.0],
+        tokens: 1,
+        truncated: false,
+        model_version: "v".into(),
+        generation: 7,
+        queue_ns: 0,
+        forward_ns: 0,
+        reads: Vec::new(),
+    };
+    assert!(write_rewards(&mut producer, 1, &rewards).unwrap());
+    let why = read_reply(consumer.next().unwrap().unwrap(), |_| None).unwrap_err().to_string();
+    assert!(why.contains("bear number 7, which was not announced"), "{why}");
+}
+
+#[test]
+fn parts_that_make_no_card_are_refused() {
+    let part = |generation, card_bytes, bytes| CardPart { generation, card_bytes, part: vec![b'x'; bytes] };
+    let refused = |parts: [CardPart; 2]| {
+        let mut assembly = CardAssembly::after(3);
+        let [first, second] = parts;
+        assembly.add(first).and_then(|_| assembly.add(second)).unwrap_err().to_string()
+    };
+    // Generations only go up, each is announced once, and a card is whole before the next one begins.
+    assert!(refused([part(3, 1, 1), part(4, 1, 1)]).contains("3 is announced after 3"));
+    assert!(refused([part(4, 1, 1), part(4, 1, 1)]).contains("4 is announced after 4"));
+    assert!(refused([part(4, 2, 1), part(5, 2, 1)]).contains("another card"));
+    assert!(refused([part(4, 2, 1), part(4, 3, 1)]).contains("another card"));
+    assert!(refused([part(4, 2, 1), part(4, 2, 2)]).contains("a part of 2 bytes, where 1 are missing"));
+    assert!(refused([part(4, 2, 1), part(4, 2, 0)]).contains("a part of 0 bytes"));
+    // A length beyond every card is refused before anything is kept.
+    for word in [u64::from(u32::MAX), 5 | 6 << 32] {
+        let (mut producer, mut consumer) = ring();
+        let mut writer = producer.begin(kind::CARD, 2).unwrap().unwrap();
+        writer.word(4);
+        writer.word(word);
+        writer.publish();
+        let why = read_reply(consumer.next().unwrap().unwrap(), |_| None).unwrap_err().to_string();
+        assert!(why.starts_with("card: "), "{why}");
+    }
+}
+
+#[test]
+fn a_withdrawal_is_one_number() {
+    for (words, says) in [(0, "needs 1 words"), (2, "1 words follow its end")] {
+        let (mut producer, mut consumer) = ring();
+        let mut writer = producer.begin(kind::CANCEL, words).unwrap().unwrap();
+        (0..words).for_each(|_| writer.word(1));
+        writer.publish();
+        let why = read_cancel(consumer.next().unwrap().unwrap()).unwrap_err().to_string();
+        assert!(why.contains(says), "{why}");
+    }
 }

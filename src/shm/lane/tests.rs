@@ -6,12 +6,12 @@ use std::thread;
 use super::*;
 use crate::rollout::{Input, Rollout};
 use crate::shm::frame::{NO_OPTIONS, kind, read_rollout};
-use crate::shm::handshake::{self, HandshakeError, Hello, Peer, Status};
+use crate::shm::handshake::{self, Card, HandshakeError, Hello, Peer, Status};
 use crate::shm::layout::VERSION;
 
 const SIZES: Sizes = Sizes { card_bytes: 5, rollout_bytes: 1 << 14, reward_bytes: 1 << 12 };
 /// Of an answer with one attribute and one read.
-const REPLY_WORDS: usize = HEADER + 6;
+const REPLY_WORDS: usize = HEADER + 7;
 const LONG: Duration = Duration::from_secs(30);
 
 /// A listening socket, and what its owner does with one connection after a good greeting.
@@ -56,7 +56,7 @@ fn echo(mut end: SidecarEnd) {
                 tokens: ids.len() as u32,
                 truncated: false,
                 model_version: "".into(),
-                generation: 1,
+                generation: 5,
                 queue_ns: 1,
                 forward_ns: 2,
                 reads: vec![],
@@ -88,21 +88,21 @@ fn echo(mut end: SidecarEnd) {
 fn rollouts_go_and_rewards_come_while_both_sleep_and_wake() {
     let (_folder, path, thread) = sidecar(|socket, heard| {
         heard.unwrap();
-        echo(handshake::open(socket, b"card!", SIZES, 77).unwrap());
+        echo(handshake::open(socket, Card { generation: 5, bytes: b"card!" }, SIZES, 77).unwrap());
     });
     let opened = handshake::connect(&path, LONG).unwrap();
-    assert_eq!((opened.card.as_slice(), opened.in_flight_limit), (&b"card!"[..], 77));
-    let ClientEnd { mut rollouts, mut rewards, line } = opened.end;
+    assert_eq!((opened.card.as_slice(), opened.generation, opened.in_flight_limit), (&b"card!"[..], 5, 77));
+    let ClientEnd { mut rollouts, mut rewards, line, .. } = opened.end;
     let (bell, sidecar) = (rewards.bell(), rollouts.bell());
     const ROLLOUTS: u64 = 2_000;
     let rollout = |number: u64| ids(&vec![7; (number % 300) as usize]);
     let (mut sent, mut answered) = (0, 0);
     while answered < ROLLOUTS {
-        while sent < ROLLOUTS && rollouts.rollout(sent, NO_OPTIONS, &rollout(sent).borrowed()).unwrap() {
+        while sent < ROLLOUTS && rollouts.rollout(sent, NO_OPTIONS, None, &rollout(sent).borrowed()).unwrap() {
             sent += 1;
         }
         let mut heard = false;
-        while let Some(reply) = rewards.next(&"v".into()).unwrap() {
+        while let Some(reply) = rewards.next(|_| Some("v".into())).unwrap() {
             let Reply::Rewards { number, rewards } = reply else { panic!("{reply:?}") };
             assert_eq!(
                 (number, rewards.tokens, rewards.attributes),
@@ -119,43 +119,43 @@ fn rollouts_go_and_rewards_come_while_both_sleep_and_wake() {
             bell.sleep(LONG, || rewards.is_waiting() || (sent < ROLLOUTS && rollouts.has_room(bytes).unwrap()));
         }
     }
-    assert_eq!(line.parted(), None);
+    assert_eq!(line.closed(), None);
     drop((rollouts, rewards, line));
     thread.join().unwrap();
 }
 
 #[test]
-fn a_sidecar_that_parts_is_noticed_and_may_say_why() {
+fn a_lane_that_is_closed_is_noticed_and_may_say_why() {
     let (_folder, path, thread) = sidecar(|socket, _| {
-        let end = handshake::open(socket, b"", SIZES, 1).unwrap();
-        end.line.part("the lane broke its rules: a test");
+        let end = handshake::open(socket, Card { generation: 1, bytes: b"" }, SIZES, 1).unwrap();
+        end.line.say_why("the lane broke its rules: a test");
     });
     let opened = handshake::connect(&path, LONG).unwrap();
     thread.join().unwrap();
-    assert_eq!(opened.end.line.parted().as_deref(), Some("the lane broke its rules: a test"));
+    assert_eq!(opened.end.line.closed().as_deref(), Some("the lane broke its rules: a test"));
 }
 
 #[test]
-fn whoever_is_refused_hears_why() {
-    for (status, passes) in [(Status::Full, true), (Status::Version, false)] {
+fn a_refused_client_hears_why() {
+    for (status, expected) in [(Status::Full, true), (Status::Version, false)] {
         let (_folder, path, thread) = sidecar(move |socket, _| handshake::refuse(&socket, status, "because"));
         let refused = handshake::connect(&path, LONG).unwrap_err();
         thread.join().unwrap();
         assert!(
-            matches!(&refused, HandshakeError::Refused { passing, reason } if *passing == passes && reason == "because"),
+            matches!(&refused, HandshakeError::Refused { transient, reason } if *transient == expected && reason == "because"),
             "{refused:?}"
         );
     }
 }
 
 #[test]
-fn whoever_is_refused_before_the_greeting_hears_why() {
+fn a_client_refused_before_the_greeting_hears_why() {
     let (ours, theirs) = UnixStream::pair().unwrap();
     handshake::refuse(&theirs, Status::Full, "because");
     drop(theirs);
     let refused = handshake::greet(ours, "somewhere".as_ref(), LONG).unwrap_err();
     assert!(
-        matches!(&refused, HandshakeError::Refused { passing: true, reason } if reason == "because"),
+        matches!(&refused, HandshakeError::Refused { transient: true, reason } if reason == "because"),
         "{refused:?}"
     );
 }
@@ -171,12 +171,14 @@ fn another_version_is_refused_by_either_end() {
     let hello =
         |magic: &[u8; 8], version: u32, last: u32| [&magic[..], &version.to_ne_bytes(), &last.to_ne_bytes()].concat();
     assert_eq!(greet(&hello(b"rw-lane\n", VERSION, 0)), Ok(()));
-    assert!(greet(&hello(b"rw-lane\n", VERSION + 1, 0)).unwrap_err().contains("lane version 2, this sidecar 1"));
+    assert!(greet(&hello(b"rw-lane\n", VERSION + 1, 0)).unwrap_err().contains("lane version 3, this sidecar 2"));
+    let older = greet(&hello(b"rw-lane\n", VERSION - 1, 0)).unwrap_err();
+    assert!(older.contains("lane version 1, this sidecar 2; install the same release of both"), "{older}");
     assert!(greet(&hello(b"rw-lane\n", VERSION, 1)).unwrap_err().contains("does not know"));
     assert!(greet(b"PRI * HTTP/2.0\r\n").unwrap_err().contains("something else"));
 
     for (answer, says) in [
-        ([b"rw-lane\n", &2u32.to_ne_bytes()[..], &[0; 36]].concat(), "lane version 2, this client 1"),
+        ([b"rw-lane\n", &3u32.to_ne_bytes()[..], &[0; 36]].concat(), "lane version 3, this client 2"),
         (vec![b'x'; 48], "no reward-sidecar"),
         (
             [b"rw-lane\n", &VERSION.to_ne_bytes()[..], &[0; 28], &1u32.to_ne_bytes(), &[0; 4]].concat(),
@@ -248,16 +250,17 @@ fn a_peer_without_a_process_number() {
 /// Options and a rollout that find no room together: the sidecar must not sleep over the options.
 #[test]
 fn options_ring_too() {
-    let (_folder, path, thread) = sidecar(|socket, _| handshake::open(socket, b"", SIZES, 1).unwrap());
+    let (_folder, path, thread) =
+        sidecar(|socket, _| handshake::open(socket, Card { generation: 1, bytes: b"" }, SIZES, 1).unwrap());
     let mut client = handshake::connect(&path, LONG).unwrap().end;
     let mut sidecar = thread.join().unwrap();
     sidecar.rollouts.going_to_sleep();
     assert!(!sidecar.rollouts.is_waiting());
     assert!(client.rollouts.options(0, &vec![0; SIZES.rollout_bytes / 2]).unwrap());
     let large = ids(&vec![0; SIZES.rollout_bytes / 8]);
-    assert!(!client.rollouts.rollout(1, 0, &large.borrowed()).unwrap());
+    assert!(!client.rollouts.rollout(1, 0, None, &large.borrowed()).unwrap());
     let mut bell = [PollFd::from_borrowed_fd(sidecar.line.bell(), PollFlags::IN)];
     assert_eq!(poll(&mut bell, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap(), 1);
     drop(sidecar.rollouts.next().unwrap().unwrap());
-    assert!(client.rollouts.rollout(1, 0, &large.borrowed()).unwrap());
+    assert!(client.rollouts.rollout(1, 0, None, &large.borrowed()).unwrap());
 }

@@ -22,7 +22,7 @@ fn write(producer: &mut Producer, record: u16, words: usize) -> bool {
 /// The next record if it is there; it must be this one.
 fn read(consumer: &mut Consumer, record: u16, words: usize) -> bool {
     let Some(mut found) = consumer.next().unwrap() else { return false };
-    assert_eq!((found.kind(), found.left()), (record, words));
+    assert_eq!((found.kind(), found.remaining()), (record, words));
     for word in 0..words as u64 {
         assert_eq!(found.word("word").unwrap(), u64::from(record) << 8 | word);
     }

@@ -25,7 +25,7 @@ fn receive(consumer: &mut Consumer) -> Option<(u16, Vec<u8>, Vec<u32>)> {
     let (bytes, values) = record.halves("lengths").unwrap();
     let bytes = record.bytes(bytes as usize, "bytes").unwrap();
     let values = record.values(values as usize, "values", |v| v).unwrap();
-    assert_eq!(record.left(), 0);
+    assert_eq!(record.remaining(), 0);
     Some((record.kind(), bytes, values))
 }
 

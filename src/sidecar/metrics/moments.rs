@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use ::metrics::gauge;
 
-use super::{ATTRIBUTE_MEAN, ATTRIBUTE_STD, REWARD_MEAN, REWARD_STD};
+use super::names::{ATTRIBUTE_MEAN, ATTRIBUTE_STD, REWARD_MEAN, REWARD_STD};
 use crate::engine::ModelCard;
 use crate::reward::Rewards;
 

@@ -1,44 +1,114 @@
 //! An accepted rollout on its way to the engine, and the count of those that are not answered.
 
-use std::sync::{Arc, Weak};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
 use tokio::sync::watch;
 
-use super::Room;
 use crate::aggregate::Bound;
-use crate::reward::{Code, Rejection};
+use crate::batch::unique_tokens;
+use crate::reward::Rejection;
 use crate::rollout::ValidRollout;
 use crate::sidecar::Ticket;
 use crate::sidecar::batcher::Waiting;
-use crate::sidecar::intake::expired;
+use crate::sidecar::fair::Permit;
+use crate::sidecar::rejections::{cancelled, expired};
 
-/// See the module.
-pub(in crate::sidecar) struct Pending {
+/// A rollout that has passed all checks, with everything that scoring needs, and its room in the queue.
+pub(in crate::sidecar) struct Admitted {
     pub(in crate::sidecar) rollout: ValidRollout,
     pub(in crate::sidecar) bound: Bound,
+    /// When its transport received it.
+    pub(in crate::sidecar) received: Instant,
     pub(in crate::sidecar) deadline: Option<Instant>,
-    pub(in crate::sidecar) arrived: Instant,
+    pub(in crate::sidecar) room: Permit,
+}
+
+/// A rollout from acceptance to its answer.
+pub(in crate::sidecar) struct Pending {
+    /// What the batcher decides by. The packer's snapshot of the queue shares it, so that planning needs no lock.
+    pub(super) candidate: Arc<Candidate>,
+    pub(in crate::sidecar) bound: Bound,
+    /// When its transport received it.
+    pub(in crate::sidecar) received: Instant,
     pub(in crate::sidecar) ticket: Ticket,
-    /// See [`Waiting::beside`].
-    pub(super) beside: usize,
-    pub(super) bypassed: u32,
-    /// What others of its group that are queued begin with.
-    pub(in crate::sidecar) left_behind: Option<LeftBehind>,
-    /// Pins what an earlier micro-batch has left behind for this one.
-    pub(super) pin: Option<Arc<()>>,
+    /// What rollouts begin with that are still in the queue.
+    pub(in crate::sidecar) shared_prefix: Option<SharedPrefix>,
     /// Open while it waits.
     pub(super) queued: tracing::Span,
-    pub(super) room: Option<Room>,
+    pub(super) room: Option<Permit>,
     pub(super) _unanswered: Unanswered,
 }
 
-/// A prefix that rollouts in the queue have, too.
-pub(in crate::sidecar) struct LeftBehind {
+/// What of a waiting rollout does not change, and what only the packer changes.
+pub(super) struct Candidate {
+    /// Its number in order of acceptance.
+    pub(super) number: u64,
+    pub(super) rollout: ValidRollout,
+    /// See [`Waiting::beside`].
+    beside: usize,
+    /// The caller's connection.
+    pub(super) caller: u64,
+    pub(super) accepted: Instant,
+    pub(super) deadline: Option<Instant>,
+    /// See [`Waiting::bypassed`]. Written by the packer alone.
+    bypassed: AtomicU32,
+    /// Keeps alive what an earlier micro-batch computed for this rollout, too.
+    pin: Mutex<Option<Arc<()>>>,
+}
+
+impl Candidate {
+    /// Accepted now; its number is given when it joins the queue. `share_prefixes` says whether the rollout's own sequences are
+    /// computed together.
+    pub(super) fn new(rollout: ValidRollout, caller: u64, deadline: Option<Instant>, share_prefixes: bool) -> Self {
+        let sequences: Vec<&[u32]> = rollout.sequences(0).map(|sequence| sequence.tokens).collect();
+        let all = match sequences.as_slice() {
+            [own] => own.len(),
+            sequences if share_prefixes => unique_tokens(sequences),
+            _ => rollout.total_tokens(),
+        };
+        let beside = all - rollout.tokens.len();
+        let (accepted, bypassed) = (Instant::now(), AtomicU32::new(0));
+        Self { number: 0, rollout, beside, caller, accepted, deadline, bypassed, pin: Mutex::new(None) }
+    }
+
+    pub(super) fn waiting(&self, withdrawn: bool) -> Waiting<'_> {
+        Waiting {
+            tokens: &self.rollout.tokens,
+            beside: self.beside,
+            caller: self.caller,
+            group: &self.rollout.group,
+            priority: self.rollout.priority,
+            arrived: self.accepted,
+            deadline: self.deadline,
+            bypassed: self.bypassed.load(Ordering::Relaxed),
+            withdrawn,
+        }
+    }
+
+    /// Tokens that it counts in the queue.
+    pub(super) fn cost(&self) -> usize {
+        self.rollout.tokens.len() + self.beside
+    }
+
+    /// A micro-batch took a later arrival of its caller.
+    pub(super) fn pass_over(&self) {
+        self.bypassed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Holds `pin` until this rollout is answered.
+    pub(super) fn hold(&self, pin: &Arc<()>) {
+        *self.pin.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(pin));
+    }
+}
+
+/// A prefix that rollouts in the queue have, too: an engine that keeps what it computes had better keep that.
+pub(in crate::sidecar) struct SharedPrefix {
     /// Its length, one or more.
     pub(in crate::sidecar) tokens: u32,
     /// Gone once none of them is unanswered.
-    pub(in crate::sidecar) by: Weak<()>,
+    pub(in crate::sidecar) wanted_by: Weak<()>,
 }
 
 /// Counts an accepted rollout until it is answered.
@@ -58,37 +128,30 @@ impl Drop for Unanswered {
 }
 
 impl Pending {
-    pub(super) fn waiting(&self) -> Waiting<'_> {
-        Waiting {
-            tokens: &self.rollout.tokens,
-            beside: self.beside,
-            group: &self.rollout.group,
-            priority: self.rollout.priority,
-            arrived: self.arrived,
-            deadline: self.deadline,
-            bypassed: self.bypassed,
-            withdrawn: self.ticket.withdrawn(),
-        }
+    /// What is scored.
+    pub(in crate::sidecar) fn rollout(&self) -> &ValidRollout {
+        &self.candidate.rollout
+    }
+
+    /// When it was accepted into the queue.
+    pub(in crate::sidecar) fn accepted(&self) -> Instant {
+        self.candidate.accepted
     }
 
     /// Why it should not be scored any more, if so.
     pub(in crate::sidecar) fn obsolete(&self, now: Instant) -> Option<Rejection> {
         if self.ticket.withdrawn() {
-            Some(left())
-        } else if self.deadline.is_some_and(|deadline| deadline <= now) {
+            Some(cancelled())
+        } else if self.candidate.deadline.is_some_and(|deadline| deadline <= now) {
             Some(expired())
         } else {
             None
         }
     }
 
-    /// The wait is over: closes its span and gives its room to the next.
+    /// It waits no longer: closes its span and gives its room to the next.
     pub(super) fn leave_queue(&mut self) {
         self.queued = tracing::Span::none();
         self.room = None;
     }
-}
-
-pub(in crate::sidecar) fn left() -> Rejection {
-    Rejection::new(Code::Cancelled, "the caller left before the rollout was scored")
 }

@@ -77,8 +77,10 @@ impl Line {
 }
 
 impl Pace {
-    /// A pass over so many unique tokens took so long.
+    /// A pass that computed so many unique tokens took so long. One that reused them all counts as one token: a pass takes time
+    /// whatever it computes, and no mean may come of a division by zero.
     pub fn saw(&mut self, tokens: usize, took: Duration) {
+        let tokens = tokens.max(1);
         let took = self.expected(tokens).map_or(took, |expected| took.min(SURPRISE * expected));
         self.nanoseconds = self.nanoseconds * MEMORY + took.as_nanos() as f64;
         self.tokens = self.tokens * MEMORY + tokens as f64;
@@ -92,7 +94,7 @@ impl Pace {
         match self.line.coefficients() {
             Some((whole, each)) if whole + each * most as f64 > SHORT.as_secs_f64() => {
                 let enough = whole / (OVERHEAD * each);
-                (enough as usize).clamp(most / LEAST_SHARE, most)
+                (enough as usize).clamp((most / LEAST_SHARE).max(1), most.max(1))
             }
             _ => most,
         }
@@ -137,6 +139,28 @@ mod tests {
         assert_eq!(budget(0.0, 0.001), MOST / LEAST_SHARE);
         assert_eq!(budget(1.0, 0.001), MOST);
         assert_eq!(budget(0.000_004, 0.000_000_1), MOST, "nobody waits for so short a pass");
+    }
+
+    #[test]
+    fn a_budget_is_never_zero() {
+        for most in 1..4 {
+            let mut pace = Pace::default();
+            for tokens in 1..100 {
+                pace.saw(tokens, Duration::from_millis(50) * tokens as u32);
+            }
+            assert!((1..=most).contains(&pace.budget(most)));
+        }
+    }
+
+    /// An engine may have kept everything from earlier passes, even at the first that is seen.
+    #[test]
+    fn passes_that_compute_nothing_are_passes() {
+        let mut pace = Pace::default();
+        for _ in 0..100 {
+            pace.saw(0, MICROSECOND);
+        }
+        assert!(pace.expected(1000).is_some_and(|pass| pass >= MICROSECOND));
+        assert_eq!(pace.budget(4096), 4096);
     }
 
     #[test]

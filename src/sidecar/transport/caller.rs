@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use crate::limits;
 use crate::reward::{Code, Outcome, Rejection, shortened};
 use crate::rollout::Rollout;
-use crate::sidecar::ticket::answered_by_transport;
+use crate::sidecar::observer::answered_unread;
 use crate::sidecar::{Cancellation, Deferred, Identity, Intake, Interest, Ticket};
 
 /// How long an id stays taken.
@@ -55,7 +55,7 @@ impl Caller {
         let id = shortened(id, limits::MAX_ID_BYTES).to_owned();
         let Some(cancellation) = lock(&self.ids).take(&id) else {
             let outcome = Err(self.duplicate(&id));
-            answered_by_transport(&outcome, self.interest.caller());
+            answered_unread(self.interest.caller(), &outcome);
             deliver(outcome);
             return None;
         };

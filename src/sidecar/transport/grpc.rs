@@ -12,7 +12,7 @@ mod replies;
 use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tonic::{Extensions, Request, Response, Status, Streaming};
 
 use self::budget::Permits;
@@ -24,6 +24,7 @@ use super::caller::{Admission, Caller, IdsUnique};
 use crate::limits;
 use crate::proto::{self, v1};
 use crate::reward::shortened;
+use crate::sidecar::fair::Permit;
 use crate::sidecar::{Identity, Intake, metrics};
 
 /// The service, whatever it is listened for on.
@@ -99,7 +100,7 @@ impl v1::reward_service_server::RewardService for RewardService {
     }
 
     async fn get_model(&self, _: Request<v1::GetModelRequest>) -> Result<Response<v1::ModelCard>, Status> {
-        Ok(Response::new(super::served(&self.intake, self.in_flight_limit)))
+        Ok(Response::new(super::served(&self.intake.card(), self.intake.over_long(), self.in_flight_limit)))
     }
 }
 
@@ -123,9 +124,7 @@ struct Reader {
 
 impl Reader {
     async fn run(mut self, mut ending: watch::Receiver<bool>) {
-        // Room first, then the next rollout: while there is none, HTTP/2's flow control holds the sender back. The
-        // semaphore is never closed, so `Err` cannot be.
-        while let Ok(room) = Arc::clone(&self.room).acquire_owned().await {
+        loop {
             let next = tokio::select! {
                 next = self.rollouts.message() => next.map(|next| next.map(|rollout| (rollout, self.permits.next()))),
                 _ = ending.wait_for(|ending| *ending) => Err(Status::unavailable(
@@ -137,26 +136,16 @@ impl Reader {
                     self.caller.cancel(&rollout.id);
                 }
                 Ok(Some((rollout, permit))) => {
-                    let (replies, unread) = (self.replies.clone(), self.unread.count());
-                    let id = shortened_id(&rollout.id);
-                    let deliver = {
-                        let id = id.clone();
-                        move |outcome| {
-                            // The other end is gone only when the caller has left.
-                            drop(replies.send(Ok((proto::outcome_to_wire(id, outcome), room, unread))));
-                        }
-                    };
-                    if let Some(ticket) = self.caller.admit(&id, deliver) {
-                        let rollout = proto::rollout_from_wire(rollout).map(|rollout| self.call.bind(rollout));
-                        self.admission.submit(rollout, ticket, Instant::now(), permit).await;
-                    }
+                    // While there is no room, nothing more is read, and HTTP/2's flow control holds the sender back. The
+                    // semaphore is never closed, so it cannot fail.
+                    let Ok(room) = Arc::clone(&self.room).acquire_owned().await else { return };
+                    self.admit(rollout, room, permit).await;
                 }
                 // What is still on its way through intake goes on.
                 Ok(None) => return self.admission.finish().await,
                 Err(status) => {
                     // The stream is not read on (not protobuf, not UTF-8; or the server ends). What is in flight is
                     // answered first, and the answers read.
-                    drop(room);
                     self.admission.finish().await;
                     let all = self.room.acquire_many(self.in_flight_limit).await;
                     drop(all);
@@ -164,6 +153,23 @@ impl Reader {
                     return;
                 }
             }
+        }
+    }
+
+    /// Hands one rollout over; `room` is free again, and its reply counts as read, once it has left.
+    async fn admit(&mut self, rollout: v1::Rollout, room: OwnedSemaphorePermit, permit: Option<Permit>) {
+        let (replies, unread) = (self.replies.clone(), self.unread.count());
+        let id = shortened_id(&rollout.id);
+        let deliver = {
+            let id = id.clone();
+            move |outcome| {
+                // The other end is gone only when the caller has left.
+                drop(replies.send(Ok((proto::outcome_to_wire(id, outcome), room, unread))));
+            }
+        };
+        if let Some(ticket) = self.caller.admit(&id, deliver) {
+            let rollout = proto::rollout_from_wire(rollout).map(|rollout| self.call.bind(rollout));
+            self.admission.submit(rollout, ticket, Instant::now(), permit).await;
         }
     }
 }

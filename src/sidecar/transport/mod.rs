@@ -10,8 +10,9 @@ mod socket_file;
 use tokio::time::Instant;
 
 use crate::aggregate::AGGREGATIONS;
+use crate::engine::ModelCard;
 use crate::proto::{self, v1};
-use crate::sidecar::{Intake, OverLong};
+use crate::sidecar::OverLong;
 
 /// A running transport, as the sidecar ends it.
 #[tonic::async_trait]
@@ -25,13 +26,13 @@ pub(super) trait Transport: Send + Sync {
 }
 
 /// What is served here, and on which terms, for the wire.
-fn served(intake: &Intake, in_flight_limit: usize) -> v1::ModelCard {
-    let over_long = match intake.over_long() {
+fn served(card: &ModelCard, over_long: OverLong, in_flight_limit: usize) -> v1::ModelCard {
+    let over_long = match over_long {
         OverLong::Reject => "reject",
         OverLong::TruncateLeft => "truncate-left",
     };
     proto::card_to_wire(&proto::ServedModel {
-        model: intake.card().as_ref().clone(),
+        model: card.clone(),
         in_flight_limit: in_flight_limit as u32,
         over_long: over_long.into(),
         aggregations: AGGREGATIONS.iter().map(|a| a.name().to_owned()).collect(),

@@ -1,32 +1,36 @@
 //! Lanes: rollouts through shared memory.
 //!
-//! One plain thread serves all lanes, in turn: it reads rollouts out of their rings, and hands them to intake. Whoever answers
-//! a ticket writes the answer into the lane's reward ring. So a rollout of token ids for a quick engine never leaves the
-//! thread that reads it, and one for a slow engine costs no thread but the engine's.
+//! One plain thread serves all lanes, in turn: it reads rollouts out of their rings, and hands them to intake. The thread that
+//! answers a ticket writes the answer into the lane's reward ring. So a rollout of token ids costs no task.
 //!
-//! Invariants: a lane admits no more rollouts than its reward ring holds answers, so answering never waits for a client; and
-//! whatever a client does ends its own lane at most.
+//! Invariants: a lane admits no more rollouts than its reward ring holds answers, so answering never waits for a client;
+//! whatever a client does ends its own lane at most; and while the thread runs, every lane's heartbeat goes on.
 
+mod about;
+mod generation;
+mod heartbeats;
 mod lane;
 mod outbox;
 mod poller;
+mod unread;
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use prost::Message as _;
 use rustix::event::{EventfdFlags, eventfd};
+use tokio::sync::watch;
 
+use self::generation::Generations;
 use self::poller::Poller;
 use super::Transport;
 use super::socket_file::{self, SocketFile};
 use crate::shm::frame::ordinary_reply_words;
 use crate::shm::layout::{MAX_RING_BYTES, MIN_RING_BYTES, Sizes, WORD};
-use crate::sidecar::{Config, Intake, StartError};
+use crate::sidecar::health::Health;
+use crate::sidecar::{Config, Intake, Served, StartError};
 
 /// A bound socket on which no lane is opened yet.
 #[derive(Debug)]
@@ -54,9 +58,10 @@ struct Terms {
     deferrals: usize,
     /// Words of the reward ring that are set aside for a rollout.
     reply_words: usize,
-    sizes: Sizes,
-    /// The model's card, as protobuf.
-    card: Vec<u8>,
+    rollout_bytes: usize,
+    reward_bytes: usize,
+    /// What is announced when a lane is opened, and afterwards.
+    generations: Arc<Generations>,
 }
 
 impl Terms {
@@ -65,13 +70,26 @@ impl Terms {
         // As many as the largest ring has room for.
         let in_flight_limit = config.stream_in_flight.min(MAX_RING_BYTES / WORD / reply_words);
         let reward_bytes = (in_flight_limit * reply_words * WORD).next_power_of_two().max(MIN_RING_BYTES);
-        let card = super::served(intake, in_flight_limit).encode_to_vec();
-        let sizes = Sizes { card_bytes: card.len(), rollout_bytes: config.shm_ring_bytes, reward_bytes };
-        sizes.check().map_err(StartError::Lanes)?;
-        let spin = Duration::from_micros(config.shm_spin_us);
-        // One more than there are threads for text: the next is at hand when one is free.
-        let deferrals = config.tokenizer_threads + 1;
-        Ok(Self { lanes: config.shm_lanes, spin, in_flight_limit, deferrals, reply_words, sizes, card })
+        let generations = Generations::of(intake, in_flight_limit);
+        let card_bytes = generations.latest().card.len();
+        let terms = Self {
+            lanes: config.shm_lanes,
+            spin: Duration::from_micros(config.shm_spin_us),
+            in_flight_limit,
+            // One more than there are threads for text: the next is at hand when one is free.
+            deferrals: config.tokenizer_threads + 1,
+            reply_words,
+            rollout_bytes: config.shm_ring_bytes,
+            reward_bytes,
+            generations: Arc::new(generations),
+        };
+        terms.sizes(card_bytes).check().map_err(StartError::Lanes)?;
+        Ok(terms)
+    }
+
+    /// The parts of a lane that is opened with a card of so many bytes.
+    fn sizes(&self, card_bytes: usize) -> Sizes {
+        Sizes { card_bytes, rollout_bytes: self.rollout_bytes, reward_bytes: self.reward_bytes }
     }
 }
 
@@ -79,36 +97,32 @@ impl Terms {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     /// Lanes are opened.
-    Serving = 0,
+    Serving,
     /// No new ones are.
-    Refusing = 1,
-    /// All are closed.
-    Ended = 2,
+    Refusing,
+    /// Each lane is closed once its client has read all answers, and all are at this time.
+    Closing(Instant),
 }
 
 /// What the poller's thread hears from others.
 #[derive(Debug)]
 struct Control {
-    stage: AtomicU8,
+    stage: Mutex<Stage>,
     bell: OwnedFd,
 }
 
 impl Control {
     fn new() -> std::io::Result<Self> {
         let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Self { stage: AtomicU8::new(Stage::Serving as u8), bell })
+        Ok(Self { stage: Mutex::new(Stage::Serving), bell })
     }
 
     fn stage(&self) -> Stage {
-        match self.stage.load(Ordering::SeqCst) {
-            0 => Stage::Serving,
-            1 => Stage::Refusing,
-            _ => Stage::Ended,
-        }
+        *self.stage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn set(&self, stage: Stage) {
-        self.stage.store(stage as u8, Ordering::SeqCst);
+        *self.stage.lock().unwrap_or_else(PoisonError::into_inner) = stage;
         self.ring();
     }
 
@@ -123,30 +137,43 @@ impl Control {
 #[derive(Debug)]
 pub struct Server {
     control: Arc<Control>,
-    thread: Option<JoinHandle<()>>,
+    /// Returns how many answers were not read.
+    thread: Option<JoinHandle<usize>>,
     _file: SocketFile,
 }
 
 impl Server {
     /// Opens lanes from now on. Needs a tokio runtime, for what has to wait.
-    pub fn start(listener: Listener, config: &Config, intake: Intake) -> Result<Self, StartError> {
+    pub fn start(listener: Listener, config: &Config, intake: Intake, health: &Health) -> Result<Self, StartError> {
         let terms = Terms::of(config, &intake)?;
         let Listener { socket, file } = listener;
         let control = Arc::new(Control::new().map_err(StartError::Thread)?);
         let runtime = tokio::runtime::Handle::current();
+        tokio::spawn(announce(intake.served(), Arc::clone(&control)));
+        let guard = health.guard("lanes");
         let poller = Poller::new(socket, terms, intake, runtime, Arc::clone(&control)).map_err(StartError::Thread)?;
-        let thread =
-            std::thread::Builder::new().name("lanes".into()).spawn(move || poller.run()).map_err(StartError::Thread)?;
+        let run = move || {
+            let _guard = guard;
+            poller.run()
+        };
+        let thread = std::thread::Builder::new().name("lanes".into()).spawn(run).map_err(StartError::Thread)?;
         Ok(Self { control, thread: Some(thread), _file: file })
     }
 
-    fn end(&mut self) {
-        self.control.set(Stage::Ended);
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
+    /// Waits for the thread, which ends at the time that it was told; how many answers had not been read by then.
+    fn join(&mut self) -> usize {
+        let Some(thread) = self.thread.take() else { return 0 };
+        thread.join().unwrap_or_else(|_| {
             tracing::error!("the lanes' thread panicked");
-        }
+            0
+        })
+    }
+}
+
+/// Has the poller announce each generation of the model that takes over. Ends with the sidecar.
+async fn announce(mut served: watch::Receiver<Arc<Served>>, control: Arc<Control>) {
+    while served.changed().await.is_ok() {
+        control.ring();
     }
 }
 
@@ -157,15 +184,19 @@ impl Transport for Server {
         self.control.set(Stage::Refusing);
     }
 
-    /// Closes every lane; what was answered before can still be read.
-    async fn stop(mut self: Box<Self>, _until: tokio::time::Instant) -> usize {
-        self.end();
-        0
+    /// Closes each lane once its client has read its answers, and all at `until`. A client that only pauses gets everything.
+    async fn stop(mut self: Box<Self>, until: tokio::time::Instant) -> usize {
+        self.control.set(Stage::Closing(until.into_std()));
+        // A panic is counted as none by the thread that joins.
+        tokio::task::spawn_blocking(move || self.join()).await.unwrap_or(0)
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.end();
+        if self.thread.is_some() {
+            self.control.set(Stage::Closing(Instant::now()));
+            self.join();
+        }
     }
 }

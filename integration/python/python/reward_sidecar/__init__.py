@@ -1,9 +1,18 @@
-"""Rewards for RL trainers: the client over shared memory or gRPC, and the server that it asks."""
+"""Rewards for RL trainers: the client over shared memory or gRPC, and the server that it asks.
+
+    server = reward_sidecar.launch("demo")
+    with server.client() as client:
+        batch = client.score(prompts=["Hello"], completions=["Hello, how can I help?"])
+        print(batch.rewards)
+
+What the client has to report (a lost connection, a server that came back with another model) goes to
+`logging.getLogger("reward_sidecar")`, while a call waits or with the next one.
+"""
 
 from ._client import AsyncClient, Best, Card, Client
-from ._errors import RewardSidecarError
+from ._errors import ConnectionFailed, DeadlineExceeded, Rejected, RewardSidecarError
 from ._launch import Server, launch
-from ._native import Batch, Reads, Result, Stream
+from ._native import Batch, Reads, Result, Stream, __version__
 
 __all__ = [
     "AsyncClient",
@@ -11,10 +20,14 @@ __all__ = [
     "Best",
     "Card",
     "Client",
+    "ConnectionFailed",
+    "DeadlineExceeded",
     "Reads",
+    "Rejected",
     "Result",
     "RewardSidecarError",
     "Server",
     "Stream",
+    "__version__",
     "launch",
 ]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping, Sequence
+import inspect
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from types import TracebackType
@@ -24,7 +25,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Card:
-    """What a server serves, and on which terms."""
+    """What a server serves, and on which terms.
+
+    print(client.card().attributes)   # ('helpfulness', 'relevance', ...)
+    """
 
     name: str
     """The model's name."""
@@ -54,12 +58,16 @@ class Card:
 
 @dataclass(frozen=True)
 class Best:
-    """The best of some candidates, best first."""
+    """The best of some candidates, best first: what `best_of_n` returns.
+
+    best = client.best_of_n("How do I make tea?", answers, k=2)
+    print(best.candidates[0], best.rewards[0])
+    """
 
     indices: tuple[int, ...]
-    """Their places among the candidates."""
+    """Their places among the candidates: k of them, or fewer where fewer have rewards."""
     rewards: np.ndarray[Any, np.dtype[np.float32]]
-    """float32 [k]."""
+    """float32 [k], falling."""
     candidates: tuple[Candidate, ...]
     """Themselves."""
     batch: Batch
@@ -67,7 +75,10 @@ class Best:
 
     @classmethod
     def of(cls, candidates: Sequence[Candidate], batch: Batch, k: int) -> Best:
-        """The best `k`; fewer where fewer have rewards. Of equals, the first."""
+        """The best `k` by the rewards of a batch; fewer where fewer have rewards. Of equals, the first.
+
+        Best.of(completions, client.score(prompts=prompts, completions=completions), k=1)
+        """
         order = np.argsort(-batch.rewards, kind="stable")[:k]
         scored = order[np.isfinite(batch.rewards[order])]
         indices = tuple(scored.tolist())
@@ -92,30 +103,65 @@ class Client(_native.Client):
     """A client of one server: `shm:///path` (shared memory), `unix:///path` or `grpc://host:port`.
 
     It connects when it is first used, in each process for itself: it may be pickled, and used after a fork. Threads may
-    share it. A lost connection is made anew, for up to `connect_timeout_s`, and what was unanswered is asked again.
+    share it. A lost connection is made anew, for up to `connect_timeout_s` seconds (30), and what was unanswered is asked
+    again. A server that hangs is noticed within 10 s.
+
+    `in_flight_limit`: most rollouts unanswered at a time. `deadline_ms`: milliseconds that rollouts may take that bring no
+    deadline of their own. `spin_us`: microseconds for which a lane is watched before this side sleeps.
 
     Arrays of token ids are read where they are: leave them as they are until the call returns.
+
+        with Client("unix:///run/reward.sock") as client:
+            batch = client.score(prompts=["Hello"], completions=["Hello, how can I help?"])
+            print(batch.rewards)
     """
 
     _desks: WeakKeyDictionary[asyncio.AbstractEventLoop, Desk]
 
-    @property
-    def card(self) -> Card:
-        """What the server serves, as of the latest connection."""
-        return Card(**self._card())
+    def connect(self, timeout: float | None = None) -> Self:
+        """Connects now rather than with the first rollout, and returns the client itself.
+
+        Raises `ConnectionFailed` if there is no server, and `DeadlineExceeded` after `timeout` seconds.
+
+            client = Client("grpc://reward:50051").connect(timeout=5.0)
+        """
+        self.card(timeout)
+        return self
+
+    def card(self, timeout: float | None = None) -> Card:
+        """What the server serves, as of the latest connection; connects where there was none.
+
+        Raises `ConnectionFailed` if there is no server, and `DeadlineExceeded` after `timeout` seconds.
+
+            client.card().attributes          # ('helpfulness', 'relevance', ...)
+        """
+        return Card(**self._card(timeout))
 
     def best_of_n(
         self, prompt: Prompt | Ids, candidates: Sequence[Candidate], k: int = 1, **options: Unpack[ScoreOptions]
     ) -> Best:
-        """The best `k` of some candidates for one prompt: texts for texts and conversations, token ids for token ids."""
+        """The best `k` of some candidates for one prompt: texts for a text or a conversation, token ids for token ids.
+
+        The options are those of `score`. Candidates that fail raise as there, or, with `raise_on_error=False`, are never
+        among the best.
+
+            best = client.best_of_n("How do I make tea?", ["Tea.", "Pour boiling water over the leaves."], k=1)
+            best.candidates                   # ('Pour boiling water over the leaves.',)
+        """
         return Best.of(candidates, self.score(**_candidates(prompt, candidates, k, options)), k)
 
     async def score_async(self, **request: Unpack[Request]) -> Batch:
-        """As `score`, for an event loop."""
+        """As `score`, for an event loop. Cancelling it withdraws its rollouts.
+
+        first, second = await asyncio.gather(client.score_async(texts=["a"]), client.score_async(texts=["b"]))
+        """
         return await self._desk().score(request)
 
     def close(self) -> None:
-        """Ends the connection. What waits in an event loop fails with `CLOSED`; threads that wait get their answers."""
+        """Ends the connection. What waits in an event loop fails with `CLOSED`; threads that wait get their answers.
+
+        A `with` block does it too: `with Client(address) as client: ...`
+        """
         super().close()
         for desk in self.__dict__.pop("_desks", {}).values():
             desk.close()
@@ -135,50 +181,87 @@ class Client(_native.Client):
 
 
 class AsyncClient:
-    """As `Client`, for asyncio."""
+    """As `Client`, with the same settings, for asyncio: nothing here holds up the event loop, and a cancelled call ends at
+    once and withdraws its rollouts.
+
+        async with AsyncClient("unix:///run/reward.sock") as client:
+            batch = await client.score(prompts=["Hello"], completions=["Hello, how can I help?"], timeout=10.0)
+    """
 
     def __init__(self, address: str, **settings: Unpack[Settings]) -> None:
+        """Connects with the first call: `AsyncClient("grpc://reward:50051", connect_timeout_s=5.0)`."""
         self._client = Client(address, **settings)
         self._settings = settings
 
     @property
     def address(self) -> str:
-        """The address, as it was given."""
+        """The address, as it was given: `AsyncClient("unix:///run/reward.sock").address` is `"unix:///run/reward.sock"`."""
         return self._client.address
 
-    async def card(self) -> Card:
-        """What the server serves, as of the latest connection."""
-        return await asyncio.to_thread(lambda: self._client.card)
+    async def connect(self, timeout: float | None = None) -> Self:
+        """Connects now rather than with the first rollout, and returns the client itself.
+
+        Raises `ConnectionFailed` if there is no server, and `DeadlineExceeded` after `timeout` seconds.
+
+            client = await AsyncClient("grpc://reward:50051").connect(timeout=5.0)
+        """
+        await self.card(timeout)
+        return self
+
+    async def card(self, timeout: float | None = None) -> Card:
+        """What the server serves, as of the latest connection; connects where there was none.
+
+        Raises `ConnectionFailed` if there is no server, and `DeadlineExceeded` after `timeout` seconds.
+
+            (await client.card()).attributes  # ('helpfulness', 'relevance', ...)
+        """
+        return Card(**await self._client._desk().card(timeout))
 
     async def score(self, **request: Unpack[Request]) -> Batch:
-        """Scores rollouts, and returns when all are answered."""
+        """Scores rollouts, and returns when all are answered: see `Client.score`. Cancelling it withdraws its rollouts.
+
+        batch = await client.score(input_ids=[[1, 2, 3], [4, 5]])
+        """
         return await self._client.score_async(**request)
 
     async def best_of_n(
         self, prompt: Prompt | Ids, candidates: Sequence[Candidate], k: int = 1, **options: Unpack[ScoreOptions]
     ) -> Best:
-        """The best `k` of some candidates for one prompt: texts for texts and conversations, token ids for token ids."""
+        """The best `k` of some candidates for one prompt: see `Client.best_of_n`.
+
+        best = await client.best_of_n("How do I make tea?", answers, k=2)
+        """
         return Best.of(candidates, await self.score(**_candidates(prompt, candidates, k, options)), k)
 
     async def stream(
         self,
         rollouts: Iterable[Rollout] | AsyncIterable[Rollout],
         group: str | None = None,
+        *,
+        timeout: float | None = None,
         **options: Unpack[Options],
     ) -> AsyncGenerator[Result, None]:
-        """Scores rollouts as they come, and gives their results as they finish.
+        """Scores rollouts as they come, and gives their results as they finish: see `Client.stream`.
 
-        The next one is asked for while there is room for it in flight, whether results are taken or not.
+        `rollouts` may be asynchronous. The next one is asked for while there is room for it in flight, whether results are
+        taken or not. Ending the loop early, or cancelling it, withdraws what is unanswered; so does a `timeout` that passes.
+
+            async for result in client.stream(rollouts, group="g1"):
+                print(result.id, result.reward)
         """
-        room = (await self.card()).in_flight_limit
+        defaults = _native.Defaults(group, **options)
+        room = (await self.card(timeout)).in_flight_limit
         window = min(room, self._settings.get("in_flight_limit") or room)
-        results = self._client._desk().stream(rollouts, _native.Defaults(group, **options), window)
+        results = self._client._desk().stream(rollouts, defaults, window, timeout)
         async with aclosing(results):
             async for result in results:
                 yield result
 
     async def close(self) -> None:
-        """Ends the connection. What is unanswered fails with `CLOSED`."""
+        """Ends the connection. What is unanswered fails with `CLOSED`.
+
+        An `async with` block does it too: `async with AsyncClient(address) as client: ...`
+        """
         self._client.close()
 
     async def __aenter__(self) -> Self:
@@ -198,3 +281,27 @@ class AsyncClient:
 
 def _restore(address: str, settings: Settings) -> AsyncClient:
     return AsyncClient(address, **settings)
+
+
+# The forms in which the candidates of `best_of_n` are not given.
+_FORMS = frozenset({"prompts", "completions", "texts", "input_ids", "prompt_ids", "completion_ids", "groups"})
+
+
+def _show_parameters(method: Callable[..., Any], shown: Callable[..., Any], left_out: frozenset[str]) -> None:
+    """Shows, in place of a method's `**options`, the parameters by name that `shown` has, but those that are `left_out`."""
+    parameters = [
+        parameter
+        for parameter in inspect.signature(method).parameters.values()
+        if parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+    ]
+    for name, parameter in inspect.signature(shown).parameters.items():
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name not in left_out:
+            parameters.append(parameter)
+    method.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+
+
+_show_parameters(Client.best_of_n, _native.Client.score, _FORMS)
+_show_parameters(Client.score_async, _native.Client.score, frozenset())
+_show_parameters(AsyncClient.best_of_n, _native.Client.score, _FORMS)
+_show_parameters(AsyncClient.score, _native.Client.score, frozenset())
+_show_parameters(AsyncClient.stream, _native.Client.stream, frozenset())

@@ -6,15 +6,18 @@ Invariant: the loop watches the desk exactly while somebody waits.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import _native
+from ._errors import DeadlineExceeded
 
 if TYPE_CHECKING:
     from ._native import Batch, Result
     from ._types import Request, Rollout
+
+T = TypeVar("T")
 
 
 class Desk:
@@ -26,11 +29,23 @@ class Desk:
 
     async def score(self, request: Request) -> Batch:
         """As `Client.score`."""
-        batch: Batch = await self._future(self._native.score(**request))
+        batch: Batch = await self._future(self._native.score(**request), request.get("timeout"))
         return batch
 
+    async def card(self, timeout: float | None) -> dict[str, Any]:
+        """What the server serves, field by field."""
+        card = self._native.card()
+        if isinstance(card, int):
+            fields: dict[str, Any] = await self._future(card, timeout)
+            return fields
+        return card
+
     async def stream(
-        self, rollouts: Iterable[Rollout] | AsyncIterable[Rollout], defaults: _native.Defaults, window: int
+        self,
+        rollouts: Iterable[Rollout] | AsyncIterable[Rollout],
+        defaults: _native.Defaults,
+        window: int,
+        timeout: float | None,
     ) -> AsyncGenerator[Result, None]:
         """As `Client.stream`, with at most `window` rollouts in flight."""
         source = _each(rollouts).__aiter__()
@@ -46,7 +61,7 @@ class Desk:
                     pulling.add_done_callback(events.put_nowait)
                 if pulling is None and not results:
                     return
-                event = await events.get()
+                event = await _in_time(events.get(), timeout)
                 if event is not pulling:
                     results.discard(event)
                     yield event.result()
@@ -60,7 +75,7 @@ class Desk:
                 scored = self._native.score_one(rollout, taken, defaults)
                 taken += 1
                 if isinstance(scored, int):
-                    future = self._future(scored)
+                    future = self._future(scored, None)
                     results.add(future)
                     future.add_done_callback(events.put_nowait)
                 else:
@@ -75,13 +90,17 @@ class Desk:
         """Fails whatever waits."""
         self._native.close()
 
-    def _future(self, number: int) -> asyncio.Future[Any]:
+    def _future(self, number: int, timeout: float | None) -> asyncio.Future[Any]:
+        """What `number` comes to; after `timeout` seconds, what there is of it by then."""
         loop = asyncio.get_running_loop()
         future = loop.create_future()
         if not self._waiting:
             loop.add_reader(self._native.fileno(), self._finish)
         self._waiting[number] = future
         future.add_done_callback(partial(self._leave, number))
+        if timeout is not None:
+            timer = loop.call_later(timeout, self._native.expire, number, timeout)
+            future.add_done_callback(lambda _: timer.cancel())
         return future
 
     def _leave(self, number: int, future: asyncio.Future[Any]) -> None:
@@ -110,6 +129,15 @@ async def _each(rollouts: Iterable[Rollout] | AsyncIterable[Rollout]) -> AsyncIt
     else:
         for rollout in rollouts:
             yield rollout
+
+
+async def _in_time(event: Awaitable[T], timeout: float | None) -> T:
+    if timeout is None:
+        return await event
+    try:
+        return await asyncio.wait_for(event, timeout)
+    except asyncio.TimeoutError:
+        raise DeadlineExceeded("DEADLINE_EXCEEDED", f"timeout: no result came for {timeout} s") from None
 
 
 async def _next(source: AsyncIterator[Rollout]) -> Rollout:

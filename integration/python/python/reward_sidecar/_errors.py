@@ -1,4 +1,4 @@
-"""What can go wrong, as one exception with a stable code."""
+"""What can go wrong: one exception with a stable code, and its kinds, which are Python's own exceptions as well."""
 
 from __future__ import annotations
 
@@ -11,14 +11,19 @@ if TYPE_CHECKING:
 class RewardSidecarError(Exception):
     """Why a rollout has no rewards, or why there are none at all.
 
-    The server rejects a rollout with one of its codes (`TOO_LONG`, `UNKNOWN_ATTRIBUTE`, ...). Where the client cannot
-    get an answer, the code is its own: `BAD_ADDRESS`, `DISCONNECTED` (nobody answers), `REFUSED` (whoever answers is no
-    sidecar of this version), `NEVER_ANSWERED` (connections are lost over this rollout), `BAD_REPLY`, `MODEL_CHANGED`
-    (the server came back with another model meanwhile), `CLOSED`.
+    Most are of a kind: `Rejected` (the server does not score this rollout), `DeadlineExceeded` (there was no answer in
+    time; also a `TimeoutError`), `ConnectionFailed` (there is no server to answer; also a `ConnectionError`). Of no kind
+    are `BAD_ADDRESS`, `BAD_REPLY` (the server's reply cannot be trusted), `MODEL_CHANGED` (the server came back with
+    another model meanwhile: score it again), and the reasons for which a launched server did not start.
+
+        try:
+            batch = client.score(texts=texts, timeout=10.0)
+        except TimeoutError as error:
+            print(error.code, error.batch)
     """
 
     code: str
-    """Stable, for programs."""
+    """Stable, for programs: `TOO_LONG`, `UNKNOWN_ATTRIBUTE`, `DISCONNECTED`, ..."""
     message: str
     """For a person: what was wrong, where, and what to do."""
     index: int | None
@@ -27,8 +32,9 @@ class RewardSidecarError(Exception):
     """What was scored nevertheless, where a whole batch is raised."""
 
     def __init__(self, code: str, message: str, index: int | None = None, batch: Batch | None = None) -> None:
-        # All of them, so that it survives a pickle.
-        super().__init__(code, message, index, batch)
+        """Keeps all four, so that it survives a pickle: `RewardSidecarError("TOO_LONG", "9000 tokens", index=3)`."""
+        # Not `super()`: an OSError, which some kinds are as well, has a meaning of its own for several arguments.
+        Exception.__init__(self, code, message, index, batch)
         self.code = code
         self.message = message
         self.index = index
@@ -41,3 +47,35 @@ class RewardSidecarError(Exception):
     def __repr__(self) -> str:
         where = "" if self.index is None else f", index={self.index}"
         return f"{type(self).__name__}({self.code!r}, {self.message!r}{where})"
+
+
+class Rejected(RewardSidecarError):
+    """The server does not score this rollout: it is malformed, or asks for what the model does not have.
+
+    The code says why: `TOO_LONG`, `EMPTY`, `NO_INPUT`, `UNKNOWN_ATTRIBUTE`, `BAD_OPTION`, `TOKEN_OUT_OF_RANGE`, ... Trying
+    again does not help, but after `ENGINE_FAILED`.
+
+        except reward_sidecar.Rejected as error:
+            if error.code == "TOO_LONG":
+                ...
+    """
+
+
+class DeadlineExceeded(RewardSidecarError, TimeoutError):
+    """There was no answer within `timeout` or `deadline_ms`; the code is `DEADLINE_EXCEEDED`. Also a `TimeoutError`.
+
+    except TimeoutError:
+        ...
+    """
+
+
+class ConnectionFailed(RewardSidecarError, ConnectionError):
+    """There is no server to answer. Also a `ConnectionError`.
+
+    The code says why: `DISCONNECTED` (nobody answers at the address), `REFUSED` (what answers there is no sidecar of this
+    version), `WRONG_OWNER` (another user listens there), `NEVER_ANSWERED` (connections are lost over this rollout),
+    `CLOSED` (the client is closed).
+
+        except ConnectionError:
+            ...
+    """

@@ -1,7 +1,7 @@
 """The native half. What is public of it is exported by the package."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from types import TracebackType
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 import numpy as np
@@ -9,17 +9,30 @@ from numpy.typing import NDArray
 from typing_extensions import Self, Unpack, disjoint_base, final
 
 from ._errors import RewardSidecarError
-from ._types import Options, Request, Rollout, Settings
+from ._types import Aggregation, IdRows, Options, Prompt, Request, Rollout, Settings
 
-__all__ = ["Batch", "Client", "Defaults", "Desk", "Reads", "Result", "Stream", "run_cli"]
+__all__ = [
+    "Batch",
+    "Client",
+    "Defaults",
+    "Desk",
+    "Reads",
+    "Result",
+    "Stream",
+    "__version__",
+    "_batch",
+    "_reads",
+    "_result",
+    "run_cli",
+]
+
+__version__: str
+"""The package's version."""
 
 @final
 class Reads:
     """What the model says at each of the places at which it reads a rollout."""
 
-    def __new__(
-        cls, tokens: NDArray[np.uint32], attributes: NDArray[np.float32], rewards: NDArray[np.float32]
-    ) -> Self: ...
     @property
     def tokens(self) -> NDArray[np.uint32]:
         """[m]: tokens up to and including the one that is read."""
@@ -30,25 +43,21 @@ class Reads:
     def rewards(self) -> NDArray[np.float32]:
         """[m]."""
     def __len__(self) -> int: ...
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]: ...
 
 @final
 class Batch:
     """The rewards of a batch of rollouts, in their order."""
 
-    def __new__(
-        cls,
-        names: tuple[str, ...],
-        model_version: str,
-        rewards: NDArray[np.float32],
-        attributes: NDArray[np.float32],
-        tokens: NDArray[np.uint32],
-        truncated: NDArray[np.bool_],
-        errors: list[RewardSidecarError],
-        reads: list[Reads],
-    ) -> Self: ...
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the attributes, in the order of the columns of `attributes`."""
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The ids that were given to `score`; empty where none were."""
+    @property
+    def by_id(self) -> MappingProxyType[str, Result]:
+        """Each rollout by its id."""
     @property
     def model_version(self) -> str:
         """The model that gave all of these."""
@@ -70,7 +79,10 @@ class Batch:
     @property
     def reads(self) -> list[Reads]:
         """For each rollout its reads, where the model reads rollouts at several places; else empty."""
+    def __getitem__(self, attribute: str, /) -> NDArray[np.float32]:
+        """[n]: one attribute of all rollouts, by its name."""
     def __len__(self) -> int: ...
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]: ...
 
 @final
 class Result:
@@ -103,6 +115,7 @@ class Result:
     @property
     def reads(self) -> Reads | None:
         """Its reads, where the model reads at several places."""
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]: ...
 
 @final
 class Stream:
@@ -120,24 +133,57 @@ class Client:
     @property
     def address(self) -> str:
         """The address, as it was given."""
-    def _card(self) -> dict[str, Any]: ...
-    def score(self, **request: Unpack[Request]) -> Batch:
+    def _card(self, timeout: float | None = None) -> dict[str, Any]: ...
+    def score(
+        self,
+        *,
+        prompts: Iterable[Prompt] | None = None,
+        completions: Iterable[str] | None = None,
+        texts: Iterable[str] | None = None,
+        input_ids: IdRows | None = None,
+        prompt_ids: IdRows | None = None,
+        completion_ids: IdRows | None = None,
+        id: str | Iterable[str] | None = None,
+        weights: Mapping[str, float] | None = None,
+        weighting: str | None = None,
+        aggregation: Aggregation | str | None = None,
+        group: str | None = None,
+        groups: Iterable[str] | None = None,
+        finish_reasons: Iterable[str | None] | None = None,
+        deadline_ms: int | None = None,
+        priority: int | None = None,
+        traceparent: str | None = None,
+        raise_on_error: bool = True,
+        timeout: float | None = None,
+    ) -> Batch:
         """Scores rollouts, and returns when all are answered.
 
         Exactly one form: `prompts` and `completions` (the model's chat template is applied); `texts` (which carry it
         already); `input_ids`; `prompt_ids` and `completion_ids`.
 
-        Raises `RewardSidecarError` for the first rollout that failed, with the whole `batch`; not with
+        After `timeout` seconds it returns in any case. Raises `RewardSidecarError` for the first rollout that failed, with the whole `batch`; not with
         `raise_on_error=False`. Raises `TypeError` or `ValueError` for arguments that cannot be meant, before anything
         is sent.
         """
-    def stream(self, rollouts: Iterable[Rollout], group: str | None = None, **options: Unpack[Options]) -> Stream:
+    def stream(
+        self,
+        rollouts: Iterable[Rollout],
+        group: str | None = None,
+        *,
+        weights: Mapping[str, float] | None = None,
+        weighting: str | None = None,
+        aggregation: Aggregation | str | None = None,
+        deadline_ms: int | None = None,
+        priority: int | None = None,
+        traceparent: str | None = None,
+        timeout: float | None = None,
+    ) -> Stream:
         """Scores rollouts as they come, and gives their results as they finish.
 
         `rollouts` may be a generator, and endless: the next one is asked for while a result is waited for and there is
         room in flight. What is said here holds for rollouts that say nothing else; one with weights of its own has
         nothing of the aggregation here. A rollout that is malformed or rejected has a result with an `error`; raises
-        `RewardSidecarError` when the server is lost.
+        `ConnectionFailed` when the server is lost, and `DeadlineExceeded` when no result has come for `timeout` seconds.
         """
     def close(self) -> None: ...
     def __enter__(self) -> Self: ...
@@ -162,12 +208,25 @@ class Desk:
         """Begins what `Client.score` does; returns the number under which `finished` will have it."""
     def score_one(self, rollout: Rollout, index: int, defaults: Defaults) -> int | Result:
         """Begins to score one rollout of a stream; returns its number, or its result where it is not asked."""
+    def card(self) -> int | dict[str, Any]:
+        """What the server serves, or where it is not known yet, the number under which `finished` will have it."""
     def forget(self, number: int) -> None:
-        """Nobody waits for this one any more."""
+        """Nobody waits for this one any more: what of it is unanswered is withdrawn."""
+    def expire(self, number: int, timeout: float) -> None:
+        """The time of this one is over, which was so many seconds: what of it is unanswered fails."""
     def finished(self) -> list[tuple[int, Any, bool]]:
         """What is done since the last call: numbers, what was wanted or an exception, and which of them."""
     def close(self) -> None:
         """What is not done fails with `CLOSED`."""
+
+def _batch(*columns: Any) -> Batch:
+    """A batch, of its columns."""
+
+def _reads(tokens: Any, attributes: Any, rewards: Any) -> Reads:
+    """Reads, of their columns."""
+
+def _result(*fields: Any) -> Result:
+    """A result, of its fields."""
 
 def run_cli(arguments: Sequence[str]) -> int:
     """The command line: arguments in, the first of them its name, and the exit code out. For once in a process."""

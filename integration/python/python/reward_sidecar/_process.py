@@ -5,6 +5,7 @@ Invariant: the write end of a lifeline is held by the launching process alone; a
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import signal
@@ -13,7 +14,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping
 
-from ._errors import RewardSidecarError
+from ._errors import DeadlineExceeded, RewardSidecarError
 
 # Between two looks at the log of a server that is starting; its end is noticed at once.
 LOOK_S = 0.02
@@ -24,8 +25,13 @@ ALWAYS_LOGGED = "reward_sidecar::cli::serve=info"
 READY = re.compile(r"reward_sidecar::cli::serve: ready$", re.MULTILINE)
 GRPC = re.compile(r"reward_sidecar::cli::serve: grpc: listening on (\S+:[0-9]+)$", re.MULTILINE)
 ADMIN = re.compile(r"reward_sidecar::cli::serve: admin: http://([^/\s]+)/", re.MULTILINE)
+FETCHING = re.compile(r"fetching the base model, once.*$", re.MULTILINE)
 REASON = re.compile(r"^error\[([A-Z_]+)\]: (.*)", re.MULTILINE | re.DOTALL)
 
+# What the demo's base model takes.
+DEMO_MB = 98
+
+_logger = logging.getLogger("reward_sidecar")
 _lifelines: set[int] = set()
 
 
@@ -116,13 +122,18 @@ class Process:
     def wait_until_ready(self, timeout_s: float | None) -> None:
         """Returns when rollouts may be sent. Raises the server's reason where it ends instead."""
         limit = None if timeout_s is None else self.started + timeout_s
-        while not READY.search(self.log()):
+        told = False
+        while not READY.search(log := self.log()):
             if limit is not None and time.monotonic() > limit:
-                raise TimeoutError(f"the server is not ready after {timeout_s} s:\n{last_lines(self.log())}")
+                message = f"the server is not ready after {timeout_s} s:\n{last_lines(log)}"
+                raise DeadlineExceeded("DEADLINE_EXCEEDED", message)
+            told = told or _tell_of_a_download(log)
             try:
                 self._popen.wait(LOOK_S)
             except subprocess.TimeoutExpired:
                 continue
+            if not told:
+                _tell_of_a_download(self.log())
             raise self._failure()
 
     def grpc(self) -> str | None:
@@ -149,6 +160,14 @@ class Process:
         except KeyError:
             return
         os.close(self._lifeline)
+
+
+def _tell_of_a_download(log: str) -> bool:
+    """Says that a server is fetching its model, which takes its time. Returns whether it is."""
+    fetching = FETCHING.search(log)
+    if fetching:
+        _logger.warning("the server is %s (the demo's takes %d MB)", fetching[0], DEMO_MB)
+    return fetching is not None
 
 
 def last_lines(log: str) -> str:

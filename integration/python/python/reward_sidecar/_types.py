@@ -87,7 +87,7 @@ class Options(TypedDict, total=False):
     aggregation: Aggregation | str | None
     """Everything else about the aggregation, as in a rollout file."""
     deadline_ms: int | None
-    """Milliseconds after which a rollout is rejected rather than scored."""
+    """Milliseconds from the call after which a rollout is not scored any more."""
     priority: int | None
     """Higher goes first."""
     traceparent: str | None
@@ -97,12 +97,16 @@ class Options(TypedDict, total=False):
 class ScoreOptions(Options, total=False):
     """The arguments of `score`, but for what is to be scored."""
 
+    id: str | Iterable[str] | None
+    """A name for each rollout, for `Batch.by_id` and for the server's log."""
     group: str | None
     """Rollouts of one group share a prompt, which is computed once. Never changes a reward."""
     finish_reasons: Iterable[str | None] | None
     """Why each completion ended: `stop` or `length`."""
     raise_on_error: bool
     """Whether a rollout that fails raises. Default: yes."""
+    timeout: float | None
+    """Seconds after which the call returns in any case; what has no answer by then fails with `DEADLINE_EXCEEDED`."""
 
 
 class Request(ScoreOptions, total=False):

@@ -2,18 +2,22 @@
 //!
 //! Invariant: a call is done once, by its answers, by a failure or by the desk's end; or somebody has told to forget it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{self, Write as _};
+use std::ops::RangeInclusive;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use reward_sidecar::client::blocking::{Answers, Client, Submitter};
-use reward_sidecar::client::{Answer, ClientError};
+use reward_sidecar::client::blocking::{Answers, Client, Stopped, Submitter};
+use reward_sidecar::client::{Answer, ClientError, ServedModel};
+use reward_sidecar::reward::Rejection;
 use reward_sidecar::rollout::Rollouts;
 
-use crate::gathered::{Gathered, served};
+use crate::error::Failure;
+use crate::gathered::Gathered;
+use crate::logs;
 
 /// Longest wait for an answer before looking whether the desk is closed.
 const PULSE: Duration = Duration::from_millis(50);
@@ -24,6 +28,8 @@ pub struct Counter {
     /// There is something to do for the thread.
     work: Condvar,
     submitter: Submitter,
+    client: Client,
+    bell: UnixStream,
 }
 
 #[derive(Default)]
@@ -36,6 +42,8 @@ struct State {
     /// Calls with an answer for each rollout.
     answered: Vec<(u64, Call)>,
     finished: Vec<(u64, Done)>,
+    /// Those who wait for the card.
+    cards: BTreeSet<u64>,
     closed: bool,
 }
 
@@ -51,13 +59,14 @@ struct Call {
 
 /// What the caller wants to have.
 pub enum Wanted {
-    Batch { raise_on_error: bool },
+    Batch { raise_on_error: bool, ids: Vec<String> },
     Result { index: usize, id: Option<String> },
 }
 
 /// What the caller gets.
 pub enum Done {
-    Batch { gathered: Gathered, raise_on_error: bool },
+    Batch { gathered: Gathered, raise_on_error: bool, ids: Vec<String> },
+    Card(Result<Arc<ServedModel>, Failure>),
     Result { index: usize, id: Option<String>, answer: Answer },
 }
 
@@ -66,9 +75,9 @@ impl Counter {
     pub fn start(client: Client, bell: UnixStream) -> io::Result<Arc<Self>> {
         let answers = client.answers();
         let (state, submitter) = (Mutex::default(), answers.submitter());
-        let counter = Arc::new(Self { state, work: Condvar::new(), submitter });
+        let counter = Arc::new(Self { state, work: Condvar::new(), submitter, client, bell });
         let this = Arc::clone(&counter);
-        thread::Builder::new().name("reward-desk".into()).spawn(move || this.run(answers, &client, &bell))?;
+        thread::Builder::new().name("reward-desk".into()).spawn(move || logs::reporting(|| this.run(answers)))?;
         Ok(counter)
     }
 
@@ -93,11 +102,96 @@ impl Counter {
         Ok(number)
     }
 
-    /// Nobody waits for this call any more.
+    /// What the server serves, if it was ever reached.
+    pub fn known_card(&self) -> Option<Arc<ServedModel>> {
+        self.client.known_card()
+    }
+
+    /// Begins to ask for the card; returns the number of that call. It has a thread of its own: the client waits for a card
+    /// where it waits for nothing else.
+    pub fn begin_card(this: &Arc<Self>) -> Result<u64, ClientError> {
+        let number = {
+            let mut state = this.lock();
+            if state.closed {
+                return Err(ClientError::Closed);
+            }
+            let number = state.next;
+            state.next += 1;
+            state.cards.insert(number);
+            number
+        };
+        let counter = Arc::clone(this);
+        let ask = move || {
+            let card = counter.client.card(&mut || {
+                counter.ring_for_reports();
+                counter.lock().cards.contains(&number)
+            });
+            let card = match card {
+                Ok(card) => Ok(card),
+                Err(Stopped::Failed(error)) => Err(Failure::from(&error)),
+                // Nobody waits for it any more.
+                Err(Stopped::Interrupted) => return,
+            };
+            counter.finish_card(number, card);
+        };
+        let spawned = thread::Builder::new().name("reward-card".into()).spawn(move || logs::reporting(ask));
+        if let Err(error) = spawned {
+            this.lock().cards.remove(&number);
+            return Err(ClientError::NoThread { reason: error.to_string().into() });
+        }
+        Ok(number)
+    }
+
+    /// Nobody waits for this call any more: what of it is unanswered is withdrawn.
     pub fn forget(&self, number: u64) {
-        let forgotten = self.lock().calls.remove(&number);
-        // Not under the lock: what it holds may take its time to go.
-        drop(forgotten);
+        let mut state = self.lock();
+        state.cards.remove(&number);
+        let forgotten = state.calls.remove(&number);
+        drop(state);
+        if let Some(call) = forgotten {
+            // Not under the lock: what it holds may take its time to go.
+            self.submitter.cancel(call.tags(number));
+        }
+    }
+
+    /// The time of this call is over: what of it is unanswered fails, and is withdrawn.
+    pub fn expire(&self, number: u64, late: Rejection) {
+        let mut state = self.lock();
+        let expired = state.calls.remove(&number);
+        drop(state);
+        let Some(mut call) = expired else {
+            return self.finish_card(number, Err(Failure::from(&late)));
+        };
+        self.submitter.cancel(call.tags(number));
+        for place in 0..call.answers.len() {
+            call.resolve(place, Ok(Err(late.clone())));
+        }
+        let done = call.done(&self.client);
+        self.lock().finished.push((number, done));
+        self.ring();
+    }
+
+    /// Answers a call for the card, if it still waits.
+    fn finish_card(&self, number: u64, card: Result<Arc<ServedModel>, Failure>) {
+        let mut state = self.lock();
+        if state.cards.remove(&number) {
+            state.finished.push((number, Done::Card(card)));
+            drop(state);
+            self.ring();
+        }
+    }
+
+    /// Wakes the event loop where something has been reported, which is logged there.
+    fn ring_for_reports(&self) {
+        if logs::is_waiting() {
+            self.ring();
+        }
+    }
+
+    /// Wakes the event loop.
+    fn ring(&self) {
+        // Full, it has rung long enough. Closed, nobody listens.
+        let _ = (&self.bell).write(&[1]);
     }
 
     /// What is done, and was not told yet.
@@ -111,7 +205,7 @@ impl Counter {
         self.work.notify_one();
     }
 
-    fn run(&self, mut answers: Answers, client: &Client, mut bell: &UnixStream) {
+    fn run(&self, mut answers: Answers) {
         loop {
             let idle = |state: &mut State| {
                 let nothing = state.backlog.is_empty() && state.answered.is_empty() && answers.unanswered() == 0;
@@ -126,14 +220,15 @@ impl Counter {
             let (answered, closed) = (std::mem::take(&mut state.answered), state.closed);
             drop(state);
             if !answered.is_empty() {
-                let done: Vec<_> = answered.into_iter().map(|(number, call)| (number, call.done(client))).collect();
+                let done: Vec<_> =
+                    answered.into_iter().map(|(number, call)| (number, call.done(&self.client))).collect();
                 self.lock().finished.extend(done);
-                // Full, it has rung long enough. Closed, nobody listens.
-                let _ = bell.write(&[1]);
+                self.ring();
             }
             if closed {
-                return;
+                return self.ring();
             }
+            self.ring_for_reports();
             if answers.unanswered() > 0 || !self.lock().backlog.is_empty() {
                 answers.wait(PULSE);
             }
@@ -185,7 +280,7 @@ impl State {
         {
             call.fail(error);
         }
-        call.settle(place, answer);
+        call.resolve(place, answer);
         if call.missing == 0
             && let Some(call) = self.calls.remove(&number)
         {
@@ -199,10 +294,18 @@ impl State {
             call.fail(&ClientError::Closed);
             self.answered.push((number, call));
         }
+        for number in std::mem::take(&mut self.cards) {
+            self.finished.push((number, Done::Card(Err(Failure::from(&ClientError::Closed)))));
+        }
     }
 }
 
 impl Call {
+    /// The tags of its rollouts. A call without rollouts has one all the same, which no rollout bears.
+    fn tags(&self, number: u64) -> RangeInclusive<u64> {
+        number..=number + self.answers.len().saturating_sub(1) as u64
+    }
+
     /// Submits as far as there is room; `false`: there was too little.
     fn submit(&mut self, number: u64, submitter: &Submitter) -> bool {
         while self.submitted < self.answers.len() {
@@ -219,12 +322,12 @@ impl Call {
     /// Answers what has not been submitted.
     fn fail(&mut self, error: &ClientError) {
         for place in std::mem::replace(&mut self.submitted, self.answers.len())..self.answers.len() {
-            self.settle(place, Err(error.clone()));
+            self.resolve(place, Err(error.clone()));
         }
     }
 
     /// Takes an answer, unless there is one.
-    fn settle(&mut self, place: usize, answer: Answer) {
+    fn resolve(&mut self, place: usize, answer: Answer) {
         if self.answers[place].is_none() {
             self.answers[place] = Some(answer);
             self.missing -= 1;
@@ -234,8 +337,9 @@ impl Call {
     fn done(self, client: &Client) -> Done {
         let mut answers = self.answers.into_iter().map(|answer| answer.expect("none is missing"));
         match self.wanted {
-            Wanted::Batch { raise_on_error } => {
-                Done::Batch { gathered: Gathered::of(answers.collect(), served(client).as_deref()), raise_on_error }
+            Wanted::Batch { raise_on_error, ids } => {
+                let gathered = Gathered::of(answers.collect(), client.known_card().as_deref());
+                Done::Batch { gathered, raise_on_error, ids }
             }
             Wanted::Result { index, id } => {
                 Done::Result { index, id, answer: answers.next().expect("one rollout was asked") }

@@ -16,13 +16,16 @@ use pyo3::types::{PyDict, PyString};
 use reward_sidecar::client::ClientError;
 
 use self::counter::{Counter, Done, Wanted};
-use crate::batch::{Batch, Result};
-use crate::client::Client;
+use crate::batch::Batch;
+use crate::client::{Client, card_of};
 use crate::error::{Failure, rewards_of};
 use crate::line::Line;
+use crate::logs;
 use crate::options::Options;
 use crate::process::OfThisProcess;
+use crate::result::Result;
 use crate::rows::Request;
+use crate::wait::{Limit, detached};
 
 /// See the module. One for each event loop.
 #[pyclass(frozen, module = "reward_sidecar._native")]
@@ -72,13 +75,28 @@ impl Desk {
         Ok(self.inner(py)?.bell.as_raw_fd())
     }
 
-    /// Begins what `Client.score` does; returns the number under which [`Desk::finished`] will have it.
+    /// Begins what `Client.score` does; returns the number under which [`Desk::finished`] will have it. Its timeout is
+    /// the loop's business.
     #[pyo3(signature = (**arguments))]
     fn score(&self, py: Python<'_>, arguments: Option<&Bound<'_, PyDict>>) -> PyResult<u64> {
-        let Request { rows, raise_on_error } = Request::of(arguments)?;
+        let Request { rows, raise_on_error, .. } = Request::of(arguments)?;
         let counter = &self.inner(py)?.counter;
-        let begun = py.detach(|| counter.begin(rows, Wanted::Batch { raise_on_error }));
+        let wanted = Wanted::Batch { raise_on_error, ids: rows.ids.clone() };
+        let begun = detached(py, || counter.begin(rows, wanted));
         begun.map_err(|error| Failure::from(&error).raised(py))
+    }
+
+    /// What the server serves, field by field, or where it is not known yet, the number under which [`Desk::finished`] will
+    /// have it.
+    fn card<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let counter = &self.inner(py)?.counter;
+        if let Some(served) = detached(py, || counter.known_card()) {
+            return Ok(card_of(py, &served)?.into_any());
+        }
+        match detached(py, || Counter::begin_card(counter)) {
+            Ok(number) => Ok(number.into_pyobject(py)?.into_any()),
+            Err(error) => Err(Failure::from(&error).raised(py)),
+        }
     }
 
     /// Begins to score one rollout of a stream, `index` by its place; returns its number, or the result where there is no
@@ -94,24 +112,34 @@ impl Desk {
         let counter = &self.inner(py)?.counter;
         match rows {
             Err(failure) => Ok(Bound::new(py, Result::new(index, id, Err(failure)))?.into_any()),
-            Ok(rows) => match py.detach(|| counter.begin(rows, Wanted::Result { index, id })) {
+            Ok(rows) => match detached(py, || counter.begin(rows, Wanted::Result { index, id })) {
                 Ok(number) => Ok(number.into_pyobject(py)?.into_any()),
                 Err(error) => Err(Failure::from(&error).raised(py)),
             },
         }
     }
 
-    /// Nobody waits for this one any more.
+    /// Nobody waits for this one any more: what of it is unanswered is withdrawn.
     fn forget(&self, py: Python<'_>, number: u64) {
         if let Some(inner) = self.0.get() {
-            py.detach(|| inner.counter.forget(number));
+            detached(py, || inner.counter.forget(number));
         }
+    }
+
+    /// The time of this one is over, which was so many seconds: what of it is unanswered fails, and is withdrawn.
+    fn expire(&self, py: Python<'_>, number: u64, timeout: &Bound<'_, PyAny>) -> PyResult<()> {
+        let late = Limit::of(Some(timeout))?.rejection();
+        if let Some(inner) = self.0.get() {
+            detached(py, || inner.counter.expire(number, late));
+        }
+        Ok(())
     }
 
     /// What is done since the last call: numbers, each with what was wanted, or with the exception instead.
     /// One that cannot be turned into Python's objects raises for itself, and takes none of the others with it.
     fn finished<'py>(&self, py: Python<'py>) -> PyResult<Vec<(u64, Bound<'py, PyAny>, bool)>> {
         let inner = self.inner(py)?;
+        logs::deliver(py)?;
         let finished = py.detach(|| {
             // Quiet before it is emptied: what is done from now on rings again.
             let mut rings = [0; 64];
@@ -142,8 +170,10 @@ impl Drop for Inner {
 /// What the caller gets, and whether it is to be raised.
 fn result(py: Python<'_>, done: Done) -> PyResult<(Bound<'_, PyAny>, bool)> {
     match done {
-        Done::Batch { gathered, raise_on_error } => {
-            let batch = Bound::new(py, Batch::new(py, gathered)?)?;
+        Done::Card(Ok(served)) => Ok((card_of(py, &served)?.into_any(), false)),
+        Done::Card(Err(failure)) => Ok((failure.exception(py, None)?, true)),
+        Done::Batch { gathered, raise_on_error, ids } => {
+            let batch = Bound::new(py, Batch::new(py, gathered, &ids)?)?;
             match Batch::failure(&batch)?.filter(|_| raise_on_error) {
                 Some(exception) => Ok((exception, true)),
                 None => Ok((batch.into_any(), false)),

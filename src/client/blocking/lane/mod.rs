@@ -1,35 +1,42 @@
 //! The lane arm: a client whose own threads do all the work, and which has none of its own.
 //!
-//! Whoever submits writes into the rollout ring, under a lock. Of those who wait, one at a time is the *reader*: it watches
-//! the reward ring (spinning first, then asleep on the lane's bell), hands each answer to the inbox that waits for it, dials
-//! again when the sidecar is gone, and asks again what is unanswered. Whoever stops reading wakes the others, one of whom goes
-//! on. So a client with one thread pays for no hand-over at all.
+//! A thread that submits writes into the rollout ring, under a lock. Of the threads that wait, one at a time is the *reader*:
+//! it watches the reward ring (spinning first, then asleep on the lane's bell), hands each answer to the inbox that waits for
+//! it, answers by itself what is too late, connects again when the sidecar is gone or hangs, and sends again what is
+//! unanswered. A thread that stops reading wakes the others, one of which goes on. So a client with one thread pays for no
+//! hand-over at all.
 //!
-//! Invariant: what was taken is answered, by the sidecar or by a [`ClientError`], as long as anybody waits.
+//! Invariant: what was taken is answered, by the sidecar, by its deadline or by a [`ClientError`], as long as a thread waits.
 
+mod generations;
 mod options;
 mod reader;
+mod sending;
 mod table;
 
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use self::options::Options;
 use self::reader::Reader;
-use self::table::{Question, Table};
+use self::sending::{Sending, Sent};
+use self::table::{Entry, Table};
 use super::inbox::Inbox;
 use super::{Check, PULSE, Stopped, Wire, no_ids};
-use crate::client::waiter::Waiter as _;
+use crate::client::command::UNCONNECTED;
+use crate::client::deadline::Deadline;
 use crate::client::{BackOff, Builder, ClientError, ServedModel};
-use crate::reward::{Code, Rejection};
-use crate::rollout::{RolloutRef, Rollouts};
-use crate::shm::Broken;
-use crate::shm::lane::RolloutSender;
+use crate::rollout::Rollouts;
+use crate::shm::heartbeat::LONGEST_PAUSE;
 
 /// How long a reader watches the ring before it sleeps, where the user does not say. On cores that are shared with the
 /// sidecar every microsecond of watching is taken from its work.
 const SPIN: Duration = Duration::ZERO;
+
+/// How long the sidecar's heartbeat may stand still before the sidecar counts as lost, where the user does not say: long
+/// enough for a machine that is short of cores, since what is lost is asked again.
+const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// How long a thread waits at most where there is nothing to read.
 const IDLE: Duration = Duration::from_millis(1);
@@ -41,12 +48,20 @@ pub(super) struct Lane {
     shared: Mutex<Shared>,
 }
 
+/// What the user has said of lanes in particular.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct LaneOptions {
+    pub(super) spin: Option<Duration>,
+    pub(super) heartbeat_timeout: Option<Duration>,
+}
+
 /// What a lane client is made with.
 #[derive(Debug)]
 struct Config {
     address: Arc<str>,
     path: PathBuf,
     spin: Duration,
+    heartbeat_timeout: Duration,
     in_flight_limit: usize,
     back_off: BackOff,
     deadline_ms: Option<u64>,
@@ -59,40 +74,23 @@ struct Shared {
     /// The way out, while there is a lane.
     sending: Option<Sending>,
     card: Option<Arc<ServedModel>>,
-    /// Whoever takes it is the reader.
+    /// The thread that takes it is the reader.
     reader: Option<Reader>,
-    /// Those who wait for the reader.
+    /// The inboxes of threads that wait for the reader.
     followers: Vec<Weak<Inbox>>,
     /// A record of so many bytes found no room.
     wants_room: Option<usize>,
 }
 
-/// The sending half of a lane.
-#[derive(Debug)]
-struct Sending {
-    rollouts: RolloutSender,
-    options: Options,
-    in_flight_limit: usize,
-    /// Of the sidecar, which takes no more on this lane.
-    draining: bool,
-}
-
-/// What became of a rollout that was to be asked.
-enum Asked {
-    Yes,
-    NoRoom,
-    /// It is answered already.
-    Settled,
-}
-
 impl Lane {
     /// A client that connects when it is first waited for.
-    pub(super) fn new(builder: &Builder, spin: Option<Duration>, path: &Path) -> Self {
+    pub(super) fn new(builder: &Builder, own: LaneOptions, path: &Path) -> Self {
         let config = Config {
             address: builder.address.as_str().into(),
             path: path.to_owned(),
-            // Whoever waits is asked as often whether to go on; and the clock can say it.
-            spin: spin.unwrap_or(SPIN).min(PULSE),
+            // A thread that waits asks as often whether to go on; and the clock can say it.
+            spin: own.spin.unwrap_or(SPIN).min(PULSE),
+            heartbeat_timeout: own.heartbeat_timeout.unwrap_or(HEARTBEAT_TIMEOUT).max(LONGEST_PAUSE),
             in_flight_limit: builder.in_flight_limit,
             back_off: builder.back_off,
             deadline_ms: builder.deadline.map(|deadline| deadline.as_millis() as u64),
@@ -114,11 +112,17 @@ impl Lane {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads, dials and asks again, or waits for the thread that does, until there is news or `longest` has passed.
-    fn turn(&self, inbox: &Arc<Inbox>, longest: Duration) {
+    /// The deadline of a rollout that was submitted then.
+    fn deadline(&self, issued: Instant, own_ms: Option<u64>) -> Option<Deadline> {
+        Deadline::new(issued.into(), own_ms.or(self.config.deadline_ms))
+    }
+
+    /// Reads, connects and sends again, or waits for the thread that does, until there is news or `longest` has passed.
+    fn wait_or_read(&self, inbox: &Arc<Inbox>, longest: Duration) {
         let mut shared = self.lock();
+        shared.expire(&self.config);
         if shared.table.is_idle() {
-            // Whatever this thread waits for is in its inbox by now, and nobody is kept from reading meanwhile.
+            // What this thread waits for is in its inbox by now, and nobody is kept from reading meanwhile.
             drop(shared);
             return inbox.wait(longest.min(IDLE));
         }
@@ -131,22 +135,25 @@ impl Lane {
             drop(shared);
             return inbox.wait(longest);
         };
+        // Some of what waits may be too late before anything comes.
+        let deadline = shared.table.next_deadline();
         drop(shared);
+        let until = deadline.map_or(longest, |at| at.saturating_duration_since(Instant::now()).min(longest));
         // Given back however this ends.
-        let mut turn = Turn { lane: self, reader: Some(reader) };
-        if let Some(reader) = &mut turn.reader {
-            reader.read(self, inbox, longest);
+        let mut tenure = Tenure { lane: self, reader: Some(reader) };
+        if let Some(reader) = &mut tenure.reader {
+            reader.read(self, inbox, until);
         }
     }
 }
 
-/// The reader's time.
-struct Turn<'a> {
+/// The time for which a thread is the reader.
+struct Tenure<'a> {
     lane: &'a Lane,
     reader: Option<Reader>,
 }
 
-impl Drop for Turn<'_> {
+impl Drop for Tenure<'_> {
     fn drop(&mut self) {
         let mut shared = self.lane.lock();
         shared.reader = self.reader.take();
@@ -163,74 +170,22 @@ impl Shared {
         }
     }
 
-    /// Puts question `number` on the lane. It stays in the table unless it could be answered here.
-    fn ask(&mut self, number: u64, config: &Config, now: Instant) -> Result<Asked, Broken> {
-        let (Some(sending), Some(question)) = (&mut self.sending, self.table.get(number)) else {
-            return Ok(Asked::NoRoom);
-        };
-        if question.slot.is_gone() {
-            self.table.forget(number);
-            return Ok(Asked::Settled);
-        }
-        let rollouts = Arc::clone(&question.rollouts);
-        let mut rollout = rollouts.get(question.index);
-        rollout.deadline_ms = rollout.deadline_ms.or(config.deadline_ms);
-        // The sidecar counts from its receipt, the caller from the submission.
-        if let Some(deadline_ms) = rollout.deadline_ms {
-            let left =
-                Duration::from_millis(deadline_ms).saturating_sub(now.saturating_duration_since(question.issued));
-            rollout.deadline_ms = Some(left.as_millis() as u64);
-            if left.is_zero() {
-                let message = format!("{deadline_ms} ms passed before the rollout could be sent");
-                self.table.settle(number, Ok(Err(Rejection::new(Code::DeadlineExceeded, message))));
-                return Ok(Asked::Settled);
-            }
-        }
-        let (bytes, most) = (RolloutSender::bytes_of(&rollout), sending.rollouts.most_bytes());
-        if bytes > most {
-            let message = format!(
-                "the rollout has {bytes} bytes on a lane that holds {most}; serve with a larger shm_ring_bytes, or send it over gRPC"
-            );
-            self.table.settle(number, Ok(Err(Rejection::new(Code::TooLong, message))));
-            return Ok(Asked::Settled);
-        }
-        match sending.send(number, &rollout)? {
-            Ok(true) => {
-                self.table.was_asked(number);
-                Ok(Asked::Yes)
-            }
-            Ok(false) => {
-                self.wants_room = Some(sending.options.unknown_bytes(rollout.aggregation).unwrap_or(bytes));
-                Ok(Asked::NoRoom)
-            }
-            Err(rejection) => {
-                self.table.settle(number, Ok(Err(rejection)));
-                Ok(Asked::Settled)
-            }
-        }
-    }
-}
-
-impl Sending {
-    /// Writes a rollout, and what its options mean where that is new. `Ok(Ok(false))`: there is no room, and the sidecar has
-    /// been asked to ring when there is.
-    fn send(&mut self, number: u64, rollout: &RolloutRef) -> Result<Result<bool, Rejection>, Broken> {
-        match self.try_send(number, rollout)? {
-            Ok(false) => {
-                self.rollouts.want_room();
-                // It may have been made meanwhile.
-                self.try_send(number, rollout)
-            }
-            sent => Ok(sent),
+    /// Answers what is too late, and tells the sidecar.
+    fn expire(&mut self, config: &Config) {
+        let Some(deadline) = self.table.next_deadline() else { return };
+        let now = Instant::now();
+        if deadline <= now && self.table.expire(now) {
+            self.places_are_free(config, now);
         }
     }
 
-    fn try_send(&mut self, number: u64, rollout: &RolloutRef) -> Result<Result<bool, Rejection>, Broken> {
-        match self.options.number_of(rollout.aggregation, &mut self.rollouts)? {
-            Ok(Some(options)) => self.rollouts.rollout(number, options, rollout).map(Ok),
-            Ok(None) => Ok(Ok(false)),
-            Err(rejection) => Ok(Err(rejection)),
+    /// Rollouts were answered here: the sidecar is told, and others may be sent.
+    fn places_are_free(&mut self, config: &Config, now: Instant) {
+        // What is broken the reader finds as well, once it looks for room.
+        if self.send_waiting(config, now).is_err() {
+            self.wants_room = Some(1);
         }
+        self.wake_followers();
     }
 }
 
@@ -261,7 +216,7 @@ impl Wire for Lane {
             if !check() {
                 return Err(Stopped::Interrupted);
             }
-            self.turn(&inbox, PULSE);
+            self.wait_or_read(&inbox, PULSE);
         }
     }
 
@@ -274,28 +229,37 @@ impl Wire for Lane {
         issued: Instant,
     ) -> Result<bool, ClientError> {
         let slot = inbox.slot(tag);
-        if let Err(bad) = rollouts.get(index).check_ids() {
-            slot.settle(Ok(Err(no_ids(bad))));
+        let rollout = rollouts.get(index);
+        if let Err(bad) = rollout.check_ids() {
+            slot.resolve(Ok(Err(no_ids(bad))));
+            return Ok(true);
+        }
+        let deadline = self.deadline(issued, rollout.deadline_ms);
+        let now = Instant::now();
+        if let Some(deadline) = deadline.filter(|deadline| deadline.has_passed(now.into())) {
+            slot.resolve(Ok(Err(deadline.rejection())));
             return Ok(true);
         }
         let mut shared = self.lock();
-        let limit = shared.sending.as_ref().map_or(self.config.in_flight_limit, |sending| sending.in_flight_limit);
+        let unconnected = self.config.in_flight_limit.min(UNCONNECTED);
+        let limit = shared.sending.as_ref().map_or(unconnected, |sending| sending.in_flight_limit);
         let lane = shared.sending.as_ref().is_some_and(|sending| !sending.draining);
-        // Those who wait to be asked again go first.
-        if shared.table.len() >= limit || (lane && shared.table.unasked() > 0) {
+        // Those that wait to be sent go first.
+        if shared.table.len() >= limit || (lane && shared.table.waiting() > 0) {
             shared.wants_room.get_or_insert(0);
             slot.forget();
             return Ok(false);
         }
-        let number = shared.table.insert(Question::new(Arc::clone(rollouts), index, slot, issued));
-        if lane {
-            match shared.ask(number, &self.config, issued) {
-                Ok(Asked::Yes | Asked::Settled) => {}
-                Ok(Asked::NoRoom) => {
-                    shared.table.take_back(number);
+        let number = shared.table.insert(Entry::new(Arc::clone(rollouts), index, slot, deadline));
+        // The sidecar owes answers that nobody waits for any more: the rollout is sent once it has given them.
+        if lane && shared.table.in_flight() < limit {
+            match shared.send(number, &self.config, now) {
+                Ok(Sent::Yes | Sent::Resolved) => {}
+                Ok(Sent::NoRoom) => {
+                    shared.table.forget(number);
                     return Ok(false);
                 }
-                // The reader finds that out as well, once it looks for room, and asks again over the next lane.
+                // The reader finds that out as well, once it looks for room, and sends again over the next lane.
                 Err(_) => shared.wants_room = Some(1),
             }
         }
@@ -304,7 +268,17 @@ impl Wire for Lane {
 
     fn wait(&self, inbox: &Arc<Inbox>, longest: Duration) {
         // A sidecar that dies rings no bell: whether it is there is looked at between two waits.
-        self.turn(inbox, longest.min(PULSE));
+        self.wait_or_read(inbox, longest.min(PULSE));
+    }
+
+    fn cancel(&self, inbox: &Inbox, tags: RangeInclusive<u64>) {
+        let mut shared = self.lock();
+        shared.table.cancel_series(inbox.series(), &tags);
+        shared.places_are_free(&self.config, Instant::now());
+    }
+
+    fn known_card(&self) -> Option<Arc<ServedModel>> {
+        self.lock().card.clone()
     }
 }
 
@@ -315,11 +289,11 @@ mod tests {
     use crate::engine::{EchoEngine, Engine as _};
 
     fn lane() -> Lane {
-        Lane::new(&TaskClient::builder("shm:///nowhere"), None, Path::new("/nowhere"))
+        Lane::new(&TaskClient::builder("shm:///nowhere"), LaneOptions::default(), Path::new("/nowhere"))
     }
 
     #[test]
-    fn whoever_has_an_answer_neither_reads_nor_follows() {
+    fn a_thread_that_has_an_answer_neither_reads_nor_follows() {
         let (lane, inbox) = (lane(), Arc::new(Inbox::default()));
         {
             let mut shared = lane.lock();
@@ -327,8 +301,8 @@ mod tests {
             shared.table.want_card();
             shared.reader = None;
         }
-        inbox.slot(7).settle(Err(ClientError::Closed));
-        lane.turn(&inbox, PULSE);
+        inbox.slot(7).resolve(Err(ClientError::Closed));
+        lane.wait_or_read(&inbox, PULSE);
         assert!(lane.lock().followers.is_empty());
     }
 

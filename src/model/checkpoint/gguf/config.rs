@@ -5,7 +5,7 @@ use std::f64::consts::PI;
 use serde_json::{Value, json};
 
 use super::{GgufFile, Slice};
-use crate::model::ModelError;
+use crate::model::error::ModelError;
 
 /// What each frequency of the rotary embedding is divided by, where the model scales them.
 pub const ROPE_DIVISORS: &str = "rope_freqs.weight";

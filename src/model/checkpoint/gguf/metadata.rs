@@ -2,7 +2,7 @@
 
 use super::GgufFile;
 use super::header::Value;
-use crate::model::ModelError;
+use crate::model::error::ModelError;
 
 impl GgufFile {
     /// A key of the file's architecture.

@@ -22,8 +22,9 @@ use family::Family;
 use header::{Header, Tensor};
 use rayon::prelude::*;
 
-use super::{MappedFile, Precision, Slice, TensorInfo, WeightSource};
-use crate::model::ModelError;
+use super::{MappedFile, Slice, TensorInfo, WeightSource};
+use crate::model::compute::dtype::Precision;
+use crate::model::error::ModelError;
 
 /// Elements dequantised by one task; large enough to be worth one, small enough to spread an embedding table.
 const CHUNK_ELEMENTS: usize = 1 << 20;

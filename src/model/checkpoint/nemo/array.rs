@@ -4,8 +4,9 @@ use std::ops::Range;
 
 use super::store::Store;
 use super::zarr::ZarrArray;
-use crate::model::ModelError;
-use crate::model::checkpoint::{Precision, PytorchFile, Slice, WeightSource};
+use crate::model::checkpoint::{PytorchFile, Slice, WeightSource};
+use crate::model::compute::dtype::Precision;
+use crate::model::error::ModelError;
 
 /// Where arrays are kept.
 #[derive(Debug)]

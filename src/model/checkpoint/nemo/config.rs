@@ -9,7 +9,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::limits::MAX_ATTRIBUTES;
-use crate::model::ModelError;
+use crate::model::error::ModelError;
 use crate::model::settings::Settings;
 
 /// Values of fields that change the numbers, and the ones that mean a plain decoder. A field that is absent has one of them.

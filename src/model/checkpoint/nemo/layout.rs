@@ -11,8 +11,8 @@ use std::ops::Range;
 use super::array::{Array, Weights};
 use super::config::Architecture;
 use super::store::Store;
-use crate::model::ModelError;
 use crate::model::checkpoint::WeightSource;
+use crate::model::error::ModelError;
 
 /// Where NeMo keeps its arrays.
 pub const WEIGHTS: &str = "model_weights";
@@ -122,10 +122,7 @@ impl Layout {
         let columns = array.matrix_shape().get(1).copied();
         for (target, rows, count) in targets {
             for matrix in 0..array.matrices() {
-                let name = match stacked {
-                    true => format!("model.layers.{matrix}.{target}"),
-                    false => target.to_owned(),
-                };
+                let name = if stacked { format!("model.layers.{matrix}.{target}") } else { target.to_owned() };
                 let count = count.unwrap_or(array.matrix_shape()[0]);
                 let shape = [Some(count), columns].into_iter().flatten().collect();
                 self.tensors.insert(name, Placed { array: self.arrays.len(), matrix, rows, shape });

@@ -19,7 +19,7 @@ use store::Store;
 #[cfg(fuzzing)]
 use super::MappedFile;
 use super::{PytorchFile, Slice, TensorInfo, WeightSource};
-use crate::model::ModelError;
+use crate::model::error::ModelError;
 use crate::model::settings::Settings;
 
 const CONFIG: &str = "model_config.yaml";
@@ -45,10 +45,7 @@ impl NemoCheckpoint {
 
     /// Opens a folder or `.nemo` file.
     pub fn open(path: &Path) -> Result<Self, ModelError> {
-        match path.is_dir() {
-            true => Self::read(Store::folder(path)?),
-            false => Self::read(Store::tar(path)?),
-        }
+        if path.is_dir() { Self::read(Store::folder(path)?) } else { Self::read(Store::tar(path)?) }
     }
 
     /// Opens a `.nemo` file of which the bytes are there.
@@ -104,9 +101,10 @@ impl NemoCheckpoint {
 fn weights(store: &Store) -> Result<Weights, ModelError> {
     if store.length(WEIGHTS_FILE).is_some() {
         let path = store.place(WEIGHTS_FILE);
-        return match path.exists() {
-            true => PytorchFile::open(&path).map(Weights::File),
-            false => Err(ModelError::malformed(&path, "is read from a folder only; unpack the file around it")),
+        return if path.exists() {
+            PytorchFile::open(&path).map(Weights::File)
+        } else {
+            Err(ModelError::malformed(&path, "is read from a folder only; unpack the file around it"))
         };
     }
     let metadata = format!("{WEIGHTS}/metadata.json");
@@ -143,9 +141,10 @@ fn weights(store: &Store) -> Result<Weights, ModelError> {
 
 fn torch_dist(store: &Store) -> String {
     let path = store.path();
-    let (unpack, folder) = match path.is_dir() {
-        true => (String::new(), path),
-        false => (format!("mkdir FOLDER && tar -xf {} -C FOLDER && ", path.display()), Path::new("FOLDER")),
+    let (unpack, folder) = if path.is_dir() {
+        (String::new(), path)
+    } else {
+        (format!("mkdir FOLDER && tar -xf {} -C FOLDER && ", path.display()), Path::new("FOLDER"))
     };
     let (from, to) = (folder.join(WEIGHTS), folder.join(WEIGHTS_FILE));
     format!(

@@ -9,8 +9,8 @@ use std::sync::OnceLock;
 
 use tar::EntryType;
 
-use crate::model::ModelError;
 use crate::model::checkpoint::MappedFile;
+use crate::model::error::ModelError;
 
 /// Folders in folders: the weights, an array, and one for each of its dimensions where those are separated by slashes.
 const MAX_LEVELS: usize = 6;

@@ -115,10 +115,7 @@ fn copy(fixture: &str) -> tempfile::TempDir {
         fs::create_dir_all(to).unwrap();
         for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
             let (from, to) = (entry.path(), to.join(entry.file_name()));
-            match from.is_dir() {
-                true => copy(&from, &to),
-                false => drop(fs::copy(from, to).unwrap()),
-            }
+            if from.is_dir() { copy(&from, &to) } else { fs::copy(from, to).map(drop).unwrap() }
         }
     }
     let folder = tempfile::tempdir().unwrap();

@@ -9,8 +9,9 @@ use std::ops::Range;
 use serde_json::Value;
 
 use super::store::{Blob, Store};
-use crate::model::ModelError;
-use crate::model::checkpoint::{Precision, TensorInfo};
+use crate::model::checkpoint::TensorInfo;
+use crate::model::compute::dtype::Precision;
+use crate::model::error::ModelError;
 
 /// An array as a stack of matrices. A vector is a matrix of one column, and what is not stacked a stack of one.
 #[derive(Debug)]

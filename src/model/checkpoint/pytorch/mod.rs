@@ -16,8 +16,9 @@ use archive::Archive;
 use pickle::{Pickle, TensorView, Value};
 use strided::Strided;
 
-use super::{MappedFile, Precision, Slice, TensorInfo, WeightSource};
-use crate::model::ModelError;
+use super::{MappedFile, Slice, TensorInfo, WeightSource};
+use crate::model::compute::dtype::Precision;
+use crate::model::error::ModelError;
 
 /// Keys under which training frameworks put the model's own state dict.
 const WRAPPERS: [&str; 4] = ["state_dict", "model", "module", "model_state_dict"];

@@ -4,7 +4,8 @@
 use std::ops::Range;
 
 use super::TensorView;
-use crate::model::checkpoint::{Dense, MappedFile, Precision, Slice, TensorInfo};
+use crate::model::checkpoint::{Dense, MappedFile, Slice, TensorInfo};
+use crate::model::compute::dtype::Precision;
 
 /// A view of which every element was checked to lie within its storage, and the storage within the file.
 #[derive(Debug)]

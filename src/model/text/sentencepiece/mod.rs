@@ -204,10 +204,7 @@ fn pre_tokenizer(model: &Model) -> Value {
     if model.byte_fallback && !model.pieces.iter().any(|p| p.kind == Kind::Normal && p.text.contains("<0")) {
         steps.push(split("<(?=0x[0-9A-F]{2}>)", "MergedWithPrevious"));
     }
-    match steps.is_empty() {
-        true => Value::Null,
-        false => json!({"type": "Sequence", "pretokenizers": steps}),
-    }
+    if steps.is_empty() { Value::Null } else { json!({"type": "Sequence", "pretokenizers": steps}) }
 }
 
 fn symbols<'a>(model: &Model<'a>) -> impl Iterator<Item = &'a str> {

@@ -80,9 +80,10 @@ impl<'a> Model<'a> {
                 _ => {}
             }
         }
-        match model.pieces.is_empty() {
-            true => Err("is not a SentencePiece model: there are no pieces in it".into()),
-            false => Ok(model),
+        if model.pieces.is_empty() {
+            Err("is not a SentencePiece model: there are no pieces in it".into())
+        } else {
+            Ok(model)
         }
     }
 

@@ -18,7 +18,6 @@ use super::{RewardService, accept};
 use crate::limits::MAX_MESSAGE_BYTES;
 use crate::proto::DESCRIPTORS;
 use crate::proto::v1::reward_service_server::RewardServiceServer;
-use crate::sidecar::fair::FairSemaphore;
 use crate::sidecar::health::Health;
 use crate::sidecar::transport::Transport;
 use crate::sidecar::transport::socket_file::{self, SocketFile};
@@ -30,8 +29,6 @@ const STREAM_WINDOW_BYTES: u32 = 256 << 10;
 const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 /// A peer that vanished without a word is noticed after so long.
 const KEEPALIVE: Duration = Duration::from_secs(20);
-/// What a caller's turn at the budget of bytes is worth: some ordinary messages.
-const QUANTUM_BYTES: usize = 64 << 10;
 /// Calls that one connection may have open: trainers need one or a few.
 const CONNECTION_STREAMS: u32 = 256;
 
@@ -108,10 +105,7 @@ impl Server {
             .add_service(reflection().build_v1().expect(built))
             // Older stock clients ask for v1alpha.
             .add_service(reflection().build_v1alpha().expect(built))
-            .add_service(Budgeted::new(
-                service,
-                FairSemaphore::new(usize::MAX >> 4, config.intake_bytes, QUANTUM_BYTES),
-            ));
+            .add_service(Budgeted::new(service, intake.bytes().clone()));
 
         let (stop, stopped) = watch::channel(false);
         let until_stopped = || {

@@ -1,8 +1,10 @@
 //! The thread that serves all lanes.
 //!
-//! It goes round the lanes as long as one of them has something to say, and for the spin budget longer; then it sleeps until a
-//! bell rings, a client comes or goes, or the server is told to end. Each lane has the same turn, so a flood on one delays the
-//! others by its turns and by what it has admitted, and no more.
+//! It serves one lane after the other as long as one of them has something to read, and for the spin budget longer; then it
+//! sleeps until a bell rings, a client comes or goes, a heartbeat is due, or the server is told to end. Each lane gets the same
+//! slice of time, so a flood on one delays the others by its slices and by what it has admitted, and no more.
+//!
+//! Invariant: between two lanes the thread looks at the clock, so that however many are busy, each heartbeat is in time.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -16,34 +18,27 @@ use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::time::Timespec;
 use tokio::runtime::Handle;
 
+use super::heartbeats::Heartbeats;
 use super::lane::Lane;
-use super::{Control, Stage, Terms};
+use super::{Control, Stage, Terms, about};
 use crate::shm::Broken;
 use crate::shm::handshake::{self, Hello, Peer, Status};
 use crate::sidecar::Intake;
 use crate::sidecar::metrics::{self, LaneEnd};
 
-/// A client that has not greeted by then is a stranger.
-const GREETING: Duration = Duration::from_secs(2);
-/// Clients that have not greeted yet; more are turned away.
-const STRANGERS: usize = 64;
+/// A client that has not greeted within this time is sent away.
+const GREETING_TIME: Duration = Duration::from_secs(2);
+/// Clients that may have connected without having greeted yet; more are turned away.
+const MAX_UNGREETED: usize = 64;
 /// While it is busy, the poller looks at the sockets this often.
-const LOOK: Duration = Duration::from_micros(500);
-/// How long it accepts nobody after it could not: without a descriptor to spare, trying at once would never end.
-const BREATH: Duration = Duration::from_millis(100);
+const SOCKETS_EVERY: Duration = Duration::from_micros(500);
+/// How long it accepts no connection after it could not: without a descriptor to spare, trying at once would never end.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Events taken at a time.
 const EVENTS: usize = 64;
 
-/// What an event is about: its two lowest bits say which descriptor, the rest whose.
-mod about {
-    pub const SOCKET: u64 = 0;
-    pub const BELL: u64 = 1;
-    pub const PROCESS: u64 = 2;
-    pub const GREETING: u64 = 3;
-    /// Not a lane's number.
-    pub const LISTENER: u64 = u64::MAX;
-    pub const CONTROL: u64 = u64::MAX - 1;
-}
+/// What a client is told whose lane ends, or is not opened, for that reason.
+const SHUTTING_DOWN: &str = "the sidecar is shutting down";
 
 /// See the module.
 pub(super) struct Poller {
@@ -54,14 +49,17 @@ pub(super) struct Poller {
     control: Arc<Control>,
     epoll: OwnedFd,
     lanes: BTreeMap<u64, Lane>,
-    strangers: BTreeMap<u64, Stranger>,
+    heartbeats: Heartbeats,
+    ungreeted: BTreeMap<u64, Ungreeted>,
     next: u64,
-    /// Whether it listens; and if not, until when.
-    deaf_until: Option<Instant>,
+    /// When connections are accepted again, where they are not now.
+    accept_from: Option<Instant>,
+    /// The generation that all lanes have been told of.
+    announced: u64,
 }
 
 /// A client that has connected and not greeted yet.
-struct Stranger {
+struct Ungreeted {
     socket: UnixStream,
     peer: Peer,
     hello: Hello,
@@ -77,9 +75,21 @@ impl Poller {
         control: Arc<Control>,
     ) -> io::Result<Self> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
-        let (lanes, strangers) = (BTreeMap::new(), BTreeMap::new());
-        let poller =
-            Self { listener, terms, intake, runtime, control, epoll, lanes, strangers, next: 0, deaf_until: None };
+        let announced = terms.generations.latest().number;
+        let poller = Self {
+            listener,
+            terms,
+            intake,
+            runtime,
+            control,
+            epoll,
+            lanes: BTreeMap::new(),
+            heartbeats: Heartbeats::default(),
+            ungreeted: BTreeMap::new(),
+            next: 0,
+            accept_from: None,
+            announced,
+        };
         poller.watch(&poller.listener, about::LISTENER, EventFlags::IN)?;
         // Edge by edge, like every bell: nobody has to empty it.
         poller.watch(&poller.control.bell, about::CONTROL, EventFlags::IN | EventFlags::ET)?;
@@ -90,18 +100,24 @@ impl Poller {
         Ok(epoll::add(&self.epoll, what, EventData::new_u64(about), events)?)
     }
 
-    /// Serves until the server ends.
-    pub(super) fn run(mut self) {
+    /// Serves until the server ends; how many answers had not been read by then.
+    pub(super) fn run(mut self) -> usize {
         let mut active = Instant::now();
         let mut looked = active;
-        while self.control.stage() != Stage::Ended {
-            let busy = self.round();
+        loop {
+            let busy = self.serve_all();
             let now = Instant::now();
+            if let Stage::Closing(until) = self.control.stage() {
+                self.close_finished();
+                if self.lanes.is_empty() || now >= until {
+                    break;
+                }
+            }
             if busy {
                 active = now;
             }
             if busy || now - active < self.terms.spin {
-                if now - looked >= LOOK {
+                if now - looked >= SOCKETS_EVERY {
                     self.look(Some(Duration::ZERO));
                     looked = now;
                 } else if !busy {
@@ -115,30 +131,65 @@ impl Poller {
             self.lanes.values().for_each(Lane::awake);
             looked = Instant::now();
         }
+        let unread = self.lanes.values().map(|lane| lane.outbox().undelivered()).sum();
         for id in self.lanes.keys().copied().collect::<Vec<_>>() {
-            self.close(id, LaneEnd::Drained, "the sidecar is shutting down");
+            self.close(id, LaneEnd::Drained, SHUTTING_DOWN);
         }
+        unread
     }
 
-    /// One turn for every lane; whether any had something to say.
-    fn round(&mut self) -> bool {
+    /// One slice for every lane; whether any had something to read.
+    fn serve_all(&mut self) -> bool {
+        self.announce();
         let (mut busy, mut broken) = (false, Vec::new());
         for (&id, lane) in &mut self.lanes {
-            match lane.turn(&self.intake, &self.runtime) {
-                Ok(turn) => {
-                    busy |= turn.read;
-                    if turn.taken {
+            match lane.serve(&self.intake, &self.runtime) {
+                Ok(slice) => {
+                    busy |= slice.read;
+                    if slice.taken {
                         self.intake.wake();
+                    }
+                    if slice.withdrawn {
+                        self.intake.sweep();
                     }
                 }
                 Err(why) => broken.push((id, why)),
             }
+            self.heartbeats.beat_if_due(Instant::now());
         }
         self.close_broken(broken);
         busy
     }
 
-    /// Tells every client that it has to ring from now on. Whether there is nothing to do by then.
+    /// Tells every client of a new generation, whether it waits for an answer or not.
+    fn announce(&mut self) {
+        let latest = self.terms.generations.latest().number;
+        if latest == self.announced {
+            return;
+        }
+        self.announced = latest;
+        let told = self.lanes.iter().map(|(&id, lane)| (id, lane.outbox().announce_latest()));
+        let broken = told.filter_map(|(id, told)| Some((id, told.err()?))).collect();
+        self.close_broken(broken);
+    }
+
+    /// Closes the lanes whose clients have read all that they wait for.
+    fn close_finished(&mut self) {
+        let (mut finished, mut broken) = (Vec::new(), Vec::new());
+        for (&id, lane) in &self.lanes {
+            match lane.outbox().is_finished_or_rings() {
+                Ok(true) => finished.push(id),
+                Ok(false) => {}
+                Err(why) => broken.push((id, why)),
+            }
+        }
+        self.close_broken(broken);
+        for id in finished {
+            self.close(id, LaneEnd::Drained, SHUTTING_DOWN);
+        }
+    }
+
+    /// Tells every client that it has to ring from now on; whether there is nothing to do by then.
     fn going_to_sleep(&mut self) -> bool {
         let (mut idle, mut broken) = (true, Vec::new());
         for (&id, lane) in &mut self.lanes {
@@ -160,6 +211,7 @@ impl Poller {
     }
 
     fn close(&mut self, id: u64, end: LaneEnd, why: &str) {
+        self.heartbeats.remove(id);
         if let Some(lane) = self.lanes.remove(&id) {
             metrics::lane_closed(end);
             // Closing is not enough: its other holder would keep it watched, and ring it.
@@ -172,8 +224,13 @@ impl Poller {
 
     /// Until when to sleep at most; `None`: until something happens.
     fn longest_sleep(&self, now: Instant) -> Option<Duration> {
-        let greetings = self.strangers.values().map(|stranger| stranger.until);
-        greetings.chain(self.deaf_until).min().map(|until| until.saturating_duration_since(now))
+        let greetings = self.ungreeted.values().map(|client| client.until);
+        let end = match self.control.stage() {
+            Stage::Closing(until) => Some(until),
+            Stage::Serving | Stage::Refusing => None,
+        };
+        let times = greetings.chain(self.accept_from).chain(self.heartbeats.due()).chain(end);
+        times.min().map(|until| until.saturating_duration_since(now))
     }
 
     /// Waits for events, and deals with them.
@@ -192,9 +249,7 @@ impl Poller {
         for event in events {
             self.handle(event.data.u64());
         }
-        if !self.strangers.is_empty() || self.deaf_until.is_some() {
-            self.on_time(Instant::now());
-        }
+        self.on_time(Instant::now());
     }
 
     fn handle(&mut self, about: u64) {
@@ -220,7 +275,7 @@ impl Poller {
     }
 
     fn accept(&mut self) {
-        // Whoever is left over is announced again, after the lanes have had their turns.
+        // Epoll tells of the others again, after the lanes were served.
         for _ in 0..EVENTS {
             match self.listener.accept() {
                 Ok((socket, _)) => self.welcome(socket),
@@ -229,7 +284,7 @@ impl Poller {
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a lane's client");
-                    self.deaf_until = Some(Instant::now() + BREATH);
+                    self.accept_from = Some(Instant::now() + ACCEPT_PAUSE);
                     // Fails only where it is not watched.
                     let _ = epoll::delete(&self.epoll, &self.listener);
                     return;
@@ -241,7 +296,7 @@ impl Poller {
     /// Why no lane is opened now, if so.
     fn no_lane(&self) -> Option<(Status, String)> {
         if self.control.stage() != Stage::Serving {
-            Some((Status::Draining, "the sidecar is shutting down".to_owned()))
+            Some((Status::Draining, SHUTTING_DOWN.to_owned()))
         } else if self.lanes.len() >= self.terms.lanes {
             Some((Status::Full, format!("all {} lanes are taken (shm_lanes)", self.terms.lanes)))
         } else {
@@ -256,8 +311,11 @@ impl Poller {
         };
         let no = if !peer.is_trusted() {
             tracing::warn!(uid = peer.uid, "another user's process asked for a lane and was refused");
-            Some((Status::Failed, "the sidecar belongs to another user".to_owned()))
-        } else if self.strangers.len() >= STRANGERS {
+            let (theirs, own) = (peer.uid, rustix::process::geteuid().as_raw());
+            let why =
+                format!("the sidecar runs as user {own}, and this process as user {theirs}; run both as the same user");
+            Some((Status::Owner, why))
+        } else if self.ungreeted.len() >= MAX_UNGREETED {
             Some((Status::Full, "too many clients are connecting at once".to_owned()))
         } else {
             self.no_lane()
@@ -272,24 +330,24 @@ impl Poller {
         if let Err(error) = watched {
             return tracing::warn!(%error, "cannot watch a lane's client");
         }
-        let stranger = Stranger { socket, peer, hello: Hello::default(), until: Instant::now() + GREETING };
-        self.strangers.insert(id, stranger);
+        let client = Ungreeted { socket, peer, hello: Hello::default(), until: Instant::now() + GREETING_TIME };
+        self.ungreeted.insert(id, client);
         // Mostly the greeting is there already.
         self.greet(id);
     }
 
     fn greet(&mut self, id: u64) {
-        let Some(stranger) = self.strangers.get_mut(&id) else { return };
-        let heard = match stranger.hello.read(&stranger.socket) {
+        let Some(client) = self.ungreeted.get_mut(&id) else { return };
+        let heard = match client.hello.read(&client.socket) {
             Ok(Some(heard)) => heard,
             Ok(None) => return,
             Err(error) => {
                 tracing::debug!(%error, "a lane's client left before it had greeted");
-                self.strangers.remove(&id);
+                self.ungreeted.remove(&id);
                 return;
             }
         };
-        let Some(Stranger { socket, peer, .. }) = self.strangers.remove(&id) else { return };
+        let Some(Ungreeted { socket, peer, .. }) = self.ungreeted.remove(&id) else { return };
         if let Err(reason) = heard {
             tracing::warn!(%reason, "a lane was refused");
             metrics::lane_closed(LaneEnd::Refused);
@@ -308,8 +366,11 @@ impl Poller {
     fn open(&mut self, id: u64, socket: UnixStream, peer: Peer) -> io::Result<()> {
         // It is watched as a lane's from now on.
         epoll::delete(&self.epoll, &socket)?;
-        let end = handshake::open(socket, &self.terms.card, self.terms.sizes, self.terms.in_flight_limit as u32)?;
-        let lane = Lane::new(end, peer, &self.terms, &self.control);
+        let generation = self.terms.generations.latest();
+        let card = handshake::Card { generation: generation.number, bytes: &generation.card };
+        let sizes = self.terms.sizes(generation.card.len());
+        let end = handshake::open(socket, card, sizes, self.terms.in_flight_limit as u32)?;
+        let (lane, heartbeat) = Lane::new(end, generation.number, peer, &self.terms, &self.control);
         self.watch(lane.line().socket(), id << 2 | about::SOCKET, EventFlags::IN | EventFlags::RDHUP)?;
         if let Some(process) = lane.process() {
             self.watch(process, id << 2 | about::PROCESS, EventFlags::IN)?;
@@ -319,14 +380,17 @@ impl Poller {
         self.watch(lane.line().bell(), id << 2 | about::BELL, EventFlags::IN | EventFlags::ET)?;
         tracing::debug!(lane = id, pid = ?peer.pid, "opened a lane");
         self.lanes.insert(id, lane);
+        self.heartbeats.add(id, heartbeat);
         Ok(())
     }
 
     /// What is due by the clock.
     fn on_time(&mut self, now: Instant) {
-        self.strangers.retain(|_, stranger| stranger.until > now);
-        if self.deaf_until.is_some_and(|until| until <= now) {
-            self.deaf_until = self.watch(&self.listener, about::LISTENER, EventFlags::IN).err().map(|_| now + BREATH);
+        self.heartbeats.beat_if_due(now);
+        self.ungreeted.retain(|_, client| client.until > now);
+        if self.accept_from.is_some_and(|from| from <= now) {
+            let watched = self.watch(&self.listener, about::LISTENER, EventFlags::IN);
+            self.accept_from = watched.err().map(|_| now + ACCEPT_PAUSE);
         }
     }
 }

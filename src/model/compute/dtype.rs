@@ -1,0 +1,100 @@
+//! Types of numbers: what a checkpoint stores, and in what a model's weights are kept.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::kernels::WeightType;
+
+/// Types that hold a tensor's values exactly. Every one of them widens to float32 without loss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Precision {
+    /// IEEE 754 binary32; also every quantised type, which is read as float32.
+    F32,
+    /// IEEE 754 binary16.
+    F16,
+    /// The upper half of binary32.
+    Bf16,
+}
+
+impl Precision {
+    /// As model versions write it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+        }
+    }
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Type of the weights in memory, as a user asks for it. Norms, softmax, sums and the head are float32 whatever it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Dtype {
+    /// Float32 on the CPU, bfloat16 on a GPU.
+    #[default]
+    Auto,
+    /// As many bytes as there can be.
+    F32,
+    /// Two bytes.
+    Bf16,
+    /// One byte, on the CPU alone; the embedding has two.
+    Int8,
+}
+
+impl Dtype {
+    /// All of them, as they are written.
+    pub const NAMES: &[&str] = &["auto", "f32", "bf16", "int8"];
+
+    /// What the kernels on the CPU make of it.
+    pub(super) fn weight_type(self) -> WeightType {
+        match self {
+            Self::Auto | Self::F32 => WeightType::F32,
+            Self::Bf16 => WeightType::Bf16,
+            Self::Int8 => WeightType::Int8,
+        }
+    }
+}
+
+impl fmt::Display for Dtype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::Int8 => "int8",
+        })
+    }
+}
+
+/// The text names no type.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no type of weights; expected one of {names}", names = Dtype::NAMES.join(", "))]
+pub struct UnknownDtype(String);
+
+impl FromStr for Dtype {
+    type Err = UnknownDtype;
+
+    fn from_str(text: &str) -> Result<Self, UnknownDtype> {
+        let all = [Self::Auto, Self::F32, Self::Bf16, Self::Int8];
+        all.into_iter().find(|dtype| dtype.to_string() == text).ok_or_else(|| UnknownDtype(text.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::model::compute::dtype::*;
+
+    #[test]
+    fn names_are_read_as_they_are_written() {
+        for name in Dtype::NAMES {
+            assert_eq!(name.parse::<Dtype>().unwrap().to_string(), *name);
+        }
+        assert!("fp8".parse::<Dtype>().unwrap_err().to_string().contains("auto, f32, bf16, int8"));
+    }
+}

@@ -1,0 +1,258 @@
+//! Who attends to whom: worked out once per micro-batch, used by every layer.
+
+use std::ops::Range;
+
+use super::{BLOCK, Past};
+use crate::batch::MicroBatch;
+use crate::model::shapes::HeadLayout;
+
+/// Queries (rows times the query heads of one key head) that share one visit to each block of keys. Enough to make
+/// packing a block cheap, few enough to stay in the second-level cache with their sums.
+const BUNDLE_QUERIES: usize = 384;
+/// Least rows per bundle, for layouts with many query heads per key head.
+const BUNDLE_MIN_ROWS: usize = 16;
+
+/// The forest of a micro-batch as attention needs it, and its rows in bundles of work.
+#[derive(Debug)]
+pub struct AttentionPlan {
+    layout: HeadLayout,
+    rows: usize,
+    /// Where the keys and values of what the rows continue are kept.
+    slots: Vec<u32>,
+    /// The runs of the past, then the segments.
+    nodes: Vec<Node>,
+    pieces: Vec<Piece>,
+    bundles: Vec<BundleSpan>,
+}
+
+/// A segment, or a run of what segments continue.
+#[derive(Debug)]
+struct Node {
+    /// Its first row. Those of the past are counted behind those of the micro-batch.
+    row: usize,
+    /// Position of its first row in the rollout, and the position after its last.
+    first: usize,
+    end: usize,
+    parent: Option<usize>,
+    /// The nearest ancestor that begins in an earlier block of keys.
+    earlier: Option<usize>,
+}
+
+/// Rows of one segment.
+#[derive(Debug)]
+pub(super) struct Piece {
+    pub(super) segment: usize,
+    pub(super) rows: Range<usize>,
+    /// Position of the first row.
+    pub(super) position: usize,
+}
+
+#[derive(Debug)]
+struct BundleSpan {
+    pieces: Range<usize>,
+    rows: Range<usize>,
+    cost: usize,
+}
+
+/// Consecutive rows that are worked on together.
+#[derive(Debug, Clone)]
+pub(super) struct BundleRef<'a> {
+    pub(super) pieces: &'a [Piece],
+    pub(super) rows: Range<usize>,
+    /// Grows with the work.
+    pub(super) cost: usize,
+}
+
+/// Consecutive positions in consecutive rows.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Run {
+    pub(super) position: usize,
+    pub(super) rows: Range<usize>,
+}
+
+/// Where the key and the value of a position are.
+pub(super) enum Place {
+    /// In this row of the micro-batch.
+    Row(usize),
+    /// In this slot of what earlier passes left behind.
+    Slot(usize),
+}
+
+impl AttentionPlan {
+    /// The plan for the rows of `batch` and heads that lie as in `layout`.
+    ///
+    /// # Panics
+    /// If the layout has no heads, or query heads that are no multiple of its key heads.
+    pub fn new(batch: &MicroBatch, layout: HeadLayout) -> Self {
+        Self::resuming(batch, &Past::default(), layout)
+    }
+
+    /// The same for rows that continue what earlier passes left behind.
+    ///
+    /// # Panics
+    /// As [`Self::new`].
+    pub fn resuming(batch: &MicroBatch, past: &Past, layout: HeadLayout) -> Self {
+        assert!(layout.head_dim > 0 && layout.kv_heads > 0 && layout.heads > 0, "a layout has heads: {layout:?}");
+        assert!(layout.heads.is_multiple_of(layout.kv_heads), "each key head serves as many query heads: {layout:?}");
+        let rows = batch.tokens.len();
+        let nodes = Vec::with_capacity(past.runs.len() + batch.segments.len());
+        let mut plan = Self { layout, rows, slots: past.slots.clone(), nodes, pieces: Vec::new(), bundles: Vec::new() };
+        for run in &past.runs {
+            plan.push(rows + run.slots.start as usize, run.slots.len(), run.parent.map(|p| p as usize));
+        }
+        let before = past.runs.len();
+        for (i, segment) in batch.segments.iter().enumerate() {
+            let continued = past.continued.get(i).copied().flatten().map(|run| run as usize);
+            let parent = segment.parent.map(|p| before + p as usize).or(continued);
+            plan.push(segment.tokens.start as usize, segment.tokens.len(), parent);
+        }
+        plan.bundle(before, (BUNDLE_QUERIES / layout.group()).max(BUNDLE_MIN_ROWS));
+        plan
+    }
+
+    fn push(&mut self, row: usize, len: usize, parent: Option<usize>) {
+        let nodes = &self.nodes;
+        let first = parent.map_or(0, |p| nodes[p].end);
+        let earlier =
+            parent.and_then(|p| if nodes[p].first / BLOCK < first / BLOCK { Some(p) } else { nodes[p].earlier });
+        self.nodes.push(Node { row, first, end: first + len, parent, earlier });
+    }
+
+    /// Cuts the rows of the nodes from `first` on into bundles of `capacity`. Small segments go together: children of one parent follow each other,
+    /// and so share the visits to their common prefix.
+    fn bundle(&mut self, first: usize, capacity: usize) {
+        let mut span = BundleSpan { pieces: 0..0, rows: 0..0, cost: 0 };
+        for (segment, node) in self.nodes.iter().enumerate().skip(first) {
+            let mut position = node.first;
+            while position < node.end {
+                if span.rows.len() == capacity {
+                    let next = BundleSpan {
+                        pieces: span.pieces.end..span.pieces.end,
+                        rows: span.rows.end..span.rows.end,
+                        cost: 0,
+                    };
+                    self.bundles.push(std::mem::replace(&mut span, next));
+                }
+                let taken = (node.end - position).min(capacity - span.rows.len());
+                let row = node.row + position - node.first;
+                self.pieces.push(Piece { segment, rows: row..row + taken, position });
+                span.pieces.end += 1;
+                span.rows.end += taken;
+                span.cost += taken * (position + taken);
+                position += taken;
+            }
+        }
+        if !span.rows.is_empty() {
+            self.bundles.push(span);
+        }
+    }
+
+    /// How the heads lie in the rows that it is for.
+    pub fn layout(&self) -> HeadLayout {
+        self.layout
+    }
+
+    pub(super) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Where the key and the value of a run's row are.
+    pub(super) fn place(&self, row: usize) -> Place {
+        match row.checked_sub(self.rows) {
+            None => Place::Row(row),
+            Some(index) => Place::Slot(self.slots[index] as usize),
+        }
+    }
+
+    /// All bundles: together they cover the rows, in order.
+    pub(super) fn bundles(&self) -> impl Iterator<Item = BundleRef<'_>> {
+        self.bundles.iter().map(|b| BundleRef {
+            pieces: &self.pieces[b.pieces.clone()],
+            rows: b.rows.clone(),
+            cost: b.cost,
+        })
+    }
+
+    /// The segment that holds the last position of a block on the path to the end of `segment`. Segments with the same
+    /// owner of a block have the same keys in it.
+    pub(super) fn owner(&self, segment: usize, block: usize) -> usize {
+        let mut owner = segment;
+        while self.nodes[owner].first / BLOCK > block {
+            owner = self.nodes[owner].earlier.expect("a path begins at position 0, in block 0");
+        }
+        owner
+    }
+
+    /// The rows that hold the positions of a block on the path to the end of its owner, last positions first.
+    pub(super) fn runs(&self, owner: usize, block: usize) -> impl Iterator<Item = Run> {
+        let start = block * BLOCK;
+        let mut end = self.nodes[owner].end.min(start + BLOCK);
+        let mut next = Some(owner);
+        std::iter::from_fn(move || {
+            let node = &self.nodes[next?];
+            let position = node.first.max(start);
+            let row = node.row + position - node.first;
+            let run = Run { position, rows: row..row + end - position };
+            end = position;
+            next = node.parent.filter(|_| position > start);
+            Some(run)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LAYOUT: HeadLayout = HeadLayout { heads: 64, kv_heads: 1, head_dim: 1 };
+
+    /// Rollouts that share long prefixes of every length and have tails from one token to several blocks.
+    fn rollouts() -> impl Strategy<Value = Vec<Vec<u32>>> {
+        prop::collection::vec((0usize..200, 1usize..150, 0u32..3), 1..12).prop_map(|shapes| {
+            shapes.into_iter().map(|(prefix, tail, token)| [vec![9; prefix], vec![token; tail]].concat()).collect()
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn every_block_holds_the_path(rollouts in rollouts()) {
+            let batch = MicroBatch::pack(&rollouts, true);
+            let plan = AttentionPlan::new(&batch, LAYOUT);
+            for (segment, node) in plan.nodes.iter().enumerate() {
+                let path = batch.path(node.row as u32 + (node.end - node.first) as u32 - 1);
+                for block in 0..node.end.div_ceil(BLOCK) {
+                    let owner = plan.owner(segment, block);
+                    let mut end = node.end.min((block + 1) * BLOCK);
+                    for run in plan.runs(owner, block) {
+                        let tokens = &batch.tokens[run.rows.clone()];
+                        prop_assert_eq!(tokens, &path[run.position..end]);
+                        prop_assert_eq!(batch.positions[run.rows.start] as usize, run.position);
+                        end = run.position;
+                    }
+                    prop_assert_eq!(end, block * BLOCK);
+                }
+            }
+        }
+
+        #[test]
+        fn bundles_cover_the_rows_in_order(rollouts in rollouts()) {
+            let batch = MicroBatch::pack(&rollouts, true);
+            let plan = AttentionPlan::new(&batch, LAYOUT);
+            let mut row = 0;
+            for bundle in plan.bundles() {
+                prop_assert_eq!(bundle.rows.start, row);
+                prop_assert!(bundle.rows.len() <= BUNDLE_MIN_ROWS);
+                for piece in bundle.pieces {
+                    prop_assert_eq!(piece.rows.start, row);
+                    prop_assert_eq!(batch.segment_of(row as u32) as usize, piece.segment);
+                    prop_assert_eq!(batch.positions[row] as usize, piece.position);
+                    row = piece.rows.end;
+                }
+                prop_assert_eq!(bundle.rows.end, row);
+            }
+            prop_assert_eq!(row, batch.tokens.len());
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! Weight matrices, packed once at load for the kernels that read them.
+
+use super::bfloat16::Bfloat16;
+use super::float32::Float32;
+use super::int8::Int8;
+use super::isa::Isa;
+use super::panel::{BlockTask, Dimensions, Panels};
+
+/// How weights are stored. Sums are float32 or exact in all of them; what is rounded is the weights, and for [`Self::Int8`]
+/// the activations that meet them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum WeightType {
+    /// Four bytes, as they are.
+    #[default]
+    F32,
+    /// Two bytes, rounded to the nearest bfloat16.
+    Bf16,
+    /// One byte: of each output's weights the largest becomes 127.
+    Int8,
+}
+
+/// A weight matrix `[n, k]`, stored as panels.
+#[derive(Debug)]
+pub struct PackedMatrix {
+    dimensions: Dimensions,
+    panels: Box<dyn Panels>,
+}
+
+impl PackedMatrix {
+    /// Packs a row-major `[n, k]` matrix.
+    ///
+    /// # Panics
+    /// If `weights` does not hold `n * k` values.
+    pub fn pack(n: usize, k: usize, weights: &[f32]) -> Self {
+        assert_eq!(weights.len(), n * k, "a [{n}, {k}] matrix has {} values", n * k);
+        Self::pack_for(Isa::detect(), WeightType::F32, &[weights], k)
+    }
+
+    /// Packs several row-major matrices of `k` columns, one under the other: one pass over the activations then serves
+    /// all of them.
+    ///
+    /// # Panics
+    /// If `k` is zero or a matrix does not hold whole rows.
+    pub fn pack_rows(weight_type: WeightType, matrices: &[&[f32]], k: usize) -> Self {
+        Self::pack_for(Isa::detect(), weight_type, matrices, k)
+    }
+
+    /// [`Self::pack_rows`] in the layout of a given instruction set, which [`super::linear`] will then use.
+    ///
+    /// # Panics
+    /// As [`Self::pack_rows`].
+    pub fn pack_for(isa: Isa, weight_type: WeightType, matrices: &[&[f32]], k: usize) -> Self {
+        assert!(k > 0, "a weight matrix needs at least one column");
+        assert!(matrices.iter().all(|m| m.len().is_multiple_of(k)), "a matrix of {k} columns holds a broken row");
+        let rows: Vec<&[f32]> = matrices.iter().flat_map(|m| m.chunks_exact(k)).collect();
+        let width = isa.width();
+        let panels: Box<dyn Panels> = match weight_type {
+            WeightType::F32 => Box::new(Float32::pack(&rows, width, k)),
+            WeightType::Bf16 => Box::new(Bfloat16::pack(&rows, width, k)),
+            WeightType::Int8 => Box::new(Int8::pack(&rows, width, k)),
+        };
+        Self { dimensions: Dimensions { isa, n: rows.len(), k }, panels }
+    }
+
+    /// Outputs.
+    pub fn n(&self) -> usize {
+        self.dimensions.n
+    }
+
+    /// Inputs.
+    pub fn k(&self) -> usize {
+        self.dimensions.k
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        self.panels.bytes()
+    }
+
+    /// The instruction set for whose tiles it is packed.
+    pub(super) fn isa(&self) -> Isa {
+        self.dimensions.isa
+    }
+
+    /// Computes a block of `y` whose columns begin at the border of a panel.
+    pub(super) fn compute(&self, task: BlockTask) {
+        self.panels.compute(self.dimensions, task);
+    }
+}

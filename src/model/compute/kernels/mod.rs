@@ -1,0 +1,48 @@
+//! The arithmetic of the forward pass on the CPU, in float32, on plain slices.
+//!
+//! Invariant: the bits of an output row depend on that row's inputs alone, never on the rows beside it, its place, the
+//! number of threads, the shape of a tile or the instruction set. It holds because
+//! - every dot product is one chain of fused multiply-adds in ascending order of its index, started at zero. SIMD goes
+//!   across outputs, blocking carries the same accumulator on through memory, and `f32::mul_add` rounds alike on
+//!   every instruction set;
+//! - what must be summed across lanes (a norm's squares, a softmax's denominator) goes through `lanes`, whose order is
+//!   fixed;
+//! - attention cuts its keys at absolute positions, never at the borders of segments.
+//!
+//! All kernels run in whatever rayon pool is current. Matrices are row-major.
+
+mod activation;
+mod addends;
+mod aligned;
+mod attention;
+mod bfloat16;
+mod exp;
+mod feed_forward;
+mod float;
+mod float32;
+mod grid;
+mod int8;
+mod isa;
+mod lanes;
+mod linear;
+mod matrix;
+mod norm;
+mod panel;
+mod peak;
+mod rotary;
+mod simd;
+#[cfg(test)]
+pub(in crate::model) mod testing;
+mod tile;
+
+pub use activation::{activate, gate};
+pub use addends::Addends;
+pub use attention::{AttentionPlan, Kept, Past, PastRun, attention};
+pub use exp::exp;
+pub use feed_forward::{FeedForwardWeights, feed_forward};
+pub use isa::Isa;
+pub use linear::{linear, linear_continue};
+pub use matrix::{PackedMatrix, WeightType};
+pub use norm::{layer_norm, rms_norm, rms_norm_heads};
+pub use peak::{Peak, peak};
+pub use rotary::rotary;

@@ -1,0 +1,140 @@
+//! What most configurations have in common.
+
+use crate::model::error::ModelError;
+use crate::model::network::decoder::{DecoderSpec, Names};
+use crate::model::network::layers::{NormKind, Rotary, read_activation};
+use crate::model::settings::Settings;
+use crate::model::shapes::{Activation, HeadLayout};
+
+/// Defaults of an architecture for what its configurations may leave out.
+pub struct Defaults {
+    /// `max_position_embeddings`.
+    pub context: usize,
+    /// `head_dim`, where it does not follow from `hidden_size`.
+    pub head_dim: Option<usize>,
+    /// `num_key_value_heads`, where it is not the number of query heads.
+    pub kv_heads: Option<usize>,
+    /// Names of the norms' epsilon, the first that is there counts.
+    pub eps: &'static [&'static str],
+    /// Its value.
+    pub eps_value: f64,
+    /// The activation's field, and its value.
+    pub activation: (&'static str, Activation),
+    /// `partial_rotary_factor`.
+    pub partial_rotary: f64,
+}
+
+/// Llama's, which are those of most.
+pub const DEFAULTS: Defaults = Defaults {
+    context: 2048,
+    head_dim: None,
+    kv_heads: None,
+    eps: &["rms_norm_eps"],
+    eps_value: 1e-6,
+    activation: ("hidden_act", Activation::Silu),
+    partial_rotary: 1.0,
+};
+
+/// A plain decoder: root-mean-square norms, full attention, gated feed-forward layers, no biases, transformers' names.
+pub fn read(settings: &Settings, defaults: &Defaults) -> Result<DecoderSpec, ModelError> {
+    if settings.flag("is_causal")? == Some(false) {
+        return Err(settings.unsupported("is_causal", "true"));
+    }
+    if settings.get("quantization_config").is_some() {
+        return Err(settings.unsupported("quantization_config", "weights in F32, F16 or BF16"));
+    }
+    if settings.text("position_embedding_type")?.is_some_and(|kind| kind != "rope") {
+        return Err(settings.unsupported("position_embedding_type", "\"rope\""));
+    }
+    let malformed = |reason: String| ModelError::malformed(settings.path(), reason);
+    let hidden = settings.required_size("hidden_size")?;
+    let heads = settings.required_size("num_attention_heads")?;
+    let kv_heads = settings.size("num_key_value_heads")?.or(defaults.kv_heads).unwrap_or(heads);
+    if !heads.is_multiple_of(kv_heads) {
+        return Err(malformed(format!("{heads} query heads cannot share {kv_heads} key-value heads evenly")));
+    }
+    // `kv_channels` is what Megatron calls it.
+    let stated = match settings.size("head_dim")? {
+        Some(dim) => Some(dim),
+        None => settings.size("kv_channels")?,
+    };
+    let head_dim = stated.or(defaults.head_dim).unwrap_or(hidden / heads);
+    if head_dim == 0 {
+        return Err(malformed(format!("hidden_size {hidden} leaves nothing for each of {heads} heads")));
+    }
+    let layers = settings.required_size("num_hidden_layers")?;
+    let feed_forward = settings.required_size("intermediate_size")?;
+    let vocabulary = settings.required_size("vocab_size")?;
+    // Tables are made of these before any weight is looked at, and they are multiplied: far more than any model has, far
+    // less than memory, and no product of theirs is more than 2^64.
+    for (field, value, most) in [
+        ("num_hidden_layers", layers, 1 << 12),
+        ("hidden_size", hidden, 1 << 20),
+        ("num_attention_heads", heads, 1 << 12),
+        ("head_dim", head_dim, 1 << 12),
+        ("intermediate_size", feed_forward, 1 << 22),
+        ("vocab_size", vocabulary, 1 << 24),
+    ] {
+        if value > most {
+            return Err(malformed(format!("field {field:?} is {value}, expected at most {most}")));
+        }
+    }
+    let mut eps = None;
+    for name in defaults.eps {
+        eps = eps.or(settings.number(name)?);
+    }
+    let context = settings.size("max_position_embeddings")?.unwrap_or(defaults.context);
+    let (field, activation) = defaults.activation;
+    Ok(DecoderSpec {
+        layers,
+        hidden,
+        heads: HeadLayout { heads, kv_heads, head_dim },
+        feed_forward,
+        vocabulary,
+        context,
+        embedding_scale: None,
+        norm: NormKind::Rms,
+        eps: eps.unwrap_or(defaults.eps_value),
+        rotary: Rotary::read(settings, head_dim, context, defaults.partial_rotary)?,
+        attention_scale: (1.0 / (head_dim as f64).sqrt()) as f32,
+        soft_cap: None,
+        windows: vec![None; layers],
+        activation: read_activation(settings, field, activation)?,
+        qkv_bias: false,
+        output_bias: false,
+        feed_forward_bias: false,
+        names: Names::COMMON,
+    })
+}
+
+/// A flag that is false where the configuration leaves it out.
+pub fn flag(settings: &Settings, field: &str) -> Result<bool, ModelError> {
+    Ok(settings.flag(field)?.unwrap_or(false))
+}
+
+/// The window of each layer: those that `layer_types` calls sliding, or that `slides` picks where there is none.
+pub fn windows(
+    settings: &Settings,
+    layers: usize,
+    window: Option<usize>,
+    slides: impl Fn(usize) -> bool,
+) -> Result<Vec<Option<usize>>, ModelError> {
+    let Some(types) = settings.get("layer_types") else {
+        return Ok((0..layers).map(|layer| window.filter(|_| slides(layer))).collect());
+    };
+    let expected = "sliding_attention or full_attention for each layer";
+    let types = types.as_array().filter(|types| types.len() >= layers);
+    let types = types.ok_or_else(|| settings.unsupported("layer_types", expected))?;
+    types
+        .iter()
+        .take(layers)
+        .map(|kind| match kind.as_str() {
+            Some("full_attention") => Ok(None),
+            Some("sliding_attention") => match window {
+                Some(window) => Ok(Some(window)),
+                None => Err(settings.unsupported("sliding_window", "a number, as layer_types has sliding layers")),
+            },
+            _ => Err(settings.unsupported("layer_types", expected)),
+        })
+        .collect()
+}

@@ -1,0 +1,39 @@
+//! The architectures that can be loaded. A new one is one file here and one line in [`ARCHITECTURES`].
+//!
+//! An architecture reads a configuration, with transformers' defaults for what it leaves out, and says which form of
+//! [`super::decoder`] it describes. What would change the numbers and is not implemented is refused.
+
+mod architecture;
+mod common;
+mod gemma2;
+mod internlm2;
+mod llama;
+mod mistral;
+mod nemotron;
+mod qwen2;
+mod qwen3;
+
+use crate::model::error::ModelError;
+use crate::model::settings::Settings;
+use architecture::Architecture;
+
+/// Every known architecture.
+pub const ARCHITECTURES: &[&dyn Architecture] = &[
+    &nemotron::Nemotron,
+    &llama::Llama,
+    &mistral::Mistral,
+    &qwen2::Qwen2,
+    &qwen3::Qwen3,
+    &gemma2::Gemma2,
+    &internlm2::InternLm2,
+];
+
+/// The architecture that a configuration names.
+pub fn find(settings: &Settings) -> Result<&'static dyn Architecture, ModelError> {
+    let name = settings.architecture()?;
+    ARCHITECTURES.iter().copied().find(|a| a.names().contains(&name)).ok_or_else(|| ModelError::UnknownArchitecture {
+        path: settings.path().to_path_buf(),
+        found: name.to_owned(),
+        known: ARCHITECTURES.iter().flat_map(|a| a.names()).copied().collect::<Vec<_>>().join(", "),
+    })
+}

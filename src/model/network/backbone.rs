@@ -1,0 +1,57 @@
+//! What a loaded network has to offer, and what it is given to load from and to compute on.
+
+use candle_core::{Device, Result, Tensor};
+
+use crate::batch::MicroBatch;
+use crate::model::checkpoint::WeightSource;
+use crate::model::collective::Collective;
+use crate::model::collective::shard::Shard;
+use crate::model::compute::backend::Backend;
+use crate::model::compute::kernels::Past;
+use crate::model::prefix_cache::{Keep, Resumed};
+
+/// What one rank loads from, which share of it, and where to.
+pub struct RankContext<'a> {
+    /// The model's weights.
+    pub weights: &'a dyn WeightSource,
+    /// The rank's share.
+    pub shard: Shard,
+    /// Where its tensors go.
+    pub device: Device,
+    /// How its layers compute; the kernels on the CPU alone.
+    pub backend: Backend,
+    /// Tokens whose keys and values it has room to keep.
+    pub slots: u32,
+}
+
+/// One rank's part of a loaded model without its head.
+pub trait Backbone: Send + Sync {
+    /// Bytes of its weights in memory.
+    fn bytes(&self) -> usize;
+
+    /// The final hidden state, normed, at the rows that are read: float32, `[reads, hidden]`, the same on every rank. All
+    /// ranks run the same pass at the same time.
+    fn forward(&self, pass: &Pass) -> Result<Tensor>;
+}
+
+/// A micro-batch on its way through one rank.
+pub struct Pass<'a> {
+    /// Tokens, positions, and the forest that says who attends to whom.
+    pub batch: &'a MicroBatch,
+    /// Rows that are read: the batch's reads, and what else the head wants to see.
+    pub reads: &'a [u32],
+    /// What the batch continues, and each rank keeps.
+    pub past: &'a Past,
+    /// What each rank is to keep.
+    pub keep: &'a [Keep],
+    /// The other ranks.
+    pub ranks: &'a dyn Collective,
+}
+
+impl<'a> Pass<'a> {
+    /// The pass over what is left of a micro-batch.
+    pub fn of(rest: &'a Resumed, ranks: &'a dyn Collective) -> Self {
+        let Resumed { batch, reads, past, keep } = rest;
+        Self { batch, reads, past, keep, ranks }
+    }
+}

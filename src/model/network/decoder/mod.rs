@@ -1,0 +1,221 @@
+//! The decoder that all architectures are forms of: pre-norm blocks of causal grouped-query attention with rotary
+//! positions and a feed-forward layer. An architecture says by a [`DecoderSpec`] which form it is.
+//!
+//! Every rank holds its heads and its part of the feed-forward features and of the vocabulary; the hidden state is the same
+//! on all of them. Two sums over all ranks per layer, one for the embedding.
+
+mod spec;
+
+use candle_core::{DType, Result, Tensor};
+use rayon::prelude::*;
+
+pub use spec::{DecoderSpec, Names, Parameters, QkvNames};
+
+use super::backbone::{Backbone, Pass, RankContext};
+use super::layers::{Attention, Embedding, FeedForward, FeedForwardNames, HeadNorm, Linear, Matrix, Norm, Rotary};
+use crate::batch::MicroBatch;
+use crate::model::collective::shard::HeadShard;
+use crate::model::compute::backend::Backend;
+use crate::model::compute::meter::{Part, time};
+use crate::model::error::ModelError;
+use crate::model::prefix_cache::KeyValues;
+use crate::model::shapes::{AttentionOptions, HeadLayout};
+
+impl DecoderSpec {
+    /// Loads one rank's share.
+    pub fn load(&self, context: &RankContext) -> std::result::Result<Box<dyn Backbone>, ModelError> {
+        Ok(Box::new(Decoder::load(self, context)?))
+    }
+
+    /// The matrices of a rank's queries, keys and values.
+    fn qkv<'a>(&self, names: &'a [String], shard: &HeadShard) -> Vec<Matrix<'a>> {
+        let HeadLayout { heads, kv_heads, head_dim } = self.heads;
+        let rows = |heads: std::ops::Range<usize>| heads.start * head_dim..heads.end * head_dim;
+        match names {
+            [q, k, v] => vec![
+                Matrix::whole(q, heads * head_dim, self.hidden).rows(vec![rows(shard.query.clone())]),
+                Matrix::whole(k, kv_heads * head_dim, self.hidden).rows(vec![rows(shard.kv.clone())]),
+                Matrix::whole(v, kv_heads * head_dim, self.hidden).rows(vec![rows(shard.kv.clone())]),
+            ],
+            names => {
+                let per_group = heads / kv_heads;
+                // Head `i` of group `g` in the packed matrix; the group's queries come first, then its key and value.
+                let slot = |group: usize, i: usize| rows(group * (per_group + 2) + i..group * (per_group + 2) + i + 1);
+                let query = shard.query.clone().map(|head| slot(head / per_group, head % per_group));
+                let key = shard.kv.clone().map(|group| slot(group, per_group));
+                let value = shard.kv.clone().map(|group| slot(group, per_group + 1));
+                let rows = query.chain(key).chain(value).collect();
+                let whole = |name| Matrix::whole(name, self.heads.row(), self.hidden);
+                names.first().map(|name| whole(name).rows(rows)).into_iter().collect()
+            }
+        }
+    }
+}
+
+/// One rank's part of a decoder.
+struct Decoder {
+    backend: Backend,
+    heads: HeadLayout,
+    kept: KeyValues,
+    embedding: Embedding,
+    rotary: Rotary,
+    layers: Vec<Layer>,
+    norm: Norm,
+}
+
+struct Layer {
+    attention_norm: Norm,
+    qkv: Linear,
+    head_norm: Option<HeadNorm>,
+    attention: AttentionOptions,
+    output: Linear,
+    attention_post_norm: Option<Norm>,
+    feed_forward_norm: Norm,
+    feed_forward: FeedForward,
+    feed_forward_post_norm: Option<Norm>,
+}
+
+impl Decoder {
+    fn load(spec: &DecoderSpec, context: &RankContext) -> std::result::Result<Self, ModelError> {
+        spec.refuse_ignored(context.weights)?;
+        let heads = context.shard.heads(spec.heads);
+        let (embedding, layers) = rayon::join(
+            || {
+                let name = format!("{}.weight", spec.names.embedding);
+                Embedding::load(context, &name, spec.vocabulary, spec.hidden, spec.embedding_scale)
+            },
+            || {
+                (0..spec.layers)
+                    .into_par_iter()
+                    .map(|i| Layer::load(spec, context, &heads, i))
+                    .collect::<std::result::Result<Vec<_>, _>>()
+            },
+        );
+        Ok(Self {
+            backend: context.backend,
+            heads: heads.layout,
+            kept: KeyValues::new(spec.layers, context.slots, heads.layout),
+            embedding: embedding?,
+            rotary: spec.rotary.clone(),
+            layers: layers?,
+            norm: Norm::load(context, spec.norm, spec.names.norm, spec.hidden, spec.eps)?,
+        })
+    }
+}
+
+impl Layer {
+    fn load(
+        spec: &DecoderSpec,
+        context: &RankContext,
+        heads: &HeadShard,
+        index: usize,
+    ) -> std::result::Result<Self, ModelError> {
+        let names = &spec.names;
+        let name = |part: &str| spec.layer_name(index, part);
+        let norm = |part: &str| Norm::load(context, spec.norm, &name(part), spec.hidden, spec.eps);
+        let qkv: Vec<String> = match names.qkv {
+            QkvNames::Apart(parts) => parts.iter().map(|part| name(part)).collect(),
+            QkvNames::ByGroup(part) => vec![name(part)],
+        };
+        let head_dim = spec.heads.head_dim;
+        let output = name(names.output);
+        let output = Matrix::whole(&output, spec.hidden, spec.heads.heads * head_dim)
+            .columns(heads.query.start * head_dim..heads.query.end * head_dim);
+        let feed_forward = FeedForwardNames { gate: names.gate.map(name), up: name(names.up), down: name(names.down) };
+        Ok(Self {
+            attention_norm: norm(names.attention_norm)?,
+            qkv: Linear::load(context, &spec.qkv(&qkv, heads), spec.qkv_bias)?,
+            head_norm: names
+                .head_norms
+                .map(|[query, key]| HeadNorm::load(context, &name(query), &name(key), heads.layout, spec.eps))
+                .transpose()?,
+            attention: AttentionOptions {
+                scale: spec.attention_scale,
+                window: spec.windows[index],
+                soft_cap: spec.soft_cap,
+            },
+            output: Linear::load(context, &[output], spec.output_bias)?,
+            attention_post_norm: names.attention_post_norm.map(norm).transpose()?,
+            feed_forward_norm: norm(names.feed_forward_norm)?,
+            feed_forward: FeedForward::load(
+                context,
+                &feed_forward,
+                spec.hidden,
+                spec.feed_forward,
+                spec.activation,
+                spec.feed_forward_bias,
+            )?,
+            feed_forward_post_norm: names.feed_forward_post_norm.map(norm).transpose()?,
+        })
+    }
+
+    fn bytes(&self) -> usize {
+        let post_norms = [&self.attention_post_norm, &self.feed_forward_post_norm];
+        let norms = [&self.attention_norm, &self.feed_forward_norm].into_iter().chain(post_norms.into_iter().flatten());
+        norms.map(Norm::bytes).sum::<usize>()
+            + self.head_norm.as_ref().map_or(0, HeadNorm::bytes)
+            + self.qkv.bytes()
+            + self.output.bytes()
+            + self.feed_forward.bytes()
+    }
+}
+
+/// `residual + post_norm(what a part adds)`; without such a norm the part adds the residual itself, in one go.
+fn added(
+    residual: &Tensor,
+    post_norm: Option<&Norm>,
+    part: impl FnOnce(Option<&Tensor>) -> Result<Tensor>,
+) -> Result<Tensor> {
+    match post_norm {
+        None => part(Some(residual)),
+        Some(norm) => {
+            let part = part(None)?;
+            time(Part::Norm, 0, || residual + norm.forward(&part)?)
+        }
+    }
+}
+
+impl Backbone for Decoder {
+    fn bytes(&self) -> usize {
+        self.embedding.bytes() + self.layers.iter().map(Layer::bytes).sum::<usize>() + self.norm.bytes()
+    }
+
+    fn forward(&self, pass: &Pass) -> Result<Tensor> {
+        let MicroBatch { tokens, positions, .. } = pass.batch;
+        let mut x = time(Part::Embedding, 0, || self.embedding.forward(tokens, pass.ranks))?;
+        let tables = time(Part::Rotary, 0, || self.rotary.tables(positions, x.device()))?;
+        let attention = Attention::new(self.backend, pass.batch, pass.past, self.heads, x.device())?;
+        let reads = Tensor::new(pass.reads, x.device())?;
+        for (i, layer) in self.layers.iter().enumerate() {
+            let normed = time(Part::Norm, 0, || layer.attention_norm.forward(&x))?;
+            let mut qkv = time(Part::Projection, layer.qkv.operations(tokens.len()), || layer.qkv.forward(&normed))?;
+            drop(normed);
+            if let Some(norm) = &layer.head_norm {
+                qkv = time(Part::Norm, 0, || norm.forward(qkv))?;
+            }
+            let qkv = time(Part::Rotary, 0, || tables.turn(self.backend, qkv, self.heads))?;
+            time(Part::Keep, 0, || self.kept.keep(i, &qkv, pass.keep))?;
+            let work = self.heads.operations(positions, layer.attention.window);
+            let mut mixed =
+                time(Part::Attention, work, || attention.forward(&qkv, self.kept.layer(i).kept(), layer.attention))?;
+            drop(qkv);
+            let mut rows = tokens.len();
+            if i + 1 == self.layers.len() {
+                // Nobody looks at the other rows of the last layer any more.
+                (x, mixed) = (x.index_select(&reads, 0)?, mixed.index_select(&reads, 0)?);
+                rows = pass.reads.len();
+            }
+            x = added(&x, layer.attention_post_norm.as_ref(), |x| {
+                let work = layer.output.operations(rows);
+                time(Part::Projection, work, || layer.output.forward_reduce(&mixed, x, pass.ranks))
+            })?;
+            let normed = time(Part::Norm, 0, || layer.feed_forward_norm.forward(&x))?;
+            x = added(&x, layer.feed_forward_post_norm.as_ref(), |x| {
+                let work = layer.feed_forward.operations(rows);
+                time(Part::FeedForward, work, || layer.feed_forward.forward(&normed, x, pass.ranks))
+            })?;
+        }
+        // What a head sees is rounded no more.
+        self.norm.forward(&x.to_dtype(DType::F32)?)
+    }
+}

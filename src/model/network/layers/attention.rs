@@ -1,0 +1,73 @@
+//! Causal attention along the paths of a micro-batch's forest. The one place that picks a way to compute it.
+
+use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor, bail};
+
+use crate::batch::MicroBatch;
+use crate::model::compute::backend::Backend;
+use crate::model::compute::kernels::{AttentionPlan, Kept, Past, attention};
+use crate::model::compute::storage::{output, values};
+#[cfg(feature = "flash-attn")]
+use crate::model::compute::tensors::{self, FlashPlan, flash_attention};
+use crate::model::compute::tensors::{PortablePlan, portable_attention};
+use crate::model::shapes::{AttentionOptions, HeadLayout};
+
+/// Who attends to whom in a micro-batch: made once, used by every layer.
+pub struct Attention {
+    layout: HeadLayout,
+    plan: Plan,
+}
+
+enum Plan {
+    Kernel(AttentionPlan),
+    Portable(PortablePlan),
+    #[cfg(feature = "flash-attn")]
+    Flash(FlashPlan),
+}
+
+impl Attention {
+    /// Attention of these heads over the forest of `batch` and what it continues, on `device`.
+    pub fn new(backend: Backend, batch: &MicroBatch, past: &Past, layout: HeadLayout, device: &Device) -> Result<Self> {
+        let plan = match backend {
+            Backend::Kernels(_) => Plan::Kernel(AttentionPlan::resuming(batch, past, layout)),
+            Backend::Tensors(_) if !past.runs.is_empty() => bail!("tensor operations keep no prefixes"),
+            #[cfg(feature = "flash-attn")]
+            Backend::Tensors(_) if device.is_cuda() && tensors::fits(layout, backend.dtype()) => {
+                Plan::Flash(FlashPlan::new(batch, device)?)
+            }
+            Backend::Tensors(_) => Plan::Portable(PortablePlan::new(batch, device)?),
+        };
+        Ok(Self { layout, plan })
+    }
+
+    /// Attention of `qkv: [tokens, layout.row()]`; the result is `[tokens, heads * head_dim]`. What the tokens continue is
+    /// in `kept`.
+    pub fn forward(&self, qkv: &Tensor, kept: Kept, options: AttentionOptions) -> Result<Tensor> {
+        match &self.plan {
+            Plan::Kernel(plan) => qkv.apply_op1_no_bwd(&Kernel { plan, kept, options }),
+            Plan::Portable(plan) => portable_attention(qkv, plan, self.layout, options),
+            #[cfg(feature = "flash-attn")]
+            Plan::Flash(plan) => flash_attention(qkv, plan, self.layout, options),
+        }
+    }
+}
+
+struct Kernel<'a> {
+    plan: &'a AttentionPlan,
+    kept: Kept<'a>,
+    options: AttentionOptions,
+}
+
+impl CustomOp1 for Kernel<'_> {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn cpu_fwd(&self, qkv: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (tokens, _) = layout.shape().dims2()?;
+        let heads = self.plan.layout();
+        let columns = heads.heads * heads.head_dim;
+        let mut out = vec![0.0; tokens * columns];
+        attention(values(qkv, layout)?, self.kept, self.plan, self.options, &mut out);
+        Ok(output(out, tokens, columns))
+    }
+}

@@ -1,0 +1,62 @@
+//! Linear layers: `y = x Wᵀ + b`, whole or one rank's share of them, with several matrices side by side where they share
+//! their input.
+
+use candle_core::{Result, Tensor};
+
+use super::dense::Dense;
+use super::packed::Packed;
+use super::{Loaded, Matrix};
+use crate::model::collective::Collective;
+use crate::model::compute::backend::Backend;
+use crate::model::network::backbone::RankContext;
+
+/// A linear layer.
+pub enum Linear {
+    /// Packed for a kernel.
+    Packed(Packed),
+    /// A tensor.
+    Dense(Dense),
+}
+
+impl Linear {
+    /// Matrices over the same input, in this order side by side in the output; `bias` says whether they have one.
+    pub fn load(context: &RankContext, matrices: &[Matrix], bias: bool) -> Loaded<Self> {
+        match context.backend {
+            Backend::Kernels(weights) => Packed::load(context, weights, matrices, bias).map(Self::Packed),
+            Backend::Tensors(_) => Dense::load(context, matrices, bias).map(Self::Dense),
+        }
+    }
+
+    /// `x Wᵀ + b` of `x: [tokens, inputs]`.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Packed(packed) => packed.forward(x),
+            Self::Dense(dense) => dense.forward(x),
+        }
+    }
+
+    /// `x Wᵀ + b (+ residual)` where every rank holds some of the inputs.
+    pub fn forward_reduce(&self, x: &Tensor, residual: Option<&Tensor>, ranks: &dyn Collective) -> Result<Tensor> {
+        match self {
+            Self::Packed(packed) => packed.forward_reduce(x, residual, ranks),
+            Self::Dense(dense) => dense.reduce(dense.partial(x)?, residual, ranks),
+        }
+    }
+
+    /// Multiplications and additions for so many rows.
+    pub fn operations(&self, rows: usize) -> usize {
+        2 * rows
+            * match self {
+                Self::Packed(packed) => packed.weights(),
+                Self::Dense(dense) => dense.weights(),
+            }
+    }
+
+    /// Bytes of the weights in memory.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Packed(packed) => packed.bytes(),
+            Self::Dense(dense) => dense.bytes(),
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! Layers: what architectures are built of. A candle [`Tensor`](candle_core::Tensor) goes in and comes out; how it is
+//! computed is decided here and nowhere else: by the slice kernels of [`crate::model::compute::kernels`] or by the tensor operations of
+//! [`crate::model::compute::tensors`].
+//!
+//! Activations are row-major, `[tokens, features]`, of the type that the [`Backend`](crate::model::compute::backend::Backend) names.
+
+mod activation;
+mod attention;
+mod dense;
+mod embedding;
+mod feed_forward;
+mod linear;
+mod matrix;
+mod narrowed;
+mod norm;
+mod packed;
+mod rotary;
+
+pub use activation::read_activation;
+pub use attention::Attention;
+pub use embedding::Embedding;
+pub use feed_forward::{FeedForward, FeedForwardNames};
+pub use linear::Linear;
+pub use matrix::Matrix;
+pub use norm::{HeadNorm, Norm, NormKind};
+pub use rotary::Rotary;
+
+use crate::model::error::ModelError;
+
+/// What loading a layer gives.
+type Loaded<T> = std::result::Result<T, ModelError>;

@@ -1,0 +1,161 @@
+//! Linear layers packed for the kernels, in float32 on the CPU. Several ranks give the bits of one, which finish its dot
+//! products in its order.
+
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, Device, Layout, Result, Shape, Storage, Tensor, bail};
+
+use super::matrix::read_biases;
+use super::{Loaded, Matrix};
+use crate::model::collective::Collective;
+use crate::model::compute::kernels::{Addends, PackedMatrix, WeightType, linear, linear_continue};
+use crate::model::compute::storage::{output, values};
+use crate::model::network::backbone::RankContext;
+
+/// Rows that go from rank to rank at a time: enough work for every thread, few enough that no rank waits long.
+const BLOCK_ROWS: usize = 384;
+
+/// A linear layer: see [`super::Linear`]. Packed once for the kernel that reads it.
+pub struct Packed {
+    weight: PackedMatrix,
+    bias: Option<Vec<f32>>,
+}
+
+impl Packed {
+    /// See [`super::Linear::load`].
+    pub fn load(context: &RankContext, weights: WeightType, matrices: &[Matrix], bias: bool) -> Loaded<Self> {
+        let mut parts = Vec::new();
+        for matrix in matrices {
+            for part in matrix.read(context)? {
+                parts.push(part?);
+            }
+        }
+        let parts: Vec<&[f32]> = parts.iter().map(Vec::as_slice).collect();
+        let inputs = matrices.first().map_or(0, |matrix| matrix.columns.len());
+        let bias = read_biases(context, matrices, bias)?;
+        Ok(Self { weight: PackedMatrix::pack_rows(weights, &parts, inputs), bias })
+    }
+
+    /// See [`super::Linear::forward`].
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        x.apply_op1_no_bwd(&Product { packed: self, bias: self.bias.as_deref() })
+    }
+
+    /// See [`super::Linear::forward_reduce`].
+    pub fn forward_reduce(&self, x: &Tensor, residual: Option<&Tensor>, ranks: &dyn Collective) -> Result<Tensor> {
+        let whole = Product { packed: self, bias: self.bias.as_deref() };
+        match (ranks.world(), residual) {
+            (1, None) => x.apply_op1_no_bwd(&whole),
+            (1, Some(residual)) => x.apply_op2_no_bwd(residual, &whole),
+            _ => self.reduce(x, |x, inner| x.clone_into(inner), residual, ranks),
+        }
+    }
+
+    /// The sum over all ranks of `inner(x) Wᵀ`, on every rank, with bias and residual; `inner` fills a buffer. Along a line the ranks finish the dot
+    /// products that one rank alone would make, each its run of them.
+    pub(super) fn reduce(
+        &self,
+        x: &Tensor,
+        mut inner: impl FnMut(&[f32], &mut Vec<f32>),
+        residual: Option<&Tensor>,
+        ranks: &dyn Collective,
+    ) -> Result<Tensor> {
+        let outputs = self.weight.n();
+        let (_, inputs) = x.dims2()?;
+        let (storage, layout) = x.storage_and_layout();
+        let Storage::Cpu(storage) = &*storage else { bail!("expected activations on the CPU") };
+        let blocks = values(storage, layout)?.chunks(BLOCK_ROWS * inputs);
+        let zeros = |x: &[f32]| vec![0.0; x.len() / inputs * outputs];
+        let (mut rows, mut sums) = (Vec::new(), Vec::new());
+        let sum = match ranks.line() {
+            Some(line) => {
+                for x in blocks {
+                    inner(x, &mut rows);
+                    let mut y = line.take()?.unwrap_or_else(|| zeros(x));
+                    linear_continue(&rows, &self.weight, Addends::NONE, &mut y);
+                    sums.extend(line.hand_on(y)?.into_iter().flatten());
+                }
+                let rows = sums.len() / outputs;
+                let finished = Tensor::from_vec(sums, (rows, outputs), &Device::Cpu)?;
+                ranks.broadcast(&finished, ranks.world() - 1)?
+            }
+            None => {
+                for x in blocks {
+                    let mut y = zeros(x);
+                    inner(x, &mut rows);
+                    linear(&rows, &self.weight, Addends::NONE, &mut y);
+                    sums.append(&mut y);
+                }
+                let rows = sums.len() / outputs;
+                ranks.all_reduce(&Tensor::from_vec(sums, (rows, outputs), &Device::Cpu)?)?
+            }
+        };
+        let sum = match &self.bias {
+            Some(bias) => sum.broadcast_add(&Tensor::new(&bias[..], sum.device())?)?,
+            None => sum,
+        };
+        match residual {
+            Some(residual) => sum + residual,
+            None => Ok(sum),
+        }
+    }
+
+    /// Weights of the matrix.
+    pub fn weights(&self) -> usize {
+        self.weight.n() * self.weight.k()
+    }
+
+    /// Bytes of the weights in memory.
+    pub fn bytes(&self) -> usize {
+        self.weight.bytes() + self.bias.as_deref().map_or(0, size_of_val)
+    }
+
+    /// The packed weights, for layers that are made of several.
+    pub(super) fn weight(&self) -> &PackedMatrix {
+        &self.weight
+    }
+
+    /// The bias, for the same.
+    pub(super) fn bias(&self) -> Option<&[f32]> {
+        self.bias.as_deref()
+    }
+}
+
+struct Product<'a> {
+    packed: &'a Packed,
+    bias: Option<&'a [f32]>,
+}
+
+impl Product<'_> {
+    fn product(&self, x: &[f32], layout: &Layout, residual: Option<&[f32]>) -> Result<(CpuStorage, Shape)> {
+        let (tokens, _) = layout.shape().dims2()?;
+        let weight = &self.packed.weight;
+        let mut y = vec![0.0; tokens * weight.n()];
+        linear(x, weight, Addends { bias: self.bias, residual }, &mut y);
+        Ok(output(y, tokens, weight.n()))
+    }
+}
+
+impl CustomOp1 for Product<'_> {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        self.product(values(x, layout)?, layout, None)
+    }
+}
+
+impl CustomOp2 for Product<'_> {
+    fn name(&self) -> &'static str {
+        "linear with residual"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        r: &CpuStorage,
+        r_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        self.product(values(x, x_layout)?, x_layout, Some(values(r, r_layout)?))
+    }
+}

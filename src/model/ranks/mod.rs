@@ -1,0 +1,136 @@
+//! The ranks of a model: each holds its share and computes on a device, with threads of its own.
+
+mod error;
+#[cfg(test)]
+mod precision_tests;
+mod rank;
+mod team;
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::Device;
+use rayon::ThreadPool;
+
+pub use self::error::PassError;
+use self::rank::Rank;
+use self::team::{Team, Wire};
+use crate::batch::MicroBatch;
+use crate::model::checkpoint::WeightSource;
+use crate::model::collective::shard::Shard;
+use crate::model::collective::{Solo, on_gpus};
+use crate::model::compute::backend::Backend;
+use crate::model::error::ModelError;
+use crate::model::network::backbone::{Pass, RankContext};
+use crate::model::network::decoder::DecoderSpec;
+use crate::model::prefix_cache::{KeyValues, PrefixCache, Resumed};
+
+/// Loaded ranks.
+pub struct Ranks {
+    ranks: Vec<Arc<Rank>>,
+    /// Their threads, if there are several.
+    team: Option<Team>,
+    /// `None` where nothing is kept.
+    cache: Option<Mutex<PrefixCache>>,
+}
+
+/// What a pass gave.
+pub struct Passed {
+    /// The final hidden state at the rows that were read, `[reads, hidden]`, row after row.
+    pub hidden: Vec<f32>,
+    /// Tokens that earlier passes had computed.
+    pub reused: usize,
+}
+
+/// A pool of `threads` for forward passes.
+pub fn pool(threads: usize) -> Result<ThreadPool, ModelError> {
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .thread_name(|i| format!("forward-{i}"))
+        .build()
+        .map_err(|e| ModelError::Threads { threads, reason: e.to_string() })
+}
+
+impl Ranks {
+    /// Loads a rank onto each of `devices`, one after the other, each with all threads of `all`; later they share them
+    /// out. Together they have `cache_bytes` for the keys and values of prefixes; only the kernels use them.
+    pub fn load(
+        spec: &DecoderSpec,
+        weights: &dyn WeightSource,
+        backend: Backend,
+        devices: &[Device],
+        all: &Arc<ThreadPool>,
+        cache_bytes: usize,
+    ) -> Result<Self, ModelError> {
+        let world = devices.len();
+        spec.check_degree(world)?;
+        // Before anything is loaded, for it may fail.
+        let wire =
+            if devices.iter().any(Device::is_cuda) && world > 1 { Wire::Gpus(on_gpus(devices)?) } else { Wire::Memory };
+        let slots = match backend {
+            Backend::Kernels(_) => {
+                let heads = Shard::all(world).map(|shard| shard.heads(spec.heads).layout);
+                let token: usize = heads.map(|heads| KeyValues::bytes_per_token(spec.layers, heads)).sum();
+                u32::try_from(cache_bytes / token).unwrap_or(u32::MAX)
+            }
+            Backend::Tensors(_) => 0,
+        };
+        let threads = (all.current_num_threads() / world).max(1);
+        let load = |(shard, device): (Shard, &Device)| {
+            let before = weights.bytes_read();
+            let context = RankContext { weights, shard, device: device.clone(), backend, slots };
+            let backbone = all.install(|| spec.load(&context))?;
+            let pool = if world == 1 { Arc::clone(all) } else { Arc::new(pool(threads)?) };
+            Ok(Arc::new(Rank::new(backbone, pool, weights.bytes_read() - before)))
+        };
+        let ranks = Shard::all(world).zip(devices).map(load).collect::<Result<Vec<_>, ModelError>>()?;
+        let team = if world == 1 { None } else { Some(Team::start(&ranks, wire)?) };
+        let cache = (slots > 0).then(|| Mutex::new(PrefixCache::new(slots)));
+        Ok(Self { ranks, team, cache })
+    }
+
+    /// One pass over `batch`; `reads` are the rows whose hidden states are wanted.
+    pub fn forward(&self, batch: &MicroBatch, reads: &[u32]) -> Result<Passed, PassError> {
+        let Some(cache) = &self.cache else {
+            let all = Resumed { batch: batch.clone(), reads: reads.to_vec(), ..Resumed::default() };
+            return Ok(Passed { hidden: self.compute(all)?, reused: 0 });
+        };
+        // A pass that failed or panicked was not finished, which the next one sees.
+        let mut cache = cache.lock().unwrap_or_else(PoisonError::into_inner);
+        let rest = cache.resume(batch, reads);
+        let reused = batch.tokens.len() - rest.batch.tokens.len();
+        let hidden = self.compute(rest)?;
+        cache.finish();
+        Ok(Passed { hidden, reused })
+    }
+
+    /// Forgets what earlier passes have left.
+    pub fn forget(&self) {
+        if let Some(cache) = &self.cache {
+            cache.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        }
+    }
+
+    fn compute(&self, rest: Resumed) -> Result<Vec<f32>, PassError> {
+        match &self.team {
+            Some(team) => team.forward(rest),
+            None => Ok(self.ranks[0].forward(&Pass::of(&rest, &Solo))?),
+        }
+    }
+
+    /// Bytes of each rank's weights in memory.
+    pub fn bytes(&self) -> Vec<usize> {
+        self.ranks.iter().map(|rank| rank.bytes()).collect()
+    }
+
+    /// Bytes that each rank's share took out of the files.
+    pub fn bytes_read(&self) -> Vec<u64> {
+        self.ranks.iter().map(|rank| rank.bytes_read()).collect()
+    }
+
+    /// How many there are.
+    pub fn world(&self) -> usize {
+        self.ranks.len()
+    }
+}

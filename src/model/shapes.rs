@@ -1,0 +1,60 @@
+//! What the parts of a network are, without how they are computed: words that layers, kernels, plans and caches share.
+
+/// How the heads lie in a row of `qkv`: `[heads | kv_heads | kv_heads]`, each of `head_dim` values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeadLayout {
+    /// Query heads; a multiple of `kv_heads`.
+    pub heads: usize,
+    /// Key heads, and as many value heads. Consecutive query heads share one.
+    pub kv_heads: usize,
+    /// Values per head.
+    pub head_dim: usize,
+}
+
+impl HeadLayout {
+    /// Values in a row of `qkv`.
+    pub fn row(self) -> usize {
+        (self.heads + 2 * self.kv_heads) * self.head_dim
+    }
+
+    /// Values of a row's keys and values.
+    pub fn kept(self) -> usize {
+        2 * self.kv_heads * self.head_dim
+    }
+
+    /// Multiplications and additions of attention for rows at these positions, by the definition: each query with the keys
+    /// that it sees, each weight with its value.
+    pub fn operations(self, positions: &[u32], window: Option<usize>) -> usize {
+        let seen = |&position: &u32| (position as usize + 1).min(window.unwrap_or(usize::MAX));
+        4 * self.heads * self.head_dim * positions.iter().map(seen).sum::<usize>()
+    }
+
+    /// Query heads per key head.
+    pub fn group(self) -> usize {
+        self.heads / self.kv_heads
+    }
+}
+
+/// What differs from one attention layer to the next.
+#[derive(Debug, Clone, Copy)]
+pub struct AttentionOptions {
+    /// Factor of every score, usually `1 / sqrt(head_dim)`.
+    pub scale: f32,
+    /// How many positions a query sees, its own included; `None` means all up to its own.
+    pub window: Option<usize>,
+    /// Scores become `cap * tanh(score / cap)`.
+    pub soft_cap: Option<f32>,
+}
+
+/// The activation function of a feed-forward layer, value by value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Activation {
+    /// `x / (1 + e^-x)`.
+    Silu,
+    /// `x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3)))`: the approximation, as PyTorch has it.
+    GeluTanh,
+    /// `max(x, 0)`.
+    Relu,
+    /// `max(x, 0)^2`.
+    SquaredRelu,
+}

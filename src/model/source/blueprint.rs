@@ -1,0 +1,308 @@
+//! From a model reference to everything that a model is made of, before any number is computed.
+//!
+//! Whatever the kind of reference, what comes out is a [`Blueprint`] in Hugging Face's terms, so that nothing after it
+//! knows where a model came from. Two things meet in it: the weights ([`super::base`]) and how they are to be used
+//! ([`super::preset`]).
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::base::{self, Opened};
+use super::digest::{Fingerprint, Ingredient};
+use super::manifest::AdapterPart;
+use super::preset::{self, PresetReport, check_weightings};
+use super::reference::{Found, MANIFEST_FILE, Place};
+use crate::engine::{ReadPolicy, TextAssets};
+use crate::model::checkpoint::{ATTRIBUTE_WEIGHTS, Adapter, Composed, Rounding, SafetensorsFile, WeightSource};
+use crate::model::config::Config;
+use crate::model::error::ModelError;
+use crate::model::network::head::HeadSpec;
+use crate::model::settings::Settings;
+use crate::model::text;
+
+/// Name of the weighting that a checkpoint brings itself.
+const MERGED: &str = "merged";
+
+/// Everything that a model is made of.
+pub struct Blueprint {
+    /// Name of the model.
+    pub name: String,
+    /// The preset in use.
+    pub preset: Option<PresetReport>,
+    /// The configuration, as `config.json` says it.
+    pub settings: Settings,
+    /// The weights.
+    pub weights: Box<dyn WeightSource>,
+    /// The weights of the head, where it is apart.
+    pub head_weights: Option<Box<dyn WeightSource>>,
+    /// Tokenizer and template.
+    pub text: TextAssets,
+    /// Names of the outputs; `None` if nothing names them.
+    pub attributes: Option<Vec<String>>,
+    /// Named vectors of attribute weights.
+    pub weightings: BTreeMap<String, BTreeMap<String, f64>>,
+    /// The weighting that counts where a request names none.
+    pub default_weighting: Option<String>,
+    /// Where the head reads.
+    pub reads: ReadPolicy,
+    /// What kind of head it is.
+    pub head: HeadSpec,
+    /// Every file that the model was read from; embedded ones are not.
+    pub files: Vec<PathBuf>,
+    /// What the weights are made of, for the fingerprint.
+    ingredients: Vec<Ingredient>,
+}
+
+impl Blueprint {
+    /// Finds out what a reference names, and how it is to be used.
+    pub fn open(config: &Config) -> Result<Self, ModelError> {
+        let found = Found::find(config)?;
+        let Opened { mut settings, weights, mut text, mut files, mut ingredients } = base::open(&found.base)?;
+        let Found { name, place, manifest, .. } = found;
+        files.extend(place.manifest_file());
+        let mut manifest = manifest.unwrap_or_default();
+        let (base, adapter) = (manifest.base.take().unwrap_or_default(), manifest.adapter.take());
+        if let Some(layers) = base.layers {
+            keep_layers(layers, &mut settings, &place)?;
+        }
+
+        let named = manifest.preset.take();
+        let chosen = preset::choose(&config.preset, named.as_deref(), &place.resolve(Path::new("")), &settings)?;
+        let report = chosen.as_ref().map(|chosen| PresetReport {
+            name: chosen.preset.name.clone(),
+            why: chosen.why.clone(),
+            unverified: chosen.preset.unverified.clone(),
+        });
+        // Whoever has named a preset or a default has said what counts; a preset that was merely known has not.
+        let told = manifest.default_weighting.is_some() || named.is_some() || config.preset != "auto";
+        let mut used = match chosen {
+            Some(chosen) => manifest.over(chosen.preset).complete(&place.path())?,
+            None => manifest.complete(&place.path())?,
+        };
+        if let Some(body) = used.body(&settings)?.map(str::to_owned) {
+            settings.set("architectures", vec![body]);
+        }
+
+        let mut parts = Parts { place: &place, files: &mut files, ingredients: &mut ingredients };
+        parts.ingredients.push(Ingredient::Fact(format!("rounding {:?}", base.dtype)));
+        let layers = settings.required_size("num_hidden_layers")?;
+        let head_is_apart = config.head.is_some() || used.head.file.is_some();
+        // One folder has the weights of an adapter and the text that it was trained with.
+        let adapter = match (&config.adapter, adapter) {
+            (Some(folder), _) => Some(parts.adapter_folder(folder, weights.as_ref(), layers, &mut text)?),
+            (None, Some(part)) => Some(parts.adapter(&part, weights.as_ref(), layers, head_is_apart, &mut text)?),
+            (None, None) => None,
+        };
+        let head_weights = match (&config.head, used.head.file.take()) {
+            (Some(path), _) => Some(parts.head(path.clone())?),
+            (None, Some(file)) => Some(parts.head_of_manifest(&file)?),
+            (None, None) => None,
+        };
+        if let Some(bos) = used.bos {
+            text.bos = bos;
+        }
+        if let Some(template) = used.chat_template.take() {
+            text.chat_template = Some(template);
+        }
+        let reads = used.read.policy(report.as_ref().map(|report| &*report.name), &settings, &text)?;
+        let mut head = used.head.spec();
+        let all = match used.attributes.clone() {
+            Some(all) => Some(all),
+            None => settings.labels()?,
+        };
+        let attributes = match used.attributes.take() {
+            Some(all) if config.untrained_attributes || used.untrained.is_empty() => Some(all),
+            Some(all) => Some(trained(&all, &used.untrained, &mut head, &place)?),
+            None => all.clone(),
+        };
+        let own = settings.numbers(ATTRIBUTE_WEIGHTS)?;
+        if let (Some(own), Some(all), Some(attributes)) = (own, &all, &attributes)
+            && (!told || used.default_weighting.is_none())
+        {
+            let weights = merged(&settings, &own, all, attributes)?;
+            used.weightings.insert(MERGED.into(), weights);
+            used.default_weighting = Some(MERGED.into());
+        }
+        if let Some(attributes) = &attributes {
+            check_weightings(attributes, &used.weightings, used.default_weighting.as_deref())
+                .map_err(|e| ModelError::malformed(settings.path(), e))?;
+        }
+        let plain = base.dtype == Rounding::F32 && adapter.is_none();
+        Ok(Self {
+            name,
+            preset: report,
+            weights: if plain { weights } else { Box::new(Composed { base: weights, rounding: base.dtype, adapter }) },
+            head_weights,
+            settings,
+            text,
+            attributes,
+            weightings: used.weightings,
+            default_weighting: used.default_weighting,
+            reads,
+            head,
+            files,
+            ingredients,
+        })
+    }
+
+    /// A digest of everything that makes the model's numbers.
+    pub fn fingerprint(&self, attributes: &[String]) -> Result<String, ModelError> {
+        let mut fingerprint = Fingerprint::default();
+        for ingredient in &self.ingredients {
+            ingredient.add_to(&mut fingerprint)?;
+        }
+        fingerprint.add("settings", self.settings.value().to_string().as_bytes());
+        fingerprint.add("tokenizer", self.text.tokenizer_json.as_deref().unwrap_or_default());
+        fingerprint.add("template", self.text.chat_template.as_deref().unwrap_or_default().as_bytes());
+        // Maps print in the order of their keys, and floats so that they read back the same.
+        fingerprint.add("variables", format!("{:?} {:?}", self.text.template_variables, self.text.bos).as_bytes());
+        fingerprint.add("attributes", format!("{attributes:?}").as_bytes());
+        fingerprint.add("weightings", format!("{:?} {:?}", self.weightings, self.default_weighting).as_bytes());
+        fingerprint.add("head", format!("{:?} {:?}", self.reads, self.head).as_bytes());
+        // Other arithmetic is named beside the digest, which tells models apart.
+        fingerprint.add("precision", b"f32");
+        Ok(fingerprint.short())
+    }
+
+    /// What to say where the model has no such head as it is used with.
+    pub fn headless_hint(&self) -> String {
+        let architecture = self.settings.architecture().unwrap_or_default();
+        let candidates = preset::candidates(architecture);
+        let presets = match (&self.preset, candidates.is_empty()) {
+            (Some(preset), _) => format!("--preset other than {} ({})", preset.name, preset.why),
+            (None, true) => "--preset".to_owned(),
+            (None, false) => format!("--preset (for {architecture}: {})", candidates.join(", ")),
+        };
+        format!(
+            "; a model becomes a reward model by a {presets}, by --head FILE where the head is apart, or by a {MANIFEST_FILE} \
+             that says what its head is"
+        )
+    }
+}
+
+/// Opens what a model is composed of, and keeps account of it.
+struct Parts<'a> {
+    place: &'a Place,
+    files: &'a mut Vec<PathBuf>,
+    ingredients: &'a mut Vec<Ingredient>,
+}
+
+impl Parts<'_> {
+    fn adapter(
+        &mut self,
+        part: &AdapterPart,
+        base: &dyn WeightSource,
+        layers: usize,
+        head_is_apart: bool,
+        text: &mut TextAssets,
+    ) -> Result<Adapter, ModelError> {
+        match (&part.path, &part.file, part.scale) {
+            (Some(folder), ..) => self.adapter_folder(&self.place.resolve(folder), base, layers, text),
+            (None, Some(file), Some(scale)) => {
+                let source = self.safetensors(file)?;
+                self.ingredients.push(Ingredient::Fact(format!("scale {scale:?}")));
+                Adapter::new(Box::new(source), scale, base, layers, head_is_apart)
+            }
+            _ => unreachable!("AdapterPart::check asks for a path, or for a file and a scale"),
+        }
+    }
+
+    /// An adapter in PEFT's layout. Tokenizer and template beside it are those that it was trained with.
+    fn adapter_folder(
+        &mut self,
+        folder: &Path,
+        base: &dyn WeightSource,
+        layers: usize,
+        text: &mut TextAssets,
+    ) -> Result<Adapter, ModelError> {
+        let adapter = Adapter::open_folder(folder, base, layers)?;
+        self.ingredients.push(Ingredient::Fact("adapter".into()));
+        self.ingredients.extend(adapter.paths().iter().cloned().map(Ingredient::File));
+        self.files.extend_from_slice(adapter.paths());
+        let (beside, files) = text::folder::read(folder)?;
+        *text = text::over(beside, std::mem::take(text));
+        self.files.extend(files);
+        Ok(adapter)
+    }
+
+    fn head_of_manifest(&mut self, file: &Path) -> Result<Box<dyn WeightSource>, ModelError> {
+        self.ingredients.push(Ingredient::Fact("head".into()));
+        Ok(Box::new(self.safetensors(file)?))
+    }
+
+    /// A head in a file that the user names.
+    fn head(&mut self, path: PathBuf) -> Result<Box<dyn WeightSource>, ModelError> {
+        self.ingredients.push(Ingredient::Fact("head".into()));
+        self.ingredients.push(Ingredient::File(path.clone()));
+        self.files.push(path.clone());
+        Ok(Box::new(SafetensorsFile::open(&path)?))
+    }
+
+    fn safetensors(&mut self, file: &Path) -> Result<SafetensorsFile, ModelError> {
+        let path = self.place.resolve(file);
+        let Place::Embedded(demo) = self.place else {
+            self.ingredients.push(Ingredient::File(path.clone()));
+            self.files.push(path.clone());
+            return SafetensorsFile::open(&path);
+        };
+        let Some(bytes) = demo.file(file) else {
+            return Err(ModelError::malformed(&self.place.path(), format!("{} is not built in", file.display())));
+        };
+        self.ingredients.push(Ingredient::Embedded(bytes));
+        SafetensorsFile::embedded(path, bytes)
+    }
+}
+
+/// Cuts off a base's last layers.
+fn keep_layers(layers: usize, settings: &mut Settings, place: &Place) -> Result<(), ModelError> {
+    let found = settings.required_size("num_hidden_layers")?;
+    if layers > found {
+        let reason = format!("base.layers is {layers}, but {} has {found}", settings.path().display());
+        return Err(ModelError::malformed(&place.path(), reason));
+    }
+    settings.set("num_hidden_layers", layers);
+    Ok(())
+}
+
+/// The weights by which a checkpoint makes one reward of its attributes; `all` are its outputs, of which `attributes` are
+/// offered.
+fn merged(
+    settings: &Settings,
+    weights: &[f64],
+    all: &[String],
+    attributes: &[String],
+) -> Result<BTreeMap<String, f64>, ModelError> {
+    if weights.len() != all.len() {
+        return Err(settings.unsupported(ATTRIBUTE_WEIGHTS, format!("a weight for each of {} outputs", all.len())));
+    }
+    let weighed = all.iter().zip(weights).filter(|(_, weight)| **weight != 0.0);
+    if let Some((name, _)) = weighed.clone().find(|(name, _)| !attributes.contains(name)) {
+        let expected = format!(
+            "no weight for {name}, which was never trained; name a preset and a default_weighting in a {MANIFEST_FILE}, or \
+             give --untrained-attributes true to have it all the same"
+        );
+        return Err(settings.unsupported(ATTRIBUTE_WEIGHTS, expected));
+    }
+    Ok(weighed.map(|(name, weight)| (name.clone(), *weight)).collect())
+}
+
+/// The attributes that were trained; the head is told which rows they are.
+fn trained(
+    all: &[String],
+    untrained: &[String],
+    head: &mut HeadSpec,
+    place: &Place,
+) -> Result<Vec<String>, ModelError> {
+    for option in ["rows", "outputs"] {
+        if head.options.contains_key(option) {
+            let reason =
+                format!("head.{option} and untrained both say which rows of the head are attributes; name one");
+            return Err(ModelError::malformed(&place.path(), reason));
+        }
+    }
+    let kept: Vec<usize> = (0..all.len()).filter(|&row| !untrained.contains(&all[row])).collect();
+    let rows: Vec<_> = kept.iter().map(|&row| toml::Value::Integer(row as i64)).collect();
+    head.options.insert("rows".into(), rows.into());
+    head.options.insert("outputs".into(), toml::Value::Integer(all.len() as i64));
+    Ok(kept.into_iter().map(|row| all[row].clone()).collect())
+}

@@ -1,0 +1,354 @@
+//! `[read]`: where the head reads a rollout.
+//!
+//! ```toml
+//! [read]
+//! at = "last-token"               # the default, or { every-token = TOKEN }: one read at each, the end of a step
+//! reduce = "product"              # how a rollout's attributes are made of its steps': product, min, mean, last
+//! strip = "\n"                    # characters taken from the end of a text before it becomes tokens
+//! skip = TOKEN                    # means nothing at the end of a rollout: padding. Default: the pad_token_id of a model
+//!                                 # for sequence classification, as transformers has it; false: none
+//! append = TOKEN                  # put behind every rollout, in any form, that does not end with it; or else
+//! ends_with = TOKEN               # every rollout must end with it, for its template puts more there than this token
+//! text_only = false               # whether append and ends_with are for text and conversations alone
+//! needs = [TOKEN, ...]            # a run of tokens that every rollout must hold, as the head looks for it
+//! ```
+//!
+//! A token is its id, its text, `{ setting = "FIELD" }`: the id in that field of the model's configuration, or
+//! `{ special = "eos_token" }`: what the tokenizer's configuration calls so; of a model without a tokenizer, the single id
+//! in the field `eos_token_id` of the model's configuration. Where there is none of either, none is appended.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use crate::engine::{ReadAt, ReadPolicy, Reduce, TextAssets};
+use crate::model::error::ModelError;
+use crate::model::settings::Settings;
+
+/// What is said of reads.
+#[derive(Debug, Clone, Default, PartialEq, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ReadPart {
+    at: Option<At>,
+    reduce: Option<Reduce>,
+    strip: Option<String>,
+    skip: Option<Skip>,
+    append: Option<Token>,
+    ends_with: Option<Token>,
+    text_only: Option<bool>,
+    needs: Option<Vec<Token>>,
+}
+
+#[derive(Debug, Clone, PartialEq, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum At {
+    LastToken,
+    EveryToken(Token),
+}
+
+/// The token that means nothing at the end.
+#[derive(Debug, Clone, PartialEq, serde::Deserialize)]
+#[serde(untagged, expecting = "a token, or false")]
+enum Skip {
+    /// Whether there is one.
+    Any(bool),
+    Token(Token),
+}
+
+/// A token, as written.
+#[derive(Debug, Clone, PartialEq, serde::Deserialize)]
+#[serde(untagged, expecting = "a token's id, its text, { setting = \"FIELD\" }, or { special = \"eos_token\" }")]
+enum Token {
+    Id(u32),
+    Text(String),
+    Setting { setting: String },
+    Special { special: String },
+}
+
+impl ReadPart {
+    /// What is said here, over what is said below.
+    pub fn over(self, below: Self) -> Self {
+        // They are two ways to end: who says one has not asked for the other.
+        let (append, ends_with) = match (self.append, self.ends_with) {
+            (None, None) => (below.append, below.ends_with),
+            said => said,
+        };
+        Self {
+            at: self.at.or(below.at),
+            reduce: self.reduce.or(below.reduce),
+            strip: self.strip.or(below.strip),
+            skip: self.skip.or(below.skip),
+            append,
+            ends_with,
+            text_only: self.text_only.or(below.text_only),
+            needs: self.needs.or(below.needs),
+        }
+    }
+
+    /// The policy, with every token as its id in this model. `preset` is the one in use, for messages.
+    pub fn policy(
+        &self,
+        preset: Option<&str>,
+        settings: &Settings,
+        text: &TextAssets,
+    ) -> Result<ReadPolicy, ModelError> {
+        let tokens = Tokens { preset, settings, text };
+        let at = match (&self.at, self.reduce) {
+            (Some(At::EveryToken(token)), reduce) => ReadAt::EveryToken {
+                token: tokens.id("read.at.every-token", token)?,
+                reduce: reduce.unwrap_or_default(),
+            },
+            (Some(At::LastToken) | None, None) => ReadAt::LastToken,
+            (Some(At::LastToken) | None, Some(_)) => {
+                let reason = "read.reduce says how steps are put together, but the head reads the last token alone";
+                return Err(ModelError::malformed(settings.path(), reason));
+            }
+        };
+        if self.append.is_some() && self.ends_with.is_some() {
+            let reason = "read.append puts a token there, read.ends_with asks for one; say one of them";
+            return Err(ModelError::malformed(settings.path(), reason));
+        }
+        let text_only = self.text_only.unwrap_or_default();
+        // Without a tokenizer no text can come, and what is for text alone need not be known.
+        let for_nobody = text_only && text.tokenizer_json.is_none();
+        let append = match self.append.as_ref().filter(|_| !for_nobody) {
+            // What a model has no token for cannot be behind its rollouts.
+            Some(Token::Special { special }) if tokens.special("read.append", special)?.is_none() => None,
+            append => append.map(|token| tokens.id("read.append", token)).transpose()?,
+        };
+        let ends_with = self.ends_with.as_ref().filter(|_| !for_nobody);
+        let ends_with = ends_with.map(|token| tokens.id("read.ends_with", token)).transpose()?;
+        let needs = self.needs.iter().flatten().map(|token| tokens.id("read.needs", token));
+        let strip = self.strip.clone().unwrap_or_default();
+        let (skip, needs) = (self.skip(&tokens)?, needs.collect::<Result<_, _>>()?);
+        Ok(ReadPolicy { at, strip, skip, append, ends_with, text_only, needs })
+    }
+
+    /// transformers' `*ForSequenceClassification` read the last token that is not `pad_token_id`.
+    fn skip(&self, tokens: &Tokens) -> Result<Option<u32>, ModelError> {
+        const PADDING: &str = "pad_token_id";
+        let classifies =
+            || tokens.settings.architecture().is_ok_and(|name| name.ends_with("ForSequenceClassification"));
+        let padding = match &self.skip {
+            Some(Skip::Token(token)) => match token {
+                Token::Setting { setting } if tokens.settings.get(setting).is_none() => return Ok(None),
+                token => return tokens.id("read.skip", token).map(Some),
+            },
+            Some(Skip::Any(wanted)) => *wanted,
+            None => classifies() && matches!(self.at, None | Some(At::LastToken)),
+        };
+        let id = tokens.settings.get(PADDING).filter(|_| padding).and_then(|id| u32::try_from(id.as_u64()?).ok());
+        // A padding token outside the vocabulary never comes.
+        let vocabulary = tokens.settings.size("vocab_size")?.unwrap_or(usize::MAX);
+        Ok(id.filter(|id| (*id as usize) < vocabulary))
+    }
+}
+
+/// Where tokens are looked up.
+struct Tokens<'a> {
+    preset: Option<&'a str>,
+    settings: &'a Settings,
+    text: &'a TextAssets,
+}
+
+impl Tokens<'_> {
+    /// The id of the token that `key` names.
+    fn id(&self, key: &str, token: &Token) -> Result<u32, ModelError> {
+        let malformed = |reason: String| ModelError::malformed(self.settings.path(), reason);
+        let id = match token {
+            Token::Id(id) => *id,
+            Token::Setting { setting } => {
+                let value = self.settings.get(setting).and_then(|value| u32::try_from(value.as_u64()?).ok());
+                value.ok_or_else(|| malformed(format!("{key} is the id in field {setting:?}, which holds none")))?
+            }
+            Token::Text(piece) => self.id_of(key, piece)?,
+            Token::Special { special } => self.special(key, special)?.ok_or_else(|| {
+                let help = self.help(key);
+                malformed(format!("{key} is the tokenizer's {special}, but neither it nor the model has one; {help}"))
+            })?,
+        };
+        match self.settings.size("vocab_size")?.filter(|size| id as usize >= *size) {
+            Some(size) => Err(malformed(format!("{key} is token {id}, but the vocabulary ends at {}", size - 1))),
+            None => Ok(id),
+        }
+    }
+}
+
+impl Tokens<'_> {
+    /// The id of a special token; `None` if the model has no such token.
+    fn special(&self, key: &str, special: &str) -> Result<Option<u32>, ModelError> {
+        if let Some(piece) = self.text.template_variables.get(special)
+            && self.text.tokenizer_json.is_some()
+        {
+            return self.id_of(key, piece).map(Some);
+        }
+        let field = format!("{special}_id");
+        let Some(value) = self.settings.get(&field) else { return Ok(None) };
+        // A list is of all the tokens that stop a generation; which of them a tokenizer would put there it does not say.
+        u32::try_from(value.as_u64().unwrap_or(u64::MAX)).map(Some).map_err(|_| {
+            let reason = format!(
+                "{key} is the tokenizer's {special}, but no tokenizer says which, and field {field:?} is \
+                                  {value}, which is no single id; {}",
+                self.help(key)
+            );
+            ModelError::malformed(self.settings.path(), reason)
+        })
+    }
+
+    /// The id of a piece, which must be one.
+    fn id_of(&self, key: &str, piece: &str) -> Result<u32, ModelError> {
+        let malformed = |reason: String| ModelError::malformed(self.settings.path(), reason);
+        let Some(json) = &self.text.tokenizer_json else {
+            return Err(malformed(format!("{key} is {piece:?}, but the model has no tokenizer; {}", self.help(key))));
+        };
+        let found = token_id(json, piece).map_err(|e| malformed(format!("the tokenizer cannot be read: {e}")))?;
+        found.ok_or_else(|| {
+            malformed(format!("{key} is {piece:?}, which the tokenizer does not know; {}", self.help(key)))
+        })
+    }
+
+    /// What to do about a token that cannot be found, to the letter.
+    fn help(&self, key: &str) -> String {
+        let option = key.strip_prefix("read.").unwrap_or(key);
+        match self.preset.filter(|preset| super::names().contains(preset)) {
+            Some(preset) => format!(
+                "if you know its id, write these lines into a file own.toml and add --preset own.toml:\n  name = \"own\"\n  \
+                 preset = {preset:?}\n  [read]\n  {option} = ID"
+            ),
+            None => format!("give its id, {option} = ID, where [read] is said"),
+        }
+    }
+}
+
+/// The parts of a `tokenizer.json` that say which token has which id.
+#[derive(serde::Deserialize)]
+struct Tokenizer<'a> {
+    #[serde(borrow, default)]
+    added_tokens: Vec<Added<'a>>,
+    #[serde(borrow)]
+    model: Model<'a>,
+}
+
+#[derive(serde::Deserialize)]
+struct Added<'a> {
+    id: u32,
+    #[serde(borrow)]
+    content: Cow<'a, str>,
+}
+
+#[derive(serde::Deserialize)]
+struct Model<'a> {
+    #[serde(borrow)]
+    vocab: Vocabulary<'a>,
+}
+
+/// A map from pieces to ids, or a list of pieces with their scores.
+#[derive(serde::Deserialize)]
+#[serde(untagged)]
+enum Vocabulary<'a> {
+    Map(#[serde(borrow)] BTreeMap<Cow<'a, str>, u32>),
+    List(Vec<(Cow<'a, str>, f64)>),
+}
+
+/// The id of a piece as a whole.
+fn token_id(json: &[u8], piece: &str) -> Result<Option<u32>, serde_json::Error> {
+    let Tokenizer { added_tokens, model } = serde_json::from_slice(json)?;
+    if let Some(added) = added_tokens.iter().find(|added| added.content == piece) {
+        return Ok(Some(added.id));
+    }
+    Ok(match model.vocab {
+        Vocabulary::Map(map) => map.get(piece).copied(),
+        Vocabulary::List(list) => list.iter().position(|(known, _)| known == piece).map(|id| id as u32),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn policy(
+        read: &str,
+        config: serde_json::Value,
+        tokenizer: Option<serde_json::Value>,
+    ) -> Result<ReadPolicy, String> {
+        policy_of(read, config, tokenizer, &[])
+    }
+
+    fn policy_of(
+        read: &str,
+        config: serde_json::Value,
+        tokenizer: Option<serde_json::Value>,
+        variables: &[(&str, &str)],
+    ) -> Result<ReadPolicy, String> {
+        let settings = Settings::new(Path::new("config.json"), config).unwrap();
+        let json = tokenizer.map(|json| json.to_string().into_bytes().into());
+        let template_variables = variables.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
+        let text = TextAssets { tokenizer_json: json, template_variables, ..TextAssets::default() };
+        let part: ReadPart = toml::from_str(read).map_err(|e| e.to_string())?;
+        part.policy(Some("openrlhf"), &settings, &text).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn a_token_is_an_id_a_text_or_a_setting() {
+        let added = json!([{"id": 7, "content": "<step>", "special": true}]);
+        let map = json!({"added_tokens": added, "model": {"type": "BPE", "vocab": {"a": 0, "b": 3}}});
+        let list = json!({"model": {"type": "Unigram", "vocab": [["a", 0.0], ["b", -1.5]]}});
+        let config = || json!({"vocab_size": 9, "end": 5});
+        let read = "at = { every-token = '<step>' }\nreduce = 'min'\nappend = { setting = 'end' }\nneeds = ['b', 8]";
+        let found = policy(read, config(), Some(map.clone())).unwrap();
+        assert_eq!(found.at, ReadAt::EveryToken { token: 7, reduce: Reduce::Min });
+        assert_eq!((found.append, &found.needs[..]), (Some(5), &[3, 8][..]));
+        assert_eq!(policy("append = 'b'", config(), Some(list)).unwrap().append, Some(1));
+        assert_eq!(policy("", config(), None).unwrap(), ReadPolicy::default());
+        // No text can come.
+        let of_text = policy("append = 'b'\ntext_only = true", config(), None).unwrap();
+        assert_eq!((of_text.append, of_text.text_only), (None, true));
+        for (read, tokenizer, words) in [
+            ("append = 9", None, "the vocabulary ends at 8"),
+            ("append = 'c'", Some(map), "\"c\", which the tokenizer does not know; if you know"),
+            ("append = 'c'", None, "  preset = \"openrlhf\"\n  [read]\n  append = ID"),
+            ("ends_with = 'c'", None, "\n  ends_with = ID"),
+            ("append = 1\nends_with = 1", None, "say one of them"),
+            ("append = 'c'", None, "no tokenizer; if you know its id, write"),
+            ("append = { setting = 'start' }", None, "field \"start\", which holds none"),
+            ("append = true", None, "a token's id, its text"),
+            ("reduce = 'min'", None, "reads the last token alone"),
+            ("at = 'mean'", None, "mean"),
+            ("every = 3", None, "every"),
+        ] {
+            let message = policy(read, config(), tokenizer).unwrap_err();
+            assert!(message.contains(words), "{read}: {message}");
+        }
+    }
+
+    /// What the tokenizer calls so counts: a list in the configuration holds all the tokens that stop a generation.
+    #[test]
+    fn a_special_token_is_the_tokenizers() {
+        let read = "strip = '\\n'\nappend = { special = 'eos_token' }".replace('\'', "\"");
+        let tokenizer = || Some(json!({"model": {"type": "BPE", "vocab": {"a": 0, "</s>": 3, "<end>": 4}}}));
+        let several = || json!({"eos_token_id": [3, 4]});
+        let found = policy_of(&read, several(), tokenizer(), &[("eos_token", "<end>")]).unwrap();
+        assert_eq!((found.append, &*found.strip), (Some(4), "\n"));
+        let alone = policy(&read, json!({"eos_token_id": 3}), None).unwrap();
+        assert_eq!(alone.append, Some(3));
+        let message = policy(&read, several(), tokenizer()).unwrap_err();
+        assert!(message.contains("eos_token") && message.contains("append = ID"), "{message}");
+        for config in [json!({"eos_token_id": null}), json!({})] {
+            assert_eq!(policy(&read, config, None).unwrap().append, None, "the model has no such token");
+        }
+        let message = policy("ends_with = { special = 'eos_token' }", json!({}), None).unwrap_err();
+        assert!(message.contains("neither it nor the model has one"), "{message}");
+    }
+
+    #[test]
+    fn one_way_to_end_takes_the_place_of_the_other() {
+        let part = |read: &str| toml::from_str::<ReadPart>(read).unwrap();
+        let (append, ends_with) = (|| part("append = 3"), || part("strip = 'x'\nends_with = 4"));
+        assert_eq!(append().over(ends_with()), part("strip = 'x'\nappend = 3"));
+        assert_eq!(ends_with().over(append()), ends_with());
+        assert_eq!(part("").over(ends_with()), ends_with());
+    }
+}

@@ -1,0 +1,59 @@
+//! The micro-batch under construction: what is in it, and what the next rollout would add to it.
+
+use std::collections::BTreeMap;
+
+use super::{Limits, Waiting};
+use crate::batch::common_prefix;
+
+/// See the module.
+pub(super) struct Selection<'a> {
+    waiting: &'a [Waiting<'a>],
+    /// Each rollout's place in lexicographic order of tokens.
+    places: Box<[usize]>,
+    limits: &'a Limits,
+    taken: Vec<usize>,
+    /// Those taken, by place.
+    by_place: BTreeMap<usize, usize>,
+    unique: usize,
+}
+
+impl<'a> Selection<'a> {
+    /// An empty one.
+    pub fn new(waiting: &'a [Waiting<'a>], places: Box<[usize]>, limits: &'a Limits) -> Self {
+        Self { waiting, places, limits, taken: Vec::new(), by_place: BTreeMap::new(), unique: 0 }
+    }
+
+    /// Whether nothing that costs a token fits any more.
+    pub fn is_full(&self) -> bool {
+        self.unique >= self.limits.max_tokens.get() || self.taken.len() >= self.limits.max_rollouts
+    }
+
+    /// Takes a rollout in if the budget allows, and says how many unique tokens that added; the first always goes in.
+    pub fn add(&mut self, i: usize) -> Option<usize> {
+        let shared = if self.limits.share_prefixes { self.shared(i) } else { 0 };
+        let added = self.waiting[i].cost() - shared;
+        let unique = self.unique + added;
+        let fits = unique <= self.limits.max_tokens.get() && self.taken.len() < self.limits.max_rollouts;
+        if !fits && !self.taken.is_empty() {
+            return None;
+        }
+        self.taken.push(i);
+        self.by_place.insert(self.places[i], i);
+        self.unique = unique;
+        Some(added)
+    }
+
+    /// What was taken, in that order, and its unique tokens.
+    pub fn finish(self) -> (Vec<usize>, usize) {
+        (self.taken, self.unique)
+    }
+
+    /// Tokens that those taken already brought: in lexicographic order, a neighbour shares the most.
+    fn shared(&self, i: usize) -> usize {
+        let place = self.places[i];
+        let before = self.by_place.range(..place).next_back();
+        let after = self.by_place.range(place..).next();
+        let common = |(_, &j): (&usize, &usize)| common_prefix(self.waiting[i].tokens, self.waiting[j].tokens);
+        before.map_or(0, common).max(after.map_or(0, common))
+    }
+}
