@@ -54,10 +54,12 @@ pub(super) fn content(fields: &mut Fields, id: &str, extra_columns: ExtraColumns
         aggregation: aggregation(fields)?.into(),
         ..Rollout::default()
     };
-    let rollout = |input| Box::new(Rollout { input: Some(input), ..options.clone() });
+    let with = |input, options: Rollout| Box::new(Rollout { input: Some(input), ..options });
     Ok(match inputs {
-        Inputs::One(input) => Content::One(rollout(input)),
-        Inputs::Pair { chosen, rejected } => Content::Pair { chosen: rollout(chosen), rejected: rollout(rejected) },
+        Inputs::One(input) => Content::One(with(input, options)),
+        Inputs::Pair { chosen, rejected } => {
+            Content::Pair { chosen: with(chosen, options.clone()), rejected: with(rejected, options) }
+        }
     })
 }
 
