@@ -13,7 +13,7 @@ mod queue;
 mod reading;
 mod rules;
 mod scorer;
-mod template;
+pub mod template;
 mod ticket;
 mod tokenize;
 mod trace;

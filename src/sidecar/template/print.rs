@@ -1,0 +1,99 @@
+//! Values as Python prints them (`str` and `repr`).
+
+use std::fmt::Write as _;
+
+use minijinja::value::{Kwargs, ValueKind};
+use minijinja::{Error, Value};
+
+/// Python's `str(value)`.
+pub(super) fn text(value: &Value) -> Result<String, Error> {
+    match value.as_str() {
+        Some(text) => Ok(text.to_owned()),
+        None if value.is_undefined() => Ok(String::new()),
+        None => {
+            let mut out = String::new();
+            repr(value, &mut out)?;
+            Ok(out)
+        }
+    }
+}
+
+/// Python's `repr(value)`.
+fn repr(value: &Value, out: &mut String) -> Result<(), Error> {
+    match value.kind() {
+        ValueKind::String => quoted(value.as_str().unwrap_or_default(), out),
+        ValueKind::Undefined => out.push_str("Undefined"),
+        ValueKind::Number if !value.is_integer() => out.push_str(&float(f64::try_from(value.clone())?)),
+        ValueKind::Seq => {
+            out.push('[');
+            for (n, item) in value.try_iter()?.enumerate() {
+                out.push_str(if n == 0 { "" } else { ", " });
+                repr(&item, out)?;
+            }
+            out.push(']');
+        }
+        ValueKind::Map if Kwargs::try_from(value.clone()).is_err() => {
+            out.push('{');
+            for (n, key) in value.try_iter()?.enumerate() {
+                out.push_str(if n == 0 { "" } else { ", " });
+                repr(&key, out)?;
+                out.push_str(": ");
+                repr(&value.get_item(&key)?, out)?;
+            }
+            out.push('}');
+        }
+        _ => _ = write!(out, "{value}"),
+    }
+    Ok(())
+}
+
+/// Python's way of writing a float: the shortest digits that give it back, with an exponent below 1e-4 and from 1e16 on.
+pub(super) fn float(number: f64) -> String {
+    if number.is_nan() {
+        return "nan".into();
+    }
+    if number.is_infinite() {
+        return if number > 0.0 { "inf" } else { "-inf" }.into();
+    }
+    let scientific = format!("{number:e}");
+    let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
+    let exponent: i32 = exponent.parse().unwrap_or(0);
+    if number != 0.0 && !(-4..16).contains(&exponent) {
+        let sign = if exponent < 0 { '-' } else { '+' };
+        return format!("{digits}e{sign}{:02}", exponent.unsigned_abs());
+    }
+    let plain = format!("{number}");
+    if plain.contains('.') { plain } else { plain + ".0" }
+}
+
+fn quoted(text: &str, out: &mut String) {
+    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
+    out.push(quote);
+    for c in text.chars() {
+        match c {
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            '\\' => out.push_str("\\\\"),
+            c if c == quote => out.extend(['\\', c]),
+            // As Python: what does not print is written by its number. Controls, separators and format signs are here.
+            c if c.is_control() || (super::text::is_space(c) && c != ' ') || is_format(c) => {
+                _ = match u32::from(c) {
+                    n @ ..=0xff => write!(out, "\\x{n:02x}"),
+                    n @ ..=0xffff => write!(out, "\\u{n:04x}"),
+                    n => write!(out, "\\U{n:08x}"),
+                }
+            }
+            c => out.push(c),
+        }
+    }
+    out.push(quote);
+}
+
+/// Characters of Unicode's category Cf and private ones, which Python does not print.
+fn is_format(c: char) -> bool {
+    matches!(u32::from(c),
+        0xad | 0x600..=0x605 | 0x61c | 0x6dd | 0x70f | 0x890..=0x891 | 0x8e2 | 0x180e | 0x200b..=0x200f | 0x202a..=0x202e
+        | 0x2060..=0x206f | 0xe000..=0xf8ff | 0xfeff | 0xfff9..=0xfffb | 0x110bd | 0x110cd | 0x13430..=0x1343f
+        | 0x1bca0..=0x1bca3 | 0x1d173..=0x1d17a | 0xe0001 | 0xe0020..=0xe007f | 0xf0000..=0x10ffff)
+}
