@@ -12,6 +12,7 @@ mod source;
 mod text;
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 
 use minijinja::value::ValueKind;
 use minijinja::{Environment, ErrorKind, Value};
@@ -70,7 +71,17 @@ impl Template {
 
     fn render_with(&self, variables: &Value) -> Result<String, Rejection> {
         let template = self.environment.get_template(TEMPLATE).map_err(|e| refused(&e))?;
-        template.render(minijinja::context! { ..variables.clone(), ..self.variables.clone() }).map_err(|e| refused(&e))
+        let context = minijinja::context! { ..print::as_python(variables), ..self.variables.clone() };
+        // The engine panics on some expressions, as the slice of an empty text from behind. A rendering shares nothing that it
+        // changes, so that nothing is left half-changed.
+        match std::panic::catch_unwind(AssertUnwindSafe(|| template.render(context))) {
+            Ok(rendered) => rendered.map_err(|e| refused(&e)),
+            Err(_) => Err(Rejection::new(
+                Code::BadMessages,
+                "chat: the template engine broke on these messages; the server's log has the reason. Send text that carries the \
+                 template already, or token ids",
+            )),
+        }
     }
 }
 

@@ -1,9 +1,75 @@
 //! Values as Python prints them (`str` and `repr`).
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
+use std::sync::Arc;
 
-use minijinja::value::{Kwargs, ValueKind};
+use minijinja::value::{Enumerator, Kwargs, Object, ObjectRepr, ValueKind};
 use minijinja::{Error, Value};
+
+/// The same value, whose lists and objects print as Python's do wherever the engine itself prints them, as for `~`.
+pub(super) fn as_python(value: &Value) -> Value {
+    match value.kind() {
+        ValueKind::Seq => {
+            let items = value.try_iter().into_iter().flatten();
+            Value::from_object(List(items.map(|item| as_python(&item)).collect()))
+        }
+        ValueKind::Map => {
+            let entry = |key: Value| value.get_item(&key).map(|item| (key, as_python(&item))).ok();
+            Value::from_object(Dict(value.try_iter().into_iter().flatten().filter_map(entry).collect()))
+        }
+        _ => value.clone(),
+    }
+}
+
+/// A list of values that print as Python's already.
+pub(super) fn list(items: Vec<Value>) -> Value {
+    Value::from_object(List(items))
+}
+
+#[derive(Debug)]
+struct List(Vec<Value>);
+
+impl Object for List {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Seq
+    }
+
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        self.0.get(key.as_usize()?).cloned()
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Seq(self.0.len())
+    }
+
+    fn render(self: &Arc<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        printed(&Value::from_dyn_object(self.clone()), f)
+    }
+}
+
+/// In order; messages have a handful of fields.
+#[derive(Debug)]
+struct Dict(Vec<(Value, Value)>);
+
+impl Object for Dict {
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        self.0.iter().find(|(k, _)| k == key).map(|(_, value)| value.clone())
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Values(self.0.iter().map(|(key, _)| key.clone()).collect())
+    }
+
+    fn render(self: &Arc<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        printed(&Value::from_dyn_object(self.clone()), f)
+    }
+}
+
+fn printed(value: &Value, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let mut out = String::new();
+    repr(value, &mut out).map_err(|_| fmt::Error)?;
+    f.write_str(&out)
+}
 
 /// Python's `str(value)`.
 pub(super) fn text(value: &Value) -> Result<String, Error> {
@@ -24,7 +90,8 @@ fn repr(value: &Value, out: &mut String) -> Result<(), Error> {
         ValueKind::String => quoted(value.as_str().unwrap_or_default(), out),
         ValueKind::Undefined => out.push_str("Undefined"),
         ValueKind::Number if !value.is_integer() => out.push_str(&float(f64::try_from(value.clone())?)),
-        ValueKind::Seq => {
+        // What slices and filters make is a list here.
+        ValueKind::Seq | ValueKind::Iterable => {
             out.push('[');
             for (n, item) in value.try_iter()?.enumerate() {
                 out.push_str(if n == 0 { "" } else { ", " });
@@ -77,7 +144,7 @@ fn quoted(text: &str, out: &mut String) {
             '\\' => out.push_str("\\\\"),
             c if c == quote => out.extend(['\\', c]),
             // As Python: what does not print is written by its number. Controls, separators and format signs are here.
-            c if c.is_control() || (super::text::is_space(c) && c != ' ') || is_format(c) => {
+            c if c.is_control() || (c.is_whitespace() && c != ' ') || is_format(c) => {
                 _ = match u32::from(c) {
                     n @ ..=0xff => write!(out, "\\x{n:02x}"),
                     n @ ..=0xffff => write!(out, "\\u{n:04x}"),

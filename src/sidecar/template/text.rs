@@ -16,6 +16,13 @@ pub(super) fn method(text: &str, method: &str, args: &[Value]) -> Option<Result<
         "rfind" => find(text, args, true).map(|at| Value::from(at.map_or(-1, signed))),
         "index" => find(text, args, false).and_then(found),
         "rindex" => find(text, args, true).and_then(found),
+        "count" => within(text, args).map(|(part, place)| {
+            Value::from(match place {
+                None => 0,
+                Some((_, place)) if part.is_empty() => place.chars().count() + 1,
+                Some((_, place)) => place.matches(part).count(),
+            })
+        }),
         "strip" => strip(text, args, true, true),
         "lstrip" => strip(text, args, true, false),
         "rstrip" => strip(text, args, false, true),
@@ -60,6 +67,15 @@ fn one(args: &[Value]) -> Result<&str, Error> {
 
 /// The character at which a part stands, counted from the beginning of the whole text.
 fn find(text: &str, args: &[Value], last: bool) -> Result<Option<usize>, Error> {
+    let (part, place) = within(text, args)?;
+    Ok(place.and_then(|(start, place)| {
+        let at = if last { place.rfind(part) } else { place.find(part) };
+        at.map(|at| start + place[..at].chars().count())
+    }))
+}
+
+/// What is looked for, and in what part of the text: its first character and the part itself, if it has a place at all.
+fn within<'a>(text: &'a str, args: &'a [Value]) -> Result<(&'a str, Option<(usize, &'a str)>), Error> {
     let (part, start, end): (&str, Option<i64>, Option<i64>) = from_args(args)?;
     let length = text.chars().count();
     let place = |at: i64| {
@@ -68,12 +84,10 @@ fn find(text: &str, args: &[Value], last: bool) -> Result<Option<usize>, Error> 
     };
     let (start, end) = (start.map_or(0, place), end.map_or(length, place).min(length));
     if start > end {
-        return Ok(None);
+        return Ok((part, None));
     }
     let byte = |at: usize| text.char_indices().nth(at).map_or(text.len(), |(byte, _)| byte);
-    let within = &text[byte(start)..byte(end)];
-    let at = if last { within.rfind(part) } else { within.find(part) };
-    Ok(at.map(|at| start + within[..at].chars().count()))
+    Ok((part, Some((start, &text[byte(start)..byte(end)]))))
 }
 
 fn strip(text: &str, args: &[Value], left: bool, right: bool) -> Result<Value, Error> {
@@ -130,7 +144,7 @@ fn split(text: &str, args: &[Value], last: bool) -> Result<Value, Error> {
 }
 
 fn list(parts: Vec<&str>) -> Value {
-    parts.into_iter().map(Value::from).collect()
+    super::print::list(parts.into_iter().map(Value::from).collect())
 }
 
 /// Split at runs of white space; after `most` splits the rest stays whole but for the white space before it.
