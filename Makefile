@@ -106,7 +106,7 @@ templates:
 	target/templates-venv/bin/python -m pip install --quiet --disable-pip-version-check -r tools/templates/requirements.txt
 	target/templates-venv/bin/python tools/templates/make.py
 	$(CARGO) test --release --locked --test templates -- --nocapture | \
-	  sed -n 's/^differs: //p' | LC_ALL=C sort > target/templates-known.txt; true
+	  sed -n 's/^.*differs: //p' | LC_ALL=C sort > target/templates-known.txt; true
 	mv target/templates-known.txt tests/fixtures/templates/known.txt
 
 cuda-check:

@@ -100,6 +100,7 @@ fn environment(source: String, date: Option<Date>) -> Result<Environment<'static
     environment.set_unknown_method_callback(|state, value, method, args| {
         match value.as_str().and_then(|text| text::method(text, method, args)) {
             Some(result) => result,
+            None if method == "items" && args.is_empty() && value.kind() == ValueKind::Map => print::items(value),
             None => minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args),
         }
     });
@@ -112,6 +113,11 @@ fn environment(source: String, date: Option<Date>) -> Result<Environment<'static
         });
     }
     environment.add_filter("tojson", json::to_json);
+    environment.add_filter("items", |value: &Value| match value.kind() {
+        ValueKind::Undefined => Ok(print::list(Vec::new())),
+        ValueKind::Map => print::items(value),
+        _ => Err(minijinja::Error::new(ErrorKind::InvalidOperation, "items: not a mapping")),
+    });
     environment.add_filter("string", |value: &Value| print::text(value));
     environment.add_filter("trim", |value: &Value, characters: Option<&str>| {
         Ok::<_, minijinja::Error>(text::trimmed(&print::text(value)?, characters, true, true).to_owned())

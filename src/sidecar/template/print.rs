@@ -47,6 +47,39 @@ impl Object for List {
     }
 }
 
+/// A tuple of values: a list that prints in round brackets.
+pub(super) fn tuple(items: Vec<Value>) -> Value {
+    Value::from_object(Tuple(items))
+}
+
+#[derive(Debug)]
+struct Tuple(Vec<Value>);
+
+impl Object for Tuple {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Seq
+    }
+
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        self.0.get(key.as_usize()?).cloned()
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Seq(self.0.len())
+    }
+
+    fn render(self: &Arc<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        printed(&Value::from_dyn_object(self.clone()), f)
+    }
+}
+
+/// Python's `dict.items()`.
+pub(super) fn items(map: &Value) -> Result<Value, Error> {
+    let pairs: Result<Vec<_>, _> =
+        map.try_iter()?.map(|key| map.get_item(&key).map(|item| tuple(vec![key, item]))).collect();
+    Ok(list(pairs?))
+}
+
 /// In order; messages have a handful of fields.
 #[derive(Debug)]
 struct Dict(Vec<(Value, Value)>);
@@ -92,12 +125,19 @@ fn repr(value: &Value, out: &mut String) -> Result<(), Error> {
         ValueKind::Number if !value.is_integer() => out.push_str(&float(f64::try_from(value.clone())?)),
         // What slices and filters make is a list here.
         ValueKind::Seq | ValueKind::Iterable => {
-            out.push('[');
+            let is_tuple = value.downcast_object_ref::<Tuple>().is_some();
+            out.push(if is_tuple { '(' } else { '[' });
+            let mut length = 0;
             for (n, item) in value.try_iter()?.enumerate() {
                 out.push_str(if n == 0 { "" } else { ", " });
                 repr(&item, out)?;
+                length = n + 1;
             }
-            out.push(']');
+            out.push_str(match (is_tuple, length) {
+                (true, 1) => ",)",
+                (true, _) => ")",
+                (false, _) => "]",
+            });
         }
         ValueKind::Map if Kwargs::try_from(value.clone()).is_err() => {
             out.push('{');

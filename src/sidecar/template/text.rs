@@ -74,8 +74,11 @@ fn find(text: &str, args: &[Value], last: bool) -> Result<Option<usize>, Error> 
     }))
 }
 
+/// A part of a text: the character that it begins with, counted from the text's beginning, and the part.
+type Place<'a> = (usize, &'a str);
+
 /// What is looked for, and in what part of the text: its first character and the part itself, if it has a place at all.
-fn within<'a>(text: &'a str, args: &'a [Value]) -> Result<(&'a str, Option<(usize, &'a str)>), Error> {
+fn within<'a>(text: &'a str, args: &'a [Value]) -> Result<(&'a str, Option<Place<'a>>), Error> {
     let (part, start, end): (&str, Option<i64>, Option<i64>) = from_args(args)?;
     let length = text.chars().count();
     let place = |at: i64| {
@@ -103,11 +106,12 @@ fn strip(text: &str, args: &[Value], left: bool, right: bool) -> Result<Value, E
 fn partition(text: &str, args: &[Value], last: bool) -> Result<Value, Error> {
     let separator = separator(one(args)?)?;
     let parts = if last { text.rsplit_once(separator) } else { text.split_once(separator) };
-    Ok(list(match parts {
-        Some((before, after)) => vec![before, separator, after],
-        None if last => vec!["", "", text],
-        None => vec![text, "", ""],
-    }))
+    let parts = match parts {
+        Some((before, after)) => [before, separator, after],
+        None if last => ["", "", text],
+        None => [text, "", ""],
+    };
+    Ok(super::print::tuple(parts.into_iter().map(Value::from).collect()))
 }
 
 fn split(text: &str, args: &[Value], last: bool) -> Result<Value, Error> {
