@@ -10,7 +10,7 @@ WHEELS := target/wheels
 
 BUILD  := $(CARGO) build --release --locked --bin reward-sidecar --example demo
 
-.PHONY: demo test check loom tsan bench python observability fixtures deny cuda-check clean
+.PHONY: demo test check loom tsan bench python observability fixtures templates deny cuda-check clean
 .DEFAULT_GOAL := help
 
 help:
@@ -23,6 +23,7 @@ help:
 	@echo "make python         the Python package, as a wheel in $(WHEELS)"
 	@echo "make observability  spans into a real OTLP collector, metrics into a real Prometheus"
 	@echo "make fixtures       write the tests' tiny checkpoints again (needs torch; about 5 GB)"
+	@echo "make templates      run Jinja2 over chat templates again, for tests/templates.rs"
 	@echo "make cuda-check     compile and link the GPU binary, without a GPU (some 20 minutes; about 1 GB)"
 	@echo "make deny           licences, bans and sources of all dependencies (needs cargo-deny)"
 
@@ -98,6 +99,15 @@ fixtures:
 	$(PYTHON) -m venv target/fixtures-venv
 	target/fixtures-venv/bin/python -m pip install --quiet -r tools/requirements.txt
 	target/fixtures-venv/bin/python tools/make_fixtures.py
+
+# Then the list of cases in which ours differ from it: what the test prints.
+templates:
+	$(PYTHON) -m venv target/templates-venv
+	target/templates-venv/bin/python -m pip install --quiet --disable-pip-version-check -r tools/templates/requirements.txt
+	target/templates-venv/bin/python tools/templates/make.py
+	$(CARGO) test --release --locked --test templates -- --nocapture | \
+	  sed -n 's/^.*differs: //p' | LC_ALL=C sort > target/templates-known.txt; true
+	mv target/templates-known.txt tests/fixtures/templates/known.txt
 
 cuda-check:
 	tools/cuda/check.sh

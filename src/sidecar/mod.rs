@@ -17,7 +17,7 @@ mod rejections;
 mod rules;
 mod scorer;
 mod served;
-mod template;
+pub mod template;
 mod ticket;
 mod tokenize;
 mod trace;

@@ -64,7 +64,7 @@ impl Text {
             (Some(_), Bos::Never) | (None, _) => (None, None),
         };
         let template = match &assets.chat_template {
-            Some(source) => Some(Template::new(source, &assets.template_variables)?),
+            Some(source) => Some(Template::new(source, &assets.template_variables, None)?),
             None => None,
         };
         let named_bos = tokenizer.as_ref().zip(assets.template_variables.get("bos_token"));

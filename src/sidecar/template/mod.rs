@@ -1,18 +1,29 @@
-//! Chat templates, exactly as transformers renders them.
+//! Chat templates as transformers renders them: Jinja2 in its immutable sandbox, with trimmed blocks, `tojson`,
+//! `raise_exception` and `{% generation %}`. minijinja reads and runs them; what it does differently from Python stands in the
+//! files beside this one: [`text`] (methods of texts), [`print`] (how values are printed), [`json`], [`date`], [`source`] (the
+//! template's text before it is read).
+//!
+//! The invariant: a template that needs what is not here is refused when it is loaded.
+
+mod date;
+mod json;
+mod print;
+mod source;
+mod text;
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::panic::AssertUnwindSafe;
 
-use minijinja::value::Kwargs;
+use minijinja::value::ValueKind;
 use minijinja::{Environment, ErrorKind, Value};
-use serde::Serialize as _;
 
+pub use self::date::Date;
 use crate::limits::MAX_TEMPLATE_STEPS;
 use crate::reward::{Code, Rejection};
 use crate::rollout::Message;
 
 /// A model's chat template.
-pub(super) struct Template {
+pub struct Template {
     environment: Environment<'static>,
     variables: Value,
 }
@@ -20,97 +31,112 @@ pub(super) struct Template {
 const TEMPLATE: &str = "chat_template";
 
 impl Template {
-    /// A template (Jinja), and the variables that it may use beside the messages. The error says what is wrong with it.
-    pub(super) fn new(source: &str, variables: &BTreeMap<String, String>) -> Result<Self, String> {
+    /// A template (Jinja), the variables that it may use beside the messages, and the day that `strftime_now` tells. Without a
+    /// day `strftime_now` is undefined, and a template that calls it without asking is refused.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the template, with the line.
+    pub fn new(source: &str, variables: &BTreeMap<String, String>, date: Option<Date>) -> Result<Self, String> {
         if source.trim().is_empty() {
             return Err("the model's chat template is empty".into());
         }
-        let environment = environment(source).map_err(|e| format!("the model's chat template: {e:#}"))?;
+        let source = source::prepare(source);
+        source::check(&source, date).map_err(|e| format!("the model's chat template: {e}"))?;
+        let environment = environment(source, date).map_err(|e| format!("the model's chat template: {e:#}"))?;
         Ok(Self { environment, variables: Value::from_serialize(variables) })
     }
 
     /// The conversation's text.
-    pub(super) fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, Rejection> {
-        let template = self.environment.get_template(TEMPLATE).map_err(|e| refused(&e))?;
-        template
+    ///
+    /// # Errors
+    ///
+    /// The template refuses the messages, or takes too many steps.
+    pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, Rejection> {
+        self.render_with(&minijinja::context! {
             // As transformers calls it where there are none of either.
-            .render(minijinja::context! {
-                messages, add_generation_prompt, tools => (), documents => (), ..self.variables.clone()
-            })
-            .map_err(|e| refused(&e))
+            messages, add_generation_prompt, tools => (), documents => ()
+        })
+    }
+
+    /// The text of a conversation whose variables (`messages`, `tools`, `documents`, `add_generation_prompt`, ...) are any
+    /// values that serde can write, in their order.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::render`].
+    pub fn render_values(&self, variables: impl serde::Serialize) -> Result<String, Rejection> {
+        self.render_with(&Value::from_serialize(variables))
+    }
+
+    fn render_with(&self, variables: &Value) -> Result<String, Rejection> {
+        let template = self.environment.get_template(TEMPLATE).map_err(|e| refused(&e))?;
+        let context = minijinja::context! { ..print::as_python(variables), ..self.variables.clone() };
+        // The engine panics on some expressions, as the slice of an empty text from behind. A rendering shares nothing that it
+        // changes, so that nothing is left half-changed.
+        match std::panic::catch_unwind(AssertUnwindSafe(|| template.render(context))) {
+            Ok(rendered) => rendered.map_err(|e| refused(&e)),
+            Err(_) => Err(Rejection::new(
+                Code::BadMessages,
+                "chat: the template engine broke on these messages; the server's log has the reason. Send text that carries the \
+                 template already, or token ids",
+            )),
+        }
     }
 }
 
-/// The template with what transformers gives it: trimmed blocks, Python's string methods and JSON, `raise_exception`. Not
-/// `strftime_now`: a reward must not depend on the day, and templates that know it have a fixed date for those who
-/// do not.
-fn environment(source: &str) -> Result<Environment<'static>, minijinja::Error> {
+/// The template with what transformers gives it, as Python does it.
+fn environment(source: String, date: Option<Date>) -> Result<Environment<'static>, minijinja::Error> {
     let mut environment = Environment::new();
     environment.set_trim_blocks(true);
     environment.set_lstrip_blocks(true);
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.set_formatter(|out, _, value| {
+        match value.as_str() {
+            Some(text) => out.write_str(text)?,
+            None => out.write_str(&print::text(value)?)?,
+        }
+        Ok(())
+    });
+    environment.set_unknown_method_callback(|state, value, method, args| {
+        match value.as_str().and_then(|text| text::method(text, method, args)) {
+            Some(result) => result,
+            None if method == "items" && args.is_empty() && value.kind() == ValueKind::Map => print::items(value),
+            None => minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args),
+        }
+    });
     environment.add_function("raise_exception", |message: String| -> Result<String, minijinja::Error> {
         Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
     });
-    environment.add_filter("tojson", to_json);
-    environment.set_fuel(Some(MAX_TEMPLATE_STEPS));
-    environment.add_template_owned(TEMPLATE, without_generation_marks(source))?;
-    Ok(environment)
-}
-
-/// `{% generation %}` marks what the assistant wrote, for training; transformers renders what is inside as it stands.
-fn without_generation_marks(source: &str) -> String {
-    let mut plain = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some((before, tag)) = rest.split_once("{%")
-        && let Some((inside, after)) = tag.split_once("%}")
-    {
-        // The signs trim white space around the tag, and stay.
-        let word = inside.trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+');
-        let inside = match word {
-            "generation" => inside.replace(word, "if true"),
-            "endgeneration" => inside.replace(word, "endif"),
-            _ => inside.to_owned(),
-        };
-        plain.extend([before, "{%", &inside, "%}"]);
-        rest = after;
+    if let Some(date) = date {
+        environment.add_function("strftime_now", move |format: &str| {
+            date.format(format).map_err(|e| minijinja::Error::new(ErrorKind::InvalidOperation, e))
+        });
     }
-    plain + rest
-}
-
-/// `tojson` as transformers has it: Python's `json.dumps(value, ensure_ascii=False, indent=indent)`.
-fn to_json(value: &Value, options: Kwargs) -> Result<String, minijinja::Error> {
-    let indent: Option<usize> = options.get("indent")?;
-    options.assert_all_used()?;
-    let mut json = Vec::new();
-    let written = match indent {
-        Some(spaces) => {
-            let spaces = " ".repeat(spaces.min(16));
-            let formatter = serde_json::ser::PrettyFormatter::with_indent(spaces.as_bytes());
-            value.serialize(&mut serde_json::Serializer::with_formatter(&mut json, formatter))
+    environment.add_filter("tojson", json::to_json);
+    environment.add_filter("items", |value: &Value| match value.kind() {
+        ValueKind::Undefined => Ok(print::list(Vec::new())),
+        ValueKind::Map => print::items(value),
+        _ => Err(minijinja::Error::new(ErrorKind::InvalidOperation, "items: not a mapping")),
+    });
+    environment.add_filter("string", |value: &Value| print::text(value));
+    environment.add_filter("trim", |value: &Value, characters: Option<&str>| {
+        Ok::<_, minijinja::Error>(text::trimmed(&print::text(value)?, characters, true, true).to_owned())
+    });
+    environment.add_filter("join", |value: &Value, between: Option<&Value>| {
+        let between = between.map_or_else(|| Ok(String::new()), print::text)?;
+        if value.is_undefined() {
+            return Ok(String::new());
         }
-        None => value.serialize(&mut serde_json::Serializer::with_formatter(&mut json, PythonSpacing)),
-    };
-    let fail = |e: &dyn std::fmt::Display| minijinja::Error::new(ErrorKind::BadSerialization, e.to_string());
-    written.map_err(|e| fail(&e))?;
-    String::from_utf8(json).map_err(|e| fail(&e))
-}
-
-/// A blank behind commas and colons.
-struct PythonSpacing;
-
-impl serde_json::ser::Formatter for PythonSpacing {
-    fn begin_array_value<W: ?Sized + Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
-        if first { Ok(()) } else { out.write_all(b", ") }
-    }
-
-    fn begin_object_key<W: ?Sized + Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
-        if first { Ok(()) } else { out.write_all(b", ") }
-    }
-
-    fn begin_object_value<W: ?Sized + Write>(&mut self, out: &mut W) -> io::Result<()> {
-        out.write_all(b": ")
-    }
+        let items: Result<Vec<_>, _> = value.try_iter()?.map(|item| print::text(&item)).collect();
+        Ok::<_, minijinja::Error>(items?.join(&between))
+    });
+    environment.add_test("iterable", |value: &Value| {
+        !value.is_none() && (value.kind() == ValueKind::String || value.try_iter().is_ok())
+    });
+    environment.add_test("number", |value: &Value| matches!(value.kind(), ValueKind::Number | ValueKind::Bool));
+    environment.set_fuel(Some(MAX_TEMPLATE_STEPS));
+    environment.add_template_owned(TEMPLATE, source)?;
+    Ok(environment)
 }
 
 fn refused(error: &minijinja::Error) -> Rejection {
@@ -126,7 +152,7 @@ mod tests {
     use super::*;
 
     fn template(source: &str) -> Template {
-        Template::new(source, &BTreeMap::from([("bos_token".into(), "<s>".into())])).unwrap()
+        Template::new(source, &BTreeMap::from([("bos_token".into(), "<s>".into())]), None).unwrap()
     }
 
     fn render(source: &str, messages: &[Message]) -> Result<String, Rejection> {
@@ -173,12 +199,12 @@ mod tests {
     fn generation_marks_are_no_obstacle() {
         let marked =
             "a\n{%- for m in messages %}\n{% generation %}\n{{ m.content }}\n{%- endgeneration -%}\n {% endfor %}b";
-        let plain = "a\n{%- for m in messages %}\n{% if true %}\n{{ m.content }}\n{%- endif -%}\n {% endfor %}b";
-        assert_eq!(without_generation_marks(marked), plain);
+        let plain = "a\n{%- for m in messages %}\n{% with %}\n{{ m.content }}\n{%- endwith -%}\n {% endfor %}b";
+        assert_eq!(source::without_generation_marks(marked), plain);
         let messages = [Message::new("user", "x"), Message::new("assistant", "y")];
         assert_eq!(render(marked, &messages), render(plain, &messages));
         for untouched in ["", "{% open", "{{ generation }}", "{% set generation = 1 %}", "%} {%"] {
-            assert_eq!(without_generation_marks(untouched), untouched);
+            assert_eq!(source::without_generation_marks(untouched), untouched);
         }
     }
 
@@ -193,6 +219,7 @@ mod tests {
             Template::new(
                 preset["chat_template"].as_str().unwrap(),
                 &BTreeMap::from([("bos_token".into(), "<|begin_of_text|>".into())]),
+                None,
             )
             .unwrap()
         }
@@ -204,7 +231,7 @@ mod tests {
         /// The reference model's text, character for character as its card and `steerlm/common.py` have it.
         #[test]
         fn the_reference_template_is_the_published_one() {
-            let template = preset(include_str!("../../presets/nemotron-4-340b-reward.toml"));
+            let template = preset(include_str!("../../../presets/nemotron-4-340b-reward.toml"));
             let (user, assistant) = (|text| Message::new("user", text), |text| Message::new("assistant", text));
             let one = [user("What is 1+1?"), assistant("Ooogo boogu shmugu loogu")];
             let expected = format!(
@@ -230,7 +257,7 @@ mod tests {
         /// The example on the model card, with the date that Llama 3.3's template has where there is no clock.
         #[test]
         fn a_principle_is_asked_for_behind_the_response() {
-            let template = preset(include_str!("../../presets/llama-3.3-nemotron-70b-reward-principle.toml"));
+            let template = preset(include_str!("../../../presets/llama-3.3-nemotron-70b-reward-principle.toml"));
             let principle = Message::new("principle", "correctness");
             let turns = [Message::new("user", "What is 1+1?"), Message::new("assistant", " 1+1=2\n")];
             let expected = "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December \
