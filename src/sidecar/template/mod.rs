@@ -1,6 +1,6 @@
 //! Chat templates as transformers renders them: Jinja2 in its immutable sandbox, with trimmed blocks, `tojson`,
 //! `raise_exception` and `{% generation %}`. minijinja reads and runs them; what it does differently from Python stands in the
-//! files beside this one: [`text`] (methods of texts), [`print`] (how values are printed), [`json`], [`date`], [`source`] (the
+//! files beside this one: `text` (methods of texts), `print` (how values are printed), `json`, `date`, `source` (the
 //! template's text before it is read).
 //!
 //! The invariant: what this does differently from Jinja2 is known: `tests/fixtures/templates/known.txt` lists every case that differs, and a
