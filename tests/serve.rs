@@ -125,8 +125,8 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 #[test]
-fn sigterm_and_sigint_drain_and_exit_0() {
-    for signal in ["-TERM", "-INT"] {
+fn sigterm_sigint_and_sighup_drain_and_exit_0() {
+    for signal in ["-TERM", "-INT", "-HUP"] {
         let mut server = Server::start(&[]);
         assert!(server.get("/ready").starts_with("HTTP/1.1 200"));
         assert!(server.get("/health").starts_with("HTTP/1.1 200"));
