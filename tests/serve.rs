@@ -1,7 +1,9 @@
 //! The server as a supervisor meets it: addresses, readiness, signals, exit codes.
 
+mod common;
+
 use std::convert::Infallible;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::task::{Context, Poll};
@@ -43,16 +45,9 @@ impl Server {
         server
     }
 
-    /// Reads the log up to a line that holds `what`; returns the rest of that line.
+    /// See [`log_until`](common::log_until).
     fn log_until(&mut self, what: &str) -> String {
-        let mut line = String::new();
-        while self.log.read_line(&mut line).unwrap() > 0 {
-            if let Some((_, rest)) = line.trim_end().split_once(what) {
-                return rest.to_owned();
-            }
-            line.clear();
-        }
-        panic!("the server ended before it said {what:?}");
+        common::log_until(&mut self.log, what)
     }
 
     fn get(&self, path: &str) -> String {

@@ -100,6 +100,6 @@ impl From<TelemetryError> for Failure {
 
 impl From<DrainTimeout> for Failure {
     fn from(error: DrainTimeout) -> Self {
-        Self::Fatal { code: "DRAIN_TIMEOUT", message: error.to_string(), exit: Exit::INTERNAL }
+        Self::Fatal { code: "DRAIN_TIMEOUT", message: format!("{error}; raise drain_ms"), exit: Exit::INTERNAL }
     }
 }

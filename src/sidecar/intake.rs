@@ -81,7 +81,7 @@ impl Intake {
 
     /// The model that scores what is submitted now.
     pub fn card(&self) -> Arc<ModelCard> {
-        Arc::clone(&self.0.current.borrow().card)
+        Arc::clone(self.0.current.borrow().card())
     }
 
     /// What happens to rollouts longer than the context.
@@ -169,7 +169,8 @@ impl Intake {
     /// Wakes the threads that score, where something came in that they must look at. To be called after one or several
     /// [`Self::try_submit`]s: one call for several lets them go into one micro-batch.
     pub fn wake(&self) {
-        self.0.each_queue(Queue::wake);
+        // Called for every rollout or few: waking answers nobody, so it may be done under the lock, without a list of queues.
+        self.0.queues().iter().filter_map(Weak::upgrade).for_each(|queue| queue.wake());
     }
 }
 

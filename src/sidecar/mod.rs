@@ -332,7 +332,7 @@ impl Drop for Sidecar {
 #[derive(Debug, thiserror::Error)]
 #[error(
     "after {drain:?}, {unanswered} accepted rollouts were unanswered (rejected where they had not reached the engine), and the \
-     answers of at least {unread} had not been read by their callers; raise drain_ms"
+     answers of at least {unread} had not been read by their callers"
 )]
 pub struct DrainTimeout {
     /// Accepted rollouts without an answer.

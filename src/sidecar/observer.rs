@@ -52,15 +52,22 @@ pub struct Answered<'a> {
 
 /// All observers of a sidecar; metrics are always the first.
 #[derive(Clone)]
-pub(super) struct Observers {
-    all: Arc<[Arc<dyn Observer>]>,
-    next: Arc<AtomicU64>,
+pub(super) struct Observers(Arc<Shared>);
+
+struct Shared {
+    all: Vec<Arc<dyn Observer>>,
+    next_number: AtomicU64,
 }
 
 impl Observers {
     pub(super) fn new(more: Vec<Arc<dyn Observer>>) -> Self {
         let metrics: Arc<dyn Observer> = Arc::new(Metrics);
-        Self { all: std::iter::once(metrics).chain(more).collect(), next: Arc::default() }
+        let all = std::iter::once(metrics).chain(more).collect();
+        Self(Arc::new(Shared { all, next_number: AtomicU64::new(0) }))
+    }
+
+    fn each(&self, tell: impl Fn(&dyn Observer)) {
+        self.0.all.iter().for_each(|observer| tell(observer.as_ref()));
     }
 }
 
@@ -91,16 +98,16 @@ impl Observed {
     }
 
     pub(super) fn accepted(&mut self, caller: &Identity, rollout: &ValidRollout, generation: u64) {
-        let number = self.observers.next.fetch_add(1, Ordering::Relaxed);
+        let number = self.observers.0.next_number.fetch_add(1, Ordering::Relaxed);
         self.number = Some(number);
         let Self { id, aggregation, .. } = self;
         let accepted = Accepted { number, caller, id, rollout, aggregation, generation };
-        self.observers.all.iter().for_each(|observer| observer.accepted(&accepted));
+        self.observers.each(|observer| observer.accepted(&accepted));
     }
 
     pub(super) fn answered(&self, caller: &Identity, outcome: &Outcome) {
         let answered = Answered { number: self.number, caller, id: &self.id, outcome };
-        self.observers.all.iter().for_each(|observer| observer.answered(&answered));
+        self.observers.each(|observer| observer.answered(&answered));
     }
 }
 

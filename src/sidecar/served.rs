@@ -18,10 +18,15 @@ use crate::engine::{Engine, ModelCard};
 pub struct Served {
     /// 1 is the first of the process.
     pub generation: u64,
-    /// The model.
-    pub card: Arc<ModelCard>,
     pub(super) rules: Rules,
     pub(super) queue: Arc<Queue>,
+}
+
+impl Served {
+    /// The model.
+    pub fn card(&self) -> &Arc<ModelCard> {
+        self.rules.card()
+    }
 }
 
 impl Drop for Served {
@@ -32,10 +37,9 @@ impl Drop for Served {
 
 impl std::fmt::Debug for Served {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { generation, card, .. } = self;
         f.debug_struct("Served")
-            .field("generation", generation)
-            .field("model", &card.model_version)
+            .field("generation", &self.generation)
+            .field("model", &self.card().model_version)
             .finish_non_exhaustive()
     }
 }
@@ -58,13 +62,12 @@ impl Started {
         shared: &Shared,
         health: &Health,
     ) -> Result<Self, StartError> {
-        let card = Arc::clone(engine.card());
-        let rules = Rules::new(Arc::clone(&card), config).map_err(StartError::Text)?;
+        let rules = Rules::new(Arc::clone(engine.card()), config).map_err(StartError::Text)?;
         let (rules, engine, known_answer) = known_answer(rules, engine, generation, config).await?;
         let queue = Arc::new(Queue::new(config, shared.clone()));
         let terms = scorer::Terms::of(config, generation);
         let threads = scorer::start(&queue, engine, terms, health).map_err(StartError::Thread)?;
-        Ok(Self { served: Arc::new(Served { generation, card, rules, queue }), known_answer, threads })
+        Ok(Self { served: Arc::new(Served { generation, rules, queue }), known_answer, threads })
     }
 }
 

@@ -1,7 +1,7 @@
 //! The client against a server in a process of its own, which can be stopped, and can belong to another user.
 #![cfg(feature = "server")]
 
-use std::io::{BufRead as _, BufReader};
+use std::io::BufReader;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::Instant;
@@ -24,16 +24,9 @@ impl Server {
         Self { process, log }
     }
 
-    /// Reads the log up to a line that holds `what`; returns the rest of that line.
+    /// See [`log_until`](super::common::log_until).
     fn log_until(&mut self, what: &str) -> String {
-        let mut line = String::new();
-        while self.log.read_line(&mut line).unwrap() > 0 {
-            if let Some((_, rest)) = line.trim_end().split_once(what) {
-                return rest.to_owned();
-            }
-            line.clear();
-        }
-        panic!("the server ended before it said {what:?}");
+        super::common::log_until(&mut self.log, what)
     }
 
     fn signal(&self, name: &str) {

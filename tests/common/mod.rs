@@ -183,3 +183,15 @@ pub async fn all(mut replies: Streaming<v1::Reply>) -> Vec<v1::Reply> {
         }
     }
 }
+
+/// Reads a server's log up to a line that holds `what`; returns the rest of that line.
+pub fn log_until(log: &mut impl std::io::BufRead, what: &str) -> String {
+    let mut line = String::new();
+    while log.read_line(&mut line).unwrap() > 0 {
+        if let Some((_, rest)) = line.trim_end().split_once(what) {
+            return rest.to_owned();
+        }
+        line.clear();
+    }
+    panic!("the server ended before it said {what:?}");
+}

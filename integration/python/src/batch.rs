@@ -4,7 +4,6 @@
 
 use std::collections::HashMap;
 
-use numpy::IntoPyArray as _;
 use pyo3::exceptions::PyKeyError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -15,6 +14,7 @@ use crate::arrays::{Array, full};
 use crate::error::{Failure, class_of};
 use crate::gathered::Gathered;
 use crate::pickle::{Restore, restore};
+use crate::reads::reads_of;
 use crate::result::{Fields, Result};
 
 /// The rewards of a batch of rollouts, in their order: what `Client.score` returns.
@@ -281,58 +281,9 @@ impl Batch {
     }
 }
 
-/// What the model says of one rollout at each of the `m` places at which it reads it: the steps of a process reward model,
-/// or the turns that were to be scored, the completion last.
-///
-/// ```python
-/// for tokens, reward in zip(batch.reads[0].tokens, batch.reads[0].rewards):
-///     print(f"after {tokens} tokens: {reward:.3f}")
-/// ```
-#[pyclass(frozen, get_all, module = "reward_sidecar")]
-pub struct Reads {
-    /// uint32 [m]: tokens up to and including the one that is read.
-    ///
-    /// `reads.tokens[-1]` is where the last one is.
-    tokens: Py<PyAny>,
-    /// float32 [m, k]: the attributes there, untransformed.
-    ///
-    /// `reads.attributes[0]` are those of the first place.
-    attributes: Py<PyAny>,
-    /// float32 [m]: the rewards there, aggregated as the rollout asked.
-    ///
-    /// `reads.rewards.min()`
-    rewards: Py<PyAny>,
-}
-
-impl Reads {
-    pub fn restored(tokens: Py<PyAny>, attributes: Py<PyAny>, rewards: Py<PyAny>) -> Self {
-        Self { tokens, attributes, rewards }
-    }
-}
-
-#[pymethods]
-impl Reads {
-    fn __reduce__<'py>(this: &Bound<'py, Self>) -> PyResult<Restore<'py>> {
-        let reads = this.get();
-        restore(this.py(), "_reads", (&reads.tokens, &reads.attributes, &reads.rewards))
-    }
-
-    fn __len__(&self, py: Python<'_>) -> PyResult<usize> {
-        self.tokens.bind(py).len()
-    }
-
-    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
-        Ok(format!("<Reads at {} places>", self.tokens.bind(py).len()?))
-    }
-}
-
-/// Reads as Python has them, with attributes in so many columns.
-pub fn reads_of(py: Python<'_>, reads: &[ReadRewards], columns: usize) -> PyResult<Reads> {
-    let array = |values: Vec<f32>| Array::of(values);
-    let attributes = reads.iter().flat_map(|read| read.attributes.iter().copied()).collect();
-    Ok(Reads {
-        tokens: reads.iter().map(|read| read.tokens).collect::<Vec<_>>().into_pyarray(py).into_any().unbind(),
-        attributes: Array::of_rows(attributes, columns).get(py, reads.len())?.clone().unbind(),
-        rewards: array(reads.iter().map(|read| read.reward).collect()).get(py, reads.len())?.clone().unbind(),
-    })
+/// A batch, of the columns that its pickle holds.
+#[pyfunction]
+#[pyo3(signature = (*columns))]
+pub fn _batch(py: Python<'_>, columns: &Bound<'_, PyTuple>) -> PyResult<Batch> {
+    Batch::restored(py, columns.extract::<Columns>()?)
 }

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `client`, `stream`, `desk` | the classes that speak to a server: waiting, iterating, for an event loop |
 //! | `rows`, `line`, `options`, `text`, `ids` | rollouts, out of Python |
-//! | `gathered`, `batch`, `result`, `pickle`, `arrays`, `error` | rewards and failures, into Python |
+//! | `gathered`, `batch`, `result`, `reads`, `pickle`, `arrays`, `error` | rewards and failures, into Python |
 //! | `wait`, `logs`, `process` | the interpreter's lock, signals and timeouts; `logging`; forks |
 //!
 //! Its one invariant: a client is only ever called without the interpreter's lock, and Python only with it.
@@ -22,6 +22,7 @@ mod logs;
 mod options;
 mod pickle;
 mod process;
+mod reads;
 mod result;
 mod rows;
 mod stream;
@@ -36,15 +37,15 @@ mod _native {
     use pyo3::{Python, pyfunction};
 
     #[pymodule_export]
-    use super::batch::{Batch, Reads};
+    use super::batch::{_batch, Batch};
     #[pymodule_export]
     use super::client::Client;
     #[pymodule_export]
     use super::desk::{Defaults, Desk};
     #[pymodule_export]
-    use super::pickle::{_batch, _reads, _result};
+    use super::reads::{_reads, Reads};
     #[pymodule_export]
-    use super::result::Result;
+    use super::result::{_result, Result};
     #[pymodule_export]
     use super::stream::Stream;
 

@@ -4,12 +4,13 @@
 
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
+use pyo3::types::PyTuple;
 use reward_sidecar::reward::{ReadRewards, Rewards};
 
 use crate::arrays::{Array, full};
-use crate::batch::reads_of;
 use crate::error::Failure;
 use crate::pickle::{Restore, restore};
+use crate::reads::reads_of;
 
 /// The rewards of one rollout, or why it has none: what `Client.stream` gives, and `Batch.by_id`.
 ///
@@ -185,4 +186,11 @@ impl Result {
             Some(error) => format!("<Result {}{id}: {}>", self.index, error.getattr("code")?),
         })
     }
+}
+
+/// A result, of the fields that its pickle holds.
+#[pyfunction]
+#[pyo3(signature = (*fields))]
+pub fn _result(py: Python<'_>, fields: &Bound<'_, PyTuple>) -> PyResult<Result> {
+    Result::restored(py, fields.extract::<Fields>()?)
 }

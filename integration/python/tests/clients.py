@@ -14,10 +14,17 @@ from pathlib import Path
 
 import numpy as np
 
-from reward_sidecar import Client, DeadlineExceeded
+from reward_sidecar import Client, DeadlineExceeded, Server
 from support import PATIENCE_S
 
 TRANSPORTS = ("shm", "unix", "grpc")
+
+
+def address_of(server: Server, transport: str) -> str:
+    """A server's address by one of `TRANSPORTS`."""
+    address = {"shm": server.shm_address, "unix": server.uds_address, "grpc": server.grpc_address}[transport]
+    assert address is not None
+    return address
 
 
 def echo_of(ids: Iterable[int]) -> tuple[float, float]:

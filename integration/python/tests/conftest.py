@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import reward_sidecar
+from clients import TRANSPORTS, address_of
 from support import REPOSITORY
 
 
@@ -59,3 +60,16 @@ def echo() -> Iterator[reward_sidecar.Server]:
     """No model: answers at once, by the ids alone. On every transport."""
     with reward_sidecar.launch("echo", uds=True, grpc=True, admin=True) as server:
         yield server
+
+
+@pytest.fixture(params=TRANSPORTS)
+def address(request: pytest.FixtureRequest, echo: reward_sidecar.Server) -> str:
+    """The echo engine's server, by each transport."""
+    return address_of(echo, request.param)
+
+
+@pytest.fixture
+def client(address: str) -> Iterator[reward_sidecar.Client]:
+    """A client of the echo engine, by each transport."""
+    with reward_sidecar.Client(address) as client:
+        yield client

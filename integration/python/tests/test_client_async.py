@@ -11,16 +11,9 @@ import numpy as np
 import pytest
 
 import reward_sidecar
-from clients import TRANSPORTS, echo_of, echoes_of, holding_still, room_of, wait_for_room
+from clients import echo_of, echoes_of, holding_still, room_of, wait_for_room
 from reward_sidecar import AsyncClient, Client, RewardSidecarError
 from support import PATIENCE_S
-
-
-@pytest.fixture(params=TRANSPORTS)
-def address(request: pytest.FixtureRequest, echo: reward_sidecar.Server) -> str:
-    address = {"shm": echo.shm_address, "unix": echo.uds_address, "grpc": echo.grpc_address}[request.param]
-    assert address is not None
-    return address
 
 
 def run(main: Any) -> Any:

@@ -7,11 +7,13 @@ import logging
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
 import reward_sidecar
-from clients import TRANSPORTS
+from clients import TRANSPORTS, address_of
 from reward_sidecar import AsyncClient, Client, ConnectionFailed
 from support import PATIENCE_S
 
@@ -20,6 +22,16 @@ LOGGER = "reward_sidecar"
 
 def messages(caplog: pytest.LogCaptureFixture) -> list[tuple[int, str]]:
     return [(record.levelno, record.getMessage()) for record in caplog.records if record.name == LOGGER]
+
+
+@contextmanager
+def handling(handler: logging.Handler) -> Iterator[None]:
+    """The client's records go to `handler`, too."""
+    logging.getLogger(LOGGER).addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger(LOGGER).removeHandler(handler)
 
 
 @pytest.mark.parametrize("scheme", TRANSPORTS)
@@ -33,12 +45,9 @@ def test_a_lost_connection_is_logged_while_a_call_waits(scheme: str) -> None:
                 lost.append(record.getMessage())
                 logged.set()
 
-    listener = Listener()
-    logging.getLogger(LOGGER).addHandler(listener)
-    try:
+    with handling(Listener()):
         with reward_sidecar.launch("echo", uds=True, grpc=True) as server:
-            address = {"shm": server.shm_address, "unix": server.uds_address, "grpc": server.grpc_address}[scheme]
-            assert address is not None
+            address = address_of(server, scheme)
             client = Client(address, connect_timeout_s=PATIENCE_S)
             client.score(input_ids=[[1]])
             os.kill(server.pid, signal.SIGKILL)
@@ -54,8 +63,6 @@ def test_a_lost_connection_is_logged_while_a_call_waits(scheme: str) -> None:
         thread.start()
         # The call still waits for the server to come back.
         assert logged.wait(PATIENCE_S) and thread.is_alive() and not failed
-    finally:
-        logging.getLogger(LOGGER).removeHandler(listener)
     assert address in lost[0]
     client.close()
 
@@ -87,13 +94,8 @@ def test_a_handler_may_use_the_client(echo: reward_sidecar.Server) -> None:
             with echo.client() as client:
                 rewards.append(float(client.score(input_ids=[[1, 2]]).rewards[0]))
 
-    handler = Handler(level=logging.ERROR)
-    logging.getLogger(LOGGER).addHandler(handler)
-    try:
-        with pytest.raises(ConnectionFailed):
-            Client("unix:///nowhere/reward.sock", connect_timeout_s=0.05).score(input_ids=[[1]])
-    finally:
-        logging.getLogger(LOGGER).removeHandler(handler)
+    with handling(Handler(level=logging.ERROR)), pytest.raises(ConnectionFailed):
+        Client("unix:///nowhere/reward.sock", connect_timeout_s=0.05).score(input_ids=[[1]])
     assert rewards == [2.0]
 
 
@@ -105,10 +107,5 @@ def test_what_a_handler_raises_comes_through() -> None:
         def emit(self, record: logging.LogRecord) -> None:
             raise Enough
 
-    handler = Handler(level=logging.ERROR)
-    logging.getLogger(LOGGER).addHandler(handler)
-    try:
-        with pytest.raises(Enough):
-            Client("unix:///nowhere/reward.sock", connect_timeout_s=0.05).score(input_ids=[[1]])
-    finally:
-        logging.getLogger(LOGGER).removeHandler(handler)
+    with handling(Handler(level=logging.ERROR)), pytest.raises(Enough):
+        Client("unix:///nowhere/reward.sock", connect_timeout_s=0.05).score(input_ids=[[1]])

@@ -11,29 +11,15 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Iterator
 from operator import methodcaller
 
 import numpy as np
 import pytest
 
 import reward_sidecar
-from clients import TRANSPORTS, echo_of, echoes_of, holding_still, wait_until_held
+from clients import echo_of, echoes_of, holding_still, wait_until_held
 from reward_sidecar import AsyncClient, Client, RewardSidecarError
 from support import PATIENCE_S
-
-
-@pytest.fixture(params=TRANSPORTS)
-def address(request: pytest.FixtureRequest, echo: reward_sidecar.Server) -> str:
-    address = {"shm": echo.shm_address, "unix": echo.uds_address, "grpc": echo.grpc_address}[request.param]
-    assert address is not None
-    return address
-
-
-@pytest.fixture
-def client(address: str) -> Iterator[Client]:
-    with Client(address) as client:
-        yield client
 
 
 def python(program: str, *arguments: object) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import reward_sidecar
-from clients import TRANSPORTS, echoes_of
+from clients import echoes_of
 from reward_sidecar import Client, DeadlineExceeded, RewardSidecarError
 
 MESSAGES: list[dict[str, Any]] = [
@@ -17,14 +17,6 @@ MESSAGES: list[dict[str, Any]] = [
     {"role": "assistant", "content": "With water.", "score": True},
     {"role": "user", "content": "And how warm?"},
 ]
-
-
-@pytest.fixture(params=TRANSPORTS)
-def client(request: pytest.FixtureRequest, echo: reward_sidecar.Server) -> Any:
-    address = {"shm": echo.shm_address, "unix": echo.uds_address, "grpc": echo.grpc_address}[request.param]
-    assert address is not None
-    with Client(address) as client:
-        yield client
 
 
 def test_a_batch_of_ids(client: Client) -> None:

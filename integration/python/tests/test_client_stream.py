@@ -12,16 +12,8 @@ import numpy as np
 import pytest
 
 import reward_sidecar
-from clients import TRANSPORTS, echo_of, holding_still, room_of, wait_for_room
+from clients import echo_of, holding_still, room_of, wait_for_room
 from reward_sidecar import Client, RewardSidecarError
-
-
-@pytest.fixture(params=TRANSPORTS)
-def client(request: pytest.FixtureRequest, echo: reward_sidecar.Server) -> Iterator[Client]:
-    address = {"shm": echo.shm_address, "unix": echo.uds_address, "grpc": echo.grpc_address}[request.param]
-    assert address is not None
-    with Client(address) as client:
-        yield client
 
 
 def test_every_rollout_has_one_result(client: Client) -> None:

@@ -15,18 +15,11 @@ import numpy as np
 import pytest
 
 import reward_sidecar
-from clients import TRANSPORTS, echoes_of, holding_still
+from clients import echoes_of, holding_still
 from reward_sidecar import AsyncClient, Client, DeadlineExceeded
 from support import PATIENCE_S
 
 NOBODY = ("shm:///nowhere/reward.sock", "unix:///nowhere/reward.sock")
-
-
-@pytest.fixture(params=TRANSPORTS)
-def address(request: pytest.FixtureRequest, echo: reward_sidecar.Server) -> str:
-    address = {"shm": echo.shm_address, "unix": echo.uds_address, "grpc": echo.grpc_address}[request.param]
-    assert address is not None
-    return address
 
 
 @pytest.fixture

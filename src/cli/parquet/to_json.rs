@@ -74,14 +74,11 @@ pub fn write(array: &dyn Array, row: usize, out: &mut Vec<u8>) -> io::Result<()>
             let entries = array.as_map().value(row);
             let (keys, values) = (entries.column(0), entries.column(1));
             out.push(b'{');
-            for i in 0..entries.len() {
-                if i > 0 {
-                    out.push(b',');
-                }
+            separated(entries.len(), out, |i, out| {
                 write(keys, i, out)?;
                 out.push(b':');
-                write(values, i, out)?;
-            }
+                write(values, i, out)
+            })?;
             out.push(b'}');
         }
         DataType::Dictionary(..) => {
@@ -122,13 +119,23 @@ pub fn object<'a>(
 
 fn list(values: &ArrayRef, out: &mut Vec<u8>) -> io::Result<()> {
     out.push(b'[');
-    for i in 0..values.len() {
+    separated(values.len(), out, |i, out| write(values, i, out))?;
+    out.push(b']');
+    Ok(())
+}
+
+/// Writes so many items with commas between them.
+fn separated(
+    items: usize,
+    out: &mut Vec<u8>,
+    mut item: impl FnMut(usize, &mut Vec<u8>) -> io::Result<()>,
+) -> io::Result<()> {
+    for i in 0..items {
         if i > 0 {
             out.push(b',');
         }
-        write(values, i, out)?;
+        item(i, out)?;
     }
-    out.push(b']');
     Ok(())
 }
 

@@ -76,8 +76,8 @@ impl Running {
         let (health, shared) = (Health::default(), queue::Shared::new(config));
         let queue = Arc::new(Queue::new(config, shared.clone()));
         let threads = super::start(&queue, Box::new(engine.clone()), Terms::of(config, 1), &health).unwrap();
-        let (card, rules) = (Arc::clone(&engine.card), Rules::new(Arc::clone(&engine.card), config).unwrap());
-        let served = Arc::new(Served { generation: 1, card, rules, queue: Arc::clone(&queue) });
+        let rules = Rules::new(Arc::clone(&engine.card), config).unwrap();
+        let served = Arc::new(Served { generation: 1, rules, queue: Arc::clone(&queue) });
         let intake = Intake::new(served, config, shared, Observers::new(Vec::new()));
         Self { intake, queue, health, threads, caller: Identity::new("test", None) }
     }

@@ -11,7 +11,7 @@ pub(super) fn as_python(value: &Value) -> Value {
     match value.kind() {
         ValueKind::Seq => {
             let items = value.try_iter().into_iter().flatten();
-            Value::from_object(List(items.map(|item| as_python(&item)).collect()))
+            list(items.map(|item| as_python(&item)).collect())
         }
         ValueKind::Map => {
             let entry = |key: Value| value.get_item(&key).map(|item| (key, as_python(&item))).ok();
@@ -23,49 +23,31 @@ pub(super) fn as_python(value: &Value) -> Value {
 
 /// A list of values that print as Python's already.
 pub(super) fn list(items: Vec<Value>) -> Value {
-    Value::from_object(List(items))
-}
-
-#[derive(Debug)]
-struct List(Vec<Value>);
-
-impl Object for List {
-    fn repr(self: &Arc<Self>) -> ObjectRepr {
-        ObjectRepr::Seq
-    }
-
-    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
-        self.0.get(key.as_usize()?).cloned()
-    }
-
-    fn enumerate(self: &Arc<Self>) -> Enumerator {
-        Enumerator::Seq(self.0.len())
-    }
-
-    fn render(self: &Arc<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        printed(&Value::from_dyn_object(self.clone()), f)
-    }
+    Value::from_object(Sequence { items, is_tuple: false })
 }
 
 /// A tuple of values: a list that prints in round brackets.
 pub(super) fn tuple(items: Vec<Value>) -> Value {
-    Value::from_object(Tuple(items))
+    Value::from_object(Sequence { items, is_tuple: true })
 }
 
 #[derive(Debug)]
-struct Tuple(Vec<Value>);
+struct Sequence {
+    items: Vec<Value>,
+    is_tuple: bool,
+}
 
-impl Object for Tuple {
+impl Object for Sequence {
     fn repr(self: &Arc<Self>) -> ObjectRepr {
         ObjectRepr::Seq
     }
 
     fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
-        self.0.get(key.as_usize()?).cloned()
+        self.items.get(key.as_usize()?).cloned()
     }
 
     fn enumerate(self: &Arc<Self>) -> Enumerator {
-        Enumerator::Seq(self.0.len())
+        Enumerator::Seq(self.items.len())
     }
 
     fn render(self: &Arc<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -125,7 +107,7 @@ fn repr(value: &Value, out: &mut String) -> Result<(), Error> {
         ValueKind::Number if !value.is_integer() => out.push_str(&float(f64::try_from(value.clone())?)),
         // What slices and filters make is a list here.
         ValueKind::Seq | ValueKind::Iterable => {
-            let is_tuple = value.downcast_object_ref::<Tuple>().is_some();
+            let is_tuple = value.downcast_object_ref::<Sequence>().is_some_and(|sequence| sequence.is_tuple);
             out.push(if is_tuple { '(' } else { '[' });
             let mut length = 0;
             for (n, item) in value.try_iter()?.enumerate() {

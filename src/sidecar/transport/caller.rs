@@ -40,7 +40,6 @@ pub struct Caller {
 struct Ids {
     /// Ids that may not be used (again), each with what cancels its rollout where that is not answered.
     taken: HashMap<String, Option<Cancellation>>,
-    unanswered: usize,
 }
 
 impl Caller {
@@ -49,21 +48,22 @@ impl Caller {
         Self { intake: intake.clone(), interest: Interest::of(identity), ids: Arc::default(), unique }
     }
 
-    /// The ticket of a rollout whose answer goes to `deliver`; `None` where its id is in use, which `deliver` has been told.
-    pub fn admit(&self, id: &str, deliver: impl FnOnce(Outcome) + Send + 'static) -> Option<Ticket> {
+    /// The ticket of a rollout whose answer goes to `deliver`, with its id, which is cut where it is too long; `None` where the id is in
+    /// use, which `deliver` has been told.
+    pub fn admit(&self, id: &str, deliver: impl FnOnce(String, Outcome) + Send + 'static) -> Option<Ticket> {
         // Cut before it is copied; intake rejects what was too long.
         let id = shortened(id, limits::MAX_ID_BYTES).to_owned();
         let Some(cancellation) = lock(&self.ids).take(&id) else {
             let outcome = Err(self.duplicate(&id));
             answered_unread(self.interest.caller(), &outcome);
-            deliver(outcome);
+            deliver(id, outcome);
             return None;
         };
         let (ids, unique) = (Arc::clone(&self.ids), self.unique);
         let answer = move |outcome| {
             // Free before the answer is out: a caller that sees the answer may use the id again.
             lock(&ids).answered(&id, unique);
-            deliver(outcome);
+            deliver(id, outcome);
         };
         Some(Ticket::new(self.interest.clone(), answer).cancelled_by(cancellation))
     }
@@ -90,7 +90,7 @@ impl Caller {
 
     /// The caller is gone: what it has unanswered need not be scored, and gives its room to others at once.
     pub fn leave(&self) {
-        if lock(&self.ids).unanswered > 0 {
+        if lock(&self.ids).any_unanswered() {
             self.interest.withdraw();
             self.intake.sweep();
         }
@@ -110,7 +110,7 @@ impl Caller {
             let (deliver, answer) = oneshot::channel();
             answers.push(answer);
             // Fails only where the caller has left, who then needs no answer.
-            if let Some(ticket) = self.admit(&id, move |outcome| drop(deliver.send(outcome))) {
+            if let Some(ticket) = self.admit(&id, move |_, outcome| drop(deliver.send(outcome))) {
                 admission.submit(rollout, ticket, received, ()).await;
             }
         }
@@ -136,15 +136,15 @@ impl Ids {
     fn take(&mut self, id: &str) -> Option<Cancellation> {
         match self.taken.entry(id.to_owned()) {
             Entry::Occupied(_) => None,
-            Entry::Vacant(entry) => {
-                self.unanswered += 1;
-                entry.insert(Some(Cancellation::default())).clone()
-            }
+            Entry::Vacant(entry) => entry.insert(Some(Cancellation::default())).clone(),
         }
     }
 
+    fn any_unanswered(&self) -> bool {
+        self.taken.values().any(Option::is_some)
+    }
+
     fn answered(&mut self, id: &str, unique: IdsUnique) {
-        self.unanswered -= 1;
         match unique {
             IdsUnique::InFlight => drop(self.taken.remove(id)),
             IdsUnique::Always => drop(self.taken.insert(id.to_owned(), None)),

@@ -88,25 +88,21 @@ impl v1::reward_service_server::RewardService for RewardService {
             return Err(Status::invalid_argument(format!("rollouts: {n} in one batch; at most {most}, or use Score")));
         }
         let _unread = self.unread.count();
-        let ids: Vec<String> = rollouts.iter().map(|rollout| rollout.id.clone()).collect();
+        // Ids come back as they were sent, but not longer than any that is valid.
+        let ids: Vec<String> =
+            rollouts.iter().map(|rollout| shortened(&rollout.id, limits::MAX_ID_BYTES).to_owned()).collect();
         let rollouts = rollouts.into_iter().map(|rollout| {
             let id = rollout.id.clone();
             (id, proto::rollout_from_wire(rollout).map(|rollout| call.bind(rollout)))
         });
         let outcomes = caller.score_all(rollouts, received, permit).await;
-        let replies =
-            ids.into_iter().zip(outcomes).map(|(id, outcome)| proto::outcome_to_wire(shortened_id(&id), outcome));
+        let replies = ids.into_iter().zip(outcomes).map(|(id, outcome)| proto::outcome_to_wire(id, outcome));
         Ok(Response::new(v1::ScoreBatchResponse { replies: replies.collect() }))
     }
 
     async fn get_model(&self, _: Request<v1::GetModelRequest>) -> Result<Response<v1::ModelCard>, Status> {
         Ok(Response::new(super::served(&self.intake.card(), self.intake.over_long(), self.in_flight_limit)))
     }
-}
-
-/// Ids come back as they were sent, however long: but not longer than any that is valid.
-fn shortened_id(id: &str) -> String {
-    shortened(id, limits::MAX_ID_BYTES).to_owned()
 }
 
 /// Reads one stream's rollouts.
@@ -159,15 +155,9 @@ impl Reader {
     /// Hands one rollout over; `room` is free again, and its reply counts as read, once it has left.
     async fn admit(&mut self, rollout: v1::Rollout, room: OwnedSemaphorePermit, permit: Option<Permit>) {
         let (replies, unread) = (self.replies.clone(), self.unread.count());
-        let id = shortened_id(&rollout.id);
-        let deliver = {
-            let id = id.clone();
-            move |outcome| {
-                // The other end is gone only when the caller has left.
-                drop(replies.send(Ok((proto::outcome_to_wire(id, outcome), room, unread))));
-            }
-        };
-        if let Some(ticket) = self.caller.admit(&id, deliver) {
+        // The other end is gone only when the caller has left.
+        let deliver = move |id, outcome| drop(replies.send(Ok((proto::outcome_to_wire(id, outcome), room, unread))));
+        if let Some(ticket) = self.caller.admit(&rollout.id, deliver) {
             let rollout = proto::rollout_from_wire(rollout).map(|rollout| self.call.bind(rollout));
             self.admission.submit(rollout, ticket, Instant::now(), permit).await;
         }

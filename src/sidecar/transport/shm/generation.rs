@@ -84,7 +84,7 @@ impl Source {
     /// The generation that is served now.
     fn encode(&self) -> Generation {
         let served = Arc::clone(&self.served.borrow());
-        let card = super::super::served(&served.card, self.over_long, self.in_flight_limit).encode_to_vec();
+        let card = super::super::served(served.card(), self.over_long, self.in_flight_limit).encode_to_vec();
         Generation { number: served.generation, card }
     }
 }
