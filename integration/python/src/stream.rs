@@ -39,6 +39,8 @@ pub struct Stream {
     /// Taken out of `answers`.
     arrived: VecDeque<(u64, Answer)>,
     looked: Instant,
+    /// Submitted since then.
+    unlooked: usize,
     /// Taken from the source, and not submitted yet.
     waiting: Option<(Arc<dyn Rollouts>, u64)>,
     /// Names of the unanswered that have one.
@@ -50,6 +52,9 @@ pub struct Stream {
 /// in flight, and little for a slow one, which is looked for after each.
 const LOOK: Duration = Duration::from_millis(1);
 
+/// How many are taken in that time at most: answers that nobody has looked for yet are kept in memory, too.
+const LOOK_ROLLOUTS: usize = 64;
+
 impl Stream {
     pub fn new(client: Client, source: Bound<'_, PyIterator>, options: Options, limit: Limit) -> Self {
         Self {
@@ -59,6 +64,7 @@ impl Stream {
             answers: OfThisProcess::new(client.answers()),
             arrived: VecDeque::new(),
             looked: Instant::now(),
+            unlooked: 0,
             waiting: None,
             ids: HashMap::new(),
             taken: 0,
@@ -127,7 +133,8 @@ impl Stream {
                     .map_err(|error| Failure::from(&error).raised(py))?
             {
                 self.waiting = None;
-                if self.looked.elapsed() < LOOK {
+                self.unlooked += 1;
+                if self.looked.elapsed() < LOOK && self.unlooked < LOOK_ROLLOUTS {
                     continue;
                 }
             } else if answers.unanswered() == 0 {
@@ -141,6 +148,7 @@ impl Stream {
             let arrived = &mut self.arrived;
             detached(py, || arrived.extend(std::iter::from_fn(|| answers.try_next())));
             self.looked = Instant::now();
+            self.unlooked = 0;
         }
     }
 

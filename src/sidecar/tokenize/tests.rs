@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::reward::Code;
+use crate::rollout::Message;
 
 const CHATML: &str = "{% for m in messages %}{{ '<s>' + m['role'] + ' ' + m['content'].strip() + ' </s> ' }}{% endfor %}\
                       {% if add_generation_prompt %}{{ '<s>assistant ' }}{% endif %}";
@@ -225,11 +227,11 @@ fn a_completion_without_a_place_is_not_cut_around() {
 
 #[test]
 fn a_tokenizer_that_breaks_is_an_error_of_its_own() {
-    let rejection = guarded::<()>(|| panic!("index out of bounds")).unwrap_err();
+    let rejection = tokens::guarded::<()>(|| panic!("index out of bounds")).unwrap_err();
     assert_eq!(rejection.code, Code::TokenizerFailed);
     assert!(rejection.message.contains("send token_ids") && !rejection.message.contains("bug"), "{rejection}");
-    assert_eq!(guarded::<()>(|| Err("no such thing".into())).unwrap_err().code, Code::Malformed);
-    assert_eq!(guarded(|| Ok(7)).unwrap(), 7);
+    assert_eq!(tokens::guarded::<()>(|| Err("no such thing".into())).unwrap_err().code, Code::Malformed);
+    assert_eq!(tokens::guarded(|| Ok(7)).unwrap(), 7);
 }
 
 /// Templates of presets, which are TOML: that is read where there are models.

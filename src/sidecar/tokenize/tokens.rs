@@ -1,0 +1,91 @@
+//! Text into token ids.
+//!
+//! The invariant: a tokenizer that breaks on one text is that text's rejection and nothing else's.
+
+use std::ops::Range;
+use std::panic::AssertUnwindSafe;
+
+use tokenizers::Tokenizer;
+
+use super::Text;
+use crate::reward::{Code, Rejection};
+
+impl Text {
+    /// Whether the text begins with the beginning-of-sequence token, put there by the tokenizer or by the template.
+    pub fn opens_with_bos(&self, ids: &[u32]) -> bool {
+        ids.first().is_some_and(|first| [self.bos, self.named_bos].contains(&Some(*first)))
+    }
+
+    /// Token ids of a text that carries its template.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, Rejection> {
+        let tokenizer = self.tokenizer()?;
+        let encoding = guarded(|| tokenizer.encode_fast(text, false))?;
+        Ok(self.with_bos(encoding.get_ids().to_vec()))
+    }
+
+    /// As [`Self::encode`], with the range of tokens that begin within `part` of the text.
+    pub fn encode_part(&self, text: &str, part: Range<usize>) -> Result<(Vec<u32>, Range<usize>), Rejection> {
+        let tokenizer = self.tokenizer()?;
+        let encoding = guarded(|| tokenizer.encode(text, false))?;
+        let ids = self.with_bos(encoding.get_ids().to_vec());
+        let added = ids.len() - encoding.len();
+        let place = |at: usize| added + encoding.get_offsets().partition_point(|&(begin, _)| begin < at);
+        Ok((ids, place(part.start)..place(part.end)))
+    }
+
+    /// Puts the tokenizer's last token behind a text that does not end with it: a template's own end counts for
+    /// conversations, but a text is taken as the tokenizer takes it.
+    pub fn close(&self, ids: &mut Vec<u32>) {
+        if let Some(eos) = self.eos
+            && ids.last() != Some(&eos)
+        {
+            ids.push(eos);
+        }
+    }
+
+    fn with_bos(&self, mut ids: Vec<u32>) -> Vec<u32> {
+        if let Some(bos) = self.bos
+            && ids.first() != Some(&bos)
+        {
+            ids.insert(0, bos);
+        }
+        ids
+    }
+
+    fn tokenizer(&self) -> Result<&Tokenizer, Rejection> {
+        self.tokenizer.as_ref().ok_or_else(|| {
+            Rejection::new(
+                Code::UnsupportedInput,
+                "text: the model came without a tokenizer; send token_ids or prompt_completion_ids",
+            )
+        })
+    }
+}
+
+/// What the tokenizer puts before and behind every text.
+pub(super) fn specials_around(tokenizer: &Tokenizer) -> Result<(Option<u32>, Option<u32>), String> {
+    let probe = |specials| tokenizer.encode_fast("a", specials).map_err(|e| format!("the model's tokenizer: {e}"));
+    let (with, without) = (probe(true)?, probe(false)?);
+    let (with, without) = (with.get_ids(), without.get_ids());
+    Ok((
+        with.first().copied().filter(|first| without.first() != Some(first)),
+        with.last().copied().filter(|last| without.last() != Some(last)),
+    ))
+}
+
+/// The encoding of a text, whatever happens to the tokenizer: it is made of a file that came with the model, and may have
+/// faults that no text has shown yet.
+pub(super) fn guarded<T>(encode: impl FnOnce() -> Result<T, tokenizers::Error>) -> Result<T, Rejection> {
+    // Encoding only reads a tokenizer, but for its caches; those are behind locks, and it does without one that a panic has
+    // poisoned.
+    match std::panic::catch_unwind(AssertUnwindSafe(encode)) {
+        Ok(Ok(encoding)) => Ok(encoding),
+        Ok(Err(error)) => Err(Rejection::new(Code::Malformed, format!("text: cannot be tokenized: {error}"))),
+        Err(_) => Err(Rejection::new(
+            Code::TokenizerFailed,
+            "text: the model's tokenizer broke on this text; the server's log has the reason. The fault is in the model's \
+             tokenizer.json or in the tokenizers library, and the same text fails again: send token_ids or \
+             prompt_completion_ids instead",
+        )),
+    }
+}
