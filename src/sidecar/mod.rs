@@ -1,6 +1,7 @@
 //! The sidecar: from arrival to reply, around one [`Engine`]. Knows no model and no weights.
 
 pub mod admin;
+mod answer;
 mod batcher;
 mod bindings;
 mod caller;

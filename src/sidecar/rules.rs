@@ -16,7 +16,7 @@ use crate::batch::unique_tokens;
 use crate::engine::{ModelCard, ReadAt};
 use crate::limits;
 use crate::reward::{Code, Rejection};
-use crate::rollout::{ASSISTANT, Input, Message, Reads, Rollout, Turn, ValidRollout};
+use crate::rollout::{ASSISTANT, Input, Message, Reads, Report, Rollout, Turn, ValidRollout};
 
 /// What to do about a rollout that is too long where nothing is cut.
 const SHORTEN: &str = "shorten it, or run the sidecar with over_long = \"truncate-left\"";
@@ -98,6 +98,7 @@ impl Rules {
             finish_reason: rollout.finish_reason,
             group: rollout.group,
             priority: rollout.priority,
+            report: Report::default(),
         };
         self.check_cost(&valid)?;
         Ok((valid, bound))
