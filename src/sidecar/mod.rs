@@ -16,6 +16,7 @@ mod queue;
 mod reading;
 mod rejections;
 mod rules;
+pub mod sample;
 mod scorer;
 mod served;
 pub mod template;
