@@ -31,8 +31,8 @@ fn rollouts() -> impl Strategy<Value = Rollout> {
             .prop_map(|(messages, completion)| Some(Input::Chat { messages, completion })),
     ];
     let finish = prop::sample::select(vec![FinishReason::Unspecified, FinishReason::Stop, FinishReason::Length]);
-    (text(), input, finish, text(), any::<i32>(), text()).prop_map(
-        |(id, input, finish_reason, group, priority, traceparent)| Rollout {
+    (text(), input, finish, text(), any::<i32>(), text(), any::<bool>(), text()).prop_map(
+        |(id, input, finish_reason, group, priority, traceparent, require_completion, model_version)| Rollout {
             id,
             input,
             finish_reason,
@@ -40,6 +40,8 @@ fn rollouts() -> impl Strategy<Value = Rollout> {
             priority,
             deadline_ms: None,
             aggregation: Default::default(),
+            require_completion,
+            model_version,
             traceparent,
             ..Rollout::default()
         },
