@@ -297,9 +297,15 @@ mod tests {
     fn a_soft_length_grows_up_to_the_limit() {
         let soft = SoftLength { limit_tokens: 20480, cache_tokens: 4096, most: None };
         let spec = |most| AggregationSpec { soft_length: Some(SoftLength { most, ..soft }), ..Default::default() };
-        for (tokens, expected) in
-            [(0, 0.0), (16384, 0.0), (17408, -0.25), (18432, -0.5), (20479, -4095.0 / 4096.0), (20480, -1.0), (u32::MAX, -1.0)]
-        {
+        for (tokens, expected) in [
+            (0, 0.0),
+            (16384, 0.0),
+            (17408, -0.25),
+            (18432, -0.5),
+            (20479, -4095.0 / 4096.0),
+            (20480, -1.0),
+            (u32::MAX, -1.0),
+        ] {
             let facts = Facts { completion_tokens: Some(tokens), ..FACTS };
             assert_eq!(reward(spec(None), facts, &[0.0, 0.0]), expected, "{tokens} tokens");
             assert_eq!(reward(spec(Some(4.0)), facts, &[0.0, 0.0]), 4.0 * expected, "{tokens} tokens");

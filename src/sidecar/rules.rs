@@ -353,7 +353,8 @@ fn check_completion(input: &Input) -> Result<(), Rejection> {
         Input::PromptCompletionIds { completion, .. } if completion.is_empty() => Err(empty_completion()),
         Input::Chat { .. } | Input::PromptCompletionIds { .. } => Ok(()),
         Input::Text(_) | Input::TokenIds(_) => {
-            let what = "require_completion: this form does not tell the completion; send chat or prompt and completion ids";
+            let what =
+                "require_completion: this form does not tell the completion; send chat or prompt and completion ids";
             Err(Rejection::new(Code::BadOption, what))
         }
     }
