@@ -64,6 +64,7 @@ impl Rules {
     /// Proves a rollout, or says what is wrong with it.
     pub(super) fn check(&self, rollout: Rollout) -> Result<(ValidRollout, Bound), Rejection> {
         check_names(&rollout)?;
+        self.check_version(&rollout.model_version)?;
         let binding = self.bindings.of(&rollout.aggregation);
         binding.check_names(&rollout.aggregation)?;
         let mut input = rollout.input.ok_or_else(|| {
@@ -72,9 +73,16 @@ impl Rules {
                 "input: none of the four forms was given; send chat, text, token_ids or prompt_completion_ids",
             )
         })?;
+        if rollout.require_completion {
+            check_completion(&input)?;
+        }
         let scored = self.scored_turns(&input)?;
-        let locate = if rollout.aggregation.length_penalty.is_some() { Locate::Whole } else { Locate::Nothing };
+        let whole = rollout.require_completion || rollout.aggregation.needs_length();
+        let locate = if whole { Locate::Whole } else { Locate::Nothing };
         let (mut tokens, mut found) = self.read(&mut input, locate)?;
+        if rollout.require_completion && tokens.completion.as_ref().is_some_and(Range::is_empty) {
+            return Err(empty_completion());
+        }
         let truncated = tokens.ids.len() > self.context();
         if truncated {
             if self.over_long == OverLong::Reject {
@@ -130,6 +138,15 @@ impl Rules {
              by max_batch_tokens and the model's context; score fewer, or raise max_batch_tokens"
         );
         Err(Rejection::new(Code::TooLong, what))
+    }
+
+    fn check_version(&self, wanted: &str) -> Result<(), Rejection> {
+        let own = &*self.card.model_version;
+        if wanted.is_empty() || wanted == own {
+            return Ok(());
+        }
+        let what = format!("model_version: '{wanted}' is asked for, and '{own}' is served here; it was not scored");
+        Err(Rejection::new(Code::OtherVersion, what))
     }
 
     fn context(&self) -> usize {
@@ -354,6 +371,25 @@ fn check_names(rollout: &Rollout) -> Result<(), Rejection> {
         1..=limits::MAX_ID_BYTES => Ok(()),
         n => Err(Rejection::new(Code::BadId, format!("id: {n} bytes; at most {}", limits::MAX_ID_BYTES))),
     }
+}
+
+/// Whether there can be a completion token, as far as that is seen before the template and the tokenizer.
+fn check_completion(input: &Input) -> Result<(), Rejection> {
+    match input {
+        Input::Chat { completion, .. } if completion.is_empty() => Err(empty_completion()),
+        Input::PromptCompletionIds { completion, .. } if completion.is_empty() => Err(empty_completion()),
+        Input::Chat { .. } | Input::PromptCompletionIds { .. } => Ok(()),
+        Input::Text(_) | Input::TokenIds(_) => {
+            let what =
+                "require_completion: this form does not tell the completion; send chat or prompt and completion ids";
+            Err(Rejection::new(Code::BadOption, what))
+        }
+    }
+}
+
+fn empty_completion() -> Rejection {
+    let what = "completion: it has no token, and require_completion is set; leave the rollout out, or ask for it again";
+    Rejection::new(Code::EmptyCompletion, what)
 }
 
 /// Bytes of the text that has to become tokens.
