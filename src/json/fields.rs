@@ -24,6 +24,10 @@ pub(super) struct Fields {
     pub prompt: Option<Messages>,
     pub completion: Option<Completion>,
     pub messages: Option<Messages>,
+    pub tools: Option<Box<RawValue>>,
+    pub documents: Option<Box<RawValue>>,
+    pub chat_template_kwargs: Option<Box<RawValue>>,
+    pub chat_template: Option<Box<RawValue>>,
     pub chosen: Option<Messages>,
     pub rejected: Option<Messages>,
     pub text: Option<String>,
@@ -43,12 +47,16 @@ pub(super) struct Fields {
 }
 
 /// Every field of a row, in the order in which messages list them.
-pub const FIELDS: [&str; 17] = [
+pub const FIELDS: [&str; 21] = [
     "id",
     "group",
     "prompt",
     "completion",
     "messages",
+    "tools",
+    "documents",
+    "chat_template_kwargs",
+    "chat_template",
     "chosen",
     "rejected",
     "text",
@@ -110,6 +118,10 @@ impl Fields {
             "completion" => self.completion = map.next_value()?,
             "messages" if self.extra_columns == ExtraColumns::Keep => self.raw_messages = map.next_value()?,
             "messages" => self.messages = map.next_value()?,
+            "tools" => self.tools = map.next_value()?,
+            "documents" => self.documents = map.next_value()?,
+            "chat_template_kwargs" => self.chat_template_kwargs = map.next_value()?,
+            "chat_template" => self.chat_template = map.next_value()?,
             "chosen" => self.chosen = map.next_value()?,
             "rejected" => self.rejected = map.next_value()?,
             "text" => self.text = map.next_value()?,

@@ -8,7 +8,7 @@ use crate::engine::{ModelCard, ReadAt, ReadPolicy, Reduce, TextAssets};
 /// A model, and the terms on which a server scores with it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ServedModel {
-    /// The model. Its tokenizer does not travel: of [`TextAssets`], the client's side has the chat template alone.
+    /// The model. Its tokenizer does not travel: of [`TextAssets`], the client's side has the chat templates alone.
     pub model: ModelCard,
     /// Rollouts of one stream that may be unanswered at a time.
     pub in_flight_limit: u32,
@@ -48,6 +48,7 @@ pub fn card_to_wire(served: &ServedModel) -> v1::ModelCard {
         context_tokens: model.context_tokens,
         vocabulary_size: model.vocabulary_size,
         chat_template: model.text.chat_template.clone().unwrap_or_default(),
+        chat_templates: model.text.named_templates.clone().into_iter().collect(),
         in_flight_limit: served.in_flight_limit,
         over_long: served.over_long.clone(),
         aggregations: served.aggregations.clone(),
@@ -74,6 +75,7 @@ pub fn card_from_wire(card: v1::ModelCard) -> Result<ServedModel, BadCard> {
             text: TextAssets {
                 tokenizer_json: None,
                 chat_template: non_empty(card.chat_template),
+                named_templates: card.chat_templates.into_iter().collect(),
                 ..TextAssets::default()
             },
             reads: reads_from_wire(card.reads.unwrap_or_default())?,
@@ -141,7 +143,11 @@ mod tests {
             default_weighting: Some("default".into()),
             context_tokens: 8192,
             vocabulary_size: 49152,
-            text: TextAssets { chat_template: Some("{{ messages }}".into()), ..TextAssets::default() },
+            text: TextAssets {
+                chat_template: Some("{{ messages }}".into()),
+                named_templates: BTreeMap::from([("tool_use".into(), "{{ tools }}".into())]),
+                ..TextAssets::default()
+            },
             reads: ReadPolicy::default(),
         };
         let bare = ModelCard { default_weighting: None, text: TextAssets::default(), ..model.clone() };

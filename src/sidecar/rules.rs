@@ -9,14 +9,14 @@ use std::sync::Arc;
 use self::text_bound::TextBound;
 use super::bindings::{Bindings, check_name};
 use super::reading::{self, Found};
-use super::tokenize::{Locate, Text};
+use super::tokenize::{Conversation, Locate, Text, bytes_of};
 use super::{Config, OverLong};
 use crate::aggregate::Bound;
 use crate::batch::unique_tokens;
 use crate::engine::{ModelCard, ReadAt};
 use crate::limits;
 use crate::reward::{Code, Rejection};
-use crate::rollout::{ASSISTANT, Input, Message, Reads, Rollout, Turn, ValidRollout};
+use crate::rollout::{ASSISTANT, Input, Reads, Rollout, Turn, ValidRollout};
 
 /// What to do about a rollout that is too long where nothing is cut.
 const SHORTEN: &str = "shorten it, or run the sidecar with over_long = \"truncate-left\"";
@@ -37,6 +37,27 @@ pub(super) struct Rules {
 struct Tokens {
     ids: Vec<u32>,
     completion: Option<Range<usize>>,
+}
+
+/// An input whose JSON has been read.
+enum Source<'a> {
+    Chat(Conversation<'a>),
+    Text(&'a str),
+    TokenIds(&'a mut Vec<u32>),
+    PromptCompletionIds { prompt: &'a mut Vec<u32>, completion: &'a mut Vec<u32> },
+}
+
+impl<'a> Source<'a> {
+    fn of(input: &'a mut Input) -> Result<Self, Rejection> {
+        Ok(match input {
+            Input::Chat { messages, completion, extras } => {
+                Self::Chat(Conversation::of(messages, completion, extras.as_deref())?)
+            }
+            Input::Text(text) => Self::Text(text),
+            Input::TokenIds(ids) => Self::TokenIds(ids),
+            Input::PromptCompletionIds { prompt, completion } => Self::PromptCompletionIds { prompt, completion },
+        })
+    }
 }
 
 impl Rules {
@@ -64,9 +85,10 @@ impl Rules {
                 "input: none of the four forms was given; send chat, text, token_ids or prompt_completion_ids",
             )
         })?;
-        let scored = self.scored_turns(&input)?;
+        let mut source = Source::of(&mut input)?;
+        let scored = self.scored_turns(&source)?;
         let locate = if rollout.aggregation.length_penalty.is_some() { Locate::Whole } else { Locate::Nothing };
-        let (mut tokens, mut found) = self.read(&mut input, locate)?;
+        let (mut tokens, mut found) = self.read(&mut source, locate)?;
         let truncated = tokens.ids.len() > self.context();
         if truncated {
             if self.over_long == OverLong::Reject {
@@ -76,17 +98,17 @@ impl Rules {
                 // Every turn would lose another part of its own beginning.
                 return Err(self.too_long(&tokens, "nothing is cut of a conversation with scored turns; shorten it"));
             }
-            if tokens.completion.is_none() && matches!(input, Input::Chat { .. }) {
-                (tokens, found) = self.read(&mut input, Locate::Start)?;
+            if tokens.completion.is_none() && matches!(source, Source::Chat(_)) {
+                (tokens, found) = self.read(&mut source, Locate::Start)?;
             }
             self.truncate(&mut tokens, found.first)?;
             found = reading::find(&self.card.reads, "input", &tokens.ids)?;
         }
         let completion_tokens = tokens.completion.as_ref().map(|c| c.len() as u32);
         let bound = binding.bind(&rollout.aggregation, &self.card, completion_tokens.is_some())?;
-        let reads = match &input {
-            Input::Chat { messages, .. } if !scored.is_empty() => {
-                Reads::Turns(self.turns(messages, &scored, tokens.ids.len(), locate)?)
+        let reads = match &source {
+            Source::Chat(conversation) if !scored.is_empty() => {
+                Reads::Turns(self.turns(conversation, &scored, tokens.ids.len(), locate)?)
             }
             _ => found.reads,
         };
@@ -128,9 +150,9 @@ impl Rules {
     }
 
     /// The input's tokens, complete as the model wants them, and where they are read. Ids are taken out of it.
-    fn read(&self, input: &mut Input, locate: Locate) -> Result<(Tokens, Found), Rejection> {
-        let text = matches!(input, Input::Chat { .. } | Input::Text(_));
-        let mut tokens = self.tokens(input, locate)?;
+    fn read(&self, source: &mut Source, locate: Locate) -> Result<(Tokens, Found), Rejection> {
+        let text = matches!(source, Source::Chat(_) | Source::Text(_));
+        let mut tokens = self.tokens(source, locate)?;
         if tokens.ids.is_empty() {
             return Err(Rejection::new(Code::Empty, "input: there is no token to score"));
         }
@@ -143,34 +165,27 @@ impl Rules {
     }
 
     /// Finding the completion in a conversation costs a little; `locate` says what of it is wanted.
-    fn tokens(&self, input: &mut Input, locate: Locate) -> Result<Tokens, Rejection> {
-        match input {
-            Input::Chat { messages, completion } => {
-                let bytes: usize = messages.iter().map(|m| m.role.len() + m.content.len()).sum();
-                check_bytes("chat", bytes + completion.len())?;
-                if messages.is_empty() {
-                    return Err(Rejection::new(
-                        Code::BadMessages,
-                        "chat.messages: there is no message before the completion",
-                    ));
-                }
-                let rendered = self.text.render(messages, completion, locate)?;
+    fn tokens(&self, source: &mut Source, locate: Locate) -> Result<Tokens, Rejection> {
+        match source {
+            Source::Chat(conversation) => {
+                let completion = conversation.prompt()..conversation.turns().len();
+                let rendered = self.text.render(conversation, completion, locate)?;
                 self.encode(&rendered.text, rendered.completion)
             }
-            Input::Text(text) => {
+            Source::Text(text) => {
                 check_bytes("text", text.len())?;
                 let mut tokens = self.encode(text, None)?;
                 self.text.close(&mut tokens.ids);
                 Ok(tokens)
             }
-            Input::TokenIds(ids) => {
+            Source::TokenIds(ids) => {
                 self.check_ids("token_ids.ids", ids)?;
                 Ok(Tokens { ids: std::mem::take(ids), completion: None })
             }
-            Input::PromptCompletionIds { prompt, completion } => {
+            Source::PromptCompletionIds { prompt, completion } => {
                 self.check_ids("prompt_completion_ids.prompt", prompt)?;
                 self.check_ids("prompt_completion_ids.completion", completion)?;
-                let (start, mut ids) = (prompt.len(), std::mem::take(prompt));
+                let (start, mut ids) = (prompt.len(), std::mem::take(*prompt));
                 ids.append(completion);
                 Ok(Tokens { completion: Some(start..ids.len()), ids })
             }
@@ -257,17 +272,16 @@ impl Rules {
     }
 
     /// Indices of the messages that are to be scored.
-    fn scored_turns(&self, input: &Input) -> Result<Vec<usize>, Rejection> {
-        let Input::Chat { messages, .. } = input else { return Ok(Vec::new()) };
-        if messages.len() > limits::MAX_MESSAGES {
-            let what = format!("chat.messages: {} messages; at most {}", messages.len(), limits::MAX_MESSAGES);
-            return Err(Rejection::new(Code::TooLong, what));
-        }
-        let scored: Vec<usize> = (0..messages.len()).filter(|&i| messages[i].score).collect();
+    fn scored_turns(&self, source: &Source) -> Result<Vec<usize>, Rejection> {
+        let Source::Chat(conversation) = source else { return Ok(Vec::new()) };
+        let turns = conversation.turns();
+        // The last one is read in any case.
+        let scored: Vec<usize> = (0..turns.len() - 1).filter(|&i| turns[i].score).collect();
         for &i in &scored {
-            let bad = |why: &str| Err(Rejection::new(Code::BadMessages, format!("chat.messages[{i}].score: {why}")));
-            match &messages[i] {
-                Message { role, .. } if role != ASSISTANT => {
+            let bad =
+                |why: &str| Err(Rejection::new(Code::BadMessages, format!("{}.score: {why}", conversation.field(i))));
+            match turns[i].role() {
+                role if role != ASSISTANT => {
                     return bad(&format!("only messages of the role '{ASSISTANT}' can be scored, not of '{role}'"));
                 }
                 _ if i == 0 => return bad("there is no message before it that it answers"),
@@ -283,7 +297,7 @@ impl Rules {
     /// Each scored turn with all before it, as if it were the completion of a rollout of its own.
     fn turns(
         &self,
-        messages: &[Message],
+        conversation: &Conversation,
         scored: &[usize],
         own_tokens: usize,
         locate: Locate,
@@ -291,8 +305,9 @@ impl Rules {
         let (mut tokens_in_all, mut bytes_in_all) = (own_tokens, 0);
         let mut turns = Vec::with_capacity(scored.len());
         for &i in scored {
-            let field = format!("chat.messages[{i}]");
-            let rendered = self.text.render(&messages[..i], &messages[i].content, locate)?;
+            let field = conversation.field(i);
+            // A turn within the completion ends what the policy has written up to there.
+            let rendered = self.text.render(conversation, i.min(conversation.prompt())..i + 1, locate)?;
             bytes_in_all += rendered.text.len();
             let Tokens { mut ids, completion } = self.encode(&rendered.text, rendered.completion)?;
             reading::complete(&self.card.reads, true, &mut ids);
@@ -332,9 +347,7 @@ fn check_names(rollout: &Rollout) -> Result<(), Rejection> {
 /// Bytes of the text that has to become tokens.
 pub(super) fn text_bytes(rollout: &Rollout) -> usize {
     match &rollout.input {
-        Some(Input::Chat { messages, completion }) => {
-            messages.iter().map(|m| m.role.len() + m.content.len()).sum::<usize>() + completion.len()
-        }
+        Some(Input::Chat { messages, completion, extras }) => bytes_of(messages, completion, extras.as_deref()),
         Some(Input::Text(text)) => text.len(),
         Some(Input::TokenIds(_) | Input::PromptCompletionIds { .. }) | None => 0,
     }
