@@ -9,7 +9,7 @@
 //! | token ids, apart | `prompt_ids` and `completion_ids` |
 //!
 //! Exactly one form per rollout, beside an `id`. Optional: `group`, `finish_reason` (an engine's word for it:
-//! [`finish_reason`]), `require_completion`, `weights`, `weighting`, `deadline_ms`, `priority`, `aggregation` (an
+//! [`finish_reason`]), `require_completion`, `answer_only` (`true`, or an object of `open` and `close`), `weights`, `weighting`, `deadline_ms`, `priority`, `aggregation` (an
 //! [`AggregationSpec`]). `null` counts as absent. Unknown fields are refused.
 
 pub use super::error::RolloutError;

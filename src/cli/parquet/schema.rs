@@ -114,6 +114,10 @@ fn misfit(name: &str, data_type: &DataType) -> Option<&'static str> {
         }
         "aggregation" => (matches!(data_type, DataType::Struct(_)) && to_json::has_form(data_type), "a struct"),
         "finish_reason" => (to_json::has_form(data_type), "text or a struct"),
+        "answer_only" => (
+            matches!(data_type, DataType::Boolean | DataType::Null | DataType::Struct(_)),
+            "true or false, or a struct of open and close",
+        ),
         "require_completion" => (matches!(data_type, DataType::Boolean | DataType::Null), "true or false"),
         // group, text, weighting
         _ => (text, "text"),

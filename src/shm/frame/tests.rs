@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::limits::{MAX_MESSAGES, MAX_REJECTION_BYTES};
 use crate::reward::{ReadEnd, ReadRewards, Rewards, Thinking};
-use crate::rollout::{Extras, FinishReason, Input, Message, Rollout};
+use crate::rollout::{AnswerOnly, Extras, FinishReason, Input, Message, Rollout};
 use crate::shm::Broken;
 use crate::shm::layout::{HEADER, Place, Sizes};
 use crate::shm::region::Region;
@@ -48,20 +48,24 @@ fn rollouts() -> impl Strategy<Value = Rollout> {
             extras
         })),
     ];
+    let marks = prop::option::of((text(), text()).prop_map(|(open, close)| AnswerOnly { open, close }));
     let finish = prop::sample::select(vec![FinishReason::Unspecified, FinishReason::Stop, FinishReason::Length]);
-    (text(), input, finish, text(), any::<i32>(), text(), any::<bool>(), text()).prop_map(
-        |(id, input, finish_reason, group, priority, traceparent, require_completion, model_version)| Rollout {
-            id,
-            input,
-            finish_reason,
-            group,
-            priority,
-            deadline_ms: None,
-            aggregation: Default::default(),
-            require_completion,
-            model_version,
-            traceparent,
-            ..Rollout::default()
+    (text(), input, finish, text(), any::<i32>(), text(), any::<bool>(), text(), marks).prop_map(
+        |(id, input, finish_reason, group, priority, traceparent, require_completion, model_version, answer_only)| {
+            Rollout {
+                id,
+                input,
+                finish_reason,
+                group,
+                priority,
+                deadline_ms: None,
+                aggregation: Default::default(),
+                require_completion,
+                answer_only,
+                model_version,
+                traceparent,
+                ..Rollout::default()
+            }
         },
     )
 }

@@ -234,7 +234,7 @@ fn a_completion_is_found_whatever_a_template_trims() {
     for template in WRITERS {
         let text = text(Some(template), false);
         for completion in
-            ["four", " four", "four ", "\n four   ", "four   and\n\n", "</s>", "4", "COMPLETION0", "a", "é "]
+            ["four", " four", "four ", "\n four   ", "four   and\n\n", "</s", "4", "COMPLETION0", "a", "é "]
         {
             for prompt in ["two", "four ", "COMPLETION0 COMPLETION2"] {
                 let rendered = render(&text, &[user(prompt)], completion, Locate::Whole).unwrap();
