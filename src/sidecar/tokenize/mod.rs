@@ -5,6 +5,7 @@
 //! [`Bos`](crate::engine::Bos), and never added twice.
 
 mod conversation;
+mod marks;
 mod messages;
 mod opening;
 mod probe;
@@ -23,11 +24,13 @@ use self::opening::Opening;
 use self::terminator::Terminator;
 pub use self::tokens::Form;
 
+use self::marks::Marks;
 use self::messages::Given;
 use super::template::Template;
 use crate::engine::{Bos, TextAssets, Vocabulary};
 use crate::limits::MAX_NAME_BYTES;
 use crate::reward::{Code, Rejection};
+use crate::rollout::AnswerOnly;
 
 /// The model's tokenizer and chat template.
 pub struct Text {
@@ -47,6 +50,8 @@ pub struct Text {
     terminator: Option<Terminator>,
     opening: Option<Opening>,
     vocabulary: Option<Arc<Vocabulary>>,
+    /// What its thinking is marked by.
+    marks: Marks<'static>,
 }
 
 /// The template that is applied where none is named.
@@ -99,6 +104,7 @@ impl Text {
             named_bos,
             terminator: around.as_ref().and_then(|around| Terminator::find(around, &added, eos)),
             opening: around.as_ref().and_then(|around| Opening::find(around, &added)),
+            marks: marks::of_template(assets.chat_template.as_deref()),
             vocabulary: tokenizer.as_ref().map(|tokenizer| {
                 Arc::new(vocabulary::of(tokenizer, assets.template_variables.values().map(String::as_str)))
             }),
@@ -156,6 +162,11 @@ impl Text {
     /// white space behind it.
     pub fn without_terminator<'a>(&self, completion: &'a str) -> &'a str {
         self.terminator.as_ref().map_or(completion, |terminator| terminator.without(completion))
+    }
+
+    /// The marks of a policy's thinking: those that are wished for, or else the template's own.
+    pub fn marks<'a>(&self, wished: &'a AnswerOnly) -> Marks<'a> {
+        if wished.open.is_empty() && wished.close.is_empty() { self.marks } else { (&wished.open, &wished.close) }
     }
 
     /// Whether a user's words are a prompt that carries the chat template already.
