@@ -67,6 +67,21 @@ def row(tokenizer, source, turns):
     return whole, "".join("----" if tokens is None else digest(tokens).hex()[:4] for tokens in each)
 
 
+def written(pairs):
+    return b"".join(struct.pack("<II", id, len(token)) + token for id, token in pairs)
+
+
+def vocabulary(tokenizer):
+    """As the message Tokenizer of the protocol defines it."""
+    pairs = sorted((id, token.encode()) for token, id in tokenizer.get_vocab().items())
+    fingerprint = hashlib.sha256(written(pairs)).hexdigest()
+    block_hashes = b"".join(
+        hashlib.sha256(written([pair for pair in pairs if pair[0] // 256 == block])).digest()[:8]
+        for block in range(pairs[-1][0] // 256 + 1)
+    )
+    return fingerprint, len(pairs), block_hashes.hex()
+
+
 def write(folder, load):
     turns = list(conversations())
     loaded = list(tokenizers(load))
@@ -76,11 +91,11 @@ def write(folder, load):
             print(json.dumps(value, separators=(",", ":")), file=file)
 
         line([[[turn["role"], turn["content"]] for turn in conversation] for conversation in turns])
-        files = [(name, json.loads(tokenizer.backend_tokenizer.to_str()), tokenizer.special_tokens_map) for name, tokenizer in loaded]
+        files = [(name, json.loads(tokenizer.backend_tokenizer.to_str()), tokenizer.special_tokens_map, vocabulary(tokenizer)) for name, tokenizer in loaded]
         # The second differs from the first in this alone.
-        (_, first, _), (_, second, _) = files[0], files[1]
+        first, second = files[0][1], files[1][1]
         assert {**first, "post_processor": second["post_processor"]} == second
-        line([[name, file if at != 1 else file["post_processor"], named] for at, (name, file, named) in enumerate(files)])
+        line([[name, file if at != 1 else file["post_processor"], *rest] for at, (name, file, *rest) in enumerate(files)])
         for family, sources in corpus.FAMILIES.items():
             # The day is not to decide.
             for source in [source for source in sources if "strftime_now" not in source]:

@@ -101,7 +101,8 @@ mod tests {
 
     use super::*;
 
-    /// What `type(AutoTokenizer.from_pretrained(folder)).__name__` of transformers 5.23 says for these.
+    /// What `type(AutoTokenizer.from_pretrained(folder)).__name__` of transformers 5.23 says for these; but for InternLM2's,
+    /// which is in the model's own code, and T5's, which is not known here.
     #[test]
     fn the_class_is_the_one_that_transformers_takes() {
         for (said, model_type, class) in [

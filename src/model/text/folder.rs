@@ -3,6 +3,9 @@
 //! absent; the model then takes less.
 //!
 //! The invariant: the tokenizer is the one that `AutoTokenizer.from_pretrained` of transformers 5.23 makes of the folder, or none.
+//! But where there is a `tokenizer.json` its own normalizer and pre-tokenizer count: some classes of transformers
+//! (`Qwen2Tokenizer`, `LlamaTokenizer`, `GemmaTokenizer`) put theirs in their place, which are the same in what those models'
+//! authors publish.
 //!
 //! Whether text begins with a beginning-of-sequence token is what `tokenizer.json` says: `add_bos_token` and `add_eos_token`
 //! of `tokenizer_config.json` count only where there is none, as transformers has it since version 5

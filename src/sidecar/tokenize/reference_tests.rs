@@ -11,8 +11,9 @@ use super::{Form, Locate, Text};
 use crate::engine::TextAssets;
 use crate::rollout::Message;
 
-/// A tokenizer's name, its file, and the special tokens that have names.
-type Stored = (String, Value, BTreeMap<String, String>);
+/// A tokenizer's name, its file, the special tokens that have names, and what Python says of its vocabulary: fingerprint, size
+/// and hashes of blocks.
+type Stored = (String, Value, BTreeMap<String, String>, (String, u32, String));
 
 /// A template's family, its source, and for each tokenizer the digest of all ids and the first digits of each conversation's.
 type Row = (String, String, Vec<(String, String)>);
@@ -46,6 +47,69 @@ fn ids(text: &Text, turns: &[(String, String)]) -> Option<Vec<u32>> {
     Some(text.encode(&rendered.text, Form::Chat).unwrap())
 }
 
+fn text((_, json, named, _): &Stored, template: &str) -> Text {
+    let text = Text::new(&TextAssets {
+        tokenizer_json: Some(json.to_string().into_bytes().into()),
+        chat_template: Some(template.into()),
+        template_variables: named.clone(),
+        ..TextAssets::default()
+    });
+    text.unwrap_or_else(|e| panic!("{template}: {e}"))
+}
+
+/// Python's `get_vocab()` and the lines in the protocol.
+#[test]
+fn a_vocabulary_has_the_fingerprint_that_python_computes() {
+    for stored in tokenizers(&lines()[1]) {
+        let text = text(&stored, "{{ messages }}");
+        let (vocabulary, (fingerprint, size, block_hashes)) = (text.vocabulary().unwrap(), stored.3);
+        assert_eq!((&vocabulary.fingerprint, vocabulary.size), (&fingerprint, size), "{}", stored.0);
+        assert_eq!(hex(&vocabulary.block_hashes), block_hashes, "{}", stored.0);
+    }
+}
+
+/// However an engine ends an answer: with the token that ends a turn, with all that the template writes there, with the
+/// model's end-of-sequence token, or with none of them.
+#[test]
+fn an_ended_completion_has_the_tokens_of_the_clean_one_in_every_family() {
+    let lines = lines();
+    let tokenizers = tokenizers(&lines[1]);
+    let turns =
+        |completion: &str| [("user".to_owned(), "What is 2+2?".to_owned()), ("assistant".into(), completion.into())];
+    let mut ends_with_words = Vec::new();
+    for line in &lines[2..] {
+        let (family, source, _): Row = serde_json::from_str(line).unwrap();
+        for stored in &tokenizers {
+            let text = text(stored, &source);
+            let clean = ids(&text, &turns("4.")).unwrap();
+            let (rendered, marked) =
+                (text.render(&[Message::new("user", "Q")], "ANSWER", Locate::Nothing).unwrap(), "ANSWER");
+            let behind = rendered.text.rsplit_once(marked).unwrap().1;
+            let token =
+                tokenizers[0].1["added_tokens"].as_array().unwrap().iter().map(|t| t["content"].as_str().unwrap());
+            let Some(token) = token.chain(["</s>"]).find(|token| behind.trim_start().starts_with(token)) else {
+                assert_eq!(text.without_terminator("4.<|im_end|>"), "4.<|im_end|>");
+                ends_with_words.push(family.clone());
+                continue;
+            };
+            if !stored.1["added_tokens"].as_array().unwrap().iter().any(|known| known["content"] == token) {
+                continue;
+            }
+            let eos = stored.2["eos_token"].as_str();
+            for end in ["", token, &format!("{token}\n"), behind, behind.trim(), eos] {
+                let ended = format!("4.{end}");
+                assert_eq!(
+                    ids(&text, &turns(text.without_terminator(&ended))),
+                    Some(clean.clone()),
+                    "{family} {end:?}\n{source}"
+                );
+            }
+        }
+    }
+    ends_with_words.dedup();
+    assert_eq!(ends_with_words, ["?"], "families whose templates end a turn with words, or not at all");
+}
+
 #[test]
 fn conversations_have_the_tokens_of_apply_chat_template() {
     let lines = lines();
@@ -55,14 +119,8 @@ fn conversations_have_the_tokens_of_apply_chat_template() {
     let (mut compared, mut refused, mut differences) = (0, 0, Vec::new());
     for line in &lines[2..] {
         let (family, source, expected): Row = serde_json::from_str(line).unwrap();
-        for ((name, json, named), (whole, each)) in tokenizers.iter().zip(expected) {
-            let text = Text::new(&TextAssets {
-                tokenizer_json: Some(json.to_string().into_bytes().into()),
-                chat_template: Some(source.clone()),
-                template_variables: named.clone(),
-                ..TextAssets::default()
-            });
-            let text = text.unwrap_or_else(|e| panic!("{family}: {e}"));
+        for (stored, (whole, each)) in tokenizers.iter().zip(expected) {
+            let (name, text) = (&stored.0, text(stored, &source));
             let mut all = Sha256::new();
             for (at, turns) in conversations.iter().enumerate() {
                 let found = ids(&text, turns).map(|ids| digest(&ids));
