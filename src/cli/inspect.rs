@@ -162,9 +162,9 @@ fn sample_lines(chat: &Chat, line: &mut impl FnMut(&str, &dyn Display)) {
             }
             if let Some(token) = others_begin_with {
                 let pipelines = format!(
-                    "the template does not write {token}, but the tokenizer puts it before a text: pipelines that render, then \
-                     tokenize with special tokens, have it; apply_chat_template(tokenize=True) does not, and neither does \
-                     this one. If the model was trained with it, say bos = \"one\""
+                    "two public pipelines differ here: the template does not write {token}, but the tokenizer puts it before a \
+                     text. apply_chat_template(tokenize=True) has none, and is followed here; rendering first and tokenizing \
+                     with special tokens has one, which bos = \"one\" in a preset follows"
                 );
                 line("  note", &pipelines);
             }

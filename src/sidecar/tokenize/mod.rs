@@ -185,4 +185,6 @@ fn load(json: &[u8]) -> Result<Tokenizer, String> {
 }
 
 #[cfg(test)]
+mod reference_tests;
+#[cfg(test)]
 mod tests;
