@@ -15,6 +15,7 @@ use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 
 use crate::batch::{At, Sequence};
 use crate::engine::Reduce;
+use crate::reward::{ReadEnd, Thinking};
 
 /// Deserializes what must be written as an object: serde would take a struct's fields from a list as well.
 #[derive(Debug, Clone, PartialEq)]
@@ -280,6 +281,17 @@ pub struct ValidRollout {
     pub group: String,
     /// Higher goes first.
     pub priority: i32,
+    /// What the answer says of the caller's own input.
+    pub report: Report,
+}
+
+/// What an answer says of its rollout in terms of what the caller sent.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Where each step ends; empty where there are no steps.
+    pub ends: Vec<Option<ReadEnd>>,
+    /// What was taken out of the completion, where its answer alone was to be scored.
+    pub thinking: Option<Thinking>,
 }
 
 /// Where the head reads one rollout.

@@ -1,6 +1,7 @@
 //! The sidecar: from arrival to reply, around one [`Engine`]. Knows no model and no weights.
 
 pub mod admin;
+mod answer;
 mod batcher;
 mod bindings;
 mod caller;
@@ -15,6 +16,7 @@ mod queue;
 mod reading;
 mod rejections;
 mod rules;
+pub mod sample;
 mod scorer;
 mod served;
 pub mod template;
