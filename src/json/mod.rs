@@ -14,3 +14,4 @@ pub mod row;
 mod values;
 
 pub use self::fields::{FIELDS, REWARDS_FIELDS, unknown};
+pub use self::nearest::nearest;

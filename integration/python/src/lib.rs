@@ -3,7 +3,7 @@
 //! | module | what |
 //! |---|---|
 //! | `client`, `stream`, `desk` | the classes that speak to a server: waiting, iterating, for an event loop |
-//! | `rows`, `line`, `options`, `text`, `ids` | rollouts, out of Python |
+//! | `rows`, `line`, `options`, `text`, `ids`, `padding` | rollouts, out of Python |
 //! | `gathered`, `batch`, `result`, `reads`, `pickle`, `arrays`, `error` | rewards and failures, into Python |
 //! | `wait`, `logs`, `process` | the interpreter's lock, signals and timeouts; `logging`; forks |
 //!
@@ -20,6 +20,7 @@ mod ids;
 mod line;
 mod logs;
 mod options;
+mod padding;
 mod pickle;
 mod process;
 mod reads;

@@ -10,7 +10,8 @@ use reward_sidecar::reward::Code;
 
 use crate::error::Failure;
 use crate::ids::IdRows;
-use crate::options::{Aggregation, Options, finish_reason};
+use crate::options::{Aggregation, Options, finish_reason, meant};
+use crate::padding::Padding;
 use crate::rows::{Form, Rows};
 use crate::text::{prompt, text, wrong_type};
 
@@ -25,6 +26,27 @@ pub struct Line {
 type Inputs<'py> = [Option<Bound<'py, PyAny>>; 6];
 
 const INPUTS: [&str; 6] = ["prompt", "completion", "text", "input_ids", "prompt_ids", "completion_ids"];
+
+/// The names of all fields, for those who misspell one.
+const FIELDS: [&str; 17] = [
+    "id",
+    "prompt",
+    "completion",
+    "text",
+    "input_ids",
+    "prompt_ids",
+    "completion_ids",
+    "attention_mask",
+    "prompt_mask",
+    "completion_mask",
+    "finish_reason",
+    "group",
+    "weights",
+    "weighting",
+    "aggregation",
+    "deadline_ms",
+    "priority",
+];
 
 impl Line {
     /// Understands one. Fails with what is no mistake in the rollout: an interrupt, for instance.
@@ -60,7 +82,7 @@ fn parse(rollout: &Bound<'_, PyAny>, options: &Options, id: &mut Option<String>)
     let fields = rollout.cast::<PyDict>().map_err(|_| wrong_type(rollout, &"a rollout", "a dict"))?;
     let mut own = Options { aggregation: Arc::default(), ..options.clone() };
     let (mut aggregation, mut reason) = (Aggregation::default(), None);
-    let mut inputs = Inputs::default();
+    let (mut inputs, mut padding) = (Inputs::default(), Padding::default());
     for (key, value) in fields {
         let key = key.cast::<PyString>().map_err(|_| wrong_type(&key, &"a field's name", "a str"))?;
         let key = key.to_str()?;
@@ -69,18 +91,21 @@ fn parse(rollout: &Bound<'_, PyAny>, options: &Options, id: &mut Option<String>)
         }
         match key {
             "id" => *id = Some(text(&value, key)?),
-            "finish_reason" => reason = Some(finish_reason(&value, key)?),
+            "finish_reason" => reason = Some(finish_reason(&value)),
             _ => match INPUTS.iter().position(|&input| input == key) {
                 Some(input) => inputs[input] = Some(value),
-                None if own.take(key, &value, &mut aggregation)? => {}
-                None => return Err(PyValueError::new_err(format!("{key}: there is no such field")).into()),
+                None if own.take(key, &value, &mut aggregation)? || padding.take(key, &value) => {}
+                None => {
+                    let message = format!("{key}: there is no such field{}", meant(key, &FIELDS));
+                    return Err(PyValueError::new_err(message).into());
+                }
             },
         }
     }
     own.aggregation = aggregation.finish(&options.aggregation);
     Ok(Arc::new(Rows {
         ids: id.iter().cloned().collect(),
-        form: form(&inputs)?,
+        form: form(&inputs, &padding)?,
         groups: Vec::new(),
         finish_reasons: reason.into_iter().collect(),
         options: own,
@@ -88,20 +113,29 @@ fn parse(rollout: &Bound<'_, PyAny>, options: &Options, id: &mut Option<String>)
 }
 
 /// The one form that is there.
-fn form(inputs: &Inputs<'_>) -> Result<Form, Wrong> {
+fn form(inputs: &Inputs<'_>, padding: &Padding<'_>) -> Result<Form, Wrong> {
     let forms = || FORMS.map(|names| names.join(" and ")).join("; ");
     let wrong = |code: Code, message: String| Err(Wrong::Failure(Failure { code: code.name(), message }));
+    if inputs[3..].iter().all(Option::is_none) {
+        padding.refuse()?;
+    }
     match inputs {
         [Some(given), Some(completion), None, None, None, None] => Ok(Form::Chat {
             prompts: vec![prompt(given, "prompt")?],
             completions: vec![text(completion, "completion")?],
         }),
         [None, None, Some(given), None, None, None] => Ok(Form::Texts(vec![text(given, "text")?])),
-        [None, None, None, Some(ids), None, None] => Ok(Form::Ids(IdRows::of_one(ids, "input_ids")?)),
-        [None, None, None, None, Some(prompt), Some(completion)] => Ok(Form::Pairs {
-            prompts: IdRows::of_one(prompt, "prompt_ids")?,
-            completions: IdRows::of_one(completion, "completion_ids")?,
-        }),
+        [None, None, None, Some(ids), None, None] => {
+            let mut ids = IdRows::of_one(ids, "input_ids")?;
+            padding.strip(&mut ids, "input_ids")?;
+            Ok(Form::Ids(ids))
+        }
+        [None, None, None, None, Some(prompt), Some(completion)] => {
+            let mut prompts = IdRows::of_one(prompt, "prompt_ids")?;
+            let mut completions = IdRows::of_one(completion, "completion_ids")?;
+            padding.strip_pairs(&mut prompts, &mut completions, ["prompt_ids", "completion_ids"])?;
+            Ok(Form::Pairs { prompts, completions })
+        }
         _ => {
             let given: Vec<_> =
                 INPUTS.iter().zip(inputs).filter_map(|(name, input)| input.as_ref().map(|_| *name)).collect();

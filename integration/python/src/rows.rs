@@ -11,7 +11,8 @@ use pyo3::types::{PyDict, PyString};
 use reward_sidecar::rollout::{FinishReason, InputRef, Message, RolloutRef, Rollouts};
 
 use crate::ids::IdRows;
-use crate::options::{Aggregation, Options, finish_reason};
+use crate::options::{Aggregation, Options, finish_reason, meant, version};
+use crate::padding::{PADDING, Padding};
 use crate::text::{prompts, text, texts};
 use crate::wait::Limit;
 
@@ -46,8 +47,8 @@ impl Request {
     /// Understands the keyword arguments of `score`.
     pub fn of(arguments: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
         let (mut options, mut aggregation) = (Options::default(), Aggregation::default());
-        let mut inputs = Inputs::default();
-        let (mut ids, mut groups, mut finish_reasons) = (None, None, None);
+        let (mut inputs, mut padding) = (Inputs::default(), Padding::default());
+        let (mut ids, mut groups, mut finish_reasons, mut finish_reason_of_all) = (None, None, None, None);
         let (mut raise_on_error, mut limit) = (true, Limit::default());
         for (key, value) in arguments.into_iter().flatten() {
             if value.is_none() {
@@ -59,13 +60,15 @@ impl Request {
                 "timeout" => limit = Limit::of(Some(&value))?,
                 "groups" => groups = Some(texts(&value, "groups")?),
                 "finish_reasons" => finish_reasons = Some(value),
+                "finish_reason" => finish_reason_of_all = Some(value),
+                "version" => options.version = version(&value)?,
                 "raise_on_error" => raise_on_error = value.is_truthy()?,
-                key if options.take(key, &value, &mut aggregation)? => {}
+                key if options.take(key, &value, &mut aggregation)? || padding.take(key, &value) => {}
                 key => inputs.take(key, value)?,
             }
         }
         options.aggregation = aggregation.finish(&options.aggregation);
-        let form = inputs.form()?;
+        let form = inputs.form(&padding)?;
         let same = |name: &str, rows: usize| same_length("the rollouts", form.len(), name, rows);
         let ids = ids.unwrap_or_default();
         if !ids.is_empty() {
@@ -76,17 +79,7 @@ impl Request {
         if !groups.is_empty() {
             same("groups", groups.len())?;
         }
-        let mut reasons = Vec::new();
-        if let Some(given) = finish_reasons {
-            if given.is_instance_of::<PyString>() {
-                let message = "finish_reasons is one str; give a list with one for each rollout";
-                return Err(PyTypeError::new_err(message));
-            }
-            for (row, reason) in given.try_iter()?.enumerate() {
-                reasons.push(finish_reason(&reason?, format_args!("finish_reasons[{row}]"))?);
-            }
-            same("finish_reasons", reasons.len())?;
-        }
+        let reasons = reasons(finish_reasons, finish_reason_of_all, form.len())?;
         let rows = Rows { ids, form, groups, finish_reasons: reasons, options };
         Ok(Self { rows: Arc::new(rows), raise_on_error, limit })
     }
@@ -96,19 +89,45 @@ impl Request {
 #[derive(Default)]
 struct Inputs<'py>(Vec<(&'static str, Bound<'py, PyAny>)>);
 
+/// Arguments beside what is to be scored, for those who misspell one.
+const OTHERS: [&str; 16] = [
+    "id",
+    "weights",
+    "weighting",
+    "aggregation",
+    "group",
+    "groups",
+    "finish_reason",
+    "finish_reasons",
+    "require_completion",
+    "version",
+    "tokenizer",
+    "deadline_ms",
+    "priority",
+    "traceparent",
+    "raise_on_error",
+    "timeout",
+];
+
 const INPUTS: [&str; 6] = ["prompts", "completions", "texts", "input_ids", "prompt_ids", "completion_ids"];
 
 impl<'py> Inputs<'py> {
     fn take(&mut self, key: &str, value: Bound<'py, PyAny>) -> PyResult<()> {
         match INPUTS.into_iter().find(|&name| name == key) {
             Some(name) => self.0.push((name, value)),
-            None => return Err(PyTypeError::new_err(format!("there is no argument '{key}'"))),
+            None => {
+                let names: Vec<_> = INPUTS.iter().chain(&PADDING).chain(&OTHERS).copied().collect();
+                return Err(PyTypeError::new_err(format!("there is no argument '{key}'{}", meant(key, &names))));
+            }
         }
         self.0.sort_by_key(|(given, _)| INPUTS.iter().position(|name| name == given));
         Ok(())
     }
 
-    fn form(self) -> PyResult<Form> {
+    fn form(self, padding: &Padding<'py>) -> PyResult<Form> {
+        if !self.0.iter().any(|(name, _)| name.ends_with("_ids")) {
+            padding.refuse()?;
+        }
         let form = match self.0.as_slice() {
             [("prompts", given), ("completions", completions)] => {
                 let (prompts, completions) = (prompts(given, "prompts")?, texts(completions, "completions")?);
@@ -116,11 +135,16 @@ impl<'py> Inputs<'py> {
                 Form::Chat { prompts, completions }
             }
             [("texts", given)] => Form::Texts(texts(given, "texts")?),
-            [("input_ids", ids)] => Form::Ids(IdRows::of_many(ids, "input_ids")?),
+            [("input_ids", ids)] => {
+                let mut ids = IdRows::of_many(ids, "input_ids")?;
+                padding.strip(&mut ids, "input_ids")?;
+                Form::Ids(ids)
+            }
             [("prompt_ids", prompts), ("completion_ids", completions)] => {
-                let prompts = IdRows::of_many(prompts, "prompt_ids")?;
-                let completions = IdRows::of_many(completions, "completion_ids")?;
+                let mut prompts = IdRows::of_many(prompts, "prompt_ids")?;
+                let mut completions = IdRows::of_many(completions, "completion_ids")?;
                 same_length("prompt_ids", prompts.len(), "completion_ids", completions.len())?;
+                padding.strip_pairs(&mut prompts, &mut completions, ["prompt_ids", "completion_ids"])?;
                 Form::Pairs { prompts, completions }
             }
             given => {
@@ -134,6 +158,35 @@ impl<'py> Inputs<'py> {
         };
         Ok(form)
     }
+}
+
+/// Why each completion ended: a list with one for each, or one for all.
+fn reasons(
+    of_each: Option<Bound<'_, PyAny>>,
+    of_all: Option<Bound<'_, PyAny>>,
+    rows: usize,
+) -> PyResult<Vec<FinishReason>> {
+    let given = match (of_each, of_all) {
+        (Some(_), Some(_)) => {
+            return Err(PyTypeError::new_err("finish_reason and finish_reasons say the same; give one of them"));
+        }
+        (None, None) => return Ok(Vec::new()),
+        (Some(given), None) if given.is_instance_of::<PyString>() => {
+            let message = "finish_reasons is one str; give a list with one for each rollout, or finish_reason for all";
+            return Err(PyTypeError::new_err(message));
+        }
+        (Some(given), None) => given,
+        (None, Some(one)) if one.is_instance_of::<PyString>() || one.is_instance_of::<PyDict>() => {
+            return Ok(vec![finish_reason(&one); rows]);
+        }
+        (None, Some(given)) => match given.try_iter() {
+            Ok(_) => given,
+            Err(_) => return Ok(vec![finish_reason(&given); rows]),
+        },
+    };
+    let reasons = given.try_iter()?.map(|reason| Ok(finish_reason(&reason?))).collect::<PyResult<Vec<_>>>()?;
+    same_length("the rollouts", rows, "finish_reasons", reasons.len())?;
+    Ok(reasons)
 }
 
 /// The caller's names for the rollouts: a list of them, or the one itself.
@@ -198,6 +251,8 @@ impl Rollouts for Rows {
             priority: self.options.priority,
             deadline_ms: self.options.deadline_ms,
             aggregation: &self.options.aggregation,
+            require_completion: self.options.require_completion,
+            model_version: self.options.version.wanted(),
             traceparent: &self.options.traceparent,
         }
     }

@@ -3,13 +3,20 @@
 use std::sync::Arc;
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 use reward_sidecar::rollout::Message;
 
 /// A text. `name` is for messages.
 pub fn text(object: &Bound<'_, PyAny>, name: impl std::fmt::Display) -> PyResult<String> {
-    let text = object.cast::<PyString>().map_err(|_| wrong_type(object, &name, "a str"))?;
+    let Ok(text) = object.cast::<PyString>() else {
+        // Arrow's columns have scalars of their own.
+        return match object.call_method0(intern!(object.py(), "as_py")) {
+            Ok(plain) if plain.is_instance_of::<PyString>() => self::text(&plain, name),
+            _ => Err(wrong_type(object, &name, "a str")),
+        };
+    };
     let text = text.to_str().map_err(|error| PyValueError::new_err(format!("{name}: {error}")))?;
     Ok(text.to_owned())
 }
