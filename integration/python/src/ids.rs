@@ -192,10 +192,7 @@ fn refuse_bools(ids: &Bound<'_, PyAny>, name: &dyn std::fmt::Display) -> PyResul
 }
 
 /// As it is, or as NumPy reads it: by the buffer protocol, by `__array__`, or item by item. `name` is for messages.
-pub fn as_array<'py>(
-    ids: &Bound<'py, PyAny>,
-    name: impl std::fmt::Display,
-) -> PyResult<Bound<'py, PyUntypedArray>> {
+pub fn as_array<'py>(ids: &Bound<'py, PyAny>, name: impl std::fmt::Display) -> PyResult<Bound<'py, PyUntypedArray>> {
     if let Ok(array) = ids.cast::<PyUntypedArray>() {
         return Ok(array.clone());
     }

@@ -3,9 +3,9 @@
 //! | module | what |
 //! |---|---|
 //! | `client`, `stream`, `desk` | the classes that speak to a server: waiting, iterating, for an event loop |
-//! | `rows`, `line`, `options`, `text`, `ids`, `padding` | rollouts, out of Python |
+//! | `rows`, `line`, `options`, `text`, `ids`, `padding`, `tokenizer` | rollouts, out of Python |
 //! | `gathered`, `batch`, `result`, `reads`, `pickle`, `arrays`, `error` | rewards and failures, into Python |
-//! | `wait`, `logs`, `process` | the interpreter's lock, signals and timeouts; `logging`; forks |
+//! | `wait`, `guard`, `logs`, `process` | the interpreter's lock, signals and timeouts; `logging`; forks |
 //!
 //! Its one invariant: a client is only ever called without the interpreter's lock, and Python only with it.
 #![deny(unsafe_code)]
@@ -16,6 +16,7 @@ mod client;
 mod desk;
 mod error;
 mod gathered;
+mod guard;
 mod ids;
 mod line;
 mod logs;
@@ -28,6 +29,7 @@ mod result;
 mod rows;
 mod stream;
 mod text;
+mod tokenizer;
 mod wait;
 
 /// What `reward_sidecar/*.py` stands on.

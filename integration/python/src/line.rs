@@ -109,6 +109,7 @@ fn parse(rollout: &Bound<'_, PyAny>, options: &Options, id: &mut Option<String>)
         groups: Vec::new(),
         finish_reasons: reason.into_iter().collect(),
         options: own,
+        refused: Vec::new(),
     }))
 }
 

@@ -34,6 +34,11 @@ pub struct Aggregation {
 }
 
 impl Options {
+    /// Nothing but the version of a client.
+    pub fn held_to(version: Option<&str>) -> Self {
+        Self { version: pin(version).into(), ..Self::default() }
+    }
+
     /// Takes one option in; `false` where it is none. `None` has been left out before.
     pub fn take(&mut self, key: &str, value: &Bound<'_, PyAny>, aggregation: &mut Aggregation) -> PyResult<bool> {
         match key {
@@ -48,8 +53,12 @@ impl Options {
     }
 
     /// All of them out of keyword arguments.
-    pub fn of(options: Option<&Bound<'_, PyDict>>, group: Option<&Bound<'_, PyString>>) -> PyResult<Self> {
-        let (mut these, mut aggregation) = (Self::default(), Aggregation::default());
+    pub fn of(
+        options: Option<&Bound<'_, PyDict>>,
+        group: Option<&Bound<'_, PyString>>,
+        default_version: Option<&str>,
+    ) -> PyResult<Self> {
+        let (mut these, mut aggregation) = (Self::held_to(default_version), Aggregation::default());
         if let Some(group) = group {
             these.group = text(group, "group")?;
         }
@@ -57,7 +66,7 @@ impl Options {
             let key = key.cast::<PyString>()?;
             match key.to_str()? {
                 _ if value.is_none() => {}
-                "version" => these.version = version(&value)?,
+                "version" => these.version = version(&value)?.into(),
                 key if these.take(key, &value, &mut aggregation)? => {}
                 key => return Err(PyTypeError::new_err(format!("there is no option '{key}'{}", meant(key, &OPTIONS)))),
             }
@@ -142,10 +151,16 @@ fn spec(value: &Bound<'_, PyAny>) -> PyResult<AggregationSpec> {
 }
 
 /// Which model version is to answer: `"any"`, or one by its name.
-pub fn version(value: &Bound<'_, PyAny>) -> PyResult<Arc<VersionPin>> {
-    let version = text(value, "version")?;
-    let version = if version == "any" { Version::Any } else { Version::One(version.into()) };
-    Ok(Arc::new(VersionPin::new(version)))
+pub fn version(value: &Bound<'_, PyAny>) -> PyResult<VersionPin> {
+    Ok(pin(Some(&text(value, "version")?)))
+}
+
+fn pin(version: Option<&str>) -> VersionPin {
+    VersionPin::new(match version {
+        None => Version::First,
+        Some("any") => Version::Any,
+        Some(version) => Version::One(version.into()),
+    })
 }
 
 /// Why a completion ended: a word, an enum's member, SGLang's dict. What is none of these is unspecified, and refuses nothing.

@@ -130,7 +130,9 @@ fn by_lengths(ids: &mut IdRows, lengths: &Bound<'_, PyAny>, lengths_name: &str, 
     let lengths: Vec<usize> = lengths.into_iter().map(|length| length as usize).collect();
     if let Some(row) = (0..ids.len()).find(|&row| lengths[row] > ids.get(row).len()) {
         let (length, most) = (lengths[row], ids.get(row).len());
-        return Err(PyValueError::new_err(format!("{lengths_name}[{row}] is {length}, and {name}[{row}] has {most} ids")));
+        return Err(PyValueError::new_err(format!(
+            "{lengths_name}[{row}] is {length}, and {name}[{row}] has {most} ids"
+        )));
     }
     let first = |row: usize| 0..lengths[row];
     let last = |row: usize| ids.get(row).len() - lengths[row]..ids.get(row).len();
@@ -142,7 +144,8 @@ fn by_lengths(ids: &mut IdRows, lengths: &Bound<'_, PyAny>, lengths_name: &str, 
         (false, true) => (0..ids.len()).map(last).collect(),
         (true, true) if same => (0..ids.len()).map(first).collect(),
         (both, _) => {
-            let why = if both { "padding could be on either side" } else { "padding is one id, on one side of all rows" };
+            let why =
+                if both { "padding could be on either side" } else { "padding is one id, on one side of all rows" };
             let message = format!("{lengths_name}: {why} of {name}; give a mask, or a list of rows without padding");
             return Err(PyValueError::new_err(message));
         }
@@ -220,7 +223,9 @@ fn marks(mask: &Bound<'_, PyAny>, name: &str, one: bool) -> PyResult<Vec<Vec<boo
             let all = flags(&array, name)?;
             Ok((0..rows).map(|row| all[row * columns..][..columns].to_vec()).collect())
         }
-        dimensions => Err(PyValueError::new_err(format!("{name} has {dimensions} dimensions; give one value for each id"))),
+        dimensions => {
+            Err(PyValueError::new_err(format!("{name} has {dimensions} dimensions; give one value for each id")))
+        }
     }
 }
 

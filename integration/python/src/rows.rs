@@ -8,6 +8,7 @@ use std::sync::Arc;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
+use reward_sidecar::reward::Rejection;
 use reward_sidecar::rollout::{FinishReason, InputRef, Message, RolloutRef, Rollouts};
 
 use crate::ids::IdRows;
@@ -26,6 +27,8 @@ pub struct Rows {
     /// One for each row, or none.
     pub finish_reasons: Vec<FinishReason>,
     pub options: Options,
+    /// Rows that are no rollouts, and why; in their order. What stands in their place is not to be asked.
+    pub refused: Vec<(usize, Rejection)>,
 }
 
 /// See `reward_sidecar::rollout::Input`.
@@ -37,19 +40,21 @@ pub enum Form {
 }
 
 /// The arguments of `score`.
-pub struct Request {
+pub struct Request<'py> {
     pub rows: Arc<Rows>,
     pub raise_on_error: bool,
     pub limit: Limit,
+    /// What the token ids are of.
+    pub tokenizer: Option<Bound<'py, PyAny>>,
 }
 
-impl Request {
+impl<'py> Request<'py> {
     /// Understands the keyword arguments of `score`.
-    pub fn of(arguments: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
-        let (mut options, mut aggregation) = (Options::default(), Aggregation::default());
+    pub fn of(arguments: Option<&Bound<'py, PyDict>>, default_version: Option<&str>) -> PyResult<Self> {
+        let (mut options, mut aggregation) = (Options::held_to(default_version), Aggregation::default());
         let (mut inputs, mut padding) = (Inputs::default(), Padding::default());
         let (mut ids, mut groups, mut finish_reasons, mut finish_reason_of_all) = (None, None, None, None);
-        let (mut raise_on_error, mut limit) = (true, Limit::default());
+        let (mut raise_on_error, mut limit, mut tokenizer) = (true, Limit::default(), None);
         for (key, value) in arguments.into_iter().flatten() {
             if value.is_none() {
                 continue;
@@ -61,7 +66,8 @@ impl Request {
                 "groups" => groups = Some(texts(&value, "groups")?),
                 "finish_reasons" => finish_reasons = Some(value),
                 "finish_reason" => finish_reason_of_all = Some(value),
-                "version" => options.version = version(&value)?,
+                "version" => options.version = version(&value)?.into(),
+                "tokenizer" => tokenizer = Some(value),
                 "raise_on_error" => raise_on_error = value.is_truthy()?,
                 key if options.take(key, &value, &mut aggregation)? || padding.take(key, &value) => {}
                 key => inputs.take(key, value)?,
@@ -80,8 +86,8 @@ impl Request {
             same("groups", groups.len())?;
         }
         let reasons = reasons(finish_reasons, finish_reason_of_all, form.len())?;
-        let rows = Rows { ids, form, groups, finish_reasons: reasons, options };
-        Ok(Self { rows: Arc::new(rows), raise_on_error, limit })
+        let rows = Rows { ids, form, groups, finish_reasons: reasons, options, refused: Vec::new() };
+        Ok(Self { rows: Arc::new(rows), raise_on_error, limit, tokenizer })
     }
 }
 
@@ -221,6 +227,11 @@ impl Form {
             Self::Ids(ids) => ids.len(),
             Self::Pairs { completions, .. } => completions.len(),
         }
+    }
+
+    /// Whether it is token ids, which are of some tokenizer.
+    pub fn has_ids(&self) -> bool {
+        matches!(self, Self::Ids(_) | Self::Pairs { .. })
     }
 
     fn get(&self, row: usize) -> InputRef<'_> {
