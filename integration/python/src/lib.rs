@@ -3,7 +3,7 @@
 //! | module | what |
 //! |---|---|
 //! | `client`, `stream`, `desk` | the classes that speak to a server: waiting, iterating, for an event loop |
-//! | `rows`, `line`, `options`, `text`, `ids` | rollouts, out of Python |
+//! | `rows`, `line`, `options`, `text`, `chat`, `json`, `ids` | rollouts, out of Python |
 //! | `gathered`, `batch`, `result`, `reads`, `pickle`, `arrays`, `error` | rewards and failures, into Python |
 //! | `wait`, `logs`, `process` | the interpreter's lock, signals and timeouts; `logging`; forks |
 //!
@@ -12,11 +12,13 @@
 
 mod arrays;
 mod batch;
+mod chat;
 mod client;
 mod desk;
 mod error;
 mod gathered;
 mod ids;
+mod json;
 mod line;
 mod logs;
 mod options;

@@ -10,9 +10,10 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 use reward_sidecar::rollout::{FinishReason, InputRef, Message, RolloutRef, Rollouts};
 
+use crate::chat::{Beside, Completions};
 use crate::ids::IdRows;
 use crate::options::{Aggregation, Options, finish_reason};
-use crate::text::{prompts, text, texts};
+use crate::text::{conversation, prompts, text, texts, wrong_type};
 use crate::wait::Limit;
 
 /// Rollouts in one of the four forms.
@@ -29,7 +30,7 @@ pub struct Rows {
 
 /// See `reward_sidecar::rollout::Input`.
 pub enum Form {
-    Chat { prompts: Vec<Arc<[Message]>>, completions: Vec<String> },
+    Chat { prompts: Vec<Arc<[Message]>>, completions: Completions },
     Texts(Vec<String>),
     Ids(IdRows),
     Pairs { prompts: IdRows, completions: IdRows },
@@ -46,7 +47,7 @@ impl Request {
     /// Understands the keyword arguments of `score`.
     pub fn of(arguments: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
         let (mut options, mut aggregation) = (Options::default(), Aggregation::default());
-        let mut inputs = Inputs::default();
+        let (mut inputs, mut beside) = (Inputs::default(), Beside::default());
         let (mut ids, mut groups, mut finish_reasons) = (None, None, None);
         let (mut raise_on_error, mut limit) = (true, Limit::default());
         for (key, value) in arguments.into_iter().flatten() {
@@ -61,11 +62,12 @@ impl Request {
                 "finish_reasons" => finish_reasons = Some(value),
                 "raise_on_error" => raise_on_error = value.is_truthy()?,
                 key if options.take(key, &value, &mut aggregation)? => {}
+                key if beside.take(key, &value) => {}
                 key => inputs.take(key, value)?,
             }
         }
         options.aggregation = aggregation.finish(&options.aggregation);
-        let form = inputs.form()?;
+        let form = inputs.form(&beside)?;
         let same = |name: &str, rows: usize| same_length("the rollouts", form.len(), name, rows);
         let ids = ids.unwrap_or_default();
         if !ids.is_empty() {
@@ -96,7 +98,7 @@ impl Request {
 #[derive(Default)]
 struct Inputs<'py>(Vec<(&'static str, Bound<'py, PyAny>)>);
 
-const INPUTS: [&str; 6] = ["prompts", "completions", "texts", "input_ids", "prompt_ids", "completion_ids"];
+const INPUTS: [&str; 7] = ["prompts", "completions", "messages", "texts", "input_ids", "prompt_ids", "completion_ids"];
 
 impl<'py> Inputs<'py> {
     fn take(&mut self, key: &str, value: Bound<'py, PyAny>) -> PyResult<()> {
@@ -108,13 +110,18 @@ impl<'py> Inputs<'py> {
         Ok(())
     }
 
-    fn form(self) -> PyResult<Form> {
+    fn form(self, beside: &Beside<'py>) -> PyResult<Form> {
+        if !self.0.iter().any(|(name, _)| ["prompts", "completions", "messages"].contains(name)) {
+            beside.refuse()?;
+        }
         let form = match self.0.as_slice() {
             [("prompts", given), ("completions", completions)] => {
-                let (prompts, completions) = (prompts(given, "prompts")?, texts(completions, "completions")?);
-                same_length("prompts", prompts.len(), "completions", completions.len())?;
+                let prompts = prompts(given, "prompts")?;
+                let completions = Completions::of_many(completions, "completions", beside)?;
+                same_length("prompts", prompts.len(), "completions", completions.texts.len())?;
                 Form::Chat { prompts, completions }
             }
+            [("messages", given)] => conversations(given, beside)?,
             [("texts", given)] => Form::Texts(texts(given, "texts")?),
             [("input_ids", ids)] => Form::Ids(IdRows::of_many(ids, "input_ids")?),
             [("prompt_ids", prompts), ("completion_ids", completions)] => {
@@ -127,13 +134,28 @@ impl<'py> Inputs<'py> {
                 let given: Vec<_> = given.iter().map(|(name, _)| *name).collect();
                 let given = if given.is_empty() { "nothing".to_owned() } else { given.join(", ") };
                 return Err(PyTypeError::new_err(format!(
-                    "{given} cannot be scored; give one of: prompts and completions; texts; input_ids; \
+                    "{given} cannot be scored; give one of: prompts and completions; messages; texts; input_ids; \
                      prompt_ids and completion_ids"
                 )));
             }
         };
         Ok(form)
     }
+}
+
+/// Whole conversations, each of which ends with its completion.
+fn conversations(given: &Bound<'_, PyAny>, beside: &Beside<'_>) -> PyResult<Form> {
+    if given.is_instance_of::<PyString>() || given.is_instance_of::<PyDict>() {
+        return Err(wrong_type(given, &"messages", "a list with the messages of each conversation"));
+    }
+    let (mut prompts, mut texts, mut messages) = (Vec::new(), Vec::new(), Vec::new());
+    for (row, item) in given.try_iter()?.enumerate() {
+        let (prompt, text, list) = conversation(&item?, format_args!("messages[{row}]"))?;
+        prompts.push(prompt);
+        texts.push(text);
+        messages.push(list);
+    }
+    Ok(Form::Chat { prompts, completions: Completions::with(texts, messages, beside)? })
 }
 
 /// The caller's names for the rollouts: a list of them, or the one itself.
@@ -163,7 +185,7 @@ fn same_length(one: &str, rows: usize, other: &str, others: usize) -> PyResult<(
 impl Form {
     fn len(&self) -> usize {
         match self {
-            Self::Chat { completions, .. } => completions.len(),
+            Self::Chat { completions, .. } => completions.texts.len(),
             Self::Texts(texts) => texts.len(),
             Self::Ids(ids) => ids.len(),
             Self::Pairs { completions, .. } => completions.len(),
@@ -172,9 +194,11 @@ impl Form {
 
     fn get(&self, row: usize) -> InputRef<'_> {
         match self {
-            Self::Chat { prompts, completions } => {
-                InputRef::Chat { messages: &prompts[row], completion: &completions[row] }
-            }
+            Self::Chat { prompts, completions } => InputRef::Chat {
+                messages: &prompts[row],
+                completion: &completions.texts[row],
+                extras: completions.extras.get(row),
+            },
             Self::Texts(texts) => InputRef::Text(&texts[row]),
             Self::Ids(ids) => InputRef::TokenIds(ids.get(row)),
             Self::Pairs { prompts, completions } => {

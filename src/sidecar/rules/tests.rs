@@ -75,7 +75,7 @@ fn chat(contents: &[&str], completion: &str) -> Rollout {
         let role = if i % 2 == 0 { "user" } else { ASSISTANT };
         Message { score: content.starts_with('*'), ..Message::new(role, content.trim_start_matches('*')) }
     };
-    let messages = contents.iter().enumerate().map(message).collect();
+    let messages: Vec<_> = contents.iter().enumerate().map(message).collect();
     rollout(Input::chat(messages, completion))
 }
 
