@@ -3,7 +3,7 @@
 //! | module | what |
 //! |---|---|
 //! | `client`, `stream`, `desk` | the classes that speak to a server: waiting, iterating, for an event loop |
-//! | `rows`, `line`, `options`, `text`, `ids`, `padding`, `tokenizer` | rollouts, out of Python |
+//! | `rows`, `inputs`, `line`, `options`, `text`, `chat`, `json`, `ids`, `padding`, `tokenizer` | rollouts, out of Python |
 //! | `gathered`, `batch`, `result`, `reads`, `pickle`, `arrays`, `error` | rewards and failures, into Python |
 //! | `wait`, `guard`, `logs`, `process` | the interpreter's lock, signals and timeouts; `logging`; forks |
 //!
@@ -12,12 +12,15 @@
 
 mod arrays;
 mod batch;
+mod chat;
 mod client;
 mod desk;
 mod error;
 mod gathered;
 mod guard;
 mod ids;
+mod inputs;
+mod json;
 mod line;
 mod logs;
 mod options;

@@ -4,16 +4,17 @@ use std::sync::Arc;
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyString};
+use pyo3::types::{PyBool, PyDict, PyInt, PyString};
 use reward_sidecar::json::rollout::FORMS;
 use reward_sidecar::reward::Code;
 
+use crate::chat::{BESIDE, Beside, Completions};
 use crate::error::Failure;
 use crate::ids::IdRows;
-use crate::options::{Aggregation, Options, finish_reason, meant};
-use crate::padding::Padding;
+use crate::options::{Aggregation, OPTIONS, Options, finish_reason, meant};
+use crate::padding::{PADDING, Padding};
 use crate::rows::{Form, Rows};
-use crate::text::{prompt, text, wrong_type};
+use crate::text::{completion, conversation, prompt, text, wrong_type};
 
 /// A rollout out of a dict.
 pub struct Line {
@@ -23,30 +24,9 @@ pub struct Line {
 }
 
 /// The fields that say what is to be scored, each with its value.
-type Inputs<'py> = [Option<Bound<'py, PyAny>>; 6];
+type Inputs<'py> = [Option<Bound<'py, PyAny>>; 7];
 
-const INPUTS: [&str; 6] = ["prompt", "completion", "text", "input_ids", "prompt_ids", "completion_ids"];
-
-/// The names of all fields, for those who misspell one.
-const FIELDS: [&str; 17] = [
-    "id",
-    "prompt",
-    "completion",
-    "text",
-    "input_ids",
-    "prompt_ids",
-    "completion_ids",
-    "attention_mask",
-    "prompt_mask",
-    "completion_mask",
-    "finish_reason",
-    "group",
-    "weights",
-    "weighting",
-    "aggregation",
-    "deadline_ms",
-    "priority",
-];
+const INPUTS: [&str; 7] = ["prompt", "completion", "messages", "text", "input_ids", "prompt_ids", "completion_ids"];
 
 impl Line {
     /// Understands one. Fails with what is no mistake in the rollout: an interrupt, for instance.
@@ -82,7 +62,7 @@ fn parse(rollout: &Bound<'_, PyAny>, options: &Options, id: &mut Option<String>)
     let fields = rollout.cast::<PyDict>().map_err(|_| wrong_type(rollout, &"a rollout", "a dict"))?;
     let mut own = Options { aggregation: Arc::default(), ..options.clone() };
     let (mut aggregation, mut reason) = (Aggregation::default(), None);
-    let (mut inputs, mut padding) = (Inputs::default(), Padding::default());
+    let (mut inputs, mut beside, mut padding) = (Inputs::default(), Beside::default(), Padding::default());
     for (key, value) in fields {
         let key = key.cast::<PyString>().map_err(|_| wrong_type(&key, &"a field's name", "a str"))?;
         let key = key.to_str()?;
@@ -90,13 +70,19 @@ fn parse(rollout: &Bound<'_, PyAny>, options: &Options, id: &mut Option<String>)
             continue;
         }
         match key {
-            "id" => *id = Some(text(&value, key)?),
+            "id" => *id = Some(name(&value)?),
+            "chosen" | "rejected" => {
+                let message = "chosen, rejected: a preference pair, which is two rollouts; send each for itself";
+                return Err(PyValueError::new_err(message).into());
+            }
             "finish_reason" => reason = Some(finish_reason(&value)),
             _ => match INPUTS.iter().position(|&input| input == key) {
                 Some(input) => inputs[input] = Some(value),
-                None if own.take(key, &value, &mut aggregation)? || padding.take(key, &value) => {}
+                None if own.take(key, &value, &mut aggregation)? => {}
+                None if beside.take(key, &value) || padding.take(key, &value) => {}
                 None => {
-                    let message = format!("{key}: there is no such field{}", meant(key, &FIELDS));
+                    let names = ["id", "finish_reason"].iter().chain(&INPUTS).chain(&BESIDE).chain(&PADDING).chain(&OPTIONS);
+                    let message = format!("{key}: there is no such field{}", meant(key, names));
                     return Err(PyValueError::new_err(message).into());
                 }
             },
@@ -105,7 +91,7 @@ fn parse(rollout: &Bound<'_, PyAny>, options: &Options, id: &mut Option<String>)
     own.aggregation = aggregation.finish(&options.aggregation);
     Ok(Arc::new(Rows {
         ids: id.iter().cloned().collect(),
-        form: form(&inputs, &padding)?,
+        form: form(&inputs, &beside, &padding)?,
         groups: Vec::new(),
         finish_reasons: reason.into_iter().collect(),
         options: own,
@@ -113,25 +99,41 @@ fn parse(rollout: &Bound<'_, PyAny>, options: &Options, id: &mut Option<String>)
     }))
 }
 
+/// An id: a text, or a whole number, which stands for its decimal digits.
+fn name(value: &Bound<'_, PyAny>) -> PyResult<String> {
+    if value.is_instance_of::<PyInt>() && !value.is_instance_of::<PyBool>() {
+        return Ok(value.to_string());
+    }
+    text(value, "id")
+}
+
 /// The one form that is there.
-fn form(inputs: &Inputs<'_>, padding: &Padding<'_>) -> Result<Form, Wrong> {
+fn form(inputs: &Inputs<'_>, beside: &Beside<'_>, padding: &Padding<'_>) -> Result<Form, Wrong> {
     let forms = || FORMS.map(|names| names.join(" and ")).join("; ");
     let wrong = |code: Code, message: String| Err(Wrong::Failure(Failure { code: code.name(), message }));
-    if inputs[3..].iter().all(Option::is_none) {
+    if inputs[..3].iter().all(Option::is_none) {
+        beside.refuse()?;
+    }
+    if inputs[4..].iter().all(Option::is_none) {
         padding.refuse()?;
     }
     match inputs {
-        [Some(given), Some(completion), None, None, None, None] => Ok(Form::Chat {
-            prompts: vec![prompt(given, "prompt")?],
-            completions: vec![text(completion, "completion")?],
-        }),
-        [None, None, Some(given), None, None, None] => Ok(Form::Texts(vec![text(given, "text")?])),
-        [None, None, None, Some(ids), None, None] => {
+        [Some(given), Some(answer), None, None, None, None, None] => {
+            let (text, messages) = completion(answer, "completion")?;
+            let completions = Completions::of_one(text, messages, beside)?;
+            Ok(Form::Chat { prompts: vec![prompt(given, "prompt")?], completions })
+        }
+        [None, None, Some(given), None, None, None, None] => {
+            let (prompt, text, messages) = conversation(given, "messages")?;
+            Ok(Form::Chat { prompts: vec![prompt], completions: Completions::of_one(text, messages, beside)? })
+        }
+        [None, None, None, Some(given), None, None, None] => Ok(Form::Texts(vec![text(given, "text")?])),
+        [None, None, None, None, Some(ids), None, None] => {
             let mut ids = IdRows::of_one(ids, "input_ids")?;
             padding.strip(&mut ids, "input_ids")?;
             Ok(Form::Ids(ids))
         }
-        [None, None, None, None, Some(prompt), Some(completion)] => {
+        [None, None, None, None, None, Some(prompt), Some(completion)] => {
             let mut prompts = IdRows::of_one(prompt, "prompt_ids")?;
             let mut completions = IdRows::of_one(completion, "completion_ids")?;
             padding.strip_pairs(&mut prompts, &mut completions, ["prompt_ids", "completion_ids"])?;

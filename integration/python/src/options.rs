@@ -188,7 +188,7 @@ pub fn finish_reason(value: &Bound<'_, PyAny>) -> FinishReason {
 }
 
 /// The names of all options, for those who misspell one.
-const OPTIONS: [&str; 9] = [
+pub const OPTIONS: [&str; 9] = [
     "weights",
     "weighting",
     "aggregation",
@@ -201,8 +201,8 @@ const OPTIONS: [&str; 9] = [
 ];
 
 /// What somebody who wrote `name` is to be told: the nearest of `names`, or nothing.
-pub fn meant(name: &str, names: &[&'static str]) -> String {
-    json::nearest(name, names.iter().copied()).map_or_else(String::new, |nearest| format!("; did you mean {nearest}?"))
+pub fn meant<'a>(name: &str, names: impl IntoIterator<Item = &'a &'static str>) -> String {
+    json::nearest(name, names.into_iter().copied()).map_or_else(String::new, |nearest| format!("; did you mean {nearest}?"))
 }
 
 fn truth(value: &Bound<'_, PyAny>, name: &str) -> PyResult<bool> {

@@ -11,10 +11,12 @@ use pyo3::types::{PyDict, PyString};
 use reward_sidecar::reward::Rejection;
 use reward_sidecar::rollout::{FinishReason, InputRef, Message, RolloutRef, Rollouts};
 
+use crate::chat::{Beside, Completions};
 use crate::ids::IdRows;
-use crate::options::{Aggregation, Options, finish_reason, meant, version};
-use crate::padding::{PADDING, Padding};
-use crate::text::{prompts, text, texts};
+use crate::inputs::{Inputs, same_length};
+use crate::options::{self, Aggregation, Options, finish_reason};
+use crate::padding::Padding;
+use crate::text::{text, texts};
 use crate::wait::Limit;
 
 /// Rollouts in one of the four forms.
@@ -33,7 +35,7 @@ pub struct Rows {
 
 /// See `reward_sidecar::rollout::Input`.
 pub enum Form {
-    Chat { prompts: Vec<Arc<[Message]>>, completions: Vec<String> },
+    Chat { prompts: Vec<Arc<[Message]>>, completions: Completions },
     Texts(Vec<String>),
     Ids(IdRows),
     Pairs { prompts: IdRows, completions: IdRows },
@@ -49,10 +51,10 @@ pub struct Request<'py> {
 }
 
 impl<'py> Request<'py> {
-    /// Understands the keyword arguments of `score`.
-    pub fn of(arguments: Option<&Bound<'py, PyDict>>, default_version: Option<&str>) -> PyResult<Self> {
-        let (mut options, mut aggregation) = (Options::held_to(default_version), Aggregation::default());
-        let (mut inputs, mut padding) = (Inputs::default(), Padding::default());
+    /// Understands the keyword arguments of `score`. `version`: which one is to answer, where they do not say.
+    pub fn of(arguments: Option<&Bound<'py, PyDict>>, version: Option<&str>) -> PyResult<Self> {
+        let (mut options, mut aggregation) = (Options::held_to(version), Aggregation::default());
+        let (mut inputs, mut beside, mut padding) = (Inputs::default(), Beside::default(), Padding::default());
         let (mut ids, mut groups, mut finish_reasons, mut finish_reason_of_all) = (None, None, None, None);
         let (mut raise_on_error, mut limit, mut tokenizer) = (true, Limit::default(), None);
         for (key, value) in arguments.into_iter().flatten() {
@@ -66,15 +68,16 @@ impl<'py> Request<'py> {
                 "groups" => groups = Some(texts(&value, "groups")?),
                 "finish_reasons" => finish_reasons = Some(value),
                 "finish_reason" => finish_reason_of_all = Some(value),
-                "version" => options.version = version(&value)?.into(),
+                "version" => options.version = options::version(&value)?.into(),
                 "tokenizer" => tokenizer = Some(value),
                 "raise_on_error" => raise_on_error = value.is_truthy()?,
-                key if options.take(key, &value, &mut aggregation)? || padding.take(key, &value) => {}
+                key if options.take(key, &value, &mut aggregation)? => {}
+                key if beside.take(key, &value) || padding.take(key, &value) => {}
                 key => inputs.take(key, value)?,
             }
         }
         options.aggregation = aggregation.finish(&options.aggregation);
-        let form = inputs.form(&padding)?;
+        let form = inputs.form(&beside, &padding)?;
         let same = |name: &str, rows: usize| same_length("the rollouts", form.len(), name, rows);
         let ids = ids.unwrap_or_default();
         if !ids.is_empty() {
@@ -88,81 +91,6 @@ impl<'py> Request<'py> {
         let reasons = reasons(finish_reasons, finish_reason_of_all, form.len())?;
         let rows = Rows { ids, form, groups, finish_reasons: reasons, options, refused: Vec::new() };
         Ok(Self { rows: Arc::new(rows), raise_on_error, limit, tokenizer })
-    }
-}
-
-/// What is to be scored, as it is given: several forms, or half of one, are told apart later.
-#[derive(Default)]
-struct Inputs<'py>(Vec<(&'static str, Bound<'py, PyAny>)>);
-
-/// Arguments beside what is to be scored, for those who misspell one.
-const OTHERS: [&str; 16] = [
-    "id",
-    "weights",
-    "weighting",
-    "aggregation",
-    "group",
-    "groups",
-    "finish_reason",
-    "finish_reasons",
-    "require_completion",
-    "version",
-    "tokenizer",
-    "deadline_ms",
-    "priority",
-    "traceparent",
-    "raise_on_error",
-    "timeout",
-];
-
-const INPUTS: [&str; 6] = ["prompts", "completions", "texts", "input_ids", "prompt_ids", "completion_ids"];
-
-impl<'py> Inputs<'py> {
-    fn take(&mut self, key: &str, value: Bound<'py, PyAny>) -> PyResult<()> {
-        match INPUTS.into_iter().find(|&name| name == key) {
-            Some(name) => self.0.push((name, value)),
-            None => {
-                let names: Vec<_> = INPUTS.iter().chain(&PADDING).chain(&OTHERS).copied().collect();
-                return Err(PyTypeError::new_err(format!("there is no argument '{key}'{}", meant(key, &names))));
-            }
-        }
-        self.0.sort_by_key(|(given, _)| INPUTS.iter().position(|name| name == given));
-        Ok(())
-    }
-
-    fn form(self, padding: &Padding<'py>) -> PyResult<Form> {
-        if !self.0.iter().any(|(name, _)| name.ends_with("_ids")) {
-            padding.refuse()?;
-        }
-        let form = match self.0.as_slice() {
-            [("prompts", given), ("completions", completions)] => {
-                let (prompts, completions) = (prompts(given, "prompts")?, texts(completions, "completions")?);
-                same_length("prompts", prompts.len(), "completions", completions.len())?;
-                Form::Chat { prompts, completions }
-            }
-            [("texts", given)] => Form::Texts(texts(given, "texts")?),
-            [("input_ids", ids)] => {
-                let mut ids = IdRows::of_many(ids, "input_ids")?;
-                padding.strip(&mut ids, "input_ids")?;
-                Form::Ids(ids)
-            }
-            [("prompt_ids", prompts), ("completion_ids", completions)] => {
-                let mut prompts = IdRows::of_many(prompts, "prompt_ids")?;
-                let mut completions = IdRows::of_many(completions, "completion_ids")?;
-                same_length("prompt_ids", prompts.len(), "completion_ids", completions.len())?;
-                padding.strip_pairs(&mut prompts, &mut completions, ["prompt_ids", "completion_ids"])?;
-                Form::Pairs { prompts, completions }
-            }
-            given => {
-                let given: Vec<_> = given.iter().map(|(name, _)| *name).collect();
-                let given = if given.is_empty() { "nothing".to_owned() } else { given.join(", ") };
-                return Err(PyTypeError::new_err(format!(
-                    "{given} cannot be scored; give one of: prompts and completions; texts; input_ids; \
-                     prompt_ids and completion_ids"
-                )));
-            }
-        };
-        Ok(form)
     }
 }
 
@@ -212,17 +140,10 @@ fn refuse_twins(ids: &[String]) -> PyResult<()> {
     }
 }
 
-fn same_length(one: &str, rows: usize, other: &str, others: usize) -> PyResult<()> {
-    if rows != others {
-        return Err(PyValueError::new_err(format!("there are {rows} rows of {one} and {others} of {other}")));
-    }
-    Ok(())
-}
-
 impl Form {
     fn len(&self) -> usize {
         match self {
-            Self::Chat { completions, .. } => completions.len(),
+            Self::Chat { completions, .. } => completions.texts.len(),
             Self::Texts(texts) => texts.len(),
             Self::Ids(ids) => ids.len(),
             Self::Pairs { completions, .. } => completions.len(),
@@ -236,9 +157,11 @@ impl Form {
 
     fn get(&self, row: usize) -> InputRef<'_> {
         match self {
-            Self::Chat { prompts, completions } => {
-                InputRef::Chat { messages: &prompts[row], completion: &completions[row] }
-            }
+            Self::Chat { prompts, completions } => InputRef::Chat {
+                messages: &prompts[row],
+                completion: &completions.texts[row],
+                extras: completions.extras.get(row),
+            },
             Self::Texts(texts) => InputRef::Text(&texts[row]),
             Self::Ids(ids) => InputRef::TokenIds(ids.get(row)),
             Self::Pairs { prompts, completions } => {
