@@ -14,6 +14,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyList, PyMapping, PyMemoryView, PyTuple};
 use reward_sidecar::rollout::Ids;
 
+use crate::odd::OddRows;
 use crate::text::wrong_type;
 
 /// In what form rows were given.
@@ -65,26 +66,26 @@ impl IdRows {
 
     /// Many rows: a list with an array for each, an array with two dimensions, or a tuple of all ids in one array and the
     /// offsets at which rows begin and the last one ends.
-    pub fn of_many(ids: &Bound<'_, PyAny>, name: &str) -> PyResult<Self> {
+    pub fn of_many(ids: &Bound<'_, PyAny>, name: &str, odd: &mut OddRows) -> PyResult<Self> {
         if let Ok(pair) = ids.cast::<PyTuple>()
             && pair.len() == 2
         {
             return Self::ragged(&pair.get_item(0)?, &pair.get_item(1)?, name);
         }
         if ids.is_instance_of::<PyList>() || ids.is_instance_of::<PyTuple>() {
-            return Self::listed(ids, name);
+            return Self::listed(ids, name, odd);
         }
         if ids.is_instance_of::<PyMapping>() {
             return Err(wrong_type(ids, &name, "its token ids: of a tokenizer's result the item 'input_ids'"));
         }
         let is_array = ids.is_instance_of::<PyUntypedArray>() || ids.is_instance_of::<PyMemoryView>();
         if !is_array && !ids.hasattr(intern!(ids.py(), "__array__"))? {
-            return Self::listed(ids, name);
+            return Self::listed(ids, name, odd);
         }
         let array = as_array(ids, name)?;
         match (array.dtype().kind(), array.ndim()) {
             // An array of arrays.
-            (b'O', 1) => Self::listed(&array, name),
+            (b'O', 1) => Self::listed(&array, name, odd),
             (_, 2) => {
                 let (rows, columns) = (array.shape()[0], array.shape()[1]);
                 Self::cut(&array, name, (0..=rows).map(|row| row * columns), Kind::Grid)
@@ -96,12 +97,15 @@ impl IdRows {
         }
     }
 
-    fn listed(ids: &Bound<'_, PyAny>, name: &str) -> PyResult<Self> {
+    fn listed(ids: &Bound<'_, PyAny>, name: &str, odd: &mut OddRows) -> PyResult<Self> {
         let expected = ids.len().unwrap_or(0);
         let (rows, owners) = (Vec::with_capacity(expected), Vec::with_capacity(expected));
         let mut rows = Self { rows, owners, kind: Kind::Listed };
-        for (row, ids) in ids.try_iter()?.enumerate() {
-            rows.add(&ids?, format_args!("{name}[{row}]"))?;
+        for (row, item) in ids.try_iter()?.enumerate() {
+            odd.take(row, ids.py(), rows.add(&item?, format_args!("{name}[{row}]")))?;
+            if rows.len() == row {
+                rows.rows.push(Ids::U32(&[]));
+            }
         }
         Ok(rows)
     }

@@ -7,10 +7,11 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
 use crate::chat::{BESIDE, Beside, Completions};
+use crate::form::Form;
 use crate::ids::IdRows;
+use crate::odd::OddRows;
 use crate::options::{OPTIONS, meant};
 use crate::padding::{PADDING, Padding};
-use crate::rows::Form;
 use crate::text::{conversation, prompts, texts, wrong_type};
 
 /// What is to be scored, as it is given: several forms, or half of one, are told apart later.
@@ -37,7 +38,7 @@ impl<'py> Inputs<'py> {
     }
 
     /// The one form that is there.
-    pub fn form(self, beside: &Beside<'py>, padding: &Padding<'py>) -> PyResult<Form> {
+    pub fn form(self, beside: &Beside<'py>, padding: &Padding<'py>, odd: &mut OddRows) -> PyResult<Form> {
         if !self.0.iter().any(|(name, _)| ["prompts", "completions", "messages"].contains(name)) {
             beside.refuse()?;
         }
@@ -46,21 +47,21 @@ impl<'py> Inputs<'py> {
         }
         let form = match self.0.as_slice() {
             [("prompts", given), ("completions", completions)] => {
-                let prompts = prompts(given, "prompts")?;
-                let completions = Completions::of_many(completions, "completions", beside)?;
+                let prompts = prompts(given, "prompts", odd)?;
+                let completions = Completions::of_many(completions, "completions", beside, odd)?;
                 same_length("prompts", prompts.len(), "completions", completions.texts.len())?;
                 Form::Chat { prompts, completions }
             }
-            [("messages", given)] => conversations(given, beside)?,
-            [("texts", given)] => Form::Texts(texts(given, "texts")?),
+            [("messages", given)] => conversations(given, beside, odd)?,
+            [("texts", given)] => Form::Texts(texts(given, "texts", odd)?),
             [("input_ids", ids)] => {
-                let mut ids = IdRows::of_many(ids, "input_ids")?;
+                let mut ids = IdRows::of_many(ids, "input_ids", odd)?;
                 padding.strip(&mut ids, "input_ids")?;
                 Form::Ids(ids)
             }
             [("prompt_ids", prompts), ("completion_ids", completions)] => {
-                let mut prompts = IdRows::of_many(prompts, "prompt_ids")?;
-                let mut completions = IdRows::of_many(completions, "completion_ids")?;
+                let mut prompts = IdRows::of_many(prompts, "prompt_ids", odd)?;
+                let mut completions = IdRows::of_many(completions, "completion_ids", odd)?;
                 same_length("prompt_ids", prompts.len(), "completion_ids", completions.len())?;
                 padding.strip_pairs(&mut prompts, &mut completions, ["prompt_ids", "completion_ids"])?;
                 Form::Pairs { prompts, completions }
@@ -79,13 +80,13 @@ impl<'py> Inputs<'py> {
 }
 
 /// Whole conversations, each of which ends with its completion.
-fn conversations(given: &Bound<'_, PyAny>, beside: &Beside<'_>) -> PyResult<Form> {
+fn conversations(given: &Bound<'_, PyAny>, beside: &Beside<'_>, odd: &mut OddRows) -> PyResult<Form> {
     if given.is_instance_of::<PyString>() || given.is_instance_of::<PyDict>() {
         return Err(wrong_type(given, &"messages", "a list with the messages of each conversation"));
     }
     let (mut prompts, mut texts, mut messages) = (Vec::new(), Vec::new(), Vec::new());
     for (row, item) in given.try_iter()?.enumerate() {
-        let (prompt, text, list) = conversation(&item?, format_args!("messages[{row}]"))?;
+        let (prompt, text, list) = odd.take(row, given.py(), conversation(&item?, format_args!("messages[{row}]")))?;
         prompts.push(prompt);
         texts.push(text);
         messages.push(list);

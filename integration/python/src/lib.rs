@@ -3,7 +3,7 @@
 //! | module | what |
 //! |---|---|
 //! | `client`, `stream`, `desk` | the classes that speak to a server: waiting, iterating, for an event loop |
-//! | `rows`, `inputs`, `line`, `options`, `text`, `chat`, `json`, `ids`, `padding`, `tokenizer` | rollouts, out of Python |
+//! | `rows`, `inputs`, `form`, `odd`, `line`, `options`, `text`, `chat`, `json`, `ids`, `padding`, `tokenizer` | rollouts, out of Python |
 //! | `gathered`, `batch`, `result`, `reads`, `pickle`, `arrays`, `error` | rewards and failures, into Python |
 //! | `wait`, `guard`, `logs`, `process` | the interpreter's lock, signals and timeouts; `logging`; forks |
 //!
@@ -16,6 +16,7 @@ mod chat;
 mod client;
 mod desk;
 mod error;
+mod form;
 mod gathered;
 mod guard;
 mod ids;
@@ -23,6 +24,7 @@ mod inputs;
 mod json;
 mod line;
 mod logs;
+mod odd;
 mod options;
 mod padding;
 mod pickle;

@@ -10,10 +10,11 @@ use reward_sidecar::reward::Code;
 
 use crate::chat::{BESIDE, Beside, Completions};
 use crate::error::Failure;
+use crate::form::Form;
 use crate::ids::IdRows;
 use crate::options::{Aggregation, OPTIONS, Options, finish_reason, meant};
 use crate::padding::{PADDING, Padding};
-use crate::rows::{Form, Rows};
+use crate::rows::Rows;
 use crate::text::{completion, conversation, prompt, text, wrong_type};
 
 /// A rollout out of a dict.
@@ -81,7 +82,8 @@ fn parse(rollout: &Bound<'_, PyAny>, options: &Options, id: &mut Option<String>)
                 None if own.take(key, &value, &mut aggregation)? => {}
                 None if beside.take(key, &value) || padding.take(key, &value) => {}
                 None => {
-                    let names = ["id", "finish_reason"].iter().chain(&INPUTS).chain(&BESIDE).chain(&PADDING).chain(&OPTIONS);
+                    let names =
+                        ["id", "finish_reason"].iter().chain(&INPUTS).chain(&BESIDE).chain(&PADDING).chain(&OPTIONS);
                     let message = format!("{key}: there is no such field{}", meant(key, names));
                     return Err(PyValueError::new_err(message).into());
                 }

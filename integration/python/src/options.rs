@@ -202,7 +202,8 @@ pub const OPTIONS: [&str; 9] = [
 
 /// What somebody who wrote `name` is to be told: the nearest of `names`, or nothing.
 pub fn meant<'a>(name: &str, names: impl IntoIterator<Item = &'a &'static str>) -> String {
-    json::nearest(name, names.into_iter().copied()).map_or_else(String::new, |nearest| format!("; did you mean {nearest}?"))
+    json::nearest(name, names.into_iter().copied())
+        .map_or_else(String::new, |nearest| format!("; did you mean {nearest}?"))
 }
 
 fn truth(value: &Bound<'_, PyAny>, name: &str) -> PyResult<bool> {

@@ -9,11 +9,12 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 use reward_sidecar::reward::Rejection;
-use reward_sidecar::rollout::{FinishReason, InputRef, Message, RolloutRef, Rollouts};
+use reward_sidecar::rollout::{FinishReason, RolloutRef, Rollouts};
 
-use crate::chat::{Beside, Completions};
-use crate::ids::IdRows;
+use crate::chat::Beside;
+use crate::form::Form;
 use crate::inputs::{Inputs, same_length};
+use crate::odd::OddRows;
 use crate::options::{self, Aggregation, Options, finish_reason};
 use crate::padding::Padding;
 use crate::text::{text, texts};
@@ -33,14 +34,6 @@ pub struct Rows {
     pub refused: Vec<(usize, Rejection)>,
 }
 
-/// See `reward_sidecar::rollout::Input`.
-pub enum Form {
-    Chat { prompts: Vec<Arc<[Message]>>, completions: Completions },
-    Texts(Vec<String>),
-    Ids(IdRows),
-    Pairs { prompts: IdRows, completions: IdRows },
-}
-
 /// The arguments of `score`.
 pub struct Request<'py> {
     pub rows: Arc<Rows>,
@@ -56,6 +49,7 @@ impl<'py> Request<'py> {
         let (mut options, mut aggregation) = (Options::held_to(version), Aggregation::default());
         let (mut inputs, mut beside, mut padding) = (Inputs::default(), Beside::default(), Padding::default());
         let (mut ids, mut groups, mut finish_reasons, mut finish_reason_of_all) = (None, None, None, None);
+        let mut odd = OddRows::default();
         let (mut raise_on_error, mut limit, mut tokenizer) = (true, Limit::default(), None);
         for (key, value) in arguments.into_iter().flatten() {
             if value.is_none() {
@@ -65,7 +59,7 @@ impl<'py> Request<'py> {
             match key.to_str()? {
                 "id" => ids = Some(names(&value)?),
                 "timeout" => limit = Limit::of(Some(&value))?,
-                "groups" => groups = Some(texts(&value, "groups")?),
+                "groups" => groups = Some(texts(&value, "groups", &mut odd)?),
                 "finish_reasons" => finish_reasons = Some(value),
                 "finish_reason" => finish_reason_of_all = Some(value),
                 "version" => options.version = options::version(&value)?.into(),
@@ -77,7 +71,7 @@ impl<'py> Request<'py> {
             }
         }
         options.aggregation = aggregation.finish(&options.aggregation);
-        let form = inputs.form(&beside, &padding)?;
+        let form = inputs.form(&beside, &padding, &mut odd)?;
         let same = |name: &str, rows: usize| same_length("the rollouts", form.len(), name, rows);
         let ids = ids.unwrap_or_default();
         if !ids.is_empty() {
@@ -89,7 +83,7 @@ impl<'py> Request<'py> {
             same("groups", groups.len())?;
         }
         let reasons = reasons(finish_reasons, finish_reason_of_all, form.len())?;
-        let rows = Rows { ids, form, groups, finish_reasons: reasons, options, refused: Vec::new() };
+        let rows = Rows { ids, form, groups, finish_reasons: reasons, options, refused: odd.into() };
         Ok(Self { rows: Arc::new(rows), raise_on_error, limit, tokenizer })
     }
 }
@@ -128,7 +122,8 @@ fn names(value: &Bound<'_, PyAny>) -> PyResult<Vec<String>> {
     if value.is_instance_of::<PyString>() {
         return Ok(vec![text(value, "id")?]);
     }
-    texts(value, "id")
+    // A name that is none says nothing about its rollout: it is the call that is wrong.
+    value.try_iter()?.enumerate().map(|(row, id)| text(&id?, format_args!("id[{row}]"))).collect()
 }
 
 /// A batch is asked for its rollouts by their names.
@@ -137,37 +132,6 @@ fn refuse_twins(ids: &[String]) -> PyResult<()> {
     match ids.iter().find(|id| !seen.insert(id.as_str())) {
         None => Ok(()),
         Some(twin) => Err(PyValueError::new_err(format!("id: '{twin}' stands there twice; give each rollout its own"))),
-    }
-}
-
-impl Form {
-    fn len(&self) -> usize {
-        match self {
-            Self::Chat { completions, .. } => completions.texts.len(),
-            Self::Texts(texts) => texts.len(),
-            Self::Ids(ids) => ids.len(),
-            Self::Pairs { completions, .. } => completions.len(),
-        }
-    }
-
-    /// Whether it is token ids, which are of some tokenizer.
-    pub fn has_ids(&self) -> bool {
-        matches!(self, Self::Ids(_) | Self::Pairs { .. })
-    }
-
-    fn get(&self, row: usize) -> InputRef<'_> {
-        match self {
-            Self::Chat { prompts, completions } => InputRef::Chat {
-                messages: &prompts[row],
-                completion: &completions.texts[row],
-                extras: completions.extras.get(row),
-            },
-            Self::Texts(texts) => InputRef::Text(&texts[row]),
-            Self::Ids(ids) => InputRef::TokenIds(ids.get(row)),
-            Self::Pairs { prompts, completions } => {
-                InputRef::PromptCompletionIds { prompt: prompts.get(row), completion: completions.get(row) }
-            }
-        }
     }
 }
 
