@@ -163,6 +163,12 @@ impl Client {
         &self.settings.address
     }
 
+    /// What token ids are of, where a call does not say.
+    #[getter]
+    fn _tokenizer(&self) -> Option<&Py<PyAny>> {
+        self.settings.tokenizer.as_ref()
+    }
+
     /// From now on `watch()` is asked while a call waits: a str is why the server will not answer any more.
     fn _watch(&self, py: Python<'_>, watch: Py<PyAny>) {
         // Once, by `Server.client`.
@@ -188,6 +194,17 @@ impl Client {
     ///   one array [total] and the offsets [n + 1] at which rows begin and end.
     /// - `prompt_ids` and `completion_ids`: the same, prompt and completion apart.
     ///
+    /// A trainer that scores prompt + completion as they are, TRL for instance, scores `texts`: its strings carry the template.
+    ///
+    /// An array [n, length] is mostly padded, on the left, on the right, or on both sides. What counts of it is said by
+    ///
+    /// - `attention_mask`, of the same shape: of `input_ids`, or of prompt and completion one behind the other; or apart by
+    ///   `prompt_mask` and `completion_mask`;
+    /// - or `lengths` (`prompt_lengths`, `completion_lengths`): how many ids of each row count. The padding is one id on one side
+    ///   of all rows, and is found there.
+    ///
+    /// Without them an array that looks padded is refused. A list of rows is taken as it is.
+    ///
     /// Options, which hold for all rollouts of the call:
     ///
     /// - `weights`: a dict from attribute to weight. None at all: the model's default weighting.
@@ -196,7 +213,13 @@ impl Client {
     /// - `id`: a name for each rollout, for `Batch.by_id` and for the server's log: n str, or one str where n is 1.
     /// - `group`, or `groups` with one for each: rollouts of one group share a prompt, which is computed once. Never changes
     ///   a reward.
-    /// - `finish_reasons`: for each `"stop"`, `"length"` or None.
+    /// - `finish_reasons`: for each why its completion ended, in the words of the engine that made it (`"stop"`, `"length"`,
+    ///   `"tool_calls"`, `{"type": "length"}`, ...), or None; or `finish_reason`, one for all.
+    /// - `require_completion`: a rollout whose completion has no token fails with `EMPTY_COMPLETION`.
+    /// - `version`: which model version is to answer. None: that of the first rewards of the call; what another one scored,
+    ///   since it took over meanwhile, fails with `OTHER_VERSION`. `"any"`: whichever.
+    /// - `tokenizer`: whose token ids they are, a tokenizer of transformers or its `fingerprint`. Another one than the model's
+    ///   is refused (`OTHER_TOKENIZER`) before anything is sent.
     /// - `deadline_ms`: milliseconds from now after which a rollout is not scored any more. Such a one fails with
     ///   `DEADLINE_EXCEEDED`, whatever the server does.
     /// - `timeout`: seconds after which the call returns in any case; what has no answer by then fails with
@@ -205,7 +228,8 @@ impl Client {
     ///
     /// Returns a `Batch`. Raises a `RewardSidecarError` (`Rejected`, `DeadlineExceeded`, `ConnectionFailed`) for the first
     /// rollout that failed, with the whole `batch`; with `raise_on_error=False` rollouts that fail are NaN, and listed in
-    /// `Batch.errors`. Raises `TypeError` or `ValueError` for arguments that cannot be meant, before anything is sent.
+    /// `Batch.errors`. A row that is no rollout (None, a lone surrogate, a wrong type) fails alone, with `MALFORMED`. Raises
+    /// `TypeError` or `ValueError` for arguments that cannot be meant, before anything is sent.
     ///
     /// ```python
     /// batch = client.score(prompts=["How do I make tea?"], completions=["Pour boiling water over the leaves."], timeout=10.0)
