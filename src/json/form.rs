@@ -12,11 +12,11 @@ use crate::reward::{Code, Rejection};
 use crate::rollout::{ASSISTANT, AggregationSpec, Distinct, Extras, Input, Message, Object, Rollout};
 
 /// The fields of each input form of one rollout that every caller may use, in the order in which messages list them.
-pub const FORMS: [&[&str]; 4] =
-    [&["prompt", "completion"], &["text"], &["input_ids"], &["prompt_ids", "completion_ids"]];
+pub const FORMS: [&[&str]; 5] =
+    [&["prompt", "completion"], &["messages"], &["text"], &["input_ids"], &["prompt_ids", "completion_ids"]];
 
 /// All forms of a row. `prompt` may stand beside the last one as well.
-const ROW_FORMS: [&[&str]; 6] = [FORMS[0], &["messages"], FORMS[1], FORMS[2], FORMS[3], &["chosen", "rejected"]];
+const ROW_FORMS: [&[&str]; 6] = [FORMS[0], FORMS[1], FORMS[2], FORMS[3], FORMS[4], &["chosen", "rejected"]];
 
 /// What one row asks for.
 #[derive(Debug, PartialEq)]

@@ -12,13 +12,10 @@ use serde_json::value::RawValue;
 use super::value::Value;
 use crate::rollout::Message;
 
-/// A [`Message`] that is being read.
-#[derive(Debug, PartialEq)]
-pub(super) struct MessageJson(pub Message);
-
-impl<'de> Deserialize<'de> for MessageJson {
+/// Out of a text by `serde_json` alone, which keeps what JSON there is.
+impl<'de> Deserialize<'de> for Message {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(MessageVisitor).map(Self)
+        deserializer.deserialize_map(MessageVisitor)
     }
 }
 
@@ -232,7 +229,7 @@ mod tests {
     use super::*;
 
     fn read(json: &str) -> Message {
-        serde_json::from_str::<MessageJson>(json).unwrap().0
+        serde_json::from_str(json).unwrap()
     }
 
     #[test]
@@ -265,7 +262,7 @@ mod tests {
         }
         let scored = read(r#"{"role":"a","content":[],"score":true}"#);
         assert_eq!(scored, Message { score: true, ..Message::json(r#"{"role":"a","content":[]}"#) });
-        assert!(serde_json::from_str::<MessageJson>(r#"{"role":"a","score":1}"#).is_err());
+        assert!(serde_json::from_str::<Message>(r#"{"role":"a","score":1}"#).is_err());
     }
 
     #[test]

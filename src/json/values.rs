@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
 
-use super::message::{MessageJson, text_of};
+use super::message::text_of;
 use crate::reward::{Code, Rejection};
 use crate::rollout::{ASSISTANT, Message};
 
@@ -104,7 +104,7 @@ impl<'de> serde::Deserialize<'de> for Messages {
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Messages, A::Error> {
                 let mut messages = Vec::new();
-                while let Some(MessageJson(message)) = list.next_element()? {
+                while let Some(message) = list.next_element()? {
                     messages.push(message);
                 }
                 Ok(Messages::List(messages))

@@ -3,23 +3,30 @@
 //! | module | what |
 //! |---|---|
 //! | `client`, `stream`, `desk` | the classes that speak to a server: waiting, iterating, for an event loop |
-//! | `rows`, `line`, `options`, `text`, `ids` | rollouts, out of Python |
+//! | `rows`, `inputs`, `form`, `odd`, `line`, `options`, `text`, `chat`, `json`, `ids`, `padding`, `tokenizer` | rollouts, out of Python |
 //! | `gathered`, `batch`, `result`, `reads`, `pickle`, `arrays`, `error` | rewards and failures, into Python |
-//! | `wait`, `logs`, `process` | the interpreter's lock, signals and timeouts; `logging`; forks |
+//! | `wait`, `guard`, `logs`, `process` | the interpreter's lock, signals and timeouts; `logging`; forks |
 //!
 //! Its one invariant: a client is only ever called without the interpreter's lock, and Python only with it.
 #![deny(unsafe_code)]
 
 mod arrays;
 mod batch;
+mod chat;
 mod client;
 mod desk;
 mod error;
+mod form;
 mod gathered;
+mod guard;
 mod ids;
+mod inputs;
+mod json;
 mod line;
 mod logs;
+mod odd;
 mod options;
+mod padding;
 mod pickle;
 mod process;
 mod reads;
@@ -27,6 +34,7 @@ mod result;
 mod rows;
 mod stream;
 mod text;
+mod tokenizer;
 mod wait;
 
 /// What `reward_sidecar/*.py` stands on.

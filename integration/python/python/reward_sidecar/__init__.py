@@ -13,6 +13,7 @@ from ._client import AsyncClient, Best, Card, Client
 from ._errors import ConnectionFailed, DeadlineExceeded, Rejected, RewardSidecarError
 from ._launch import Server, launch
 from ._native import Batch, Reads, Result, Stream, __version__
+from ._tokenizer import Vocabulary, fingerprint
 
 __all__ = [
     "AsyncClient",
@@ -28,6 +29,8 @@ __all__ = [
     "RewardSidecarError",
     "Server",
     "Stream",
+    "Vocabulary",
     "__version__",
+    "fingerprint",
     "launch",
 ]
