@@ -1,5 +1,6 @@
 //! `inspect`: what a model is, before anything is asked of it.
 
+use std::collections::BTreeMap;
 use std::fmt::{Display, Write as _};
 
 use serde::Serialize;
@@ -32,6 +33,8 @@ struct Inspected<'a> {
     #[serde(flatten)]
     report: &'a Report,
     template: Option<&'a str>,
+    /// Further templates by their names.
+    named_templates: &'a BTreeMap<String, String>,
 }
 
 impl Inspect {
@@ -40,7 +43,9 @@ impl Inspect {
         let model = loaded.settings.model()?;
         Telemetry::logs(&loaded)?;
         let engine = ModelEngine::load(&model)?;
-        let inspected = Inspected { report: &engine.report(), template: engine.card().text.chat_template.as_deref() };
+        let text = &engine.card().text;
+        let (template, named_templates) = (text.chat_template.as_deref(), &text.named_templates);
+        let inspected = Inspected { report: &engine.report(), template, named_templates };
         let text = if self.json {
             let json = serde_json::to_string_pretty(&inspected);
             json.map_err(|e| Failure::internal(format!("the report is no JSON: {e}")))? + "\n"
@@ -52,7 +57,7 @@ impl Inspect {
     }
 }
 
-fn to_text(Inspected { report, template }: &Inspected) -> String {
+fn to_text(Inspected { report, template, named_templates }: &Inspected) -> String {
     let mut text = String::new();
     let mut line = |name: &str, value: &dyn Display| {
         // Writing to a String cannot fail.
@@ -115,6 +120,9 @@ fn to_text(Inspected { report, template }: &Inspected) -> String {
         line("", &format!("and {more} more; --json names all of them"));
     }
     line("tokenizer", if report.tokenizer { &"yes" } else { &"none: token ids only" });
+    if !named_templates.is_empty() {
+        line("templates", &named_templates.keys().map(String::as_str).collect::<Vec<_>>().join(", "));
+    }
     match template {
         None => line("chat template", &"none: no conversations"),
         Some(template) => {

@@ -15,7 +15,7 @@ pub use self::conversation::Locate;
 pub use self::messages::{Conversation, bytes_of};
 
 use self::messages::Given;
-use super::template::Template;
+use super::template::{Date, Template};
 use crate::engine::{Bos, TextAssets};
 use crate::limits::MAX_NAME_BYTES;
 use crate::reward::{Code, Rejection};
@@ -58,12 +58,16 @@ impl Text {
             (Some(tokenizer), Bos::AsTokenizer) => tokens::specials_around(tokenizer)?,
             (Some(_), Bos::Never) | (None, _) => (None, None),
         };
+        let date = match &assets.template_date {
+            Some(date) => Some(Date::parse(date).ok_or_else(|| format!("the template's date is no day: {date}"))?),
+            None => None,
+        };
         let mut templates = BTreeMap::new();
         if let Some(source) = &assets.chat_template {
-            templates.insert(DEFAULT.to_owned(), Template::new(source, &assets.template_variables, None)?);
+            templates.insert(DEFAULT.to_owned(), Template::new(source, &assets.template_variables, date)?);
         }
         for (name, source) in &assets.named_templates {
-            let template = Template::new(source, &assets.template_variables, None);
+            let template = Template::new(source, &assets.template_variables, date);
             templates.insert(name.clone(), template.map_err(|e| format!("the template named {name}: {e}"))?);
         }
         let named_bos = tokenizer.as_ref().zip(assets.template_variables.get("bos_token"));
