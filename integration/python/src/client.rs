@@ -141,8 +141,11 @@ impl Client {
     ///
     /// What is to be scored is given in exactly one form; `n` is the number of rollouts:
     ///
-    /// - `prompts` and `completions`: n of each. A prompt is a str, which is what a user says, or a list of messages
-    ///   (`{"role": ..., "content": ...}`); the model's chat template is applied.
+    /// - `prompts` and `completions`: n of each. A prompt is a str, which is what a user says, or a list of messages; a
+    ///   completion is a str, or a list of messages of which the last is the assistant's. The model's chat template is applied.
+    ///   A message is a dict with a `role` and whatever the template reads: `content` (a str, or parts that are texts), `name`,
+    ///   `tool_calls`, `tool_call_id`, `reasoning_content`, ...
+    /// - `messages`: n whole conversations; the last message of each, the assistant's, is its completion.
     /// - `texts`: n str that carry the template already.
     /// - `input_ids`: token ids of n conversations: a list of arrays or lists, an array [n, length], or a tuple of all ids in
     ///   one array [total] and the offsets [n + 1] at which rows begin and end.
@@ -153,6 +156,9 @@ impl Client {
     /// - `weights`: a dict from attribute to weight. None at all: the model's default weighting.
     /// - `weighting`: one of the card's weightings, by its name.
     /// - `aggregation`: everything else about how attributes become one reward, as in a rollout file.
+    /// - `tools`, `documents`: lists of dicts that the chat template is given; `chat_template_kwargs`: a dict of further
+    ///   variables for it, such as `enable_thinking`; `chat_template`: which of the model's templates, by its name. Each holds
+    ///   for all rollouts, or is a list with one for each.
     /// - `id`: a name for each rollout, for `Batch.by_id` and for the server's log: n str, or one str where n is 1.
     /// - `group`, or `groups` with one for each: rollouts of one group share a prompt, which is computed once. Never changes
     ///   a reward.
@@ -171,9 +177,10 @@ impl Client {
     /// batch = client.score(prompts=["How do I make tea?"], completions=["Pour boiling water over the leaves."], timeout=10.0)
     /// batch.rewards                     # float32 [1]
     /// ```
-    #[pyo3(signature = (**arguments), text_signature = "($self, /, *, prompts=None, completions=None, texts=None, \
-        input_ids=None, prompt_ids=None, completion_ids=None, id=None, weights=None, weighting=None, aggregation=None, \
-        group=None, groups=None, finish_reasons=None, deadline_ms=None, priority=None, traceparent=None, \
+    #[pyo3(signature = (**arguments), text_signature = "($self, /, *, prompts=None, completions=None, messages=None, \
+        texts=None, input_ids=None, prompt_ids=None, completion_ids=None, id=None, weights=None, weighting=None, \
+        aggregation=None, group=None, groups=None, finish_reasons=None, tools=None, documents=None, \
+        chat_template_kwargs=None, chat_template=None, deadline_ms=None, priority=None, traceparent=None, \
         raise_on_error=True, timeout=None)")]
     fn score<'py>(&self, py: Python<'py>, arguments: Option<&Bound<'py, PyDict>>) -> PyResult<Bound<'py, Batch>> {
         let Request { rows, raise_on_error, limit } = Request::of(arguments)?;
@@ -252,6 +259,7 @@ pub fn card_of<'py>(py: Python<'py>, served: &ServedModel) -> PyResult<Bound<'py
     card.set_item("context_tokens", model.context_tokens)?;
     card.set_item("vocabulary_size", model.vocabulary_size)?;
     card.set_item("chat_template", &model.text.chat_template)?;
+    card.set_item("chat_templates", &model.text.named_templates)?;
     card.set_item("in_flight_limit", served.in_flight_limit)?;
     card.set_item("over_long", &served.over_long)?;
     card.set_item("aggregations", pyo3::types::PyTuple::new(py, &served.aggregations)?)?;

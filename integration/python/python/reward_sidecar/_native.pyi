@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from typing_extensions import Self, Unpack, disjoint_base, final
 
 from ._errors import RewardSidecarError
-from ._types import Aggregation, IdRows, Options, Prompt, Request, Rollout, Settings
+from ._types import Aggregation, Completion, IdRows, Json, Messages, Options, Prompt, Request, Rollout, Settings
 
 __all__ = [
     "Batch",
@@ -138,7 +138,8 @@ class Client:
         self,
         *,
         prompts: Iterable[Prompt] | None = None,
-        completions: Iterable[str] | None = None,
+        completions: Iterable[Completion] | None = None,
+        messages: Iterable[Messages] | None = None,
         texts: Iterable[str] | None = None,
         input_ids: IdRows | None = None,
         prompt_ids: IdRows | None = None,
@@ -150,6 +151,10 @@ class Client:
         group: str | None = None,
         groups: Iterable[str] | None = None,
         finish_reasons: Iterable[str | None] | None = None,
+        tools: Sequence[Json] | Sequence[Sequence[Json] | None] | str | None = None,
+        documents: Sequence[Json] | Sequence[Sequence[Json] | None] | str | None = None,
+        chat_template_kwargs: Json | Sequence[Json | None] | str | None = None,
+        chat_template: str | Sequence[str | None] | None = None,
         deadline_ms: int | None = None,
         priority: int | None = None,
         traceparent: str | None = None,
@@ -158,8 +163,8 @@ class Client:
     ) -> Batch:
         """Scores rollouts, and returns when all are answered.
 
-        Exactly one form: `prompts` and `completions` (the model's chat template is applied); `texts` (which carry it
-        already); `input_ids`; `prompt_ids` and `completion_ids`.
+        Exactly one form: `prompts` and `completions`, or `messages` (the model's chat template is applied); `texts` (which
+        carry it already); `input_ids`; `prompt_ids` and `completion_ids`.
 
         After `timeout` seconds it returns in any case. Raises `RewardSidecarError` for the first rollout that failed, with the whole `batch`; not with
         `raise_on_error=False`. Raises `TypeError` or `ValueError` for arguments that cannot be meant, before anything
