@@ -3,7 +3,7 @@
 //! | module | what |
 //! |---|---|
 //! | `client`, `stream`, `desk` | the classes that speak to a server: waiting, iterating, for an event loop |
-//! | `rows`, `line`, `options`, `text`, `chat`, `json`, `ids` | rollouts, out of Python |
+//! | `rows`, `line`, `options`, `text`, `messages`, `chat`, `json`, `ids` | rollouts, out of Python |
 //! | `gathered`, `batch`, `result`, `reads`, `pickle`, `arrays`, `error` | rewards and failures, into Python |
 //! | `wait`, `logs`, `process` | the interpreter's lock, signals and timeouts; `logging`; forks |
 //!
@@ -21,6 +21,7 @@ mod ids;
 mod json;
 mod line;
 mod logs;
+mod messages;
 mod options;
 mod pickle;
 mod process;

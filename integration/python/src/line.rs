@@ -11,9 +11,10 @@ use reward_sidecar::reward::Code;
 use crate::chat::{Beside, Completions};
 use crate::error::Failure;
 use crate::ids::IdRows;
+use crate::messages::{completion, conversation, prompt};
 use crate::options::{Aggregation, Options, finish_reason};
 use crate::rows::{Form, Rows};
-use crate::text::{completion, conversation, prompt, text, wrong_type};
+use crate::text::{text, wrong_type};
 
 /// A rollout out of a dict.
 pub struct Line {

@@ -12,8 +12,9 @@ use reward_sidecar::rollout::{FinishReason, InputRef, Message, RolloutRef, Rollo
 
 use crate::chat::{Beside, Completions};
 use crate::ids::IdRows;
+use crate::messages::{conversation, prompts};
 use crate::options::{Aggregation, Options, finish_reason};
-use crate::text::{conversation, prompts, text, texts, wrong_type};
+use crate::text::{text, texts, wrong_type};
 use crate::wait::Limit;
 
 /// Rollouts in one of the four forms.
