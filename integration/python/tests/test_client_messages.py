@@ -27,10 +27,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that reads every byte, with the templates of the fixture."""
     folder = tmp_path_factory.mktemp("model") / "bytes"
     shutil.copytree(REPOSITORY / "tests/fixtures/hf/bf16-single", folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 4096}), encoding="utf-8")
     (folder / "tokenizer.json").write_text(json.dumps(FIXTURE["tokenizer"]), encoding="utf-8")
     templates = [{"name": name, "template": template} for name, template in FIXTURE["templates"].items()]
-    config = {"bos_token": "<s>", "chat_template": templates}
-    (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    of_tokenizer = {"bos_token": "<s>", "chat_template": templates}
+    (folder / "tokenizer_config.json").write_text(json.dumps(of_tokenizer), encoding="utf-8")
     return folder
 
 
