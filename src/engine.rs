@@ -107,6 +107,8 @@ pub struct TextAssets {
     pub chat_template: Option<String>,
     /// Further chat templates by their names, such as `tool_use`; none is called `default`.
     pub named_templates: BTreeMap<String, String>,
+    /// The day that templates are told where they ask for today's, as `YYYY-MM-DD`. `None`: they cannot ask.
+    pub template_date: Option<String>,
     /// Variables that the template may use: `bos_token`, `eos_token`, ...
     pub template_variables: BTreeMap<String, String>,
     /// Whether conversations and text are to begin with a beginning-of-sequence token.

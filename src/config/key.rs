@@ -6,6 +6,7 @@ use toml::Value;
 
 use crate::model::DeviceChoice;
 use crate::secret::REDACTED;
+use crate::sidecar::template::Date;
 
 /// Commands that take a setting as a flag, as a set of bits.
 pub const SERVE: u8 = 1;
@@ -64,6 +65,8 @@ pub(super) enum Kind {
     Text,
     /// A path, or text beside [`OFF`] that is not empty.
     PathOrOff,
+    /// `YYYY-MM-DD`, or [`OFF`].
+    DayOrOff,
     /// `IP:PORT`, or [`OFF`].
     AddressOrOff,
     /// `http://HOST:PORT`, or [`OFF`].
@@ -116,6 +119,7 @@ impl Kind {
         let fits = match (self, value) {
             (Kind::Text | Kind::PathOrOff, Value::String(text)) => !text.is_empty(),
             (Kind::Secret, Value::String(text)) => !text.is_empty() && text != REDACTED,
+            (Kind::DayOrOff, Value::String(text)) => text == OFF || Date::parse(text).is_some(),
             (Kind::AddressOrOff, Value::String(text)) => text == OFF || text.parse::<SocketAddr>().is_ok(),
             (Kind::EndpointOrOff, Value::String(text)) => text == OFF || is_endpoint(text),
             (Kind::LogFilter, Value::String(text)) => {
@@ -142,6 +146,7 @@ impl Kind {
             Kind::Text => "text that is not empty".into(),
             Kind::PathOrOff => "a path, or off".into(),
             Kind::Secret => format!("text that is not empty and not {REDACTED}, which stands for a secret, or off"),
+            Kind::DayOrOff => "a day such as 2026-07-31, or off".into(),
             Kind::AddressOrOff => "an address such as 127.0.0.1:50051 or [::1]:50051, or off".into(),
             Kind::EndpointOrOff => "an endpoint such as http://127.0.0.1:4317 (plain HTTP/2, no TLS), or off".into(),
             Kind::LogFilter => "a level (error, warn, info, debug, trace) or directives such as info,h2=warn".into(),
@@ -169,6 +174,13 @@ mod tests {
         let check = |text: &str| Kind::EndpointOrOff.check(&Value::String(text.into())).is_ok();
         assert!(check("http://127.0.0.1:4317") && check("http://collector:4317/") && check("off"));
         assert!(!check("https://collector:4317") && !check("collector:4317") && !check("http://") && !check(""));
+    }
+
+    #[test]
+    fn days_are_of_the_calendar() {
+        let check = |text: &str| Kind::DayOrOff.check(&Value::String(text.into())).is_ok();
+        assert!(check("2024-02-29") && check(OFF));
+        assert!(!check("2023-02-29") && !check("today") && !check("") && !check("26 Jul 2024"));
     }
 
     #[test]

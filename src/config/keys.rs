@@ -78,6 +78,14 @@ pub(super) const KEYS: &[Key] = &[
         about: "Offer the outputs that a preset knows were never trained, too",
     },
     Key {
+        name: "template_date",
+        kind: Kind::DayOrOff,
+        default: || text(OFF),
+        commands: SERVE | SCORE | INSPECT,
+        value_name: "YYYY-MM-DD",
+        about: "The day that a chat template is told where it asks for today's (strftime_now), or off; part of model_version",
+    },
+    Key {
         name: "tp",
         kind: limit(limits::MAX_THREADS, "MAX_THREADS"),
         default: || count(1),

@@ -51,6 +51,9 @@ pub struct Settings {
     pub adapter: Option<PathBuf>,
     /// Whether outputs that were never trained are attributes too.
     pub untrained_attributes: bool,
+    /// The day that chat templates are told.
+    #[serde(deserialize_with = "unless_off")]
+    pub template_date: Option<String>,
     /// Tensor-parallel ranks.
     pub tp: usize,
     /// What to compute on.
@@ -184,6 +187,7 @@ impl Settings {
             head: self.head.clone(),
             adapter: self.adapter.clone(),
             untrained_attributes: self.untrained_attributes,
+            template_date: self.template_date.clone(),
             tp: self.tp,
             device: self.device,
             dtype: self.dtype,

@@ -18,6 +18,8 @@ pub struct Config {
     pub adapter: Option<PathBuf>,
     /// Whether outputs that were never trained are attributes too.
     pub untrained_attributes: bool,
+    /// The day that chat templates are told where they ask for today's, as `YYYY-MM-DD`. Part of the model's version.
+    pub template_date: Option<String>,
     /// Tensor-parallel ranks.
     pub tp: usize,
     /// Where the first rank computes; the others follow.
@@ -42,6 +44,7 @@ impl Default for Config {
             head: None,
             adapter: None,
             untrained_attributes: false,
+            template_date: None,
             tp: 1,
             device: DeviceChoice::Cpu,
             dtype: Dtype::Auto,

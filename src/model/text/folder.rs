@@ -13,6 +13,7 @@
 //! (`PreTrainedTokenizerBase._from_pretrained`, checked with 5.23). Version 4 let them count over it in the classes of Llama
 //! and Gemma, and wrote what came out of that into every `tokenizer.json` that it saved.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;

@@ -23,6 +23,7 @@ pub fn over(this: TextAssets, below: TextAssets) -> TextAssets {
         named_templates: templates.named_templates.clone(),
         tokenizer_json: this.tokenizer_json.or(below.tokenizer_json),
         template_variables: below.template_variables.into_iter().chain(this.template_variables).collect(),
+        template_date: this.template_date.or(below.template_date),
         bos: this.bos,
         vocabulary: None,
     }

@@ -265,14 +265,13 @@ fn more_messages_than_any_conversation_may_have_are_not_kept() {
     let read = raw(&words.concat(), read_rollout).unwrap();
     let Some(Input::Chat { messages, completion, .. }) = read.rollout.unwrap().input else { panic!("no chat") };
     assert_eq!((messages.len(), completion.as_str()), (MAX_MESSAGES + 1, "c"));
-    // With JSON: as many in the prompt, and some in the completion.
-    let head = [7, 5, 0, 0, 0, (2 * MAX_MESSAGES as u64) | (2 << 32), 1, 0, 0, b'c'.into()];
-    let words = [&head[..], &vec![0; 4 * MAX_MESSAGES + 4]].concat();
-    let Some(Input::Chat { messages, completion, extras }) = raw(&words, read_rollout).unwrap().rollout.unwrap().input
-    else {
-        panic!("no chat")
-    };
-    assert_eq!((messages.len(), completion.as_str(), extras), (MAX_MESSAGES + 1, "c", None));
+    // With JSON, those of the completion count as well.
+    let head = [7, 5, 0, 0, 0, MAX_MESSAGES as u64 | (3 << 32), 1, 0, 0, b'c'.into()];
+    let words = [&head[..], &vec![0; 2 * (MAX_MESSAGES + 3)]].concat();
+    let read = raw(&words, read_rollout).unwrap();
+    let Some(Input::Chat { messages, completion, extras }) = read.rollout.unwrap().input else { panic!("no chat") };
+    assert_eq!((messages.len(), completion.as_str()), (MAX_MESSAGES, "c"));
+    assert_eq!(extras.unwrap().completion.len(), 1);
 }
 
 #[test]

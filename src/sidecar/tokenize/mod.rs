@@ -26,7 +26,7 @@ pub use self::tokens::Form;
 
 use self::marks::Marks;
 use self::messages::Given;
-use super::template::Template;
+use super::template::{Date, Template};
 use crate::engine::{Bos, TextAssets, Vocabulary};
 use crate::limits::MAX_NAME_BYTES;
 use crate::reward::{Code, Rejection};
@@ -64,12 +64,16 @@ impl Text {
     /// Loads what the model brought; the error says what is wrong with it.
     pub fn new(assets: &TextAssets) -> Result<Self, String> {
         let tokenizer = assets.tokenizer_json.as_deref().map(load).transpose()?;
+        let date = match &assets.template_date {
+            Some(date) => Some(Date::parse(date).ok_or_else(|| format!("the template's date is no day: {date}"))?),
+            None => None,
+        };
         let mut templates = BTreeMap::new();
         if let Some(source) = &assets.chat_template {
-            templates.insert(DEFAULT.to_owned(), Template::new(source, &assets.template_variables, None)?);
+            templates.insert(DEFAULT.to_owned(), Template::new(source, &assets.template_variables, date)?);
         }
         for (name, source) in &assets.named_templates {
-            let template = Template::new(source, &assets.template_variables, None);
+            let template = Template::new(source, &assets.template_variables, date);
             templates.insert(name.clone(), template.map_err(|e| format!("the template named {name}: {e}"))?);
         }
         let (tokenizers_bos, tokenizers_eos) = match &tokenizer {
