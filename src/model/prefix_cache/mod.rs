@@ -14,6 +14,7 @@ mod resume;
 mod reuse;
 #[cfg(test)]
 mod reuse_tests;
+mod shared;
 mod shortage;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ use std::collections::BinaryHeap;
 
 use self::shortage::Shortage;
 pub use key_values::KeyValues;
+pub use shared::SharedCache;
 
 use self::resume::Resumption;
 use self::reuse::{Reuse, Worth};

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::Terms;
 use crate::batch::{MicroBatch, Wanted};
-use crate::engine::{EchoEngine, Engine, EngineError, ModelCard, ScoreTable};
+use crate::engine::{EchoEngine, Engine, EngineError, ModelCard, Prefixes, ScoreTable};
 use crate::reward::{Code, Outcome};
 use crate::rollout::{Input, Rollout};
 use crate::sidecar::health::Health;
@@ -26,6 +26,10 @@ struct Watched {
     card: Arc<ModelCard>,
     panics: Arc<AtomicBool>,
     fails: Arc<AtomicBool>,
+    /// Says that it keeps everything, which is not so.
+    boasts: Arc<AtomicBool>,
+    /// Tokens of its largest micro-batch of several rollouts.
+    largest: Arc<AtomicUsize>,
     /// The prefixes that others were said to want, and those others.
     wanted: Arc<Mutex<Vec<WantedPrefix>>>,
 }
@@ -36,6 +40,8 @@ impl Watched {
             card: Arc::clone(EchoEngine::new(64).card()),
             panics: Arc::default(),
             fails: Arc::default(),
+            boasts: Arc::default(),
+            largest: Arc::default(),
             wanted: Arc::default(),
         }
     }
@@ -46,16 +52,35 @@ impl Engine for Watched {
         &self.card
     }
 
+    fn prefixes(&self) -> Option<Arc<dyn Prefixes>> {
+        self.boasts.load(Ordering::SeqCst).then(|| Arc::new(Everything) as Arc<dyn Prefixes>)
+    }
+
     fn score(&mut self, batch: &MicroBatch) -> Result<ScoreTable, EngineError> {
         assert!(!self.panics.load(Ordering::SeqCst), "as told");
         if self.fails.load(Ordering::SeqCst) {
             return Err(EngineError::Fatal("as told".into()));
+        }
+        if batch.reads.len() > 1 {
+            self.largest.fetch_max(batch.tokens.len(), Ordering::SeqCst);
         }
         for Wanted { row, by } in &batch.wanted {
             assert!(by.strong_count() > 0, "nobody wants it");
             self.wanted.lock().unwrap().push((batch.path(*row).into_owned(), by.clone()));
         }
         EchoEngine::new(64).score(batch)
+    }
+}
+
+struct Everything;
+
+impl Prefixes for Everything {
+    fn known(&self, tokens: &[u32]) -> usize {
+        tokens.len()
+    }
+
+    fn version(&self) -> u64 {
+        0
     }
 }
 
@@ -74,7 +99,7 @@ struct Running {
 impl Running {
     fn new(config: &Config, engine: &Watched) -> Self {
         let (health, shared) = (Health::default(), queue::Shared::new(config));
-        let queue = Arc::new(Queue::new(config, shared.clone()));
+        let queue = Arc::new(Queue::new(config, shared.clone()).with_prefixes(engine.prefixes()));
         let threads = super::start(&queue, Box::new(engine.clone()), Terms::of(config, 1), &health).unwrap();
         let rules = Rules::new(Arc::clone(&engine.card), config).unwrap();
         let served = Arc::new(Served { generation: 1, rules, queue: Arc::clone(&queue) });
@@ -344,6 +369,22 @@ fn a_budget_of_a_few_tokens_scores_everything() {
         assert!(answers.into_iter().all(|answer| answer.recv_timeout(PATIENCE).unwrap().is_ok()));
         running.drain();
     }
+}
+
+/// What the batcher counts as kept may be gone: the engine is not given more than a micro-batch may have on that account.
+#[test]
+fn a_wrong_hint_costs_time_and_no_memory() {
+    let config = Config { max_batch_tokens: 40, max_wait_ms: 1000, max_batch_rollouts: 20, ..Config::default() };
+    let engine = Watched::new();
+    engine.boasts.store(true, Ordering::SeqCst);
+    let running = Running::new(&config, &engine);
+    let answers: Vec<_> = (0..20).map(|n| running.submit(&[n; 15])).collect();
+    running.intake.wake();
+    for answer in answers {
+        assert!(answer.recv_timeout(PATIENCE).unwrap().is_ok());
+    }
+    assert_eq!(engine.largest.load(Ordering::SeqCst), 30, "two by two");
+    running.drain();
 }
 
 /// Two callers who call their groups alike, with nothing in common.
