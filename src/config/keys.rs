@@ -192,7 +192,7 @@ pub(super) const KEYS: &[Key] = &[
         default: || count(sidecar().max_batch_tokens),
         commands: SERVE | SCORE,
         value_name: "N",
-        about: "Most unique tokens in one micro-batch, fewer where that hardly costs more; a longer rollout goes alone",
+        about: "Most unique tokens that one micro-batch computes, fewer where that hardly costs more; a longer rollout goes alone",
     },
     Key {
         name: "max_batch_rollouts",

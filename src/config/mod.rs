@@ -84,7 +84,7 @@ pub struct Settings {
     /// TCP address of `/metrics`, `/health` and `/ready`.
     #[serde(deserialize_with = "unless_off")]
     pub admin: Option<SocketAddr>,
-    /// Unique tokens in one micro-batch.
+    /// Unique tokens that one micro-batch computes.
     pub max_batch_tokens: usize,
     /// Rollouts in one micro-batch.
     pub max_batch_rollouts: usize,

@@ -53,7 +53,7 @@ impl Engine for Watched {
     }
 
     fn prefixes(&self) -> Option<Arc<dyn Prefixes>> {
-        self.boasts.load(Ordering::SeqCst).then(|| Arc::new(Everything) as Arc<dyn Prefixes>)
+        self.boasts.load(Ordering::SeqCst).then(|| Arc::new(parts::Everything) as Arc<dyn Prefixes>)
     }
 
     fn score(&mut self, batch: &MicroBatch) -> Result<ScoreTable, EngineError> {
@@ -69,18 +69,6 @@ impl Engine for Watched {
             self.wanted.lock().unwrap().push((batch.path(*row).into_owned(), by.clone()));
         }
         EchoEngine::new(64).score(batch)
-    }
-}
-
-struct Everything;
-
-impl Prefixes for Everything {
-    fn known(&self, tokens: &[u32]) -> usize {
-        tokens.len()
-    }
-
-    fn version(&self) -> u64 {
-        0
     }
 }
 
@@ -371,22 +359,6 @@ fn a_budget_of_a_few_tokens_scores_everything() {
     }
 }
 
-/// What the batcher counts as kept may be gone: the engine is not given more than a micro-batch may have on that account.
-#[test]
-fn a_wrong_hint_costs_time_and_no_memory() {
-    let config = Config { max_batch_tokens: 40, max_wait_ms: 1000, max_batch_rollouts: 20, ..Config::default() };
-    let engine = Watched::new();
-    engine.boasts.store(true, Ordering::SeqCst);
-    let running = Running::new(&config, &engine);
-    let answers: Vec<_> = (0..20).map(|n| running.submit(&[n; 15])).collect();
-    running.intake.wake();
-    for answer in answers {
-        assert!(answer.recv_timeout(PATIENCE).unwrap().is_ok());
-    }
-    assert_eq!(engine.largest.load(Ordering::SeqCst), 30, "two by two");
-    running.drain();
-}
-
 /// Two callers who call their groups alike, with nothing in common.
 #[test]
 fn what_is_kept_for_a_group_does_not_depend_on_others_of_that_name() {
@@ -410,3 +382,5 @@ fn what_is_kept_for_a_group_does_not_depend_on_others_of_that_name() {
     wanted.dedup();
     assert_eq!(wanted, [[5, 5, 5], [7, 8, 9]]);
 }
+
+mod parts;

@@ -54,3 +54,31 @@ fn one(key: &[f32], panel: &mut [f32], at: usize, width: usize) {
         row[at] = *value;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::compute::kernels::testing::floats;
+
+    #[test]
+    fn every_value_is_in_its_place_and_nothing_else_is_touched() {
+        for isa in Isa::available() {
+            for head_dim in [5, 8, 33, 64] {
+                for count in [0, 1, 7, 8, 20, 33, BLOCK] {
+                    let values = floats(count * head_dim, 3);
+                    let keys: Vec<&[f32]> = values.chunks(head_dim).collect();
+                    let mut packed = vec![f32::INFINITY; BLOCK * head_dim];
+                    pack_keys(isa, &keys, &mut packed);
+                    let width = isa.width();
+                    for key in 0..BLOCK {
+                        for d in 0..head_dim {
+                            let found = packed[(key / width * head_dim + d) * width + key % width];
+                            let expected = keys.get(key).map_or(f32::INFINITY, |key| key[d]);
+                            assert!(found == expected, "{} {head_dim}, {count} keys: {key} {d}", isa.name());
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
