@@ -87,6 +87,16 @@ pub enum ConfigError {
     /// A server without an address.
     #[error("grpc, uds and shm are all off: there is nothing to listen on; set one of them")]
     NothingToListenOn,
+    /// One address or path for two servers.
+    #[error("{first} and {second} are both {value}; each needs its own")]
+    SameTwice {
+        /// A setting.
+        first: &'static str,
+        /// Another.
+        second: &'static str,
+        /// Their value.
+        value: String,
+    },
     /// Lanes on a system that has none.
     #[error("shm: lanes need Linux (sealed memory files); set uds instead")]
     NoLanes,

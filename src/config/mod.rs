@@ -198,9 +198,17 @@ impl Settings {
         if self.shm.is_some() && !cfg!(target_os = "linux") {
             return Err(ConfigError::NoLanes);
         }
-        match (&self.grpc, &self.uds, &self.shm) {
-            (None, None, None) => Err(ConfigError::NothingToListenOn),
-            _ => Ok(()),
+        if let (None, None, None) = (&self.grpc, &self.uds, &self.shm) {
+            return Err(ConfigError::NothingToListenOn);
+        }
+        let same = |first, second, value| Err(ConfigError::SameTwice { first, second, value });
+        match (&self.grpc, &self.admin) {
+            // Of port 0 the system makes two.
+            (Some(grpc), Some(admin)) if grpc == admin && grpc.port() != 0 => same("grpc", "admin", grpc.to_string()),
+            _ => match (&self.uds, &self.shm) {
+                (Some(uds), Some(shm)) if uds == shm => same("uds", "shm", uds.display().to_string()),
+                _ => Ok(()),
+            },
         }
     }
 }
