@@ -119,7 +119,8 @@ fn addresses_and_paths_that_cannot_be_are_said_before_a_model_is_loaded() {
     serve(&["--grpc", "192.0.2.1:50051"], &["error[LISTEN]", "no network interface", "0.0.0.0:50051"]);
     let same = path("a.sock");
     serve(&["--uds", &same, "--shm", &same], &["error[CONFIG]", "uds and shm are both", "each needs its own"]);
-    serve(&["--grpc", "127.0.0.1:7", "--admin", "127.0.0.1:7"], &["error[CONFIG]", "grpc and admin are both"]);
+    let same = ["serve", "--model", "/no/such/model", "--grpc", "127.0.0.1:7", "--admin", "127.0.0.1:7"];
+    refused(&same, &[], &["error[CONFIG]", "grpc and admin are both"]);
 }
 
 #[test]
