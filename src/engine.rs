@@ -107,20 +107,38 @@ pub struct TextAssets {
     pub chat_template: Option<String>,
     /// Variables that the template may use: `bos_token`, `eos_token`, ...
     pub template_variables: BTreeMap<String, String>,
-    /// Whether text is to begin with a beginning-of-sequence token.
+    /// Whether conversations and text are to begin with a beginning-of-sequence token.
     pub bos: Bos,
+    /// Which token each id stands for, as far as a caller is told. The sidecar fills it in where it loads the tokenizer.
+    pub vocabulary: Option<Arc<Vocabulary>>,
 }
 
-/// When chat and text begin with a beginning-of-sequence token.
+/// When chat and text begin with a beginning-of-sequence token. One that the template or the text itself writes always stays.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Bos {
-    /// Where the tokenizer would put one: exactly one, whatever the template brought.
+    /// Chat: none is added to what the template writes, as `apply_chat_template(tokenize=True)` of transformers has it.
+    /// Text: one where the tokenizer puts one and the text has none.
     #[default]
     AsTokenizer,
-    /// None is added: the model was trained without. One that the template or the text itself writes stays, for what
-    /// is given as templated is scored as it stands.
+    /// Chat and text: one is added where there is none. It is the tokenizer's, or else the one that the model calls
+    /// `bos_token`.
+    One,
+    /// None is added: the model was trained without.
     Never,
+}
+
+/// Which token each id of a tokenizer stands for, in short. The protocol's message `Tokenizer` defines each field.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Vocabulary {
+    /// SHA-256 over all pairs of id and token, in lower-case hex.
+    pub fingerprint: String,
+    /// Number of pairs.
+    pub size: u32,
+    /// Eight bytes for each block of 256 ids.
+    pub block_hashes: Vec<u8>,
+    /// Some pairs of id and token, by which a difference can be named.
+    pub samples: Vec<(u32, String)>,
 }
 
 /// Scores of a micro-batch: one row per read, one column per attribute.

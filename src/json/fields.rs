@@ -7,6 +7,7 @@ use serde_json::value::RawValue;
 
 use super::error::{RolloutError, reason};
 use super::extra::{ExtraColumns, ExtraField};
+use super::finish_reason::Reason;
 use super::nearest::nearest;
 use super::values::{Completion, Id, Ids, Messages};
 use crate::reward::Code;
@@ -30,7 +31,8 @@ pub(super) struct Fields {
     pub input_ids: Option<Ids>,
     pub prompt_ids: Option<Ids>,
     pub completion_ids: Option<Ids>,
-    pub finish_reason: Option<String>,
+    pub finish_reason: Option<Reason>,
+    pub require_completion: Option<bool>,
     pub weights: Option<Distinct<f64>>,
     pub weighting: Option<String>,
     pub deadline_ms: Option<u64>,
@@ -43,7 +45,7 @@ pub(super) struct Fields {
 }
 
 /// Every field of a row, in the order in which messages list them.
-pub const FIELDS: [&str; 17] = [
+pub const FIELDS: [&str; 18] = [
     "id",
     "group",
     "prompt",
@@ -56,6 +58,7 @@ pub const FIELDS: [&str; 17] = [
     "prompt_ids",
     "completion_ids",
     "finish_reason",
+    "require_completion",
     "weights",
     "weighting",
     "deadline_ms",
@@ -117,6 +120,7 @@ impl Fields {
             "prompt_ids" => self.prompt_ids = map.next_value()?,
             "completion_ids" => self.completion_ids = map.next_value()?,
             "finish_reason" => self.finish_reason = map.next_value()?,
+            "require_completion" => self.require_completion = map.next_value()?,
             "weights" => self.weights = map.next_value()?,
             "weighting" => self.weighting = map.next_value()?,
             "deadline_ms" => self.deadline_ms = map.next_value()?,

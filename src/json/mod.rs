@@ -5,6 +5,7 @@
 mod error;
 mod extra;
 mod fields;
+mod finish_reason;
 mod form;
 mod nearest;
 pub mod rewards;

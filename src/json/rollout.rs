@@ -8,13 +8,14 @@
 //! | token ids | `input_ids` |
 //! | token ids, apart | `prompt_ids` and `completion_ids` |
 //!
-//! Exactly one form per rollout, beside an `id`. Optional: `group`, `finish_reason` (`stop`, `length`), `weights`,
-//! `weighting`, `deadline_ms`, `priority`, `aggregation` (an [`AggregationSpec`]). `null` counts as absent. Unknown
-//! fields are refused.
+//! Exactly one form per rollout, beside an `id`. Optional: `group`, `finish_reason` (an engine's word for it:
+//! [`finish_reason`]), `require_completion`, `weights`, `weighting`, `deadline_ms`, `priority`, `aggregation` (an
+//! [`AggregationSpec`]). `null` counts as absent. Unknown fields are refused.
 
 pub use super::error::RolloutError;
 use super::error::reason;
-pub use super::form::{FORMS, finish_reason};
+pub use super::finish_reason::finish_reason;
+pub use super::form::FORMS;
 use super::row::{self, Content, ExtraColumns, Row};
 use crate::reward::{Code, Rejection};
 use crate::rollout::{AggregationSpec, Rollout};

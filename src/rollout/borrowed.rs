@@ -35,6 +35,10 @@ pub struct RolloutRef<'a> {
     pub deadline_ms: Option<u64>,
     /// See [`Rollout::aggregation`].
     pub aggregation: &'a Arc<AggregationSpec>,
+    /// See [`Rollout::require_completion`].
+    pub require_completion: bool,
+    /// See [`Rollout::model_version`].
+    pub model_version: &'a str,
     /// See [`Rollout::traceparent`].
     pub traceparent: &'a str,
 }
@@ -153,6 +157,8 @@ impl RolloutRef<'_> {
             priority: self.priority,
             deadline_ms: self.deadline_ms,
             aggregation: Arc::clone(self.aggregation),
+            require_completion: self.require_completion,
+            model_version: self.model_version.to_owned(),
             traceparent: self.traceparent.to_owned(),
             tracestate: String::new(),
         })
@@ -178,6 +184,8 @@ impl Rollout {
             priority: self.priority,
             deadline_ms: self.deadline_ms,
             aggregation: &self.aggregation,
+            require_completion: self.require_completion,
+            model_version: &self.model_version,
             traceparent: &self.traceparent,
         }
     }
@@ -215,6 +223,8 @@ mod tests {
                 priority: -3,
                 deadline_ms: Some(7),
                 aggregation: AggregationSpec { offset: Some(1.0), ..AggregationSpec::default() }.into(),
+                require_completion: true,
+                model_version: "v".into(),
                 traceparent: "tp".into(),
                 tracestate: String::new(),
             };

@@ -172,6 +172,8 @@ pub fn rollouts_survive(bytes: &[u8]) {
             priority: number as i32,
             deadline_ms: None,
             aggregation: &aggregation,
+            require_completion: number % 3 == 0,
+            model_version: &trace,
             traceparent: &trace,
         };
         let deadline = (number % 2 == 0).then_some(number);

@@ -2,6 +2,7 @@
 
 mod accepting;
 pub mod admin;
+mod answer;
 mod batcher;
 mod bindings;
 mod caller;
@@ -19,6 +20,7 @@ mod queue;
 mod reading;
 mod rejections;
 mod rules;
+pub mod sample;
 mod scorer;
 mod served;
 pub mod template;

@@ -9,14 +9,14 @@ use std::sync::Arc;
 use self::text_bound::TextBound;
 use super::bindings::{Bindings, check_name};
 use super::reading::{self, Found};
-use super::tokenize::{Locate, Text};
+use super::tokenize::{Form, Locate, Text};
 use super::{Config, OverLong};
 use crate::aggregate::Bound;
 use crate::batch::unique_tokens;
-use crate::engine::{ModelCard, ReadAt};
+use crate::engine::{ModelCard, ReadAt, TextAssets};
 use crate::limits;
 use crate::reward::{Code, Rejection};
-use crate::rollout::{ASSISTANT, Input, Message, Reads, Rollout, Turn, ValidRollout};
+use crate::rollout::{ASSISTANT, Input, Message, Reads, Report, Rollout, Turn, ValidRollout};
 
 /// What to do about a rollout that is too long where nothing is cut.
 const SHORTEN: &str = "shorten it, or run the sidecar with over_long = \"truncate-left\"";
@@ -46,6 +46,14 @@ impl Rules {
         let Config { over_long, share_prefixes, max_batch_tokens, .. } = *config;
         let (text, text_bound) = (Text::new(&card.text)?, TextBound::of(&card.text, &card.reads));
         let bindings = Bindings::default();
+        let card = match text.vocabulary().cloned() {
+            // What is served says which ids it takes.
+            Some(vocabulary) => {
+                let text = TextAssets { vocabulary: Some(vocabulary), ..card.text.clone() };
+                Arc::new(ModelCard { text, ..ModelCard::clone(&card) })
+            }
+            None => card,
+        };
         Ok(Self { text, text_bound, bindings, card, over_long, share_prefixes, max_batch_tokens })
     }
 
@@ -56,6 +64,7 @@ impl Rules {
     /// Proves a rollout, or says what is wrong with it.
     pub(super) fn check(&self, rollout: Rollout) -> Result<(ValidRollout, Bound), Rejection> {
         check_names(&rollout)?;
+        self.check_version(&rollout.model_version)?;
         let binding = self.bindings.of(&rollout.aggregation);
         binding.check_names(&rollout.aggregation)?;
         let mut input = rollout.input.ok_or_else(|| {
@@ -64,9 +73,16 @@ impl Rules {
                 "input: none of the four forms was given; send chat, text, token_ids or prompt_completion_ids",
             )
         })?;
+        if rollout.require_completion {
+            check_completion(&input)?;
+        }
         let scored = self.scored_turns(&input)?;
-        let locate = if rollout.aggregation.length_penalty.is_some() { Locate::Whole } else { Locate::Nothing };
+        let whole = rollout.require_completion || rollout.aggregation.needs_length();
+        let locate = if whole { Locate::Whole } else { Locate::Nothing };
         let (mut tokens, mut found) = self.read(&mut input, locate)?;
+        if rollout.require_completion && tokens.completion.as_ref().is_some_and(Range::is_empty) {
+            return Err(empty_completion());
+        }
         let truncated = tokens.ids.len() > self.context();
         if truncated {
             if self.over_long == OverLong::Reject {
@@ -98,6 +114,7 @@ impl Rules {
             finish_reason: rollout.finish_reason,
             group: rollout.group,
             priority: rollout.priority,
+            report: Report::default(),
         };
         self.check_cost(&valid)?;
         Ok((valid, bound))
@@ -121,6 +138,15 @@ impl Rules {
              by max_batch_tokens and the model's context; score fewer, or raise max_batch_tokens"
         );
         Err(Rejection::new(Code::TooLong, what))
+    }
+
+    fn check_version(&self, wanted: &str) -> Result<(), Rejection> {
+        let own = &*self.card.model_version;
+        if wanted.is_empty() || wanted == own {
+            return Ok(());
+        }
+        let what = format!("model_version: '{wanted}' is asked for, and '{own}' is served here; it was not scored");
+        Err(Rejection::new(Code::OtherVersion, what))
     }
 
     fn context(&self) -> usize {
@@ -154,12 +180,14 @@ impl Rules {
                         "chat.messages: there is no message before the completion",
                     ));
                 }
+                self.check_prompt(messages)?;
+                let completion = self.text.without_terminator(completion);
                 let rendered = self.text.render(messages, completion, locate)?;
-                self.encode(&rendered.text, rendered.completion)
+                self.encode(&rendered.text, Form::Chat, rendered.completion)
             }
             Input::Text(text) => {
                 check_bytes("text", text.len())?;
-                let mut tokens = self.encode(text, None)?;
+                let mut tokens = self.encode(text, Form::Text, None)?;
                 self.text.close(&mut tokens.ids);
                 Ok(tokens)
             }
@@ -177,7 +205,22 @@ impl Rules {
         }
     }
 
-    fn encode(&self, text: &str, completion: Option<Range<usize>>) -> Result<Tokens, Rejection> {
+    /// Refuses a prompt that was put into the chat template before it was sent: as a user's words it would be put there
+    /// again.
+    fn check_prompt(&self, messages: &[Message]) -> Result<(), Rejection> {
+        match messages {
+            [Message { role, content, .. }] if role == "user" && self.text.carries_template(content) => {
+                Err(Rejection::new(
+                    Code::BadMessages,
+                    "chat.messages[0]: the prompt carries the chat template already, and would be put into it again; send \
+                     prompt and completion together as text, or the messages that the prompt was made of",
+                ))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn encode(&self, text: &str, form: Form, completion: Option<Range<usize>>) -> Result<Tokens, Rejection> {
         let text = reading::stripped(&self.card.reads, text);
         // What is cut has to be tokenized first: only where nothing is can a text be refused by its length.
         if self.over_long == OverLong::Reject
@@ -196,10 +239,10 @@ impl Rules {
         let tokens = match completion {
             Some(completion) => {
                 let completion = completion.start.min(text.len())..completion.end.min(text.len());
-                let (ids, completion) = self.text.encode_part(text, completion)?;
+                let (ids, completion) = self.text.encode_part(text, completion, form)?;
                 Tokens { ids, completion: Some(completion) }
             }
-            None => Tokens { ids: self.text.encode(text)?, completion: None },
+            None => Tokens { ids: self.text.encode(text, form)?, completion: None },
         };
         // A tokenizer may know more tokens than the model has embeddings for; the engine must not see those.
         self.check_ids("the text's tokens", &tokens.ids)?;
@@ -292,9 +335,10 @@ impl Rules {
         let mut turns = Vec::with_capacity(scored.len());
         for &i in scored {
             let field = format!("chat.messages[{i}]");
-            let rendered = self.text.render(&messages[..i], &messages[i].content, locate)?;
+            let content = self.text.without_terminator(&messages[i].content);
+            let rendered = self.text.render(&messages[..i], content, locate)?;
             bytes_in_all += rendered.text.len();
-            let Tokens { mut ids, completion } = self.encode(&rendered.text, rendered.completion)?;
+            let Tokens { mut ids, completion } = self.encode(&rendered.text, Form::Chat, rendered.completion)?;
             reading::complete(&self.card.reads, true, &mut ids);
             reading::check_end(&self.card.reads, &field, true, &ids)?;
             reading::find(&self.card.reads, &field, &ids)?;
@@ -327,6 +371,25 @@ fn check_names(rollout: &Rollout) -> Result<(), Rejection> {
         1..=limits::MAX_ID_BYTES => Ok(()),
         n => Err(Rejection::new(Code::BadId, format!("id: {n} bytes; at most {}", limits::MAX_ID_BYTES))),
     }
+}
+
+/// Whether there can be a completion token, as far as that is seen before the template and the tokenizer.
+fn check_completion(input: &Input) -> Result<(), Rejection> {
+    match input {
+        Input::Chat { completion, .. } if completion.is_empty() => Err(empty_completion()),
+        Input::PromptCompletionIds { completion, .. } if completion.is_empty() => Err(empty_completion()),
+        Input::Chat { .. } | Input::PromptCompletionIds { .. } => Ok(()),
+        Input::Text(_) | Input::TokenIds(_) => {
+            let what =
+                "require_completion: this form does not tell the completion; send chat or prompt and completion ids";
+            Err(Rejection::new(Code::BadOption, what))
+        }
+    }
+}
+
+fn empty_completion() -> Rejection {
+    let what = "completion: it has no token, and require_completion is set; leave the rollout out, or ask for it again";
+    Rejection::new(Code::EmptyCompletion, what)
 }
 
 /// Bytes of the text that has to become tokens.

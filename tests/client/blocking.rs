@@ -130,6 +130,8 @@ impl Rollouts for Wide {
             priority: 0,
             deadline_ms: None,
             aggregation: &PLAIN,
+            require_completion: false,
+            model_version: "",
             traceparent: "",
         }
     }

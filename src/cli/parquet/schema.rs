@@ -113,7 +113,9 @@ fn misfit(name: &str, data_type: &DataType) -> Option<&'static str> {
             (fits, "a struct or a map of numbers")
         }
         "aggregation" => (matches!(data_type, DataType::Struct(_)) && to_json::has_form(data_type), "a struct"),
-        // group, text, finish_reason, weighting
+        "finish_reason" => (to_json::has_form(data_type), "text or a struct"),
+        "require_completion" => (matches!(data_type, DataType::Boolean | DataType::Null), "true or false"),
+        // group, text, weighting
         _ => (text, "text"),
     };
     (!fits).then_some(expected)

@@ -15,5 +15,6 @@ pub fn over(this: TextAssets, below: TextAssets) -> TextAssets {
         chat_template: this.chat_template.or(below.chat_template),
         template_variables: below.template_variables.into_iter().chain(this.template_variables).collect(),
         bos: this.bos,
+        vocabulary: None,
     }
 }

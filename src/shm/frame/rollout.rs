@@ -5,11 +5,11 @@
 //!            1 │ the bytes
 //!
 //!   rollout  0 │ number
-//!            1 │ form (8) │ finish (8) │ deadline given (8) │ 0 (8) │ priority (32)
+//!            1 │ form (8) │ finish (8) │ deadline given (8) │ flags (8) │ priority (32)
 //!            2 │ deadline: when the clock of both ends shows so many nanoseconds ([`clock`](crate::shm::clock))
 //!            3 │ options (32) │ bytes of the trace context (16) │ bytes of the id (16)
-//!            4 │ bytes of the group (32) │ 0 (32)
-//!            5 │ trace context, id, group: each in whole words
+//!            4 │ bytes of the group (32) │ bytes of the model version (32)
+//!            5 │ trace context, id, group, model version: each in whole words
 //!            . │ by form
 //!                0 none         nothing
 //!                1 text         bytes (64) │ the bytes
@@ -21,6 +21,8 @@
 //!
 //!   cancel   0 │ number of the rollout
 //! ```
+//!
+//! Of the flags the lowest says that the completion must have a token ([`Rollout::require_completion`]); the others are 0.
 //!
 //! The deadline is the one that the caller set when it submitted the rollout: however long the record lay in the ring, or
 //! its client was without a lane, that time counts.
@@ -65,6 +67,7 @@ pub fn rollout_words(rollout: &RolloutRef) -> usize {
         short(rollout.traceparent, MAX_TRACE_BYTES),
         short(rollout.id, MAX_ID_BYTES),
         short(rollout.group, MAX_NAME_BYTES),
+        short(rollout.model_version, MAX_NAME_BYTES),
     ];
     5 + names.iter().map(|name| in_words(name.len())).sum::<usize>()
         + match &rollout.input {
@@ -103,13 +106,15 @@ pub fn write_rollout(
     };
     let (trace, id) = (short(rollout.traceparent, MAX_TRACE_BYTES), short(rollout.id, MAX_ID_BYTES));
     let group = short(rollout.group, MAX_NAME_BYTES);
+    let version = short(rollout.model_version, MAX_NAME_BYTES);
     writer.word(number);
-    let flags = u32::from_le_bytes([form, finish, u8::from(deadline_ns.is_some()), 0]);
+    let require_completion = u8::from(rollout.require_completion);
+    let flags = u32::from_le_bytes([form, finish, u8::from(deadline_ns.is_some()), require_completion]);
     writer.halves(flags, rollout.priority as u32);
     writer.word(deadline_ns.unwrap_or(0));
     writer.halves(options, trace.len() as u32 | (id.len() as u32) << 16);
-    writer.halves(group.len() as u32, 0);
-    for name in [trace, id, group] {
+    writer.halves(group.len() as u32, version.len() as u32);
+    for name in [trace, id, group, version] {
         writer.bytes(name.as_bytes());
     }
     match &rollout.input {
@@ -177,16 +182,17 @@ pub fn read_rollout(mut record: Record) -> Result<RolloutRecord, Broken> {
     let record = &mut record;
     let number = record.word("number")?;
     let (flags, priority) = record.halves("form")?;
-    let [form, finish, has_deadline, reserved] = flags.to_le_bytes();
+    let [form, finish, has_deadline, require_completion] = flags.to_le_bytes();
     let deadline_ns = record.word("deadline")?;
     let (options, names) = record.halves("options")?;
-    let (group, also_reserved) = record.halves("group")?;
-    if has_deadline > 1 || (reserved, also_reserved) != (0, 0) {
+    let (group, version) = record.halves("group")?;
+    if has_deadline > 1 || require_completion > 1 {
         return Err(Broken::field("rollout", "a field is set that this version does not know"));
     }
     let trace = record.bytes((names & 0xffff) as usize, "traceparent")?;
     let id = record.bytes((names >> 16) as usize, "id")?;
     let group = record.bytes(group as usize, "group")?;
+    let version = record.bytes(version as usize, "model_version")?;
     let input = read_input(record, form)?;
     if record.remaining() > 0 {
         return Err(Broken::field("rollout", format!("{} words follow its end", record.remaining())));
@@ -201,7 +207,7 @@ pub fn read_rollout(mut record: Record) -> Result<RolloutRecord, Broken> {
             String::from_utf8_lossy(error.as_bytes()).into_owned()
         })
     };
-    let (id, group) = (text(id, "id"), text(group, "group"));
+    let (id, group, model_version) = (text(id, "id"), text(group, "group"), text(version, "model_version"));
     // A malformed trace context does not count, as on every transport.
     let traceparent = String::from_utf8(trace).unwrap_or_default();
     let input = match input {
@@ -244,6 +250,8 @@ pub fn read_rollout(mut record: Record) -> Result<RolloutRecord, Broken> {
             priority: priority as i32,
             deadline_ms: None,
             aggregation: Default::default(),
+            require_completion: require_completion != 0,
+            model_version,
             traceparent,
             tracestate: String::new(),
         }),

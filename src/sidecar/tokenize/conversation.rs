@@ -89,7 +89,9 @@ impl Text {
 
 fn not_found(locate: Locate) -> Rejection {
     let (purpose, advice) = match locate {
-        Locate::Whole => ("its tokens cannot be counted for length_penalty", "leave length_penalty out"),
+        Locate::Whole => {
+            ("its tokens cannot be counted", "leave out length_penalty, soft_length and require_completion")
+        }
         Locate::Nothing | Locate::Start => ("the prompt before it cannot be cut to the context", "shorten the prompt"),
     };
     Rejection::new(
