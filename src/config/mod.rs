@@ -9,6 +9,7 @@
 //!
 //! To add a setting: a row in `keys.rs` and a field in [`Settings`].
 
+mod address;
 mod environment;
 mod error;
 mod flags;
@@ -262,6 +263,7 @@ pub fn load<const COMMAND: u8>(
     merged.set_flags(flags.values())?;
     merged.set_dependent_defaults();
     merged.read_secret_files()?;
+    merged.resolve_addresses(COMMAND & SERVE != 0)?;
     let settings = merged.settings();
     Ok(Loaded { settings, unknown_variables: environment.unknown().to_vec(), merged })
 }
