@@ -105,6 +105,8 @@ pub struct TextAssets {
     pub tokenizer_json: Option<Arc<[u8]>>,
     /// Chat template (Jinja). `None`: no chat input.
     pub chat_template: Option<String>,
+    /// Further chat templates by their names, such as `tool_use`; none is called `default`.
+    pub named_templates: BTreeMap<String, String>,
     /// Variables that the template may use: `bos_token`, `eos_token`, ...
     pub template_variables: BTreeMap<String, String>,
     /// Whether conversations and text are to begin with a beginning-of-sequence token.

@@ -116,12 +116,14 @@ pub struct Rollout {
 /// The four forms in which a rollout may come.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Input {
-    /// Messages and the completion that answers them; the model's chat template is applied.
+    /// Messages and the completion that answers them; the model's chat template is applied. [`Input::chat`] makes one.
     Chat {
         /// The conversation up to the completion.
         messages: Vec<Message>,
-        /// What the policy wrote.
+        /// What the policy wrote; empty where the extras have it as messages.
         completion: String,
+        /// What the conversation has beyond that.
+        extras: Option<Box<Extras>>,
     },
     /// Text that already carries the template.
     Text(String),
@@ -136,9 +138,31 @@ pub enum Input {
     },
 }
 
+impl Input {
+    /// A conversation of plain messages, and the text that answers them.
+    pub fn chat(messages: impl Into<Vec<Message>>, completion: impl Into<String>) -> Self {
+        Self::Chat { messages: messages.into(), completion: completion.into(), extras: None }
+    }
+}
+
+/// What a conversation may have beyond plain messages and a text that answers them. JSON is text here, as the caller wrote it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Extras {
+    /// The completion as messages, in place of a text: an assistant's, or several of which the last is an assistant's.
+    pub completion: Vec<Message>,
+    /// Tools that the policy could call: a list, as the template is to see it.
+    pub tools: Option<Arc<str>>,
+    /// Documents that the policy could read: a list of objects.
+    pub documents: Option<Arc<str>>,
+    /// Further variables of the template by their names, such as `enable_thinking`: an object.
+    pub template_variables: Option<Arc<str>>,
+    /// Which of the model's chat templates is applied; empty: the one for tools where tools are given and the model has
+    /// one (`tool_use`), and else the default one.
+    pub template: Arc<str>,
+}
+
 /// One message of a conversation.
-#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Message {
     /// Who speaks.
     pub role: String,
@@ -146,14 +170,21 @@ pub struct Message {
     pub content: String,
     /// Whether this turn is scored too, as if it were the completion of what comes before it. For an assistant's
     /// messages only. Chat templates do not see it.
-    #[serde(default, skip_serializing)]
     pub score: bool,
+    /// The whole message as a JSON object, where role and content as texts do not say it; they are empty then. A `score` in
+    /// it means [`Self::score`].
+    pub json: Option<String>,
 }
 
 impl Message {
     /// A message that is not scored for itself.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self { role: role.into(), content: content.into(), score: false }
+        Self { role: role.into(), content: content.into(), ..Self::default() }
+    }
+
+    /// A message as a JSON object, in which `role` must be a text. It is checked when it is scored.
+    pub fn json(json: impl Into<String>) -> Self {
+        Self { json: Some(json.into()), ..Self::default() }
     }
 }
 

@@ -25,6 +25,10 @@ pub(super) struct Fields {
     pub prompt: Option<Messages>,
     pub completion: Option<Completion>,
     pub messages: Option<Messages>,
+    pub tools: Option<Box<RawValue>>,
+    pub documents: Option<Box<RawValue>>,
+    pub chat_template_kwargs: Option<Box<RawValue>>,
+    pub chat_template: Option<Box<RawValue>>,
     pub chosen: Option<Messages>,
     pub rejected: Option<Messages>,
     pub text: Option<String>,
@@ -45,12 +49,16 @@ pub(super) struct Fields {
 }
 
 /// Every field of a row, in the order in which messages list them.
-pub const FIELDS: [&str; 18] = [
+pub const FIELDS: [&str; 22] = [
     "id",
     "group",
     "prompt",
     "completion",
     "messages",
+    "tools",
+    "documents",
+    "chat_template_kwargs",
+    "chat_template",
     "chosen",
     "rejected",
     "text",
@@ -113,6 +121,10 @@ impl Fields {
             "completion" => self.completion = map.next_value()?,
             "messages" if self.extra_columns == ExtraColumns::Keep => self.raw_messages = map.next_value()?,
             "messages" => self.messages = map.next_value()?,
+            "tools" => self.tools = map.next_value()?,
+            "documents" => self.documents = map.next_value()?,
+            "chat_template_kwargs" => self.chat_template_kwargs = map.next_value()?,
+            "chat_template" => self.chat_template = map.next_value()?,
             "chosen" => self.chosen = map.next_value()?,
             "rejected" => self.rejected = map.next_value()?,
             "text" => self.text = map.next_value()?,

@@ -2,12 +2,14 @@
 
 use serde_json::value::RawValue;
 
+use super::beside;
 use super::error::reason;
 use super::extra::{ExtraColumns, ExtraField};
 use super::fields::Fields;
-use super::values::{Ids, Messages};
+use super::message::text_of;
+use super::values::{Completion, Ids, Messages};
 use crate::reward::{Code, Rejection};
-use crate::rollout::{ASSISTANT, AggregationSpec, Distinct, Input, Message, Object, Rollout};
+use crate::rollout::{ASSISTANT, AggregationSpec, Distinct, Extras, Input, Message, Object, Rollout};
 
 /// The fields of each input form of one rollout that every caller may use, in the order in which messages list them.
 pub const FORMS: [&[&str]; 4] =
@@ -43,7 +45,15 @@ pub(super) fn content(fields: &mut Fields, id: &str, extra_columns: ExtraColumns
     } else if let Some(raw) = fields.raw_messages.take() {
         fields.messages = Some(messages_of(&raw)?);
     }
-    let inputs = inputs(fields)?;
+    let mut inputs = inputs(fields)?;
+    match &mut inputs {
+        Inputs::One(Input::Chat { extras, .. }) => beside::give(fields, extras)?,
+        Inputs::Pair { chosen: Input::Chat { extras: chosen, .. }, rejected: Input::Chat { extras: rejected, .. } } => {
+            beside::give(fields, chosen)?;
+            beside::give(fields, rejected)?;
+        }
+        _ => beside::refuse(fields, extra_columns)?,
+    }
     let options = Rollout {
         id: id.to_owned(),
         finish_reason: fields.finish_reason.unwrap_or_default().0,
@@ -87,8 +97,11 @@ fn inputs(fields: &mut Fields) -> Result<Inputs, Rejection> {
         "prompt" => {
             // `form_of` has found both.
             let messages = prompt.map(Messages::of_user).unwrap_or_default();
-            let completion = fields.completion.take().map(|completion| completion.0).unwrap_or_default();
-            Input::Chat { messages, completion }
+            match fields.completion.take() {
+                Some(Completion::List(completion)) => answered(messages, completion),
+                Some(Completion::Text(completion)) => Input::chat(messages, completion),
+                None => Input::chat(messages, ""),
+            }
         }
         "messages" => match fields.messages.take() {
             Some(Messages::List(messages)) => conversation(messages, "messages").map_err(malformed)?,
@@ -153,26 +166,42 @@ fn form_of(fields: &Fields) -> Result<&'static [&'static str], Rejection> {
 fn conversation(mut messages: Vec<Message>, field: &str) -> Result<Input, String> {
     match messages.pop() {
         None => Err(format!("{field}: no messages; the last one, an {ASSISTANT}'s, is what is scored")),
-        Some(last) if last.role != ASSISTANT => Err(format!(
-            "{field}: the last message is of the role '{}'; it must be the {ASSISTANT}'s turn that is scored",
-            last.role
-        )),
-        Some(last) => Ok(Input::Chat { messages, completion: last.content }),
+        Some(last) => {
+            let role = text_of(&last, "role").unwrap_or_default();
+            if role != ASSISTANT {
+                return Err(format!(
+                    "{field}: the last message is of the role '{role}'; it must be the {ASSISTANT}'s turn that is scored"
+                ));
+            }
+            if last.json.is_some() {
+                Ok(answered(messages, vec![last]))
+            } else {
+                Ok(Input::chat(messages, last.content))
+            }
+        }
     }
+}
+
+/// A conversation whose completion is messages.
+fn answered(messages: Vec<Message>, completion: Vec<Message>) -> Input {
+    let extras = Extras { completion, ..Extras::default() };
+    Input::Chat { messages, completion: String::new(), extras: Some(Box::new(extras)) }
 }
 
 /// One side of a preference pair.
 fn side_input(side: Messages, prompt: Option<&Messages>, field: &str) -> Result<Input, String> {
     match (side, prompt) {
         (Messages::Text(text), None) => Ok(Input::Text(text)),
-        (Messages::Text(completion), Some(prompt)) => {
-            Ok(Input::Chat { messages: prompt.clone().of_user(), completion })
-        }
+        (Messages::Text(completion), Some(prompt)) => Ok(Input::chat(prompt.clone().of_user(), completion)),
         (Messages::List(messages), None) => conversation(messages, field),
         // One message follows the prompt; several are a whole conversation, which must be one that the prompt is of.
         (Messages::List(mut messages), Some(prompt)) => {
             let contains_prompt = match prompt {
-                Messages::Text(text) => messages.iter().rev().skip(1).any(|message| message.content == *text),
+                Messages::Text(text) => messages
+                    .iter()
+                    .rev()
+                    .skip(1)
+                    .any(|message| text_of(message, "content").is_some_and(|content| content == text.as_str())),
                 Messages::List(prompt) => messages.len() > prompt.len() && messages.starts_with(prompt),
             };
             if !contains_prompt {

@@ -37,21 +37,18 @@ fn the_four_forms() {
         Rollout {
             id: "a1".into(),
             group: "g7".into(),
-            input: Some(Input::Chat { messages: vec![user("hi")], completion: "ho".into() }),
+            input: Some(Input::chat([user("hi")], "ho")),
             ..Rollout::default()
         }
     );
     assert_eq!(
         good(r#"{"id":"a1","prompt":[{"role":"user","content":"hi"}],"completion":""}"#).input,
-        Some(Input::Chat { messages: vec![user("hi")], completion: String::new() })
+        Some(Input::chat([user("hi")], ""))
     );
     let scored = r#"{"id":"a1","completion":"","prompt":[{"role":"user","content":"hi"},
         {"role":"assistant","content":"ho","score":true},{"role":"user","content":"hi","score":false}]}"#;
     let ho = Message { score: true, ..Message::new("assistant", "ho") };
-    assert_eq!(
-        good(scored).input,
-        Some(Input::Chat { messages: vec![user("hi"), ho, user("hi")], completion: String::new() })
-    );
+    assert_eq!(good(scored).input, Some(Input::chat([user("hi"), ho, user("hi")], "")));
     assert_eq!(good(r#"{"id":"a2","text":"t"}"#).input, Some(Input::Text("t".into())));
     assert_eq!(good(r#"{"id":"a3","input_ids":[1,2,4294967295]}"#).input, Some(Input::TokenIds(vec![1, 2, u32::MAX])));
     let apart = good(r#"{"id":"a4","prompt_ids":[1,2],"completion_ids":[3],"finish_reason":"length"}"#);

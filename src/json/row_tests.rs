@@ -12,7 +12,7 @@ fn assistant(content: &str) -> Message {
 }
 
 fn chat(messages: Vec<Message>, completion: &str) -> Input {
-    Input::Chat { messages, completion: completion.into() }
+    Input::chat(messages, completion)
 }
 
 #[track_caller]

@@ -10,7 +10,7 @@ use crate::engine::{ModelCard, ReadAt, ReadPolicy, Reduce, TextAssets, Vocabular
 /// A model, and the terms on which a server scores with it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ServedModel {
-    /// The model. Its tokenizer's file does not travel: of [`TextAssets`], the client's side has the chat template and the
+    /// The model. Its tokenizer's file does not travel: of [`TextAssets`], the client's side has the chat templates and the
     /// vocabulary's fingerprint.
     pub model: ModelCard,
     /// Rollouts of one stream that may be unanswered at a time.
@@ -51,6 +51,7 @@ pub fn card_to_wire(served: &ServedModel) -> v1::ModelCard {
         context_tokens: model.context_tokens,
         vocabulary_size: model.vocabulary_size,
         chat_template: model.text.chat_template.clone().unwrap_or_default(),
+        chat_templates: model.text.named_templates.clone().into_iter().collect(),
         in_flight_limit: served.in_flight_limit,
         over_long: served.over_long.clone(),
         aggregations: served.aggregations.clone(),
@@ -79,6 +80,7 @@ pub fn card_from_wire(card: v1::ModelCard) -> Result<ServedModel, BadCard> {
                 tokenizer_json: None,
                 chat_template: non_empty(card.chat_template),
                 vocabulary: card.tokenizer.map(vocabulary_from_wire).map(Arc::new),
+                named_templates: card.chat_templates.into_iter().collect(),
                 ..TextAssets::default()
             },
             reads: reads_from_wire(card.reads.unwrap_or_default())?,
@@ -173,6 +175,7 @@ mod tests {
                     block_hashes: vec![0, 1, 2, 3, 4, 5, 6, 255],
                     samples: vec![(0, "<s>".into()), (7, "Ġa".into())],
                 })),
+                named_templates: BTreeMap::from([("tool_use".into(), "{{ tools }}".into())]),
                 ..TextAssets::default()
             },
             reads: ReadPolicy::default(),

@@ -10,7 +10,7 @@ use prost::Message as _;
 use super::v1;
 use crate::reward::{Code, Rejection};
 use crate::rollout::{
-    AggregationSpec, Clip, FinishReason, Input, LengthPenalty, Message, Rollout, SoftLength, Transform,
+    AggregationSpec, Clip, Extras, FinishReason, Input, LengthPenalty, Message, Rollout, SoftLength, Transform,
 };
 
 /// A rollout as the wire claims it. An input that is not set stays `None`, for intake to reject.
@@ -79,9 +79,7 @@ pub fn aggregation_from_bytes(bytes: &[u8]) -> Result<AggregationSpec, prost::De
 
 fn input_from_wire(input: v1::rollout::Input) -> Input {
     match input {
-        v1::rollout::Input::Chat(v1::Chat { messages, completion }) => {
-            Input::Chat { messages: messages.into_iter().map(message_from_wire).collect(), completion }
-        }
+        v1::rollout::Input::Chat(chat) => chat_from_wire(chat),
         v1::rollout::Input::Text(text) => Input::Text(text),
         v1::rollout::Input::TokenIds(v1::TokenIds { ids }) => Input::TokenIds(ids),
         v1::rollout::Input::PromptCompletionIds(v1::PromptCompletionIds { prompt, completion }) => {
@@ -92,10 +90,11 @@ fn input_from_wire(input: v1::rollout::Input) -> Input {
 
 fn input_to_wire(input: Input) -> v1::rollout::Input {
     match input {
-        Input::Chat { messages, completion } => v1::rollout::Input::Chat(v1::Chat {
-            messages: messages.into_iter().map(message_to_wire).collect(),
+        Input::Chat { messages, completion, extras } => v1::rollout::Input::Chat(chat_to_wire(
+            messages,
             completion,
-        }),
+            extras.map(|extras| *extras).unwrap_or_default(),
+        )),
         Input::Text(text) => v1::rollout::Input::Text(text),
         Input::TokenIds(ids) => v1::rollout::Input::TokenIds(v1::TokenIds { ids }),
         Input::PromptCompletionIds { prompt, completion } => {
@@ -104,12 +103,42 @@ fn input_to_wire(input: Input) -> v1::rollout::Input {
     }
 }
 
+fn chat_from_wire(chat: v1::Chat) -> Input {
+    let v1::Chat { messages, completion, completion_messages, tools, documents, template_variables, template } = chat;
+    let given = |text: String| (!text.is_empty()).then(|| text.into());
+    let extras = Extras {
+        completion: completion_messages.into_iter().map(message_from_wire).collect(),
+        tools: given(tools),
+        documents: given(documents),
+        template_variables: given(template_variables),
+        template: template.into(),
+    };
+    let extras = (extras != Extras::default()).then(|| Box::new(extras));
+    Input::Chat { messages: messages.into_iter().map(message_from_wire).collect(), completion, extras }
+}
+
+fn chat_to_wire(messages: Vec<Message>, completion: String, extras: Extras) -> v1::Chat {
+    let Extras { completion: completion_messages, tools, documents, template_variables, template } = extras;
+    let text = |text: Option<Arc<str>>| text.as_deref().unwrap_or_default().to_owned();
+    v1::Chat {
+        messages: messages.into_iter().map(message_to_wire).collect(),
+        completion,
+        completion_messages: completion_messages.into_iter().map(message_to_wire).collect(),
+        tools: text(tools),
+        documents: text(documents),
+        template_variables: text(template_variables),
+        template: template.as_ref().to_owned(),
+    }
+}
+
 fn message_from_wire(message: v1::Message) -> Message {
-    Message { role: message.role, content: message.content, score: message.score }
+    let v1::Message { role, content, score, json } = message;
+    Message { role, content, score, json: (!json.is_empty()).then_some(json) }
 }
 
 fn message_to_wire(message: Message) -> v1::Message {
-    v1::Message { role: message.role, content: message.content, score: message.score }
+    let Message { role, content, score, json } = message;
+    v1::Message { role, content, score, json: json.unwrap_or_default() }
 }
 
 fn aggregation_from_wire(aggregation: v1::Aggregation) -> AggregationSpec {
@@ -189,12 +218,33 @@ mod tests {
             .prop_map(|(min, max)| Clip { min: min.map(f64::from), max: max.map(f64::from) })
     }
 
+    fn given() -> impl Strategy<Value = Option<String>> {
+        option::of(text().prop_filter("absence has one spelling", |t| !t.is_empty()))
+    }
+
+    fn message() -> impl Strategy<Value = Message> {
+        (text(), text(), any::<bool>(), given()).prop_map(|(role, content, score, json)| Message {
+            role,
+            content,
+            score,
+            json,
+        })
+    }
+
+    fn extras() -> impl Strategy<Value = Extras> {
+        (vec(message(), 0..3), [given(), given(), given()], text()).prop_map(|(completion, texts, template)| {
+            let [tools, documents, template_variables] = texts.map(|text| text.map(Arc::from));
+            Extras { completion, tools, documents, template_variables, template: template.into() }
+        })
+    }
+
     fn input() -> impl Strategy<Value = Input> {
         let ids = || vec(any::<u32>(), 0..6);
         prop_oneof![
-            (vec((text(), text(), any::<bool>()), 0..4), text()).prop_map(|(messages, completion)| Input::Chat {
-                messages: messages.into_iter().map(|(role, content, score)| Message { role, content, score }).collect(),
-                completion
+            (vec(message(), 0..4), text(), option::of(extras())).prop_map(|(messages, completion, extras)| {
+                // Extras that say nothing are as good as none.
+                let extras = extras.filter(|extras| *extras != Extras::default()).map(Box::new);
+                Input::Chat { messages, completion, extras }
             }),
             text().prop_map(Input::Text),
             ids().prop_map(Input::TokenIds),

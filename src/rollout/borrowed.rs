@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{AggregationSpec, FinishReason, Input, Message, Rollout};
+use super::{AggregationSpec, Extras, FinishReason, Input, Message, Rollout};
 
 /// Rollouts that somebody owns for as long as they may be asked, and asked again over another connection.
 pub trait Rollouts: Send + Sync {
@@ -52,6 +52,8 @@ pub enum InputRef<'a> {
         messages: &'a [Message],
         /// What the policy wrote.
         completion: &'a str,
+        /// What the conversation has beyond that.
+        extras: Option<&'a Extras>,
     },
     /// See [`Input::Text`].
     Text(&'a str),
@@ -140,9 +142,11 @@ impl RolloutRef<'_> {
     pub fn to_owned(&self) -> Result<Rollout, BadId> {
         let input = match self.input {
             None => None,
-            Some(InputRef::Chat { messages, completion }) => {
-                Some(Input::Chat { messages: messages.to_vec(), completion: completion.to_owned() })
-            }
+            Some(InputRef::Chat { messages, completion, extras }) => Some(Input::Chat {
+                messages: messages.to_vec(),
+                completion: completion.to_owned(),
+                extras: extras.cloned().map(Box::new),
+            }),
             Some(InputRef::Text(text)) => Some(Input::Text(text.to_owned())),
             Some(InputRef::TokenIds(ids)) => Some(Input::TokenIds(ids.to_vec()?)),
             Some(InputRef::PromptCompletionIds { prompt, completion }) => {
@@ -169,7 +173,9 @@ impl Rollout {
     /// The same, borrowed.
     pub fn borrowed(&self) -> RolloutRef<'_> {
         let input = self.input.as_ref().map(|input| match input {
-            Input::Chat { messages, completion } => InputRef::Chat { messages, completion },
+            Input::Chat { messages, completion, extras } => {
+                InputRef::Chat { messages, completion, extras: extras.as_deref() }
+            }
             Input::Text(text) => InputRef::Text(text),
             Input::TokenIds(ids) => InputRef::TokenIds(Ids::U32(ids)),
             Input::PromptCompletionIds { prompt, completion } => {
@@ -212,7 +218,12 @@ mod tests {
             Some(Input::Text("t".into())),
             Some(Input::TokenIds(vec![1, u32::MAX])),
             Some(Input::PromptCompletionIds { prompt: vec![1], completion: vec![] }),
-            Some(Input::Chat { messages: vec![Message::new("user", "u")], completion: "c".into() }),
+            Some(Input::chat([Message::new("user", "u")], "c")),
+            Some(Input::Chat {
+                messages: vec![Message::json("{}")],
+                completion: String::new(),
+                extras: Some(Box::new(Extras { completion: vec![Message::json("{}")], ..Extras::default() })),
+            }),
         ];
         for input in inputs {
             let rollout = Rollout {

@@ -5,7 +5,7 @@
 use serde::Serialize;
 
 use super::reading;
-use super::tokenize::{Form, Locate, Text};
+use super::tokenize::{Conversation, Form, Locate, Text};
 use crate::engine::ModelCard;
 use crate::reward::Rejection;
 use crate::rollout::Message;
@@ -82,7 +82,9 @@ pub fn of(card: &ModelCard) -> Result<Option<Sample>, String> {
 }
 
 fn chat(text: &Text, card: &ModelCard) -> Result<Chat, Rejection> {
-    let rendered = text.render(&[Message::new("user", QUESTION)], ANSWER, Locate::Nothing)?.text;
+    let question = [Message::new("user", QUESTION)];
+    let conversation = Conversation::of(&question, ANSWER, None)?;
+    let rendered = text.render(&conversation, 1..2, Locate::Nothing)?.text;
     let templated = text.encode(&rendered, Form::Chat)?;
     let mut read = text.encode(reading::stripped(&card.reads, &rendered), Form::Chat)?;
     reading::complete(&card.reads, true, &mut read);

@@ -59,7 +59,7 @@ fn user(content: String) -> Message {
 }
 
 fn rollout(id: String, group: String, messages: Vec<Message>, completion: String) -> Rollout {
-    Rollout { id, group, input: Some(Input::Chat { messages, completion }), ..Rollout::default() }
+    Rollout { id, group, input: Some(Input::chat(messages, completion)), ..Rollout::default() }
 }
 
 /// Draws words, the same ones for the same seed (splitmix64, Steele et al. 2014).

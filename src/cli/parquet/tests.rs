@@ -64,8 +64,8 @@ fn a_file_of_pyarrow_is_read() {
     assert_eq!(
         inputs,
         [
-            Input::Chat { messages: vec![user.clone()], completion: "4.".into() },
-            Input::Chat { messages: vec![user], completion: "Vier, \u{fc}brigens.".into() },
+            Input::chat([user.clone()], "4."),
+            Input::chat([user], "Vier, \u{fc}brigens."),
             Input::TokenIds(vec![1, 2, 3]),
             Input::PromptCompletionIds { prompt: vec![1, 2], completion: vec![] },
             Input::Text("t".into()),

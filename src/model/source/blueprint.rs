@@ -108,6 +108,8 @@ impl Blueprint {
         }
         if let Some(template) = used.chat_template.take() {
             text.chat_template = Some(template);
+            // They are the model's own as well, in whose place the other one stands.
+            text.named_templates.clear();
         }
         let reads = used.read.policy(report.as_ref().map(|report| &*report.name), &settings, &text)?;
         let mut head = used.head.spec();
@@ -162,6 +164,9 @@ impl Blueprint {
         }
         fingerprint.add("tokenizer", self.text.tokenizer_json.as_deref().unwrap_or_default());
         fingerprint.add("template", self.text.chat_template.as_deref().unwrap_or_default().as_bytes());
+        if !self.text.named_templates.is_empty() {
+            fingerprint.add("named templates", format!("{:?}", self.text.named_templates).as_bytes());
+        }
         // Maps print in the order of their keys, and floats so that they read back the same.
         fingerprint.add("variables", format!("{:?} {:?}", self.text.template_variables, self.text.bos).as_bytes());
         fingerprint.add("attributes", format!("{attributes:?}").as_bytes());

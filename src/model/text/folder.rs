@@ -1,5 +1,6 @@
 //! Text assets of a folder in Hugging Face layout: `tokenizer.json`, else `tokenizer.model`; `tokenizer_config.json`,
-//! `special_tokens_map.json`, `chat_template.jinja`. Each may be absent; the model then takes less.
+//! `special_tokens_map.json`, `chat_template.jinja`, `additional_chat_templates/NAME.jinja`. Each may be absent; the model then
+//! takes less. Templates in files of their own stand for all of `tokenizer_config.json`'s, as transformers has it.
 //!
 //! Whether text begins with a beginning-of-sequence token is what `tokenizer.json` says: `add_bos_token` and `add_eos_token`
 //! of `tokenizer_config.json` count only where there is none, as transformers has it since version 5
@@ -33,6 +34,8 @@ pub fn read(folder: &Path) -> Result<(TextAssets, Vec<PathBuf>), ModelError> {
     let sentencepiece = if tokenizer.is_none() { present("tokenizer.model") } else { None };
     let configs = [present("special_tokens_map.json"), present("tokenizer_config.json")];
     let template_file = present("chat_template.jinja");
+    let named_files = named_template_files(folder)?;
+    files.extend(named_files.iter().map(|(_, path)| path.clone()));
 
     let mut assets = match (tokenizer, sentencepiece) {
         (Some(path), _) => TextAssets { tokenizer_json: Some(read_file(&path)?.into()), ..TextAssets::default() },
@@ -54,11 +57,14 @@ pub fn read(folder: &Path) -> Result<(TextAssets, Vec<PathBuf>), ModelError> {
             }
         }
         if let Some(template) = config.get("chat_template").filter(|t| !t.is_null()) {
-            assets.chat_template = Some(default_template(template).map_err(|e| ModelError::malformed(path, e))?);
+            (assets.chat_template, assets.named_templates) =
+                templates(template).map_err(|e| ModelError::malformed(path, e))?;
         }
     }
-    if let Some(path) = template_file {
-        assets.chat_template = Some(read_text(&path)?);
+    if template_file.is_some() || !named_files.is_empty() {
+        assets.chat_template = template_file.map(|path| read_text(&path)).transpose()?;
+        let read = |(name, path): (String, PathBuf)| Ok((name, read_text(&path)?));
+        assets.named_templates = named_files.into_iter().map(read).collect::<Result<_, ModelError>>()?;
     }
     Ok((assets, files))
 }
@@ -89,18 +95,41 @@ fn token_text(value: &Value) -> Option<&str> {
     value.as_str().or_else(|| value.get("content")?.as_str())
 }
 
-/// A template is its text, or a list of named ones of which `default` is the one without tools or documents.
-fn default_template(value: &Value) -> Result<String, String> {
-    if let Some(text) = value.as_str() {
-        return Ok(text.to_owned());
+/// Files of named templates, by their names.
+fn named_template_files(folder: &Path) -> Result<Vec<(String, PathBuf)>, ModelError> {
+    let folder = folder.join("additional_chat_templates");
+    if !folder.is_dir() {
+        return Ok(Vec::new());
     }
-    let named = value.as_array().ok_or("chat_template is neither text nor a list of named templates")?;
-    named
-        .iter()
-        .find(|t| t.get("name").and_then(Value::as_str) == Some("default"))
-        .and_then(|t| t.get("template")?.as_str())
-        .map(str::to_owned)
-        .ok_or_else(|| "chat_template is a list of named templates without one named \"default\"".into())
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(&folder).map_err(ModelError::io(&folder))? {
+        let path = entry.map_err(ModelError::io(&folder))?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".jinja"));
+        if let Some(name) = name {
+            files.push((name.to_owned(), path));
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// The default template and those that have another name.
+type Templates = (Option<String>, BTreeMap<String, String>);
+
+/// A template is its text, or a list of named ones of which `default` is the one that is applied where none is named.
+fn templates(value: &Value) -> Result<Templates, String> {
+    if let Some(text) = value.as_str() {
+        return Ok((Some(text.to_owned()), BTreeMap::new()));
+    }
+    let mut named = BTreeMap::new();
+    for template in value.as_array().ok_or("chat_template is neither text nor a list of named templates")? {
+        let text = |field| template.get(field).and_then(Value::as_str).map(str::to_owned);
+        let (Some(name), Some(source)) = (text("name"), text("template")) else {
+            return Err("chat_template is a list of which an entry has no name or no template".into());
+        };
+        named.insert(name, source);
+    }
+    Ok((named.remove("default"), named))
 }
 
 #[cfg(test)]
@@ -128,11 +157,32 @@ mod tests {
         write(folder.path(), "special_tokens_map.json", &json!({"eos_token": "<old>", "pad_token": "<pad>"}));
         let (assets, files) = read(folder.path()).unwrap();
         assert_eq!(assets.chat_template.as_deref(), Some("D"));
+        assert_eq!(assets.named_templates, BTreeMap::from([("tool_use".into(), "T".into())]));
         let variables: Vec<_> = assets.template_variables.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
         assert_eq!(variables, [("bos_token", "<s>"), ("eos_token", "</s>"), ("pad_token", "<pad>")]);
         assert_eq!(files.len(), 2);
         std::fs::write(folder.path().join("chat_template.jinja"), "J").unwrap();
-        assert_eq!(read(folder.path()).unwrap().0.chat_template.as_deref(), Some("J"));
+        // Files stand for all templates of the other file.
+        let read = read(folder.path()).unwrap().0;
+        assert_eq!((read.chat_template.as_deref(), read.named_templates.len()), (Some("J"), 0));
+    }
+
+    #[test]
+    fn named_templates_have_files_of_their_own() {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), "tokenizer_config.json", &json!({"chat_template": "C"}));
+        let named = folder.path().join("additional_chat_templates");
+        std::fs::create_dir(&named).unwrap();
+        for (name, source) in [("tool_use.jinja", "T"), ("rag.jinja", "R"), ("README.md", "")] {
+            std::fs::write(named.join(name), source).unwrap();
+        }
+        let names = |assets: &TextAssets| assets.named_templates.keys().cloned().collect::<Vec<_>>();
+        let (assets, files) = read(folder.path()).unwrap();
+        assert_eq!((assets.chat_template.as_deref(), names(&assets)), (None, vec!["rag".into(), "tool_use".into()]));
+        assert_eq!(files.len(), 3);
+        std::fs::write(folder.path().join("chat_template.jinja"), "J").unwrap();
+        let (assets, files) = read(folder.path()).unwrap();
+        assert_eq!((assets.chat_template.as_deref(), names(&assets).len(), files.len()), (Some("J"), 2, 4));
     }
 
     /// As transformers 5 has it for every class of tokenizer.
@@ -154,10 +204,13 @@ mod tests {
     }
 
     #[test]
-    fn named_templates_without_a_default_are_refused() {
+    fn named_templates_need_a_name_and_no_default() {
         let folder = tempfile::tempdir().unwrap();
         write(folder.path(), "tokenizer_config.json", &json!({"chat_template": [{"name": "rag", "template": "R"}]}));
+        let assets = read(folder.path()).unwrap().0;
+        assert_eq!((assets.chat_template, assets.named_templates.len()), (None, 1));
+        write(folder.path(), "tokenizer_config.json", &json!({"chat_template": [{"template": "R"}]}));
         let message = read(folder.path()).unwrap_err().to_string();
-        assert!(message.contains("tokenizer_config.json") && message.contains("default"), "{message}");
+        assert!(message.contains("tokenizer_config.json") && message.contains("no name"), "{message}");
     }
 }

@@ -15,6 +15,7 @@
 //! Of a client's numbers for rollouts, no two that are unanswered may be the same.
 
 mod card;
+mod chat;
 mod reply;
 mod rollout;
 
@@ -36,6 +37,11 @@ pub const MAX_OPTIONS_BYTES: usize = 64 << 10;
 
 /// Stands where a rollout names no options.
 pub const NO_OPTIONS: u32 = u32::MAX;
+
+/// A length that cannot be is cut to one that no record has, and found there.
+fn length(claimed: u64) -> usize {
+    usize::try_from(claimed).unwrap_or(usize::MAX).min(1 << 40)
+}
 
 /// Kinds of records; see the module.
 pub mod kind {

@@ -18,6 +18,15 @@
 //!                4 chat         messages (32) │ bytes of the completion (32)
 //!                               per message: bytes of its role (32) │ bytes of its content (31), score (1) │ role │ content
 //!                               the completion
+//!                5 chat with JSON, or with more than messages and a text
+//!                               messages (32) │ messages of the completion (32)
+//!                               bytes of the completion (32) │ of the template's name (32)
+//!                               bytes of tools (32) │ of documents (32)
+//!                               bytes of the template's variables (32) │ 0 (32)
+//!                               completion │ name │ tools │ documents │ variables; of no bytes where there are none
+//!                               per message, those of the completion last:
+//!                                 bytes of its role (32) │ bytes of its content (31), score (1)
+//!                                 bytes of its JSON (64) │ role │ content │ JSON
 //!
 //!   cancel   0 │ number of the rollout
 //! ```
@@ -30,7 +39,8 @@
 //! What breaks the form of a record breaks the lane. What has the form and makes no sense as a rollout (text that is not
 //! UTF-8, an unknown form) is a [`MalformedRollout`]: a rejection of that rollout alone.
 
-use super::{MAX_OPTIONS, MAX_OPTIONS_BYTES, kind};
+use super::chat::{self, RawChat};
+use super::{MAX_OPTIONS, MAX_OPTIONS_BYTES, kind, length};
 use crate::limits::{MAX_ID_BYTES, MAX_MESSAGES, MAX_NAME_BYTES};
 use crate::reward::shortened;
 use crate::rollout::{FinishReason, Ids, Input, InputRef, Message, Rollout, RolloutRef};
@@ -43,6 +53,7 @@ const TEXT: u8 = 1;
 const IDS: u8 = 2;
 const PROMPT_COMPLETION: u8 = 3;
 const CHAT: u8 = 4;
+const CHAT_WITH_JSON: u8 = 5;
 
 /// Longest trace context in bytes: a W3C `traceparent` of version 00 has 55, later ones may have more.
 const MAX_TRACE_BYTES: usize = 512;
@@ -75,7 +86,10 @@ pub fn rollout_words(rollout: &RolloutRef) -> usize {
             Some(InputRef::Text(text)) => 1 + in_words(text.len()),
             Some(InputRef::TokenIds(ids)) => 1 + id_words(ids),
             Some(InputRef::PromptCompletionIds { prompt, completion }) => 1 + id_words(prompt) + id_words(completion),
-            Some(InputRef::Chat { messages, completion }) => {
+            Some(InputRef::Chat { messages, completion, extras }) if chat::has_json(messages, *extras) => {
+                chat::words(messages, completion, *extras)
+            }
+            Some(InputRef::Chat { messages, completion, .. }) => {
                 let message = |m: &Message| 1 + in_words(m.role.len()) + in_words(m.content.len());
                 1 + messages.iter().map(message).sum::<usize>() + in_words(completion.len())
             }
@@ -97,6 +111,7 @@ pub fn write_rollout(
         Some(InputRef::Text(_)) => TEXT,
         Some(InputRef::TokenIds(_)) => IDS,
         Some(InputRef::PromptCompletionIds { .. }) => PROMPT_COMPLETION,
+        Some(InputRef::Chat { messages, extras, .. }) if chat::has_json(messages, extras) => CHAT_WITH_JSON,
         Some(InputRef::Chat { .. }) => CHAT,
     };
     let finish = match rollout.finish_reason {
@@ -132,7 +147,10 @@ pub fn write_rollout(
             write_ids(&mut writer, prompt);
             write_ids(&mut writer, completion);
         }
-        Some(InputRef::Chat { messages, completion }) => {
+        Some(InputRef::Chat { messages, completion, extras }) if form == CHAT_WITH_JSON => {
+            chat::write(&mut writer, messages, completion, *extras);
+        }
+        Some(InputRef::Chat { messages, completion, .. }) => {
             writer.halves(messages.len() as u32, completion.len() as u32);
             for message in *messages {
                 writer
@@ -222,10 +240,16 @@ pub fn read_rollout(mut record: Record) -> Result<RolloutRecord, Broken> {
                     role: text(role, "messages: role"),
                     content: text(content, "messages: content"),
                     score,
+                    json: None,
                 })
                 .collect(),
             completion: text(completion, "completion"),
+            extras: None,
         }),
+        Raw::ChatWithJson(chat) => {
+            let (messages, completion, extras) = chat.into_texts(&mut text);
+            Some(Input::Chat { messages, completion, extras })
+        }
         Raw::Unknown => {
             note("input", &format!("form {form} is none of this version"));
             None
@@ -266,6 +290,7 @@ enum Raw {
     Ids(Vec<u32>),
     PromptCompletion(Vec<u32>, Vec<u32>),
     Chat(Vec<(Vec<u8>, Vec<u8>, bool)>, Vec<u8>),
+    ChatWithJson(RawChat),
     Unknown,
 }
 
@@ -301,6 +326,7 @@ fn read_input(record: &mut Record, form: u8) -> Result<Raw, Broken> {
             }
             Raw::Chat(messages, record.bytes(completion as usize, "completion")?)
         }
+        CHAT_WITH_JSON => Raw::ChatWithJson(chat::read(record)?),
         _ => {
             // It is passed over: the next record begins where its length says.
             while record.remaining() > 0 {
@@ -309,11 +335,6 @@ fn read_input(record: &mut Record, form: u8) -> Result<Raw, Broken> {
             Raw::Unknown
         }
     })
-}
-
-/// A length that cannot be is cut to one that no record has, and found there.
-fn length(claimed: u64) -> usize {
-    usize::try_from(claimed).unwrap_or(usize::MAX).min(1 << 40)
 }
 
 /// An entry of the table of options.

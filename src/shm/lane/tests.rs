@@ -172,7 +172,7 @@ fn another_version_is_refused_by_either_end() {
     let hello =
         |magic: &[u8; 8], version: u32, last: u32| [&magic[..], &version.to_ne_bytes(), &last.to_ne_bytes()].concat();
     assert_eq!(greet(&hello(b"rw-lane\n", VERSION, 0)), Ok(()));
-    assert!(greet(&hello(b"rw-lane\n", VERSION + 1, 0)).unwrap_err().contains("lane version 3, this sidecar 2"));
+    assert!(greet(&hello(b"rw-lane\n", VERSION + 1, 0)).unwrap_err().contains("lane version 4, this sidecar 3"));
     let older = greet(&hello(b"rw-lane\n", VERSION - 1, 0)).unwrap_err();
     assert!(older.contains("lane version 1, this sidecar 2; install the same release of both"), "{older}");
     assert!(greet(&hello(b"rw-lane\n", VERSION, 1)).unwrap_err().contains("does not know"));

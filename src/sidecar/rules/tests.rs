@@ -5,8 +5,8 @@ mod options;
 use proptest::prelude::*;
 
 use super::*;
-use crate::engine::{EchoEngine, Engine as _, ReadPolicy, Reduce, TextAssets};
-use crate::rollout::LengthPenalty;
+use crate::engine::{EchoEngine, Engine as _, ReadAt, ReadPolicy, Reduce};
+use crate::rollout::{ASSISTANT, Input, LengthPenalty, Message, Turn};
 
 const CONTEXT: u32 = 32;
 
@@ -77,8 +77,8 @@ fn chat(contents: &[&str], completion: &str) -> Rollout {
         let role = if i % 2 == 0 { "user" } else { ASSISTANT };
         Message { score: content.starts_with('*'), ..Message::new(role, content.trim_start_matches('*')) }
     };
-    let messages = contents.iter().enumerate().map(message).collect();
-    rollout(Input::Chat { messages, completion: completion.into() })
+    let messages = contents.iter().enumerate().map(message).collect::<Vec<_>>();
+    rollout(Input::chat(messages, completion))
 }
 
 #[track_caller]
@@ -184,7 +184,7 @@ fn turns_that_cannot_be_scored() {
     let plain = rules(ReadPolicy::default());
     assert_bad(&plain, chat(&["w0", "w1", "*w2"], "w3"), Code::BadMessages, "chat.messages[2].score: only");
     let first = Message { score: true, ..Message::new(ASSISTANT, "w0") };
-    let first = rollout(Input::Chat { messages: vec![first], completion: "w1".into() });
+    let first = rollout(Input::chat([first], "w1"));
     assert_bad(&plain, first, Code::BadMessages, "chat.messages[0].score: there is no message before");
     assert_bad(&rules(steps(END)), chat(&["w0", "*w1"], "w3"), Code::BadMessages, "every step");
     // Not scored, it may stand anywhere.

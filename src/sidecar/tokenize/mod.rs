@@ -5,23 +5,29 @@
 //! [`Bos`](crate::engine::Bos), and never added twice.
 
 mod conversation;
+mod messages;
 mod opening;
 mod probe;
 mod terminator;
 mod tokens;
 mod vocabulary;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokenizers::Tokenizer;
 
 pub use self::conversation::Locate;
+pub use self::messages::{Conversation, bytes_of};
 use self::opening::Opening;
 use self::terminator::Terminator;
 pub use self::tokens::Form;
 
+use self::messages::Given;
 use super::template::Template;
 use crate::engine::{Bos, TextAssets, Vocabulary};
+use crate::limits::MAX_NAME_BYTES;
+use crate::reward::{Code, Rejection};
 
 /// The model's tokenizer and chat template.
 pub struct Text {
@@ -36,20 +42,31 @@ pub struct Text {
     tokenizers_bos: Option<u32>,
     /// The id of the text that the model calls its beginning-of-sequence token.
     named_bos: Option<u32>,
-    template: Option<Template>,
+    /// By their names.
+    templates: BTreeMap<String, Template>,
     terminator: Option<Terminator>,
     opening: Option<Opening>,
     vocabulary: Option<Arc<Vocabulary>>,
 }
 
+/// The template that is applied where none is named.
+const DEFAULT: &str = "default";
+
+/// The one that is applied where tools are given, if the model has it.
+const TOOL_USE: &str = "tool_use";
+
 impl Text {
     /// Loads what the model brought; the error says what is wrong with it.
     pub fn new(assets: &TextAssets) -> Result<Self, String> {
         let tokenizer = assets.tokenizer_json.as_deref().map(load).transpose()?;
-        let template = match &assets.chat_template {
-            Some(source) => Some(Template::new(source, &assets.template_variables, None)?),
-            None => None,
-        };
+        let mut templates = BTreeMap::new();
+        if let Some(source) = &assets.chat_template {
+            templates.insert(DEFAULT.to_owned(), Template::new(source, &assets.template_variables, None)?);
+        }
+        for (name, source) in &assets.named_templates {
+            let template = Template::new(source, &assets.template_variables, None);
+            templates.insert(name.clone(), template.map_err(|e| format!("the template named {name}: {e}"))?);
+        }
         let (tokenizers_bos, tokenizers_eos) = match &tokenizer {
             Some(tokenizer) => tokens::specials_around(tokenizer)?,
             None => (None, None),
@@ -72,7 +89,7 @@ impl Text {
             Bos::Never => (None, None),
         };
         let added = tokenizer.as_ref().map(tokens::added).unwrap_or_default();
-        let around = template.as_ref().and_then(probe::around);
+        let around = templates.get(DEFAULT).and_then(probe::around);
         let eos = assets.template_variables.get("eos_token").map(String::as_str);
         Ok(Self {
             text_bos,
@@ -86,7 +103,29 @@ impl Text {
                 Arc::new(vocabulary::of(tokenizer, assets.template_variables.values().map(String::as_str)))
             }),
             tokenizer,
-            template,
+            templates,
+        })
+    }
+
+    /// The template for what is given beside the messages: as `get_chat_template` of transformers 5.23 chooses it.
+    fn template(&self, given: &Given) -> Result<&Template, Rejection> {
+        let names = || self.templates.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+        if !given.template.is_empty() {
+            return self.templates.get(given.template).ok_or_else(|| {
+                let name = crate::reward::shortened(given.template, MAX_NAME_BYTES);
+                let what = format!("chat.template: the model has no template named '{name}'; it has: {}", names());
+                Rejection::new(Code::BadOption, what)
+            });
+        }
+        let for_tools = given.tools.as_ref().and_then(|_| self.templates.get(TOOL_USE));
+        for_tools.or_else(|| self.templates.get(DEFAULT)).ok_or_else(|| {
+            let what = if self.templates.is_empty() {
+                "chat: the model has no chat template; send text that carries the template already, or token ids"
+                    .to_owned()
+            } else {
+                format!("chat.template: the model has no default template; name one of: {}", names())
+            };
+            Rejection::new(Code::UnsupportedInput, what)
         })
     }
 

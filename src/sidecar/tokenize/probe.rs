@@ -2,7 +2,9 @@
 //!
 //! The invariant: what is found is the template's own; where the words do not come out once each and in their order, nothing is.
 
-use crate::rollout::{ASSISTANT, Message};
+use serde::Serialize;
+
+use crate::rollout::ASSISTANT;
 use crate::sidecar::template::Template;
 
 /// Words that no template writes of its own accord.
@@ -20,10 +22,26 @@ pub(super) struct Around {
     pub behind: String,
 }
 
+#[derive(Serialize)]
+struct Variables {
+    messages: [Message; 2],
+    add_generation_prompt: bool,
+    tools: Option<()>,
+    documents: Option<()>,
+}
+
+#[derive(Serialize)]
+struct Message {
+    role: &'static str,
+    content: &'static str,
+}
+
 /// Renders a conversation of two words; `None` where the template refuses it, or rewrites the words.
 pub(super) fn around(template: &Template) -> Option<Around> {
-    let messages = [Message::new("user", QUESTION), Message::new(ASSISTANT, ANSWER)];
-    let text = template.render(&messages, false).ok()?;
+    let message = |role, content| Message { role, content };
+    let messages = [message("user", QUESTION), message(ASSISTANT, ANSWER)];
+    let variables = Variables { messages, add_generation_prompt: false, tools: None, documents: None };
+    let text = template.render_values(&variables).ok()?;
     let (before, rest) = text.split_once(QUESTION)?;
     let (between, behind) = rest.split_once(ANSWER)?;
     let again = |text: &str| text.contains(QUESTION) || text.contains(ANSWER);

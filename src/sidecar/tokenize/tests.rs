@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::conversation::Rendered;
 use super::*;
 use crate::reward::Code;
 use crate::rollout::Message;
@@ -47,6 +48,11 @@ fn assets(template: Option<&str>, adds_bos: bool) -> TextAssets {
     }
 }
 
+fn render(text: &Text, messages: &[Message], completion: &str, locate: Locate) -> Result<Rendered, Rejection> {
+    let conversation = Conversation::of(messages, completion, None)?;
+    text.render(&conversation, messages.len()..messages.len() + 1, locate)
+}
+
 fn user(content: &str) -> Message {
     Message::new("user", content)
 }
@@ -54,7 +60,7 @@ fn user(content: &str) -> Message {
 #[test]
 fn a_conversation_is_rendered_and_its_completion_found() {
     let text = text(Some(CHATML), false);
-    let rendered = text.render(&[user(" two and two make ")], "four four", Locate::Whole).unwrap();
+    let rendered = render(&text, &[user(" two and two make ")], "four four", Locate::Whole).unwrap();
     assert_eq!(rendered.text, "<s>user two and two make </s> <s>assistant four four </s> ");
     let place = rendered.completion.unwrap();
     assert_eq!(&rendered.text[place.clone()], "four four");
@@ -67,7 +73,7 @@ fn a_conversation_is_rendered_and_its_completion_found() {
 #[test]
 fn an_empty_completion_has_a_place_too() {
     let text = text(Some(CHATML), false);
-    let rendered = text.render(&[user("two")], "", Locate::Whole).unwrap();
+    let rendered = render(&text, &[user("two")], "", Locate::Whole).unwrap();
     let (ids, completion) = text.encode_part(&rendered.text, rendered.completion.unwrap(), Form::Chat).unwrap();
     assert_eq!(ids, [1, 3, 5, 2, 1, 4, 2]);
     assert_eq!(completion, 6..6);
@@ -88,7 +94,7 @@ fn exactly_one_beginning_whatever_the_text_brought() {
 fn a_conversation_begins_as_the_template_begins_it() {
     let begins = |template: &str, bos| {
         let text = Text::new(&TextAssets { bos, ..assets(Some(template), true) }).unwrap();
-        let rendered = text.render(&[user("two")], "four", Locate::Whole).unwrap();
+        let rendered = render(&text, &[user("two")], "four", Locate::Whole).unwrap();
         let (ids, part) = text.encode_part(&rendered.text, rendered.completion.unwrap(), Form::Chat).unwrap();
         assert_eq!(ids[part], [8]);
         assert_eq!(ids, text.encode(&rendered.text, Form::Chat).unwrap());
@@ -190,7 +196,7 @@ fn a_beginning_is_known_from_the_tokenizer_and_from_the_text() {
 
 #[test]
 fn a_conversation_needs_a_template() {
-    let rejection = text(None, false).render(&[user("two")], "", Locate::Nothing).err().unwrap();
+    let rejection = render(&text(None, false), &[user("two")], "", Locate::Nothing).err().unwrap();
     assert_eq!(rejection.code, Code::UnsupportedInput);
 }
 
@@ -231,12 +237,12 @@ fn a_completion_is_found_whatever_a_template_trims() {
             ["four", " four", "four ", "\n four   ", "four   and\n\n", "</s>", "4", "COMPLETION0", "a", "é "]
         {
             for prompt in ["two", "four ", "COMPLETION0 COMPLETION2"] {
-                let rendered = text.render(&[user(prompt)], completion, Locate::Whole).unwrap();
+                let rendered = render(&text, &[user(prompt)], completion, Locate::Whole).unwrap();
                 let place = rendered.completion.unwrap();
                 let found = &rendered.text[place.clone()];
                 assert_eq!(found.trim(), completion.trim(), "{template}");
                 // It is the one between what stands around any completion.
-                let other = text.render(&[user(prompt)], "other", Locate::Whole).unwrap();
+                let other = render(&text, &[user(prompt)], "other", Locate::Whole).unwrap();
                 let other_place = other.completion.unwrap();
                 assert_eq!(rendered.text[..place.start], other.text[..other_place.start], "{template}");
                 assert_eq!(rendered.text[place.end..], other.text[other_place.end..], "{template}");
@@ -250,7 +256,7 @@ fn a_completion_is_found_whatever_a_template_trims() {
 fn blanks_that_a_template_trims_count_for_nothing() {
     let text = text(Some(CHATML), false);
     let counted = |completion: &str| {
-        let rendered = text.render(&[user("two")], completion, Locate::Whole).unwrap();
+        let rendered = render(&text, &[user("two")], completion, Locate::Whole).unwrap();
         text.encode_part(&rendered.text, rendered.completion.unwrap(), Form::Chat).unwrap().1.len()
     };
     for completion in
@@ -269,7 +275,7 @@ fn nothing_is_counted_of_a_completion_that_a_template_rewrites() {
     let forgetful = "{% for m in messages %}<s>{{ m.role }} {{ m.content.split('</think>')[-1] }}{% endfor %}\
                      {{ '<s>assistant ' if add_generation_prompt }}";
     let text = text(Some(forgetful), false);
-    let render = |completion, locate| text.render(&[user("two")], completion, locate);
+    let render = |completion, locate| render(&text, &[user("two")], completion, locate);
     let whole = render("and make</think>four", Locate::Whole).err().unwrap();
     assert_eq!(whole.code, Code::BadMessages);
     assert!(whole.message.contains("length_penalty") && whole.message.contains("prompt_completion_ids"), "{whole}");
@@ -287,7 +293,7 @@ fn a_completion_without_a_place_is_not_cut_around() {
         "{{ 'answer: ' if add_generation_prompt }}{% for m in messages %}{{ m.content | upper }}{% endfor %}";
     let text = text(Some(shouting), false);
     for (locate, says) in [(Locate::Whole, "length_penalty"), (Locate::Start, "shorten the prompt")] {
-        let rejection = text.render(&[user("two")], "four", locate).err().unwrap();
+        let rejection = render(&text, &[user("two")], "four", locate).err().unwrap();
         assert_eq!(rejection.code, Code::BadMessages);
         assert!(rejection.message.contains(says), "{rejection}");
     }
@@ -323,9 +329,8 @@ fn a_completion_is_found_in_every_presets_template() {
         // One model is asked about a principle.
         let principle = [Message::new("principle", "correctness"), user("two")];
         for completion in ["four", " four \n", "user", "a", ""] {
-            let rendered = text
-                .render(&plain, completion, Locate::Whole)
-                .or_else(|_| text.render(&principle, completion, Locate::Whole))
+            let rendered = render(&text, &plain, completion, Locate::Whole)
+                .or_else(|_| render(&text, &principle, completion, Locate::Whole))
                 .unwrap_or_else(|rejection| panic!("{}: {completion:?}: {rejection}", path.display()));
             let found = &rendered.text[rendered.completion.unwrap()];
             assert_eq!(found.trim(), completion.trim(), "{}", path.display());
