@@ -16,6 +16,15 @@ pub struct Rendered {
     pub completion: Option<Range<usize>>,
 }
 
+/// What a template is given.
+#[derive(serde::Serialize)]
+struct Variables<'a> {
+    messages: &'a [Message],
+    tools: (),
+    documents: (),
+    add_generation_prompt: bool,
+}
+
 /// What is to be found out of a completion's place in a rendered conversation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Locate {
@@ -83,7 +92,9 @@ impl Text {
                 "chat: the model has no chat template; send text that carries the template already, or token ids",
             )
         })?;
-        template.render(messages, add_generation_prompt)
+        // As transformers calls it where there are neither tools nor documents.
+        let variables = Variables { messages, tools: (), documents: (), add_generation_prompt };
+        template.render(&variables).map(|written| written.text)
     }
 }
 
