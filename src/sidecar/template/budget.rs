@@ -103,12 +103,18 @@ impl Budget {
     /// One evaluation deeper, until the guard is dropped.
     #[inline]
     pub(super) fn deeper(&self) -> Result<Depth<'_>> {
-        let depth = self.0.depth.get() + 1;
+        self.deeper_by(1)
+    }
+
+    /// The same for what takes as much stack as so many evaluations.
+    #[inline]
+    pub(super) fn deeper_by(&self, levels: u32) -> Result<Depth<'_>> {
+        let depth = self.0.depth.get() + levels;
         if depth > MAX_TEMPLATE_DEPTH {
             return Err(too_deep());
         }
         self.0.depth.set(depth);
-        Ok(Depth(&self.0.depth))
+        Ok(Depth(&self.0.depth, levels))
     }
 }
 
@@ -130,11 +136,11 @@ fn too_deep() -> Error {
 }
 
 /// See [`Budget::deeper`].
-pub(super) struct Depth<'a>(&'a Cell<u32>);
+pub(super) struct Depth<'a>(&'a Cell<u32>, u32);
 
 impl Drop for Depth<'_> {
     fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
+        self.0.set(self.0.get() - self.1);
     }
 }
 

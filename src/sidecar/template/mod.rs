@@ -124,3 +124,6 @@ fn read(source: &str, date: Option<Date>) -> Result<Program, String> {
     let root = scope::resolve(&mut parsed.body)?;
     Ok(Program { body: parsed.body, root, texts: parsed.texts, date })
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,7 +10,7 @@ use super::super::syntax::{
     Arguments, Binary, Call, Comparison, Conditional, Expr, FilterCall, Literal, Name, Slice, Slot, TestCall, Unary,
 };
 use super::super::{filters, tests_};
-use super::{MAX_HEIGHT, Parser, Result, Tall};
+use super::{MAX_DEPTH, MAX_HEIGHT, Parser, Result, Tall};
 
 impl Parser {
     /// One higher than these.
@@ -26,8 +26,8 @@ impl Parser {
     /// An expression without a comma at its top.
     pub(super) fn expression(&mut self, conditional: bool) -> Result<Tall> {
         self.depth += 1;
-        if self.depth > MAX_HEIGHT {
-            return self.fail(format!("the expression is nested deeper than {MAX_HEIGHT}"));
+        if self.depth > MAX_DEPTH {
+            return self.fail(format!("the expression is nested deeper than {}", MAX_DEPTH / 2));
         }
         let result = if conditional { self.conditional() } else { self.or() };
         self.depth -= 1;
@@ -155,8 +155,8 @@ impl Parser {
 
     fn unary(&mut self, with_filter: bool) -> Result<Tall> {
         self.depth += 1;
-        if self.depth > MAX_HEIGHT {
-            return self.fail(format!("the expression is nested deeper than {MAX_HEIGHT}"));
+        if self.depth > MAX_DEPTH {
+            return self.fail(format!("the expression is nested deeper than {}", MAX_DEPTH / 2));
         }
         let operator = match self.current() {
             Token::Operator("-") => Some(Unary::Neg),

@@ -14,6 +14,9 @@ use super::syntax::{Expr, Literal, Stmt};
 /// Deepest expression.
 const MAX_HEIGHT: u32 = 100;
 
+/// Most calls of the parser for expressions in one another: two for a pair of brackets.
+const MAX_DEPTH: u32 = 140;
+
 /// Deepest nesting of statements.
 const MAX_BLOCKS: u32 = 50;
 

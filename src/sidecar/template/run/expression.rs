@@ -88,6 +88,7 @@ impl Run {
 
     #[inline(never)]
     fn dict(self: &Rc<Self>, items: &[(Expr, Expr)], frame: &Rc<Frame>) -> Result<Value> {
+        let _depth = self.cx.budget.deeper()?;
         let pair = |(key, value): &(Expr, Expr)| Ok((self.eval(key, frame)?, self.eval(value, frame)?));
         Ok(Value::Dict(Dict::new(&self.cx, items.iter().map(pair).collect::<Result<Vec<_>>>()?)?))
     }
@@ -192,11 +193,9 @@ impl Run {
         frame: &Rc<Frame>,
         block: Option<&Value>,
     ) -> Result<Value> {
+        let _depth = self.cx.budget.deeper()?;
         let value = match (&filter.value, block) {
-            (Some(Expr::Filter(inner)), Some(_)) => {
-                let _depth = self.cx.budget.deeper()?;
-                self.filter(inner, frame, block)?
-            }
+            (Some(Expr::Filter(inner)), Some(_)) => self.filter(inner, frame, block)?,
             (Some(value), _) => self.eval(value, frame)?,
             (None, Some(block)) => block.clone(),
             (None, None) => return Err(Error::other("a filter without a value")),

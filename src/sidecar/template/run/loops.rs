@@ -50,6 +50,7 @@ impl Run {
         depth0: u32,
         out: &mut Out,
     ) -> Result<Flow> {
+        let _depth = self.cx.budget.deeper_by(3)?;
         let iterable = if for_.condition.is_some() { self.chosen(for_, frame, iterable)? } else { iterable };
         let mut ran = false;
         match for_.loop_slot {

@@ -6,7 +6,6 @@ use std::cmp::Ordering;
 use std::rc::Rc;
 
 use super::super::budget::{Error, Result};
-use super::dict::hashable;
 use super::iter::iterate;
 use super::{Cx, Value, View};
 
@@ -173,5 +172,19 @@ fn whole(value: &Value) -> Option<i128> {
     match value {
         Value::Float(number) if number.fract() == 0.0 && number.abs() < 1e38 => Some(*number as i128),
         other => other.integer(),
+    }
+}
+
+/// Refuses what Python cannot hash.
+pub(in super::super) fn hashable(cx: &Rc<Cx>, key: &Value) -> Result<()> {
+    match key {
+        Value::List(_) | Value::Dict(_) | Value::View(View::Keys | View::Items, _) => {
+            Err(Error::type_error(format!("unhashable type: '{}'", key.type_name())))
+        }
+        Value::Tuple(tuple) => {
+            cx.budget.steps(tuple.items.len() as u64)?;
+            tuple.items.iter().try_for_each(|item| hashable(cx, item))
+        }
+        _ => Ok(()),
     }
 }

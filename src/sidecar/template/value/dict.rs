@@ -6,8 +6,8 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher as _, Hash as _, Hasher as _, RandomState};
 use std::rc::Rc;
 
-use super::super::budget::{Charge, Error, Result};
-use super::compare::equal;
+use super::super::budget::{Charge, Result};
+use super::compare::{equal, hashable};
 use super::{Cx, Value, deeper};
 
 #[derive(Debug)]
@@ -108,20 +108,6 @@ impl Dict {
 
     pub(in super::super) fn depth(&self) -> u32 {
         self.depth
-    }
-}
-
-/// Refuses what Python cannot hash.
-pub(in super::super) fn hashable(cx: &Rc<Cx>, key: &Value) -> Result<()> {
-    match key {
-        Value::List(_) | Value::Dict(_) | Value::View(super::View::Keys | super::View::Items, _) => {
-            Err(Error::type_error(format!("unhashable type: '{}'", key.type_name())))
-        }
-        Value::Tuple(tuple) => {
-            cx.budget.steps(tuple.items.len() as u64)?;
-            tuple.items.iter().try_for_each(|item| hashable(cx, item))
-        }
-        _ => Ok(()),
     }
 }
 

@@ -16,8 +16,8 @@ use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
 
-pub(super) use self::compare::{contains, equal, less, order};
-pub(super) use self::dict::{Dict, hashable};
+pub(super) use self::compare::{contains, equal, hashable, less, order};
+pub(super) use self::dict::Dict;
 pub use self::from_serde::COMPLETION;
 pub(super) use self::from_serde::variables;
 pub(super) use self::iter::{Items, Iterate, collect, iterate};
