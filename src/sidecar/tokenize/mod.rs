@@ -8,6 +8,7 @@ mod conversation;
 mod marks;
 mod messages;
 mod opening;
+mod place;
 mod probe;
 mod terminator;
 mod tokens;
@@ -20,6 +21,7 @@ use tokenizers::Tokenizer;
 
 pub use self::conversation::Locate;
 pub use self::messages::{Conversation, bytes_of};
+pub use self::place::Place;
 use self::opening::Opening;
 use self::terminator::Terminator;
 pub use self::tokens::Form;
