@@ -1,5 +1,7 @@
 //! What goes back: rewards, or a rejection with a stable code. Never NaN, never a default, never silence.
 
+use std::ops::Range;
+
 use crate::limits::MAX_REJECTION_BYTES;
 
 /// What the model says of one rollout, and what is needed to trust it.
@@ -25,6 +27,18 @@ pub struct Rewards {
     /// Every read in order, where the head reads this rollout at several places; empty where it reads the last token
     /// alone.
     pub reads: Vec<ReadRewards>,
+    /// What was taken out of the completion before it was scored, where the rollout asked for its answer alone.
+    pub thinking: Option<Thinking>,
+}
+
+/// A completion's thinking, which was not scored.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Thinking {
+    /// The parts that were taken out, in order, without overlap: in characters (Unicode code points) of a completion that came as
+    /// text, in ids of one that came as ids.
+    pub taken: Vec<Range<u32>>,
+    /// Whether a thinking was never closed, so that all from its beginning on was taken.
+    pub unclosed: bool,
 }
 
 /// What the model says of a rollout at one of several reads.
@@ -36,6 +50,17 @@ pub struct ReadRewards {
     pub attributes: Vec<f32>,
     /// Those attributes, aggregated as the rollout asked. Finite.
     pub reward: f32,
+    /// Where the token that is read ends in what the caller sent, where that is known.
+    pub end: Option<ReadEnd>,
+}
+
+/// Where a read ends in what the caller sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadEnd {
+    /// Characters (Unicode code points) of the completion, or of a text that carries its template, up to there.
+    Characters(u32),
+    /// Ids of the completion, or of a conversation that came as ids, up to and including the one that is read.
+    Tokens(u32),
 }
 
 /// The one answer to a rollout.
@@ -138,6 +163,10 @@ codes! {
     UnsupportedInput = "UNSUPPORTED_INPUT",
     /// The model's tokenizer broke on the text.
     TokenizerFailed = "TOKENIZER_FAILED",
+    /// The completion has no token, and the rollout must have one.
+    EmptyCompletion = "EMPTY_COMPLETION",
+    /// Another model version would score it, or has, than the one that was asked for.
+    OtherVersion = "OTHER_VERSION",
 }
 
 impl std::fmt::Display for Code {

@@ -2,8 +2,10 @@
 //!
 //! Nothing here knows a wire format, a tokenizer or a model.
 
+mod answer_only;
 mod borrowed;
 
+pub use answer_only::{AnswerOnly, AnswerOnlyField};
 pub use borrowed::{BadId, Ids, InputRef, RolloutRef, Rollouts};
 
 use std::collections::BTreeMap;
@@ -15,6 +17,7 @@ use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 
 use crate::batch::{At, Sequence};
 use crate::engine::Reduce;
+use crate::reward::{ReadEnd, Thinking};
 
 /// Deserializes what must be written as an object: serde would take a struct's fields from a list as well.
 #[derive(Debug, Clone, PartialEq)]
@@ -101,6 +104,12 @@ pub struct Rollout {
     pub deadline_ms: Option<u64>,
     /// How the attributes become one reward.
     pub aggregation: Arc<AggregationSpec>,
+    /// Whether it is rejected where its completion has no token.
+    pub require_completion: bool,
+    /// Whether the completion's thinking is taken out before it is scored, and how it is known.
+    pub answer_only: Option<AnswerOnly>,
+    /// The model version that is to score it, and no other; empty means any.
+    pub model_version: String,
     /// W3C `traceparent` of the caller's span; empty means none.
     pub traceparent: String,
     /// W3C `tracestate` of the call that brought the rollout; empty means none. A transport takes it from its own headers: the
@@ -224,6 +233,18 @@ pub struct AggregationSpec {
     /// Taken off per completion token over a target.
     #[serde(deserialize_with = "optional_object")]
     pub length_penalty: Option<LengthPenalty>,
+    /// The reward, in place of what the attributes give, when the completion did not finish.
+    pub unfinished_value: Option<f64>,
+    /// Taken off the more, the nearer the completion is to a limit.
+    #[serde(deserialize_with = "optional_object")]
+    pub soft_length: Option<SoftLength>,
+}
+
+impl AggregationSpec {
+    /// Whether it depends on the completion's length, which not all input forms tell.
+    pub fn needs_length(&self) -> bool {
+        self.length_penalty.is_some() || self.soft_length.is_some()
+    }
 }
 
 /// `clip((attribute - mean) / std * scale + shift)`.
@@ -263,6 +284,19 @@ pub struct LengthPenalty {
     pub target_tokens: u32,
 }
 
+/// A penalty that grows linearly up to a limit: DAPO's soft overlong punishment (arXiv:2503.14476, equation 13).
+#[derive(Debug, Clone, Copy, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SoftLength {
+    /// Completion tokens from which on all of it is taken off.
+    pub limit_tokens: u32,
+    /// Over so many tokens below the limit it grows; from 1 to `limit_tokens`.
+    pub cache_tokens: u32,
+    /// Taken off at the limit and beyond it; at least 0. Default 1, as the paper has it.
+    #[serde(default)]
+    pub most: Option<f64>,
+}
+
 /// A rollout that intake has proved: non-empty, within the context, every id within the vocabulary, read where the
 /// model's card says.
 #[derive(Debug)]
@@ -282,6 +316,17 @@ pub struct ValidRollout {
     pub group: String,
     /// Higher goes first.
     pub priority: i32,
+    /// What the answer says of the caller's own input.
+    pub report: Report,
+}
+
+/// What an answer says of its rollout in terms of what the caller sent.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Where each step ends; empty where there are no steps.
+    pub ends: Vec<Option<ReadEnd>>,
+    /// What was taken out of the completion, where its answer alone was to be scored.
+    pub thinking: Option<Thinking>,
 }
 
 /// Where the head reads one rollout.

@@ -450,6 +450,7 @@ async fn a_new_generation_is_known_to_the_client() {
             queue_ns: 0,
             forward_ns: 0,
             reads: Vec::new(),
+            thinking: None,
         };
         assert!(end.rewards.rewards(numbers[0], &rewards(3)).unwrap());
         for part in after.chunks(50) {

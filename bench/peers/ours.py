@@ -29,12 +29,14 @@ class Ours:
     def run(self) -> tuple[float, Scores]:
         with self.launch() as server, server.client() as client:
             client.score(input_ids=self.setup.warm_up)
+            calls = self.setup.in_calls(self.rollouts)
+            groups = self.setup.in_calls(self.setup.groups) if self.setup.groups else [None] * len(calls)
             began = time.perf_counter()
-            batch = client.score(input_ids=self.rollouts, groups=self.setup.groups)
+            batches = [client.score(input_ids=ids, groups=names) for ids, names in zip(calls, groups)]
             seconds = time.perf_counter() - began
-        if batch.tokens.tolist() != [len(ids) for ids in self.rollouts]:
+        if [n for batch in batches for n in batch.tokens.tolist()] != [len(ids) for ids in self.rollouts]:
             raise RuntimeError("a rollout was not scored whole")
-        return seconds, batch.attributes.tolist()
+        return seconds, [row for batch in batches for row in batch.attributes.tolist()]
 
 
 if __name__ == "__main__":

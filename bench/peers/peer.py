@@ -30,10 +30,17 @@ class Setup:
     rollouts: list[Ids]
     groups: list[str] | None
     """The rollouts' groups, where each has one."""
+    calls: int
+    """How many calls they are sent in, one after the other, each with as many rollouts."""
     warm_up: list[Ids]
     """Rollouts that have nothing in common with those that are timed: scored before every run, outside its time."""
     options: dict[str, Any]
     """What distinguishes two contestants of one program."""
+
+    def in_calls(self, rollouts: list[Any]) -> list[list[Any]]:
+        """The rollouts, or what was made of each of them, call by call."""
+        size = len(rollouts) // self.calls
+        return [rollouts[at : at + size] for at in range(0, len(rollouts), size)]
 
 
 class Peer(Protocol):

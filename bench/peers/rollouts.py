@@ -76,6 +76,20 @@ def tokenise(row: dict[str, Any], tokenizer: Any, place: str) -> Ids:
     return list(tokenizer.apply_chat_template(conversation, return_dict=False))
 
 
+def turn_by_turn(conversations: int, turns: int, model: Path, seed: int) -> Rollouts:
+    """Conversations that are sent again after each of their turns, each turn of all of them before the next: random ordinary
+    tokens, 64 to 200 a turn."""
+    source = random.Random(seed)
+    vocabulary = range(FIRST_ORDINARY_ID, AutoConfig.from_pretrained(model).vocab_size)
+    grown: list[Ids] = [[] for _ in range(conversations)]
+    sent: list[Ids] = []
+    for _ in range(turns):
+        for ids in grown:
+            ids += source.choices(vocabulary, k=source.randint(64, 200))
+            sent.append(ids.copy())
+    return Rollouts(sent, None)
+
+
 def made_up(lengths: list[int], model: Path, seed: int) -> Rollouts:
     """Random ordinary tokens; the same ones for the same seed."""
     source = random.Random(seed)

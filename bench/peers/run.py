@@ -37,7 +37,12 @@ def main() -> None:
     cores = sorted(os.sched_getaffinity(0))[: options.threads]
     os.sched_setaffinity(0, cores)
 
-    if options.long:
+    calls = 1
+    if options.turns:
+        timed = rollouts.turn_by_turn(options.conversations, options.turns, options.model, seed=3)
+        calls = options.turns
+        what = f"{options.conversations} conversations of {options.turns} turns, sent turn by turn"
+    elif options.long:
         timed = rollouts.made_up([options.long], options.model, seed=1)
         what = f"one rollout of {options.long} random ids"
     else:
@@ -47,6 +52,7 @@ def main() -> None:
         "threads": options.threads,
         "rollouts": timed.ids,
         "groups": timed.groups,
+        "calls": calls,
         "warm_up": rollouts.made_up(WARM_UP_LENGTHS, options.model, seed=2).ids,
     }
     print(f"{what}: {len(timed.ids)} rollouts, {timed.tokens} tokens submitted, {timed.unique()} unique")
@@ -79,6 +85,8 @@ def parse() -> argparse.Namespace:
     work = parser.add_mutually_exclusive_group(required=True)
     work.add_argument("--input", type=Path, metavar="FILE.jsonl", help="a rollout file")
     work.add_argument("--long", type=int, metavar="TOKENS", help="one rollout of that many random ids instead")
+    work.add_argument("--turns", type=int, metavar="TURNS", help="conversations of so many turns instead, sent turn by turn")
+    parser.add_argument("--conversations", type=int, default=32, help="how many, with --turns")
     parser.add_argument("--peers", default=DEFAULT_PEERS, help=f"of {', '.join(PEERS)}; default: {DEFAULT_PEERS}")
     parser.add_argument("--runs", type=int, default=3, help="timed runs of each contestant")
     parser.add_argument("--threads", type=int, default=2, help="of each contestant, and the cores that it has")
@@ -88,8 +96,8 @@ def parse() -> argparse.Namespace:
     options.peers = [name for name in options.peers.split(",") if name]
     if unknown := set(options.peers) - set(PEERS):
         parser.error(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(PEERS)}")
-    if options.runs < 1 or options.threads < 1:
-        parser.error("--runs and --threads begin at 1")
+    if options.runs < 1 or options.threads < 1 or options.conversations < 1:
+        parser.error("--runs, --threads and --conversations begin at 1")
     return options
 
 

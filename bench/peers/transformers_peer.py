@@ -29,7 +29,7 @@ class Transformers:
     def run(self) -> tuple[float, Scores]:
         self.score(self.setup.warm_up)
         began = time.perf_counter()
-        scores = self.score(self.setup.rollouts)
+        scores = [row for call in self.setup.in_calls(self.setup.rollouts) for row in self.score(call)]
         return time.perf_counter() - began, scores
 
     @torch.inference_mode()

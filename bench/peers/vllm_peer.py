@@ -50,7 +50,7 @@ class Vllm:
         if not self.model.reset_prefix_cache():
             raise RuntimeError("the prefix cache could not be emptied")
         began = time.perf_counter()
-        scores = self.score(self.setup.rollouts)
+        scores = [row for call in self.setup.in_calls(self.setup.rollouts) for row in self.score(call)]
         return time.perf_counter() - began, scores
 
     def score(self, rollouts: list[Ids]) -> Scores:

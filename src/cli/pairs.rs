@@ -111,6 +111,7 @@ mod tests {
             queue_ns: 0,
             forward_ns: 0,
             reads: Vec::new(),
+            thinking: None,
         })
     }
 

@@ -18,6 +18,9 @@ pub const INSPECT: u8 = 4;
 /// What a switched-off optional setting says.
 pub(super) const OFF: &str = "off";
 
+/// What a setting says that is worked out at the start.
+pub(super) const AUTO: &str = "auto";
+
 /// What begins every environment variable of ours.
 pub(super) const ENVIRONMENT_PREFIX: &str = "REWARD_SIDECAR_";
 
@@ -78,6 +81,8 @@ pub(super) enum Kind {
     LogFilter,
     /// A whole number.
     Count { min: u64, ceiling: u64, ceiling_name: &'static str },
+    /// A whole number, or [`AUTO`].
+    CountOrAuto { ceiling: u64, ceiling_name: &'static str },
     /// A power of two.
     PowerOfTwo { min: u64, ceiling: u64, ceiling_name: &'static str },
     /// `true` or `false`.
@@ -101,7 +106,8 @@ impl Kind {
     /// Reads a flag or an environment variable; [`Kind::check`] follows.
     pub fn parse(self, text: &str) -> Result<Value, Unfit> {
         match self {
-            Kind::Count { .. } | Kind::PowerOfTwo { .. } => match text.parse::<i64>() {
+            Kind::CountOrAuto { .. } if text == AUTO => Ok(Value::String(text.to_owned())),
+            Kind::Count { .. } | Kind::CountOrAuto { .. } | Kind::PowerOfTwo { .. } => match text.parse::<i64>() {
                 Ok(number) => Ok(Value::Integer(number)),
                 Err(_) => Err(Unfit::Not(self.expected())),
             },
@@ -128,6 +134,13 @@ impl Kind {
             (Kind::OneOf(words), Value::String(text)) => words.contains(&text.as_str()),
             (Kind::Device, Value::String(text)) => text.parse::<DeviceChoice>().is_ok(),
             (Kind::Switch, Value::Boolean(_)) => true,
+            (Kind::CountOrAuto { .. }, Value::String(text)) => text == AUTO,
+            (Kind::CountOrAuto { ceiling, ceiling_name }, Value::Integer(_)) => {
+                return Kind::Count { min: 0, ceiling, ceiling_name }.check(value).map_err(|unfit| match unfit {
+                    Unfit::Not(_) => Unfit::Not(self.expected()),
+                    above => above,
+                });
+            }
             (
                 Kind::Count { min, ceiling, ceiling_name } | Kind::PowerOfTwo { min, ceiling, ceiling_name },
                 Value::Integer(number),
@@ -151,6 +164,7 @@ impl Kind {
             Kind::EndpointOrOff => "an endpoint such as http://127.0.0.1:4317 (plain HTTP/2, no TLS), or off".into(),
             Kind::LogFilter => "a level (error, warn, info, debug, trace) or directives such as info,h2=warn".into(),
             Kind::Count { min, ceiling, .. } => format!("a whole number from {min} to {ceiling}"),
+            Kind::CountOrAuto { ceiling, .. } => format!("a whole number from 0 to {ceiling}, or {AUTO}"),
             Kind::PowerOfTwo { min, ceiling, .. } => format!("a power of two from {min} to {ceiling}"),
             Kind::Switch => "true or false".into(),
             Kind::OneOf(words) => format!("one of {}", words.join(", ")),

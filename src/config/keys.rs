@@ -3,13 +3,10 @@
 
 use toml::Value;
 
-use super::key::{INSPECT, Key, Kind, OFF, SCORE, SERVE};
+use super::key::{AUTO, INSPECT, Key, Kind, OFF, SCORE, SERVE};
 use crate::limits;
 use crate::model::{DeviceChoice, Dtype};
 use crate::sidecar::{self, OverLong};
-
-/// The demo model keeps some 4,800 tokens in that: more than a micro-batch has.
-const DEFAULT_PREFIX_CACHE_BYTES: usize = 128 << 20;
 
 fn text(value: impl Into<String>) -> Value {
     Value::String(value.into())
@@ -119,15 +116,15 @@ pub(super) const KEYS: &[Key] = &[
     },
     Key {
         name: "prefix_cache_bytes",
-        kind: Kind::Count {
-            min: 0,
+        kind: Kind::CountOrAuto {
             ceiling: limits::MAX_PREFIX_CACHE_BYTES as u64,
             ceiling_name: "MAX_PREFIX_CACHE_BYTES",
         },
-        default: || count(DEFAULT_PREFIX_CACHE_BYTES),
+        default: || text(AUTO),
         commands: SERVE | SCORE,
         value_name: "N",
-        about: "Memory for prefixes that later micro-batches may begin with, on the CPU; 0 keeps none. Never changes a reward",
+        about: "Memory for prefixes that later micro-batches may begin with, on the CPU; 0 keeps none, auto: a quarter of what is free, \
+                at most 16 micro-batches' tokens. Never changes a reward",
     },
     Key {
         name: "cache_dir",
@@ -203,7 +200,7 @@ pub(super) const KEYS: &[Key] = &[
         default: || count(sidecar().max_batch_tokens),
         commands: SERVE | SCORE,
         value_name: "N",
-        about: "Most unique tokens in one micro-batch, fewer where that hardly costs more; a longer rollout goes alone",
+        about: "Most unique tokens that one micro-batch computes, fewer where that hardly costs more; a longer rollout goes alone",
     },
     Key {
         name: "max_batch_rollouts",

@@ -9,7 +9,7 @@ use super::fields::Fields;
 use super::message::text_of;
 use super::values::{Completion, Ids, Messages};
 use crate::reward::{Code, Rejection};
-use crate::rollout::{ASSISTANT, AggregationSpec, Distinct, Extras, FinishReason, Input, Message, Object, Rollout};
+use crate::rollout::{ASSISTANT, AggregationSpec, Distinct, Extras, Input, Message, Object, Rollout};
 
 /// The fields of each input form of one rollout that every caller may use, in the order in which messages list them.
 pub const FORMS: [&[&str]; 5] =
@@ -54,14 +54,15 @@ pub(super) fn content(fields: &mut Fields, id: &str, extra_columns: ExtraColumns
         }
         _ => beside::refuse(fields, extra_columns)?,
     }
-    let finish_reason = ending(fields.finish_reason.as_deref())?;
     let options = Rollout {
         id: id.to_owned(),
-        finish_reason,
+        finish_reason: fields.finish_reason.unwrap_or_default().0,
         group: fields.group.take().unwrap_or_default(),
         priority: fields.priority.unwrap_or_default(),
         deadline_ms: fields.deadline_ms,
         aggregation: aggregation(fields)?.into(),
+        require_completion: fields.require_completion.unwrap_or_default(),
+        answer_only: fields.answer_only.take().unwrap_or_default().0,
         ..Rollout::default()
     };
     let with = |input, options: Rollout| Box::new(Rollout { input: Some(input), ..options });
@@ -219,23 +220,6 @@ fn side_input(side: Messages, prompt: Option<&Messages>, field: &str) -> Result<
             conversation(messages, field)
         }
     }
-}
-
-/// A rollout's reason to end, as JSON spells it; `None` for any other word.
-pub fn finish_reason(word: &str) -> Option<FinishReason> {
-    match word {
-        "stop" => Some(FinishReason::Stop),
-        "length" => Some(FinishReason::Length),
-        _ => None,
-    }
-}
-
-fn ending(word: Option<&str>) -> Result<FinishReason, Rejection> {
-    let Some(word) = word else { return Ok(FinishReason::Unspecified) };
-    finish_reason(word).ok_or_else(|| {
-        let message = format!("finish_reason: '{word}' is not known; write stop or length, or leave it out");
-        Rejection::new(Code::Malformed, message)
-    })
 }
 
 /// `aggregation`, with the short forms `weights` and `weighting` folded in.

@@ -6,6 +6,7 @@ mod beside;
 mod error;
 mod extra;
 mod fields;
+mod finish_reason;
 mod form;
 mod message;
 mod nearest;
@@ -16,3 +17,4 @@ pub mod value;
 mod values;
 
 pub use self::fields::{FIELDS, REWARDS_FIELDS, unknown};
+pub use self::nearest::nearest;

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde::ser::{SerializeMap as _, Serializer};
 
 use crate::engine::ModelCard;
-use crate::reward::{Outcome, ReadRewards, Rejection, Rewards};
+use crate::reward::{Outcome, ReadEnd, ReadRewards, Rejection, Rewards, Thinking};
 
 /// The answer to one rollout, to be written as JSON.
 pub struct Answer<'a> {
@@ -113,6 +113,8 @@ struct Scored<'a> {
     model_version: &'a str,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     reads: Vec<Read<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    thinking: Option<Taken>,
 }
 
 impl<'a> Scored<'a> {
@@ -125,6 +127,7 @@ impl<'a> Scored<'a> {
             truncated: rewards.truncated,
             model_version: &rewards.model_version,
             reads: rewards.reads.iter().map(|read| Read::new(card, read)).collect(),
+            thinking: rewards.thinking.as_ref().map(Taken::new),
         }
     }
 }
@@ -135,12 +138,35 @@ struct Read<'a> {
     tokens: u32,
     reward: f32,
     attributes: Attributes<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    end_characters: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    end_tokens: Option<u32>,
+}
+
+/// What was taken out of a completion.
+#[derive(Serialize)]
+struct Taken {
+    /// Begin and end of each part.
+    taken: Vec<[u32; 2]>,
+    unclosed: bool,
+}
+
+impl Taken {
+    fn new(thinking: &Thinking) -> Self {
+        Self { taken: thinking.taken.iter().map(|part| [part.start, part.end]).collect(), unclosed: thinking.unclosed }
+    }
 }
 
 impl<'a> Read<'a> {
     fn new(card: &'a ModelCard, read: &'a ReadRewards) -> Self {
         let attributes = Attributes { names: &card.attributes, values: &read.attributes };
-        Self { tokens: read.tokens, reward: read.reward, attributes }
+        let (end_characters, end_tokens) = match read.end {
+            None => (None, None),
+            Some(ReadEnd::Characters(end)) => (Some(end), None),
+            Some(ReadEnd::Tokens(end)) => (None, Some(end)),
+        };
+        Self { tokens: read.tokens, reward: read.reward, attributes, end_characters, end_tokens }
     }
 }
 
@@ -209,6 +235,7 @@ mod tests {
             queue_ns: 1,
             forward_ns: 2,
             reads: Vec::new(),
+            thinking: None,
         })
     }
 
@@ -251,11 +278,18 @@ mod tests {
 
     #[test]
     fn several_reads_are_listed() {
-        let read = |tokens, reward| ReadRewards { tokens, attributes: vec![reward, 0.25], reward };
-        let outcome = rewards(2.0, vec![2.0, 0.5]).map(|r| Rewards { reads: vec![read(3, 0.5), read(57, 2.0)], ..r });
+        let read = |tokens, reward| ReadRewards { tokens, attributes: vec![reward, 0.25], reward, end: None };
+        let ends = ReadRewards { end: Some(ReadEnd::Characters(9)), ..read(57, 2.0) };
+        let thinking = Thinking { taken: vec![0..4, 7..9], unclosed: true };
+        let outcome = rewards(2.0, vec![2.0, 0.5]).map(|r| Rewards {
+            reads: vec![read(3, 0.5), ends],
+            thinking: Some(thinking),
+            ..r
+        });
         let line = written(Some("a"), &outcome);
         let reads = "\"reads\":[{\"tokens\":3,\"reward\":0.5,\"attributes\":{\"length\":0.5,\"checksum\":0.25}},\
-                     {\"tokens\":57,\"reward\":2.0,\"attributes\":{\"length\":2.0,\"checksum\":0.25}}]}";
+                     {\"tokens\":57,\"reward\":2.0,\"attributes\":{\"length\":2.0,\"checksum\":0.25},\"end_characters\":9}],\
+                     \"thinking\":{\"taken\":[[0,4],[7,9]],\"unclosed\":true}}";
         assert!(line.ends_with(reads), "{line}");
     }
 

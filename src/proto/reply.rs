@@ -3,7 +3,7 @@
 //! Invariant: what comes from the wire as rewards is finite; anything else is a [`BadReply`].
 
 use super::v1;
-use crate::reward::{Code, Outcome, ReadRewards, Rejection, Rewards};
+use crate::reward::{Code, Outcome, ReadEnd, ReadRewards, Rejection, Rewards, Thinking};
 
 /// A reply that follows the protocol of no version this program knows.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -44,6 +44,7 @@ pub fn outcome_to_wire(id: String, outcome: Outcome) -> v1::Reply {
             queue_ns: rewards.queue_ns,
             forward_ns: rewards.forward_ns,
             reads: rewards.reads.into_iter().map(read_to_wire).collect(),
+            thinking: rewards.thinking.map(thinking_to_wire),
         }),
         Err(rejection) => v1::reply::Outcome::Rejection(v1::Rejection {
             code: code_to_wire(rejection.code).into(),
@@ -77,6 +78,7 @@ pub fn outcome_from_wire(reply: v1::Reply) -> (String, Result<Outcome, BadReply>
                     queue_ns: rewards.queue_ns,
                     forward_ns: rewards.forward_ns,
                     reads: rewards.reads.into_iter().map(read_from_wire).collect(),
+                    thinking: rewards.thinking.map(thinking_from_wire),
                 }))
             } else {
                 Err(BadReply::NonFinite { id: id.clone() })
@@ -87,11 +89,33 @@ pub fn outcome_from_wire(reply: v1::Reply) -> (String, Result<Outcome, BadReply>
 }
 
 fn read_to_wire(read: ReadRewards) -> v1::ReadRewards {
-    v1::ReadRewards { tokens: read.tokens, attributes: read.attributes, reward: read.reward }
+    let (end_characters, end_tokens) = match read.end {
+        None => (None, None),
+        Some(ReadEnd::Characters(end)) => (Some(end), None),
+        Some(ReadEnd::Tokens(end)) => (None, Some(end)),
+    };
+    v1::ReadRewards {
+        tokens: read.tokens,
+        attributes: read.attributes,
+        reward: read.reward,
+        end_characters,
+        end_tokens,
+    }
 }
 
 fn read_from_wire(read: v1::ReadRewards) -> ReadRewards {
-    ReadRewards { tokens: read.tokens, attributes: read.attributes, reward: read.reward }
+    let end = read.end_characters.map(ReadEnd::Characters).or(read.end_tokens.map(ReadEnd::Tokens));
+    ReadRewards { tokens: read.tokens, attributes: read.attributes, reward: read.reward, end }
+}
+
+fn thinking_to_wire(thinking: Thinking) -> v1::Thinking {
+    let bounds = thinking.taken.iter().flat_map(|part| [part.start, part.end]).collect();
+    v1::Thinking { bounds, unclosed: thinking.unclosed }
+}
+
+fn thinking_from_wire(thinking: v1::Thinking) -> Thinking {
+    let taken = thinking.bounds.chunks_exact(2).map(|part| part[0]..part[1]).collect();
+    Thinking { taken, unclosed: thinking.unclosed }
 }
 
 /// A code for the wire.
@@ -120,6 +144,8 @@ pub fn code_to_wire(code: Code) -> v1::RejectionCode {
         Code::NoReadPosition => v1::RejectionCode::NoReadPosition,
         Code::UnsupportedInput => v1::RejectionCode::UnsupportedInput,
         Code::TokenizerFailed => v1::RejectionCode::TokenizerFailed,
+        Code::EmptyCompletion => v1::RejectionCode::EmptyCompletion,
+        Code::OtherVersion => v1::RejectionCode::OtherVersion,
     }
 }
 
@@ -143,17 +169,28 @@ mod tests {
         vec(any::<char>(), 0..8).prop_map(String::from_iter)
     }
 
+    fn end() -> impl Strategy<Value = Option<ReadEnd>> {
+        prop_oneof![
+            Just(None),
+            any::<u32>().prop_map(|end| Some(ReadEnd::Characters(end))),
+            any::<u32>().prop_map(|end| Some(ReadEnd::Tokens(end))),
+        ]
+    }
+
+    fn thinking() -> impl Strategy<Value = Option<Thinking>> {
+        let part = (any::<u32>(), any::<u32>()).prop_map(|(start, end)| start..end);
+        let thinking = (vec(part, 0..4), any::<bool>());
+        prop::option::of(thinking.prop_map(|(taken, unclosed)| Thinking { taken, unclosed }))
+    }
+
     fn outcome() -> impl Strategy<Value = Outcome> {
         let finite = || any::<f32>().prop_filter("never sent", |x| x.is_finite());
         let read = || {
-            (any::<u32>(), vec(finite(), 0..6), finite()).prop_map(|(tokens, attributes, reward)| ReadRewards {
-                tokens,
-                attributes,
-                reward,
-            })
+            (any::<u32>(), vec(finite(), 0..6), finite(), end())
+                .prop_map(|(tokens, attributes, reward, end)| ReadRewards { tokens, attributes, reward, end })
         };
-        let rewards = (read(), any::<bool>(), text(), any::<(u64, u64)>(), vec(read(), 0..4)).prop_map(
-            |(own, truncated, version, (queue_ns, forward_ns), reads)| Rewards {
+        let rewards = (read(), any::<bool>(), text(), any::<(u64, u64)>(), vec(read(), 0..4), thinking()).prop_map(
+            |(own, truncated, version, (queue_ns, forward_ns), reads, thinking)| Rewards {
                 reward: own.reward,
                 attributes: own.attributes,
                 tokens: own.tokens,
@@ -163,6 +200,7 @@ mod tests {
                 queue_ns,
                 forward_ns,
                 reads,
+                thinking,
             },
         );
         prop_oneof![
@@ -209,7 +247,7 @@ mod tests {
         for (reward, attribute) in [(f32::NAN, 0.0), (0.0, f32::INFINITY)] {
             let rewards = v1::Rewards { reward, attributes: vec![attribute], ..Default::default() };
             assert_eq!(bad(Some(v1::reply::Outcome::Rewards(rewards))), BadReply::NonFinite { id: id() });
-            let read = v1::ReadRewards { reward, attributes: vec![attribute], tokens: 1 };
+            let read = v1::ReadRewards { reward, attributes: vec![attribute], tokens: 1, ..v1::ReadRewards::default() };
             let rewards = v1::Rewards { reads: vec![read], ..Default::default() };
             assert_eq!(bad(Some(v1::reply::Outcome::Rewards(rewards))), BadReply::NonFinite { id: id() });
         }

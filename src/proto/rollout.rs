@@ -9,7 +9,10 @@ use prost::Message as _;
 
 use super::v1;
 use crate::reward::{Code, Rejection};
-use crate::rollout::{AggregationSpec, Clip, Extras, FinishReason, Input, LengthPenalty, Message, Rollout, Transform};
+use crate::rollout::{
+    AggregationSpec, AnswerOnly, Clip, Extras, FinishReason, Input, LengthPenalty, Message, Rollout, SoftLength,
+    Transform,
+};
 
 /// A rollout as the wire claims it. An input that is not set stays `None`, for intake to reject.
 pub fn rollout_from_wire(rollout: v1::Rollout) -> Result<Rollout, Rejection> {
@@ -35,6 +38,9 @@ pub fn rollout_from_wire(rollout: v1::Rollout) -> Result<Rollout, Rejection> {
         priority: rollout.priority,
         deadline_ms: rollout.deadline_ms,
         aggregation: rollout.aggregation.map(aggregation_from_wire).unwrap_or_default().into(),
+        require_completion: rollout.require_completion,
+        answer_only: rollout.answer_only.map(|marks| AnswerOnly { open: marks.open, close: marks.close }),
+        model_version: rollout.model_version,
         traceparent: rollout.traceparent,
         tracestate: String::new(),
     })
@@ -58,6 +64,9 @@ pub fn rollout_to_wire(rollout: Rollout) -> v1::Rollout {
             .then(|| aggregation_to_wire(Arc::unwrap_or_clone(rollout.aggregation))),
         traceparent: rollout.traceparent,
         cancel: false,
+        require_completion: rollout.require_completion,
+        answer_only: rollout.answer_only.map(|marks| v1::AnswerOnly { open: marks.open, close: marks.close }),
+        model_version: rollout.model_version,
     }
 }
 
@@ -147,6 +156,12 @@ fn aggregation_from_wire(aggregation: v1::Aggregation) -> AggregationSpec {
         length_penalty: aggregation
             .length_penalty
             .map(|p| LengthPenalty { per_token: p.per_token, target_tokens: p.target_tokens }),
+        unfinished_value: aggregation.unfinished_value,
+        soft_length: aggregation.soft_length.map(|soft| SoftLength {
+            limit_tokens: soft.limit_tokens,
+            cache_tokens: soft.cache_tokens,
+            most: soft.most,
+        }),
     }
 }
 
@@ -162,6 +177,12 @@ fn aggregation_to_wire(spec: AggregationSpec) -> v1::Aggregation {
         length_penalty: spec
             .length_penalty
             .map(|p| v1::LengthPenalty { per_token: p.per_token, target_tokens: p.target_tokens }),
+        unfinished_value: spec.unfinished_value,
+        soft_length: spec.soft_length.map(|soft| v1::SoftLength {
+            limit_tokens: soft.limit_tokens,
+            cache_tokens: soft.cache_tokens,
+            most: soft.most,
+        }),
     }
 }
 
@@ -244,6 +265,8 @@ mod tests {
                 .prop_map(|(mean, std, scale, shift, clip)| Transform { mean, std, scale, shift, clip });
         let length_penalty =
             (number(), any::<u32>()).prop_map(|(per_token, target_tokens)| LengthPenalty { per_token, target_tokens });
+        let soft_length = (any::<u32>(), any::<u32>(), option::of(number()))
+            .prop_map(|(limit_tokens, cache_tokens, most)| SoftLength { limit_tokens, cache_tokens, most });
         (
             text(),
             option::of(text().prop_filter("absence has one spelling", |t| !t.is_empty())),
@@ -251,11 +274,12 @@ mod tests {
             btree_map(text(), transform, 0..3),
             clip(),
             option::of(number()),
-            option::of(number()),
-            option::of(length_penalty),
+            (option::of(number()), option::of(number())),
+            (option::of(length_penalty), option::of(soft_length)),
         )
             .prop_map(
-                |(name, weighting, weights, transforms, clip, offset, unfinished_penalty, length_penalty)| {
+                |(name, weighting, weights, transforms, clip, offset, unfinished, (length_penalty, soft_length))| {
+                    let (unfinished_penalty, unfinished_value) = unfinished;
                     AggregationSpec {
                         name,
                         weighting,
@@ -265,6 +289,8 @@ mod tests {
                         offset,
                         unfinished_penalty,
                         length_penalty,
+                        unfinished_value,
+                        soft_length,
                     }
                 },
             )
@@ -281,9 +307,10 @@ mod tests {
             any::<i32>(),
             any::<Option<u64>>(),
             prop_oneof![Just(AggregationSpec::default()), aggregation()],
-            text(),
+            (text(), any::<bool>(), text(), option::of((text(), text()))),
         )
-            .prop_map(|(id, input, finish_reason, group, priority, deadline_ms, aggregation, traceparent)| {
+            .prop_map(|(id, input, finish_reason, group, priority, deadline_ms, aggregation, others)| {
+                let (traceparent, require_completion, model_version, marks) = others;
                 Rollout {
                     id,
                     input,
@@ -292,6 +319,9 @@ mod tests {
                     priority,
                     deadline_ms,
                     aggregation: aggregation.into(),
+                    require_completion,
+                    answer_only: marks.map(|(open, close)| AnswerOnly { open, close }),
+                    model_version,
                     traceparent,
                     ..Rollout::default()
                 }

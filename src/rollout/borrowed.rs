@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{AggregationSpec, Extras, FinishReason, Input, Message, Rollout};
+use super::{AggregationSpec, AnswerOnly, Extras, FinishReason, Input, Message, Rollout};
 
 /// Rollouts that somebody owns for as long as they may be asked, and asked again over another connection.
 pub trait Rollouts: Send + Sync {
@@ -35,6 +35,12 @@ pub struct RolloutRef<'a> {
     pub deadline_ms: Option<u64>,
     /// See [`Rollout::aggregation`].
     pub aggregation: &'a Arc<AggregationSpec>,
+    /// See [`Rollout::require_completion`].
+    pub require_completion: bool,
+    /// See [`Rollout::answer_only`].
+    pub answer_only: Option<&'a AnswerOnly>,
+    /// See [`Rollout::model_version`].
+    pub model_version: &'a str,
     /// See [`Rollout::traceparent`].
     pub traceparent: &'a str,
 }
@@ -157,6 +163,9 @@ impl RolloutRef<'_> {
             priority: self.priority,
             deadline_ms: self.deadline_ms,
             aggregation: Arc::clone(self.aggregation),
+            require_completion: self.require_completion,
+            answer_only: self.answer_only.cloned(),
+            model_version: self.model_version.to_owned(),
             traceparent: self.traceparent.to_owned(),
             tracestate: String::new(),
         })
@@ -184,6 +193,9 @@ impl Rollout {
             priority: self.priority,
             deadline_ms: self.deadline_ms,
             aggregation: &self.aggregation,
+            require_completion: self.require_completion,
+            answer_only: self.answer_only.as_ref(),
+            model_version: &self.model_version,
             traceparent: &self.traceparent,
         }
     }
@@ -226,6 +238,9 @@ mod tests {
                 priority: -3,
                 deadline_ms: Some(7),
                 aggregation: AggregationSpec { offset: Some(1.0), ..AggregationSpec::default() }.into(),
+                require_completion: true,
+                answer_only: Some(AnswerOnly { open: "[".into(), close: "]".into() }),
+                model_version: "v".into(),
                 traceparent: "tp".into(),
                 tracestate: String::new(),
             };

@@ -173,6 +173,7 @@ mod tests {
             queue_ns: 0,
             forward_ns: 0,
             reads: Vec::new(),
+            thinking: None,
         };
         assert!(known.check(Ok(rewards(0, 3))).is_ok());
         assert!(known.check(Ok(rewards(1, 3))).unwrap_err().contains("no longer gives the bits"));

@@ -1,6 +1,7 @@
 //! The sidecar: from arrival to reply, around one [`Engine`]. Knows no model and no weights.
 
 pub mod admin;
+mod answer;
 mod batcher;
 mod bindings;
 mod caller;
@@ -15,6 +16,7 @@ mod queue;
 mod reading;
 mod rejections;
 mod rules;
+pub mod sample;
 mod scorer;
 mod served;
 pub mod template;
@@ -64,7 +66,7 @@ pub struct Config {
     pub shm_ring_bytes: usize,
     /// What happens to a rollout longer than the context.
     pub over_long: OverLong,
-    /// Unique tokens in one micro-batch. A longer rollout goes alone.
+    /// Rows that one micro-batch computes: unique tokens that the engine has not kept. A longer rollout goes alone.
     pub max_batch_tokens: usize,
     /// Rollouts in one micro-batch.
     pub max_batch_rollouts: usize,

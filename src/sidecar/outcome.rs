@@ -57,6 +57,7 @@ pub(super) fn outcome(
         queue_ns: times.queued.as_nanos() as u64,
         forward_ns: times.forward.as_nanos() as u64,
         reads,
+        thinking: rollout.report.thinking.clone(),
     })
 }
 
@@ -72,7 +73,8 @@ fn reads(
         let reward = reward(card, bound, row, facts(i)).map_err(|rejection| {
             Rejection::new(rejection.code, format!("read {i}, after {tokens} tokens: {}", rejection.message))
         })?;
-        Ok(ReadRewards { tokens, attributes: row.to_vec(), reward })
+        let end = rollout.report.ends.get(i).copied().flatten();
+        Ok(ReadRewards { tokens, attributes: row.to_vec(), reward, end })
     };
     rollout.read_lengths().into_iter().zip(rows).enumerate().map(read).collect()
 }
@@ -94,7 +96,7 @@ fn reward(card: &ModelCard, bound: &Bound, attributes: &[f32], facts: Facts) -> 
 mod tests {
     use super::*;
     use crate::engine::{EchoEngine, Engine as _, Reduce};
-    use crate::rollout::{AggregationSpec, LengthPenalty, Turn};
+    use crate::rollout::{AggregationSpec, LengthPenalty, Report, Turn};
 
     const TIMES: Times = Times { generation: 1, queued: Duration::from_nanos(3), forward: Duration::from_nanos(4) };
 
@@ -115,12 +117,13 @@ mod tests {
             finish_reason: FinishReason::Length,
             group: String::new(),
             priority: 0,
+            report: Report::default(),
         };
         outcome(&card, &rollout, &aggregate::bind(&spec, &card, true).unwrap(), rows, TIMES)
     }
 
     fn read(tokens: u32, attributes: [f32; 2], reward: f32) -> ReadRewards {
-        ReadRewards { tokens, attributes: attributes.to_vec(), reward }
+        ReadRewards { tokens, attributes: attributes.to_vec(), reward, end: None }
     }
 
     #[test]

@@ -130,6 +130,9 @@ impl Rollouts for Wide {
             priority: 0,
             deadline_ms: None,
             aggregation: &PLAIN,
+            require_completion: false,
+            answer_only: None,
+            model_version: "",
             traceparent: "",
         }
     }

@@ -188,6 +188,7 @@ pub fn rewards_of(rollout: &v1::Rollout) -> Rewards {
         queue_ns: 0,
         forward_ns: 0,
         reads: Vec::new(),
+        thinking: None,
     }
 }
 

@@ -68,7 +68,12 @@ pub fn words() -> TextAssets {
 pub fn read_of(tokens: &[u32]) -> v1::ReadRewards {
     let attributes = EchoEngine::expected(tokens);
     // The default weighting is length: 1.
-    v1::ReadRewards { tokens: tokens.len() as u32, attributes: attributes.to_vec(), reward: attributes[0] }
+    v1::ReadRewards {
+        tokens: tokens.len() as u32,
+        attributes: attributes.to_vec(),
+        reward: attributes[0],
+        ..Default::default()
+    }
 }
 
 pub async fn connect(sidecar: &Sidecar) -> RewardServiceClient<Channel> {

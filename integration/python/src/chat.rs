@@ -11,6 +11,7 @@ use reward_sidecar::rollout::{Extras, Message};
 
 use crate::json::json;
 use crate::messages::completion;
+use crate::odd::OddRows;
 use crate::text::{text, wrong_type};
 
 /// The arguments that stand beside conversations, as they are given.
@@ -120,13 +121,13 @@ fn as_json(value: &Bound<'_, PyAny>, name: &str) -> PyResult<Arc<str>> {
 
 impl Completions {
     /// The completions of many rows.
-    pub fn of_many(given: &Bound<'_, PyAny>, name: &str, beside: &Beside<'_>) -> PyResult<Self> {
+    pub fn of_many(given: &Bound<'_, PyAny>, name: &str, beside: &Beside<'_>, odd: &mut OddRows) -> PyResult<Self> {
         if given.is_instance_of::<PyString>() {
             return Err(wrong_type(given, &name, "a list of completions"));
         }
         let (mut texts, mut messages) = (Vec::new(), Vec::new());
         for (row, item) in given.try_iter()?.enumerate() {
-            let (text, list) = completion(&item?, format_args!("{name}[{row}]"))?;
+            let (text, list) = odd.take(row, given.py(), completion(&item?, format_args!("{name}[{row}]")))?;
             texts.push(text);
             messages.push(list);
         }

@@ -8,12 +8,14 @@ use pyo3::types::{PyBool, PyDict, PyInt, PyString};
 use reward_sidecar::json::rollout::FORMS;
 use reward_sidecar::reward::Code;
 
-use crate::chat::{Beside, Completions};
+use crate::chat::{BESIDE, Beside, Completions};
 use crate::error::Failure;
+use crate::form::Form;
 use crate::ids::IdRows;
 use crate::messages::{completion, conversation, prompt};
-use crate::options::{Aggregation, Options, finish_reason};
-use crate::rows::{Form, Rows};
+use crate::options::{Aggregation, OPTIONS, Options, finish_reason, meant};
+use crate::padding::{PADDING, Padding};
+use crate::rows::Rows;
 use crate::text::{text, wrong_type};
 
 /// A rollout out of a dict.
@@ -62,7 +64,7 @@ fn parse(rollout: &Bound<'_, PyAny>, options: &Options, id: &mut Option<String>)
     let fields = rollout.cast::<PyDict>().map_err(|_| wrong_type(rollout, &"a rollout", "a dict"))?;
     let mut own = Options { aggregation: Arc::default(), ..options.clone() };
     let (mut aggregation, mut reason) = (Aggregation::default(), None);
-    let (mut inputs, mut beside) = (Inputs::default(), Beside::default());
+    let (mut inputs, mut beside, mut padding) = (Inputs::default(), Beside::default(), Padding::default());
     for (key, value) in fields {
         let key = key.cast::<PyString>().map_err(|_| wrong_type(&key, &"a field's name", "a str"))?;
         let key = key.to_str()?;
@@ -75,21 +77,28 @@ fn parse(rollout: &Bound<'_, PyAny>, options: &Options, id: &mut Option<String>)
                 let message = "chosen, rejected: a preference pair, which is two rollouts; send each for itself";
                 return Err(PyValueError::new_err(message).into());
             }
-            "finish_reason" => reason = Some(finish_reason(&value, key)?),
+            "finish_reason" => reason = Some(finish_reason(&value)),
             _ => match INPUTS.iter().position(|&input| input == key) {
                 Some(input) => inputs[input] = Some(value),
-                None if own.take(key, &value, &mut aggregation)? || beside.take(key, &value) => {}
-                None => return Err(PyValueError::new_err(format!("{key}: there is no such field")).into()),
+                None if own.take(key, &value, &mut aggregation)? => {}
+                None if beside.take(key, &value) || padding.take(key, &value) => {}
+                None => {
+                    let names =
+                        ["id", "finish_reason"].iter().chain(&INPUTS).chain(&BESIDE).chain(&PADDING).chain(&OPTIONS);
+                    let message = format!("{key}: there is no such field{}", meant(key, names));
+                    return Err(PyValueError::new_err(message).into());
+                }
             },
         }
     }
     own.aggregation = aggregation.finish(&options.aggregation);
     Ok(Arc::new(Rows {
         ids: id.iter().cloned().collect(),
-        form: form(&inputs, &beside)?,
+        form: form(&inputs, &beside, &padding)?,
         groups: Vec::new(),
         finish_reasons: reason.into_iter().collect(),
         options: own,
+        refused: Vec::new(),
     }))
 }
 
@@ -102,11 +111,14 @@ fn name(value: &Bound<'_, PyAny>) -> PyResult<String> {
 }
 
 /// The one form that is there.
-fn form(inputs: &Inputs<'_>, beside: &Beside<'_>) -> Result<Form, Wrong> {
+fn form(inputs: &Inputs<'_>, beside: &Beside<'_>, padding: &Padding<'_>) -> Result<Form, Wrong> {
     let forms = || FORMS.map(|names| names.join(" and ")).join("; ");
     let wrong = |code: Code, message: String| Err(Wrong::Failure(Failure { code: code.name(), message }));
     if inputs[..3].iter().all(Option::is_none) {
         beside.refuse()?;
+    }
+    if inputs[4..].iter().all(Option::is_none) {
+        padding.refuse()?;
     }
     match inputs {
         [Some(given), Some(answer), None, None, None, None, None] => {
@@ -119,11 +131,17 @@ fn form(inputs: &Inputs<'_>, beside: &Beside<'_>) -> Result<Form, Wrong> {
             Ok(Form::Chat { prompts: vec![prompt], completions: Completions::of_one(text, messages, beside)? })
         }
         [None, None, None, Some(given), None, None, None] => Ok(Form::Texts(vec![text(given, "text")?])),
-        [None, None, None, None, Some(ids), None, None] => Ok(Form::Ids(IdRows::of_one(ids, "input_ids")?)),
-        [None, None, None, None, None, Some(prompt), Some(completion)] => Ok(Form::Pairs {
-            prompts: IdRows::of_one(prompt, "prompt_ids")?,
-            completions: IdRows::of_one(completion, "completion_ids")?,
-        }),
+        [None, None, None, None, Some(ids), None, None] => {
+            let mut ids = IdRows::of_one(ids, "input_ids")?;
+            padding.strip(&mut ids, "input_ids")?;
+            Ok(Form::Ids(ids))
+        }
+        [None, None, None, None, None, Some(prompt), Some(completion)] => {
+            let mut prompts = IdRows::of_one(prompt, "prompt_ids")?;
+            let mut completions = IdRows::of_one(completion, "completion_ids")?;
+            padding.strip_pairs(&mut prompts, &mut completions, ["prompt_ids", "completion_ids"])?;
+            Ok(Form::Pairs { prompts, completions })
+        }
         _ => {
             let given: Vec<_> =
                 INPUTS.iter().zip(inputs).filter_map(|(name, input)| input.as_ref().map(|_| *name)).collect();

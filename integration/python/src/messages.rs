@@ -11,6 +11,7 @@ use pyo3::types::{PyDict, PyMapping, PyString};
 use reward_sidecar::rollout::{ASSISTANT, Message};
 
 use crate::json::{write_field, write_text};
+use crate::odd::OddRows;
 use crate::text::{text, wrong_type};
 
 /// A prompt: a text, which is what a user says, or a list of messages.
@@ -22,7 +23,7 @@ pub fn prompt(object: &Bound<'_, PyAny>, name: impl std::fmt::Display) -> PyResu
 }
 
 /// A list of prompts. One that stands there several times is read once, as a group's mostly does.
-pub fn prompts(object: &Bound<'_, PyAny>, name: &str) -> PyResult<Vec<Arc<[Message]>>> {
+pub fn prompts(object: &Bound<'_, PyAny>, name: &str, odd: &mut OddRows) -> PyResult<Vec<Arc<[Message]>>> {
     if object.is_instance_of::<PyString>() {
         return Err(wrong_type(object, &name, "a list of prompts"));
     }
@@ -31,9 +32,9 @@ pub fn prompts(object: &Bound<'_, PyAny>, name: &str) -> PyResult<Vec<Arc<[Messa
     for (row, item) in object.try_iter()?.enumerate() {
         let item = item?;
         let same = before.as_ref().is_some_and(|before| before.is(&item));
-        match prompts.last().filter(|_| same) {
+        match prompts.last().filter(|_| same && !odd.has(row - 1)) {
             Some(prompt_before) => prompts.push(Arc::clone(prompt_before)),
-            None => prompts.push(prompt(&item, format_args!("{name}[{row}]"))?),
+            None => prompts.push(odd.take(row, object.py(), prompt(&item, format_args!("{name}[{row}]")))?),
         }
         before = Some(item);
     }

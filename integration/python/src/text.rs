@@ -1,22 +1,32 @@
 //! Texts out of Python.
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
+use crate::odd::OddRows;
+
 /// A text. `name` is for messages.
 pub fn text(object: &Bound<'_, PyAny>, name: impl std::fmt::Display) -> PyResult<String> {
-    let text = object.cast::<PyString>().map_err(|_| wrong_type(object, &name, "a str"))?;
+    let Ok(text) = object.cast::<PyString>() else {
+        // Arrow's columns have scalars of their own.
+        return match object.call_method0(intern!(object.py(), "as_py")) {
+            Ok(plain) if plain.is_instance_of::<PyString>() => self::text(&plain, name),
+            _ => Err(wrong_type(object, &name, "a str")),
+        };
+    };
     let text = text.to_str().map_err(|error| PyValueError::new_err(format!("{name}: {error}")))?;
     Ok(text.to_owned())
 }
 
 /// A list of texts.
-pub fn texts(object: &Bound<'_, PyAny>, name: &str) -> PyResult<Vec<String>> {
+pub fn texts(object: &Bound<'_, PyAny>, name: &str, odd: &mut OddRows) -> PyResult<Vec<String>> {
     if object.is_instance_of::<PyString>() {
         return Err(wrong_type(object, &name, "a list of str"));
     }
-    object.try_iter()?.enumerate().map(|(row, item)| text(&item?, format_args!("{name}[{row}]"))).collect()
+    let items = object.try_iter()?.enumerate();
+    items.map(|(row, item)| odd.take(row, object.py(), text(&item?, format_args!("{name}[{row}]")))).collect()
 }
 
 /// What is said where an object is of a wrong type.

@@ -119,7 +119,13 @@ fn misfit(name: &str, data_type: &DataType) -> Option<&'static str> {
             (fits, "a struct or a map of numbers")
         }
         "aggregation" => (matches!(data_type, DataType::Struct(_)) && to_json::has_form(data_type), "a struct"),
-        // group, text, finish_reason, weighting, chat_template
+        "finish_reason" => (to_json::has_form(data_type), "text or a struct"),
+        "answer_only" => (
+            matches!(data_type, DataType::Boolean | DataType::Null | DataType::Struct(_)),
+            "true or false, or a struct of open and close",
+        ),
+        "require_completion" => (matches!(data_type, DataType::Boolean | DataType::Null), "true or false"),
+        // group, text, weighting, chat_template
         _ => (text, "text"),
     };
     (!fits).then_some(expected)

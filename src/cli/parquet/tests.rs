@@ -191,6 +191,7 @@ fn rewards(reward: f32) -> Outcome {
         queue_ns: 1,
         forward_ns: 2,
         reads: Vec::new(),
+        thinking: None,
     })
 }
 

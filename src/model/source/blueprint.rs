@@ -23,6 +23,11 @@ use crate::model::text;
 /// Name of the weighting that a checkpoint brings itself.
 const MERGED: &str = "merged";
 
+/// Number of the rules by which the sidecar makes tokens of chats and text, beyond tokenizer, template and `bos`. Whoever changes
+/// those rules so that some text has other tokens counts it up, so that no version stands for two numbers. 2: chats begin as the
+/// template begins them, and an end of turn that a completion brings is taken off.
+const TEXT_RULES: &[u8] = b"2";
+
 /// Everything that a model is made of.
 pub struct Blueprint {
     /// Name of the model.
@@ -155,6 +160,9 @@ impl Blueprint {
             ingredient.add_to(&mut fingerprint)?;
         }
         fingerprint.add("settings", self.settings.value().to_string().as_bytes());
+        if self.text.tokenizer_json.is_some() {
+            fingerprint.add("text rules", TEXT_RULES);
+        }
         fingerprint.add("tokenizer", self.text.tokenizer_json.as_deref().unwrap_or_default());
         fingerprint.add("template", self.text.chat_template.as_deref().unwrap_or_default().as_bytes());
         if !self.text.named_templates.is_empty() {

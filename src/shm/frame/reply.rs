@@ -6,9 +6,11 @@
 //!              2 │ reward (float32) │ tokens (32)
 //!              3 │ queue in nanoseconds
 //!              4 │ forward pass in nanoseconds
-//!              5 │ attributes (16) │ truncated (16) │ reads (32)
+//!              5 │ attributes (16) │ flags (16) │ reads (32)
 //!              6 │ attributes (float32, two to a word)
-//!              . │ per read, without gaps, two to a word: tokens (32), reward (float32), attributes (float32)
+//!              . │ per read, without gaps, two to a word: tokens (32), reward (float32), attributes (float32); with ENDS
+//!                │ unit and number of its end behind them (32 each)
+//!              . │ with THINKING: parts (32) │ unclosed (32), then begin and end of each, two to a word
 //!
 //!   rejection  0 │ number
 //!              1 │ code (32) │ bytes of the message (32)
@@ -22,11 +24,20 @@ use std::sync::Arc;
 
 use super::card::{CardPart, read_card};
 use super::kind;
-use crate::limits::{MAX_ATTRIBUTES, MAX_READS, MAX_REJECTION_BYTES};
-use crate::reward::{ReadRewards, Rewards, shortened};
+use crate::limits::{MAX_ATTRIBUTES, MAX_READS, MAX_REJECTION_BYTES, MAX_TEXT_BYTES};
+use crate::reward::{ReadEnd, ReadRewards, Rewards, Thinking, shortened};
 use crate::shm::Broken;
 use crate::shm::layout::{HEADER, WORD};
 use crate::shm::ring::{Producer, Record};
+
+/// The rewards' flags: the prompt was cut; reads have ends; thinking was taken out.
+const TRUNCATED: u32 = 1 << 16;
+const ENDS: u32 = 1 << 17;
+const THINKING: u32 = 1 << 18;
+const ATTRIBUTES: u32 = TRUNCATED - 1;
+
+/// Most parts of a thinking: no completion holds more, and a reader must not take more memory than that.
+const MAX_PARTS: usize = MAX_TEXT_BYTES / 2;
 
 /// Longest message of a rejection: one that was cut has a few bytes more than its limit.
 const MAX_MESSAGE_BYTES: usize = MAX_REJECTION_BYTES + 8;
@@ -40,7 +51,20 @@ pub fn ordinary_reply_words(attributes: usize) -> usize {
 /// Words of the record, after its header.
 pub fn rewards_words(rewards: &Rewards) -> usize {
     let attributes = rewards.attributes.len();
-    6 + attributes.div_ceil(2) + (rewards.reads.len() * (2 + attributes)).div_ceil(2)
+    let thinking = rewards.thinking.as_ref().map_or(0, |thinking| 1 + thinking.taken.len());
+    6 + attributes.div_ceil(2) + (rewards.reads.len() * read_values(attributes, flags(rewards))).div_ceil(2) + thinking
+}
+
+fn flags(rewards: &Rewards) -> u32 {
+    let flag = |flag, set| if set { flag } else { 0 };
+    flag(TRUNCATED, rewards.truncated)
+        | flag(ENDS, rewards.reads.iter().any(|read| read.end.is_some()))
+        | flag(THINKING, rewards.thinking.is_some())
+}
+
+/// 32-bit values of one read.
+fn read_values(attributes: usize, flags: u32) -> usize {
+    2 + attributes + if flags & ENDS == 0 { 0 } else { 2 }
 }
 
 /// Writes rewards, once there is room. `Ok(false)`: not yet.
@@ -55,18 +79,57 @@ pub fn write_rewards(producer: &mut Producer, number: u64, rewards: &Rewards) ->
     writer.word(rewards.queue_ns);
     writer.word(rewards.forward_ns);
     let attributes = rewards.attributes.len();
-    writer.halves(attributes as u32 | u32::from(rewards.truncated) << 16, rewards.reads.len() as u32);
+    let flags = flags(rewards);
+    writer.halves(attributes as u32 | flags, rewards.reads.len() as u32);
     writer.values(&rewards.attributes, f32::to_bits);
     if !rewards.reads.is_empty() {
-        let reads: Vec<u32> = rewards.reads.iter().flat_map(read_values).collect();
-        writer.values(&reads, |value| value);
+        let mut values = Vec::with_capacity(rewards.reads.len() * read_values(attributes, flags));
+        rewards.reads.iter().for_each(|read| put_read(read, flags, &mut values));
+        writer.values(&values, |value| value);
+    }
+    if let Some(thinking) = &rewards.thinking {
+        writer.halves(thinking.taken.len() as u32, thinking.unclosed.into());
+        thinking.taken.iter().for_each(|part| writer.halves(part.start, part.end));
     }
     writer.publish();
     Ok(true)
 }
 
-fn read_values(read: &ReadRewards) -> impl Iterator<Item = u32> {
-    [read.tokens, read.reward.to_bits()].into_iter().chain(read.attributes.iter().map(|value| value.to_bits()))
+fn put_read(read: &ReadRewards, flags: u32, values: &mut Vec<u32>) {
+    values.extend([read.tokens, read.reward.to_bits()]);
+    values.extend(read.attributes.iter().map(|value| value.to_bits()));
+    if flags & ENDS != 0 {
+        values.extend(match read.end {
+            None => [0, 0],
+            Some(ReadEnd::Characters(end)) => [1, end],
+            Some(ReadEnd::Tokens(end)) => [2, end],
+        });
+    }
+}
+
+fn read_of(values: &[u32], attributes: usize) -> Result<ReadRewards, Broken> {
+    let (of_read, end) = values.split_at(2 + attributes);
+    Ok(ReadRewards {
+        tokens: of_read[0],
+        reward: f32::from_bits(of_read[1]),
+        attributes: of_read[2..].iter().map(|&bits| f32::from_bits(bits)).collect(),
+        end: match end {
+            [] | [0, _] => None,
+            [1, end] => Some(ReadEnd::Characters(*end)),
+            [2, end] => Some(ReadEnd::Tokens(*end)),
+            other => return Err(Broken::field("reads", format!("{other:?} is no end of a read"))),
+        },
+    })
+}
+
+fn read_thinking(record: &mut Record) -> Result<Thinking, Broken> {
+    let (parts, unclosed) = record.halves("thinking")?;
+    if parts as usize > MAX_PARTS || unclosed > 1 {
+        return Err(Broken::field("thinking", format!("{parts} parts, unclosed {unclosed}")));
+    }
+    let bounds = record.values(parts as usize * 2, "thinking", |bound| bound)?;
+    let taken = bounds.chunks_exact(2).map(|part| part[0]..part[1]).collect();
+    Ok(Thinking { taken, unclosed: unclosed == 1 })
 }
 
 /// Words of the record, after its header.
@@ -124,8 +187,8 @@ pub fn read_reply(mut record: Record, version_of: impl FnOnce(u64) -> Option<Arc
             let queue_ns = record.word("queue_ns")?;
             let forward_ns = record.word("forward_ns")?;
             let (flags, reads) = record.halves("attributes")?;
-            let (attributes, truncated) = ((flags & 0xffff) as usize, flags >> 16 != 0);
-            if flags >> 17 != 0 {
+            let attributes = (flags & ATTRIBUTES) as usize;
+            if flags & !(ATTRIBUTES | TRUNCATED | ENDS | THINKING) != 0 {
                 return Err(Broken::field("rewards", "a field is set that this version does not know"));
             }
             if attributes > MAX_ATTRIBUTES || reads as usize > MAX_READS {
@@ -133,22 +196,22 @@ pub fn read_reply(mut record: Record, version_of: impl FnOnce(u64) -> Option<Arc
                 return Err(Broken::field("rewards", why));
             }
             let of_all = record.values(attributes, "attributes", f32::from_bits)?;
-            let values = record.values(reads as usize * (2 + attributes), "reads", |bits| bits)?;
-            let reads = values.chunks_exact(2 + attributes).map(|read| ReadRewards {
-                tokens: read[0],
-                reward: f32::from_bits(read[1]),
-                attributes: read[2..].iter().map(|&bits| f32::from_bits(bits)).collect(),
-            });
+            let per_read = read_values(attributes, flags);
+            let values = record.values(reads as usize * per_read, "reads", |bits| bits)?;
+            let reads = values.chunks_exact(per_read).map(|read| read_of(read, attributes));
+            let reads = reads.collect::<Result<_, _>>()?;
+            let thinking = if flags & THINKING == 0 { None } else { Some(read_thinking(record)?) };
             let rewards = Rewards {
                 reward: f32::from_bits(reward),
                 attributes: of_all,
                 tokens,
-                truncated,
+                truncated: flags & TRUNCATED != 0,
                 model_version,
                 generation,
                 queue_ns,
                 forward_ns,
-                reads: reads.collect(),
+                reads,
+                thinking,
             };
             Reply::Rewards { number, rewards }
         }

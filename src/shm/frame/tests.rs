@@ -4,8 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::limits::{MAX_MESSAGES, MAX_REJECTION_BYTES};
-use crate::reward::{ReadRewards, Rewards};
-use crate::rollout::{Extras, FinishReason, Input, Message, Rollout};
+use crate::reward::{ReadEnd, ReadRewards, Rewards, Thinking};
+use crate::rollout::{AnswerOnly, Extras, FinishReason, Input, Message, Rollout};
 use crate::shm::Broken;
 use crate::shm::layout::{HEADER, Place, Sizes};
 use crate::shm::region::Region;
@@ -48,33 +48,50 @@ fn rollouts() -> impl Strategy<Value = Rollout> {
             extras
         })),
     ];
+    let marks = prop::option::of((text(), text()).prop_map(|(open, close)| AnswerOnly { open, close }));
     let finish = prop::sample::select(vec![FinishReason::Unspecified, FinishReason::Stop, FinishReason::Length]);
-    (text(), input, finish, text(), any::<i32>(), text()).prop_map(
-        |(id, input, finish_reason, group, priority, traceparent)| Rollout {
-            id,
-            input,
-            finish_reason,
-            group,
-            priority,
-            deadline_ms: None,
-            aggregation: Default::default(),
-            traceparent,
-            ..Rollout::default()
+    (text(), input, finish, text(), any::<i32>(), text(), any::<bool>(), text(), marks).prop_map(
+        |(id, input, finish_reason, group, priority, traceparent, require_completion, model_version, answer_only)| {
+            Rollout {
+                id,
+                input,
+                finish_reason,
+                group,
+                priority,
+                deadline_ms: None,
+                aggregation: Default::default(),
+                require_completion,
+                answer_only,
+                model_version,
+                traceparent,
+                ..Rollout::default()
+            }
         },
     )
+}
+
+fn end() -> impl Strategy<Value = Option<ReadEnd>> {
+    prop_oneof![
+        Just(None),
+        any::<u32>().prop_map(|end| Some(ReadEnd::Characters(end))),
+        any::<u32>().prop_map(|end| Some(ReadEnd::Tokens(end))),
+    ]
+}
+
+fn thinking() -> impl Strategy<Value = Option<Thinking>> {
+    let part = (any::<u32>(), any::<u32>()).prop_map(|(start, end)| start..end);
+    let thinking = (prop::collection::vec(part, 0..4), any::<bool>());
+    prop::option::of(thinking.prop_map(|(taken, unclosed)| Thinking { taken, unclosed }))
 }
 
 fn rewards() -> impl Strategy<Value = Rewards> {
     (0usize..7).prop_flat_map(|attributes| {
         let attributes = move || prop::collection::vec(-1e9f32..1e9, attributes);
-        let read = (any::<u32>(), attributes(), -1e9f32..1e9).prop_map(|(tokens, attributes, reward)| ReadRewards {
-            tokens,
-            attributes,
-            reward,
-        });
+        let read = (any::<u32>(), attributes(), -1e9f32..1e9, end())
+            .prop_map(|(tokens, attributes, reward, end)| ReadRewards { tokens, attributes, reward, end });
         let reads = prop::collection::vec(read, 0..6);
-        (-1e9f32..1e9, attributes(), any::<u32>(), any::<bool>(), any::<[u64; 3]>(), reads).prop_map(
-            |(reward, attributes, tokens, truncated, [generation, queue_ns, forward_ns], reads)| Rewards {
+        (-1e9f32..1e9, attributes(), any::<u32>(), any::<bool>(), any::<[u64; 3]>(), reads, thinking()).prop_map(
+            |(reward, attributes, tokens, truncated, [generation, queue_ns, forward_ns], reads, thinking)| Rewards {
                 reward,
                 attributes,
                 tokens,
@@ -84,6 +101,7 @@ fn rewards() -> impl Strategy<Value = Rewards> {
                 queue_ns,
                 forward_ns,
                 reads,
+                thinking,
             },
         )
     })
@@ -219,7 +237,7 @@ fn what_breaks_the_form_breaks_the_lane() {
         let why = raw(&words, read_rollout).unwrap_err().to_string();
         assert!(why.contains(says), "{why}");
     }
-    for (word, bits) in [(1, 1u64 << 24), (1, 2 << 16), (4, 1 << 32)] {
+    for (word, bits) in [(1, 2u64 << 24), (1, 2 << 16)] {
         let mut words = [7, 0, 0, 0, 0];
         words[word] |= bits;
         let why = raw(&words, read_rollout).unwrap_err().to_string();
@@ -280,6 +298,7 @@ fn rewards_of_a_generation_that_was_not_announced_are_refused() {
         queue_ns: 0,
         forward_ns: 0,
         reads: Vec::new(),
+        thinking: None,
     };
     assert!(write_rewards(&mut producer, 1, &rewards).unwrap());
     let why = read_reply(consumer.next().unwrap().unwrap(), |_| None).unwrap_err().to_string();

@@ -60,6 +60,7 @@ fn echo(mut end: SidecarEnd) {
                 queue_ns: 1,
                 forward_ns: 2,
                 reads: vec![],
+                thinking: None,
             };
             if !end.rewards.rewards(next.number, &rewards).unwrap() {
                 break;

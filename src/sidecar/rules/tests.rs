@@ -1,10 +1,13 @@
 //! Tests of the rules: what is accepted becomes which tokens, read where; what is not, why.
 
+mod options;
+
 use proptest::prelude::*;
 
 use super::*;
-use crate::engine::{EchoEngine, Engine as _, ReadPolicy, Reduce, TextAssets};
-use crate::rollout::{LengthPenalty, Message};
+use crate::engine::{EchoEngine, Engine as _, ReadAt, ReadPolicy, Reduce};
+use crate::reward::Thinking;
+use crate::rollout::{ASSISTANT, AnswerOnly, Extras, Input, LengthPenalty, Message, Turn};
 
 const CONTEXT: u32 = 32;
 
@@ -75,7 +78,7 @@ fn chat(contents: &[&str], completion: &str) -> Rollout {
         let role = if i % 2 == 0 { "user" } else { ASSISTANT };
         Message { score: content.starts_with('*'), ..Message::new(role, content.trim_start_matches('*')) }
     };
-    let messages: Vec<_> = contents.iter().enumerate().map(message).collect();
+    let messages = contents.iter().enumerate().map(message).collect::<Vec<_>>();
     rollout(Input::chat(messages, completion))
 }
 

@@ -9,6 +9,7 @@ use serde::ser::{Serialize, SerializeMap as _, Serializer};
 use super::Text;
 use super::messages::{Conversation, Given, Shown};
 use crate::reward::{Code, Rejection};
+use crate::rollout::ASSISTANT;
 
 /// A conversation as the model reads it.
 pub struct Rendered {
@@ -38,7 +39,13 @@ impl Text {
         completion: Range<usize>,
         locate: Locate,
     ) -> Result<Rendered, Rejection> {
-        let view = View { text: self, conversation, completion };
+        let ending = match completion.end.checked_sub(1).and_then(|last| conversation.turns()[last].content()) {
+            Some(content) if conversation.turns()[completion.end - 1].role() == ASSISTANT => {
+                Some(self.without_terminator(content))
+            }
+            _ => None,
+        };
+        let view = View { text: self, conversation, completion, ending };
         let text = view.apply()?;
         let place = match locate {
             Locate::Nothing => None,
@@ -62,6 +69,8 @@ struct View<'a> {
     conversation: &'a Conversation<'a>,
     /// Which messages are the completion; the last one is the last that the template is shown.
     completion: Range<usize>,
+    /// The last one's content, without an end of turn; `None` where it is no text.
+    ending: Option<&'a str>,
 }
 
 impl View<'_> {
@@ -82,7 +91,7 @@ impl View<'_> {
     /// Where the template has put one message's content. Another word in its place shows what the template writes before and
     /// behind it; what stands between is the content, of which a template may have trimmed the ends.
     fn exact_place_of(&self, turn: usize, text: &str) -> Option<Range<usize>> {
-        let content = self.conversation.turns()[turn].content()?;
+        let content = self.content(turn)?;
         let word = (0_u32..).map(|n| format!("COMPLETION{n}")).find(|word| !text.contains(word))?;
         let other = self.apply_with(turn, &word).ok()?;
         let found =
@@ -106,16 +115,22 @@ impl View<'_> {
         text.starts_with(&prompt).then_some(prompt.len())
     }
 
+    fn content(&self, turn: usize) -> Option<&str> {
+        if turn + 1 == self.completion.end { self.ending } else { self.conversation.turns()[turn].content() }
+    }
+
     fn apply(&self) -> Result<String, Rejection> {
         self.render(&self.shown(self.completion.end, false))
     }
 
     fn apply_with(&self, turn: usize, content: &str) -> Result<String, Rejection> {
-        self.render(&Variables { other: Some((turn, content)), ..self.shown(self.completion.end, false) })
+        let shown = self.shown(self.completion.end, false);
+        self.render(&Variables { others: [shown.others[0], Some((turn, content))], ..shown })
     }
 
     fn shown(&self, turns: usize, add_generation_prompt: bool) -> Variables<'_> {
-        Variables { conversation: self.conversation, turns, other: None, add_generation_prompt }
+        let ending = self.completion.end.checked_sub(1).zip(self.ending).filter(|(last, _)| *last < turns);
+        Variables { conversation: self.conversation, turns, others: [ending, None], add_generation_prompt }
     }
 
     fn render(&self, variables: &Variables) -> Result<String, Rejection> {
@@ -128,8 +143,8 @@ struct Variables<'a> {
     conversation: &'a Conversation<'a>,
     /// How many of its messages.
     turns: usize,
-    /// A message that is shown with another content.
-    other: Option<(usize, &'a str)>,
+    /// Messages that are shown with another content; of two for one message the last counts.
+    others: [Option<(usize, &'a str)>; 2],
     add_generation_prompt: bool,
 }
 
@@ -152,9 +167,9 @@ struct Messages<'a>(&'a Variables<'a>);
 
 impl Serialize for Messages<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Variables { conversation, turns, other, .. } = self.0;
+        let Variables { conversation, turns, others, .. } = self.0;
         serializer.collect_seq(conversation.turns()[..*turns].iter().enumerate().map(|(at, turn)| {
-            let content = other.filter(|(turn, _)| *turn == at).map(|(_, content)| content);
+            let content = others.iter().flatten().rfind(|(turn, _)| *turn == at).map(|(_, content)| *content);
             Shown { turn, content }
         }))
     }
@@ -162,7 +177,9 @@ impl Serialize for Messages<'_> {
 
 fn not_found(locate: Locate) -> Rejection {
     let (purpose, advice) = match locate {
-        Locate::Whole => ("its tokens cannot be counted for length_penalty", "leave length_penalty out"),
+        Locate::Whole => {
+            ("its tokens cannot be counted", "leave out length_penalty, soft_length and require_completion")
+        }
         Locate::Nothing | Locate::Start => ("the prompt before it cannot be cut to the context", "shorten the prompt"),
     };
     Rejection::new(

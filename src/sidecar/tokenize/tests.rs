@@ -64,17 +64,17 @@ fn a_conversation_is_rendered_and_its_completion_found() {
     assert_eq!(rendered.text, "<s>user two and two make </s> <s>assistant four four </s> ");
     let place = rendered.completion.unwrap();
     assert_eq!(&rendered.text[place.clone()], "four four");
-    let (ids, completion) = text.encode_part(&rendered.text, place).unwrap();
+    let (ids, completion) = text.encode_part(&rendered.text, place, Form::Chat).unwrap();
     assert_eq!(ids, [1, 3, 5, 6, 5, 7, 2, 1, 4, 8, 8, 2]);
     assert_eq!(completion, 9..11);
-    assert_eq!(text.encode(&rendered.text).unwrap(), ids);
+    assert_eq!(text.encode(&rendered.text, Form::Chat).unwrap(), ids);
 }
 
 #[test]
 fn an_empty_completion_has_a_place_too() {
     let text = text(Some(CHATML), false);
     let rendered = render(&text, &[user("two")], "", Locate::Whole).unwrap();
-    let (ids, completion) = text.encode_part(&rendered.text, rendered.completion.unwrap()).unwrap();
+    let (ids, completion) = text.encode_part(&rendered.text, rendered.completion.unwrap(), Form::Chat).unwrap();
     assert_eq!(ids, [1, 3, 5, 2, 1, 4, 2]);
     assert_eq!(completion, 6..6);
 }
@@ -82,20 +82,86 @@ fn an_empty_completion_has_a_place_too() {
 #[test]
 fn exactly_one_beginning_whatever_the_text_brought() {
     let text = text(None, true);
-    assert_eq!(text.encode("two and").unwrap(), [1, 5, 6]);
-    assert_eq!(text.encode("<s>two and").unwrap(), [1, 5, 6]);
-    let (ids, part) = text.encode_part("two and", 4..7).unwrap();
+    assert_eq!(text.encode("two and", Form::Text).unwrap(), [1, 5, 6]);
+    assert_eq!(text.encode("<s>two and", Form::Text).unwrap(), [1, 5, 6]);
+    let (ids, part) = text.encode_part("two and", 4..7, Form::Text).unwrap();
     assert_eq!((&ids[part], ids.len()), (&[6][..], 3));
-    assert_eq!(self::text(None, false).encode("two").unwrap(), [5]);
+    assert_eq!(self::text(None, false).encode("two", Form::Text).unwrap(), [5]);
+}
+
+/// As `apply_chat_template(tokenize=True)`: what the template does not write is not there.
+#[test]
+fn a_conversation_begins_as_the_template_begins_it() {
+    let begins = |template: &str, bos| {
+        let text = Text::new(&TextAssets { bos, ..assets(Some(template), true) }).unwrap();
+        let rendered = render(&text, &[user("two")], "four", Locate::Whole).unwrap();
+        let (ids, part) = text.encode_part(&rendered.text, rendered.completion.unwrap(), Form::Chat).unwrap();
+        assert_eq!(ids[part], [8]);
+        assert_eq!(ids, text.encode(&rendered.text, Form::Chat).unwrap());
+        ids
+    };
+    let without = "{% for m in messages %}{{ m.content }} {% endfor %}";
+    let with = format!("{{{{ bos_token }}}}{without}");
+    for (bos, bare) in [(Bos::AsTokenizer, &[5, 8][..]), (Bos::One, &[1, 5, 8]), (Bos::Never, &[5, 8])] {
+        assert_eq!(begins(without, bos), bare, "{bos:?}");
+        assert_eq!(begins(&with, bos), [1, 5, 8], "{bos:?}");
+    }
+}
+
+#[test]
+fn one_beginning_is_the_tokenizers_or_the_one_that_the_model_names() {
+    let one = |assets: TextAssets| Text::new(&TextAssets { bos: Bos::One, ..assets });
+    for adds_bos in [true, false] {
+        let text = one(assets(None, adds_bos)).unwrap();
+        for form in [Form::Chat, Form::Text] {
+            assert_eq!(text.encode("two", form).unwrap(), [1, 5]);
+            assert_eq!(text.encode("<s>two", form).unwrap(), [1, 5]);
+        }
+    }
+    let unnamed = TextAssets { template_variables: BTreeMap::new(), ..assets(None, false) };
+    assert!(one(unnamed).err().unwrap().contains("bos_token"));
+    // Without a tokenizer there is no text to begin.
+    assert!(one(TextAssets::default()).is_ok());
+}
+
+/// The bytes that the protocol's definition gives; computed by its own lines of Python.
+#[test]
+fn a_vocabulary_is_told_as_the_protocol_defines_it() {
+    let json = serde_json::json!({
+        "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "pre_tokenizer": null,
+        "post_processor": null, "decoder": null,
+        "added_tokens": [{"id": 300, "content": "Ġb", "special": true, "single_word": false, "lstrip": false,
+            "rstrip": false, "normalized": false}],
+        "model": {"type": "WordLevel", "vocab": {"a": 1, "<s>": 0, "Ġb": 300}, "unk_token": "<s>"},
+    });
+    let tokenizer_json = Some(json.to_string().into_bytes().into());
+    let text = Text::new(&TextAssets { tokenizer_json, ..TextAssets::default() }).unwrap();
+    let vocabulary = text.vocabulary().unwrap();
+    assert_eq!(vocabulary.fingerprint, "ca9a31e559f26e50ba7d8f602bf4d8367d5f623e8a97287362bd81bc1674980f");
+    let hex: String = vocabulary.block_hashes.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(hex, "8298a78d9956745fca0a0d90d1c178da");
+    let samples = [(0, "<s>".into()), (1, "a".into()), (300, "Ġb".into())];
+    assert_eq!((vocabulary.size, &vocabulary.samples[..]), (3, &samples[..]));
+    assert!(Text::new(&TextAssets::default()).unwrap().vocabulary().is_none());
+}
+
+#[test]
+fn a_completions_own_end_of_turn_is_taken_off_once() {
+    let text = text(Some(CHATML), false);
+    for given in ["four", "four</s>", "four </s>", "four </s> \n"] {
+        assert_eq!(text.without_terminator(given).trim_end(), "four", "{given:?}");
+    }
+    assert_eq!(text.without_terminator("four</s></s>"), "four</s>");
+    assert_eq!(self::text(None, false).without_terminator("four</s>"), "four</s>");
 }
 
 /// What the text or the template writes is not taken away: nothing is cut silently.
 #[test]
 fn no_beginning_is_added_where_the_model_was_trained_without() {
     let text = Text::new(&TextAssets { bos: Bos::Never, ..assets(None, true) }).unwrap();
-    assert_eq!(text.encode("two and").unwrap(), [5, 6]);
-    assert_eq!(text.encode("<s>two and").unwrap(), [1, 5, 6]);
-    let (ids, part) = text.encode_part("two and", 4..7).unwrap();
+    assert_eq!(text.encode("two and", Form::Text).unwrap(), [5, 6]);
+    assert_eq!(text.encode("<s>two and", Form::Text).unwrap(), [1, 5, 6]);
+    let (ids, part) = text.encode_part("two and", 4..7, Form::Text).unwrap();
     assert_eq!((&ids[part], ids.len()), (&[6][..], 2));
 }
 
@@ -111,7 +177,7 @@ fn a_text_ends_as_the_tokenizer_ends_it() {
     let closed = |bos, given: &str| {
         let assets = TextAssets { tokenizer_json: tokenizer_json.clone(), bos, ..assets(None, true) };
         let text = Text::new(&assets).unwrap();
-        let mut ids = text.encode(given).unwrap();
+        let mut ids = text.encode(given, Form::Text).unwrap();
         text.close(&mut ids);
         ids
     };
@@ -175,7 +241,9 @@ fn a_model_with_named_templates_alone_needs_a_name() {
 #[test]
 fn a_text_needs_a_tokenizer() {
     let text = Text::new(&TextAssets { tokenizer_json: None, ..assets(Some(CHATML), false) }).unwrap();
-    for rejection in [text.encode("two").unwrap_err(), text.encode_part("two", 0..3).unwrap_err()] {
+    for rejection in
+        [text.encode("two", Form::Text).unwrap_err(), text.encode_part("two", 0..3, Form::Text).unwrap_err()]
+    {
         assert_eq!(rejection.code, Code::UnsupportedInput);
         assert!(rejection.message.contains("token_ids"), "{rejection}");
     }
@@ -196,7 +264,7 @@ fn a_completion_is_found_whatever_a_template_trims() {
     for template in WRITERS {
         let text = text(Some(template), false);
         for completion in
-            ["four", " four", "four ", "\n four   ", "four   and\n\n", "</s>", "4", "COMPLETION0", "a", "é "]
+            ["four", " four", "four ", "\n four   ", "four   and\n\n", "</s", "4", "COMPLETION0", "a", "é "]
         {
             for prompt in ["two", "four ", "COMPLETION0 COMPLETION2"] {
                 let rendered = render(&text, &[user(prompt)], completion, Locate::Whole).unwrap();
@@ -219,7 +287,7 @@ fn blanks_that_a_template_trims_count_for_nothing() {
     let text = text(Some(CHATML), false);
     let counted = |completion: &str| {
         let rendered = render(&text, &[user("two")], completion, Locate::Whole).unwrap();
-        text.encode_part(&rendered.text, rendered.completion.unwrap()).unwrap().1.len()
+        text.encode_part(&rendered.text, rendered.completion.unwrap(), Form::Chat).unwrap().1.len()
     };
     for completion in
         ["four and", "four and   ", &format!("four and{}", " ".repeat(40)), "  four and", "\n\nfour and \n"]

@@ -58,7 +58,7 @@ fn scene() -> Scene {
 }
 
 fn rewards(generation: u64, version: &str, reads: usize) -> Outcome {
-    let read = ReadRewards { tokens: 1, attributes: vec![1.0, 2.0], reward: 1.0 };
+    let read = ReadRewards { tokens: 1, attributes: vec![1.0, 2.0], reward: 1.0, end: None };
     Ok(Rewards {
         reward: 1.0,
         attributes: vec![1.0, 2.0],
@@ -69,6 +69,7 @@ fn rewards(generation: u64, version: &str, reads: usize) -> Outcome {
         queue_ns: 1,
         forward_ns: 2,
         reads: vec![read; reads],
+        thinking: None,
     })
 }
 
