@@ -111,7 +111,7 @@ def test_a_batch_is_of_one_model(tmp_path: Path) -> None:
             batch = client.score(input_ids=rows, weights=weights, raise_on_error=False)
             assert batch.model_version == client.card().model_version
         thread.join()
-        assert [(error.index, error.code) for error in batch.errors] == [(0, "MODEL_CHANGED")]
+        assert [(error.index, error.code) for error in batch.errors] == [(0, "OTHER_VERSION")]
         assert "score it again" in batch.errors[0].message
         with after.client() as client:
             assert batch.rewards[1] == client.score(input_ids=rows, weights=weights).rewards[1]
