@@ -2,8 +2,10 @@
 //!
 //! Nothing here knows a wire format, a tokenizer or a model.
 
+mod answer_only;
 mod borrowed;
 
+pub use answer_only::{AnswerOnly, AnswerOnlyField};
 pub use borrowed::{BadId, Ids, InputRef, RolloutRef, Rollouts};
 
 use std::collections::BTreeMap;
@@ -104,6 +106,8 @@ pub struct Rollout {
     pub aggregation: Arc<AggregationSpec>,
     /// Whether it is rejected where its completion has no token.
     pub require_completion: bool,
+    /// Whether the completion's thinking is taken out before it is scored, and how it is known.
+    pub answer_only: Option<AnswerOnly>,
     /// The model version that is to score it, and no other; empty means any.
     pub model_version: String,
     /// W3C `traceparent` of the caller's span; empty means none.

@@ -6,6 +6,7 @@ use toml::Value;
 
 use crate::model::DeviceChoice;
 use crate::secret::REDACTED;
+use crate::sidecar::template::Date;
 
 /// Commands that take a setting as a flag, as a set of bits.
 pub const SERVE: u8 = 1;
@@ -16,6 +17,9 @@ pub const INSPECT: u8 = 4;
 
 /// What a switched-off optional setting says.
 pub(super) const OFF: &str = "off";
+
+/// What a setting says that is worked out at the start.
+pub(super) const AUTO: &str = "auto";
 
 /// What begins every environment variable of ours.
 pub(super) const ENVIRONMENT_PREFIX: &str = "REWARD_SIDECAR_";
@@ -64,6 +68,8 @@ pub(super) enum Kind {
     Text,
     /// A path, or text beside [`OFF`] that is not empty.
     PathOrOff,
+    /// `YYYY-MM-DD`, or [`OFF`].
+    DayOrOff,
     /// `IP:PORT`, or [`OFF`].
     AddressOrOff,
     /// `http://HOST:PORT`, or [`OFF`].
@@ -75,6 +81,8 @@ pub(super) enum Kind {
     LogFilter,
     /// A whole number.
     Count { min: u64, ceiling: u64, ceiling_name: &'static str },
+    /// A whole number, or [`AUTO`].
+    CountOrAuto { ceiling: u64, ceiling_name: &'static str },
     /// A power of two.
     PowerOfTwo { min: u64, ceiling: u64, ceiling_name: &'static str },
     /// `true` or `false`.
@@ -98,7 +106,8 @@ impl Kind {
     /// Reads a flag or an environment variable; [`Kind::check`] follows.
     pub fn parse(self, text: &str) -> Result<Value, Unfit> {
         match self {
-            Kind::Count { .. } | Kind::PowerOfTwo { .. } => match text.parse::<i64>() {
+            Kind::CountOrAuto { .. } if text == AUTO => Ok(Value::String(text.to_owned())),
+            Kind::Count { .. } | Kind::CountOrAuto { .. } | Kind::PowerOfTwo { .. } => match text.parse::<i64>() {
                 Ok(number) => Ok(Value::Integer(number)),
                 Err(_) => Err(Unfit::Not(self.expected())),
             },
@@ -116,6 +125,7 @@ impl Kind {
         let fits = match (self, value) {
             (Kind::Text | Kind::PathOrOff, Value::String(text)) => !text.is_empty(),
             (Kind::Secret, Value::String(text)) => !text.is_empty() && text != REDACTED,
+            (Kind::DayOrOff, Value::String(text)) => text == OFF || Date::parse(text).is_some(),
             (Kind::AddressOrOff, Value::String(text)) => text == OFF || text.parse::<SocketAddr>().is_ok(),
             (Kind::EndpointOrOff, Value::String(text)) => text == OFF || is_endpoint(text),
             (Kind::LogFilter, Value::String(text)) => {
@@ -124,6 +134,13 @@ impl Kind {
             (Kind::OneOf(words), Value::String(text)) => words.contains(&text.as_str()),
             (Kind::Device, Value::String(text)) => text.parse::<DeviceChoice>().is_ok(),
             (Kind::Switch, Value::Boolean(_)) => true,
+            (Kind::CountOrAuto { .. }, Value::String(text)) => text == AUTO,
+            (Kind::CountOrAuto { ceiling, ceiling_name }, Value::Integer(_)) => {
+                return Kind::Count { min: 0, ceiling, ceiling_name }.check(value).map_err(|unfit| match unfit {
+                    Unfit::Not(_) => Unfit::Not(self.expected()),
+                    above => above,
+                });
+            }
             (
                 Kind::Count { min, ceiling, ceiling_name } | Kind::PowerOfTwo { min, ceiling, ceiling_name },
                 Value::Integer(number),
@@ -142,10 +159,12 @@ impl Kind {
             Kind::Text => "text that is not empty".into(),
             Kind::PathOrOff => "a path, or off".into(),
             Kind::Secret => format!("text that is not empty and not {REDACTED}, which stands for a secret, or off"),
+            Kind::DayOrOff => "a day such as 2026-07-31, or off".into(),
             Kind::AddressOrOff => "an address such as 127.0.0.1:50051 or [::1]:50051, or off".into(),
             Kind::EndpointOrOff => "an endpoint such as http://127.0.0.1:4317 (plain HTTP/2, no TLS), or off".into(),
             Kind::LogFilter => "a level (error, warn, info, debug, trace) or directives such as info,h2=warn".into(),
             Kind::Count { min, ceiling, .. } => format!("a whole number from {min} to {ceiling}"),
+            Kind::CountOrAuto { ceiling, .. } => format!("a whole number from 0 to {ceiling}, or {AUTO}"),
             Kind::PowerOfTwo { min, ceiling, .. } => format!("a power of two from {min} to {ceiling}"),
             Kind::Switch => "true or false".into(),
             Kind::OneOf(words) => format!("one of {}", words.join(", ")),
@@ -169,6 +188,13 @@ mod tests {
         let check = |text: &str| Kind::EndpointOrOff.check(&Value::String(text.into())).is_ok();
         assert!(check("http://127.0.0.1:4317") && check("http://collector:4317/") && check("off"));
         assert!(!check("https://collector:4317") && !check("collector:4317") && !check("http://") && !check(""));
+    }
+
+    #[test]
+    fn days_are_of_the_calendar() {
+        let check = |text: &str| Kind::DayOrOff.check(&Value::String(text.into())).is_ok();
+        assert!(check("2024-02-29") && check(OFF));
+        assert!(!check("2023-02-29") && !check("today") && !check("") && !check("26 Jul 2024"));
     }
 
     #[test]

@@ -62,6 +62,7 @@ pub(super) fn content(fields: &mut Fields, id: &str, extra_columns: ExtraColumns
         deadline_ms: fields.deadline_ms,
         aggregation: aggregation(fields)?.into(),
         require_completion: fields.require_completion.unwrap_or_default(),
+        answer_only: fields.answer_only.take().unwrap_or_default().0,
         ..Rollout::default()
     };
     let with = |input, options: Rollout| Box::new(Rollout { input: Some(input), ..options });

@@ -30,25 +30,69 @@ impl<'de> Visitor<'de> for MessageVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Message, A::Error> {
         let mut reading = Reading::default();
-        while let Some(name) = map.next_key::<Cow<'de, str>>()? {
-            match (name.as_ref(), reading.stage) {
-                ("score", _) if reading.score.is_some() => return Err(A::Error::custom("score: given twice")),
-                ("score", _) => reading.score = Some(map.next_value::<Option<bool>>()?.unwrap_or(false)),
-                ("role", Stage::Role) => {
+        while let Some(name) = map.next_key()? {
+            match (name, reading.stage) {
+                (Name::Score, _) if reading.score.is_some() => return Err(A::Error::custom("score: given twice")),
+                (Name::Score, _) => reading.score = Some(map.next_value::<Option<bool>>()?.unwrap_or(false)),
+                (Name::Role, Stage::Role) => {
                     let value = map.next_value()?;
                     reading.text_or_json("role", value, Stage::Content, |plain| &mut plain.role);
                 }
-                ("content", Stage::Content) => {
+                (Name::Content, Stage::Content) => {
                     let value = map.next_value()?;
                     reading.text_or_json("content", value, Stage::Whole, |plain| &mut plain.content);
                 }
-                _ => {
+                (name, _) => {
                     let value = map.next_value::<&RawValue>()?;
-                    reading.json().push(&name, value.get());
+                    reading.json().push(name.as_str(), value.get());
                 }
             }
         }
         Ok(reading.finish())
+    }
+}
+
+/// A field's name. Those of a plain message cost no memory.
+enum Name {
+    Role,
+    Content,
+    Score,
+    Other(String),
+}
+
+impl Name {
+    fn as_str(&self) -> &str {
+        match self {
+            Self::Role => "role",
+            Self::Content => "content",
+            Self::Score => "score",
+            Self::Other(name) => name,
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_identifier(NameVisitor)
+    }
+}
+
+struct NameVisitor;
+
+impl Visitor<'_> for NameVisitor {
+    type Value = Name;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a name")
+    }
+
+    fn visit_str<E>(self, name: &str) -> Result<Name, E> {
+        Ok(match name {
+            "role" => Name::Role,
+            "content" => Name::Content,
+            "score" => Name::Score,
+            other => Name::Other(other.to_owned()),
+        })
     }
 }
 
@@ -201,7 +245,7 @@ impl<'de> Visitor<'de> for TextOrJsonVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<TextOrJson, A::Error> {
         let mut fields = Fields::default();
-        while let Some(name) = map.next_key::<Cow<'de, str>>()? {
+        while let Some(name) = map.next_key::<String>()? {
             fields.push(&name, map.next_value::<&RawValue>()?.get());
         }
         Ok(TextOrJson::Json(fields.finish()))

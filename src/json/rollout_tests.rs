@@ -180,9 +180,6 @@ fn malformed_lines_name_the_field() {
     assert_bad(r#"{"id":"a","text":5}"#, Code::Malformed, "text: invalid type: integer `5`");
     assert_bad(r#"{"id":"a","text":"\ud800"}"#, Code::Malformed, "text: ");
     assert_bad(r#"{"id":"a","prompt":5,"completion":""}"#, Code::Malformed, "prompt: ");
-    let message = r#"{"id":"a","prompt":[{"role":"user","content":"c","name":"n"}],"completion":""}"#;
-    assert_bad(message, Code::Malformed, "prompt: unknown field `name`");
-    assert_bad(r#"{"id":"a","prompt":[{"role":"user"}],"completion":""}"#, Code::Malformed, "missing field `content`");
     assert_bad(r#"{"id":"a","input_ids":[1.5]}"#, Code::Malformed, "input_ids: 1.5");
     assert_bad(r#"{"id":"a","input_ids":["1"]}"#, Code::Malformed, "input_ids: ");
     assert_bad(r#"{"id":"a","text":"t","require_completion":1}"#, Code::Malformed, "require_completion: invalid type");

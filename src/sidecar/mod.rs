@@ -66,7 +66,7 @@ pub struct Config {
     pub shm_ring_bytes: usize,
     /// What happens to a rollout longer than the context.
     pub over_long: OverLong,
-    /// Unique tokens in one micro-batch. A longer rollout goes alone.
+    /// Rows that one micro-batch computes: unique tokens that the engine has not kept. A longer rollout goes alone.
     pub max_batch_tokens: usize,
     /// Rollouts in one micro-batch.
     pub max_batch_rollouts: usize,

@@ -18,7 +18,6 @@ use super::{Config, OverLong};
 use crate::aggregate::Bound;
 use crate::batch::unique_tokens;
 use crate::engine::{ModelCard, TextAssets};
-use crate::limits;
 use crate::reward::{Code, Rejection};
 use crate::rollout::{Reads, Report, Rollout, ValidRollout};
 
@@ -71,6 +70,8 @@ impl Rules {
             )
         })?;
         let mut source = Source::of(&mut input)?;
+        let wished = rollout.answer_only.as_ref();
+        let thinking = wished.map(|wished| source.take_thinking(&self.text, wished)).transpose()?;
         if rollout.require_completion {
             source.check_completion()?;
         }
@@ -112,7 +113,7 @@ impl Rules {
             finish_reason: rollout.finish_reason,
             group: rollout.group,
             priority: rollout.priority,
-            report: Report::default(),
+            report: Report { ends: Vec::new(), thinking },
         };
         self.check_cost(&valid)?;
         Ok((valid, bound))

@@ -17,6 +17,7 @@ use crate::pickle::{Restore, restore};
 use crate::reads::reads_of;
 use crate::result::{Fields, Result};
 use crate::text::wrong_type;
+use crate::thinking::Thinking;
 
 /// The rewards of a batch of rollouts, in their order: what `Client.score` returns.
 ///
@@ -53,6 +54,7 @@ pub struct Batch {
     errors: PyOnceLock<Py<PyList>>,
     unread: Vec<Vec<ReadRewards>>,
     reads: PyOnceLock<Py<PyList>>,
+    thinking: Vec<Option<Thinking>>,
     by_id: PyOnceLock<Py<PyMappingProxy>>,
 }
 
@@ -69,6 +71,7 @@ pub struct Columns(
     Py<PyAny>,
     Py<PyList>,
     Py<PyList>,
+    Vec<Option<Thinking>>,
 );
 
 impl Batch {
@@ -95,14 +98,26 @@ impl Batch {
             errors: PyOnceLock::new(),
             unread: gathered.reads,
             reads: PyOnceLock::new(),
+            thinking: gathered.thinking,
             by_id: PyOnceLock::new(),
         })
     }
 
     /// Puts a batch together, as it comes out of a pickle.
     pub fn restored(py: Python<'_>, columns: Columns) -> PyResult<Self> {
-        let Columns(names, ids, model_version, model_versions, rewards, attributes, tokens, truncated, errors, reads) =
-            columns;
+        let Columns(
+            names,
+            ids,
+            model_version,
+            model_versions,
+            rewards,
+            attributes,
+            tokens,
+            truncated,
+            errors,
+            reads,
+            thinking,
+        ) = columns;
         let (rows, failed) = (rewards.bind(py).len()?, errors.bind(py).len());
         Ok(Self {
             rows,
@@ -119,6 +134,7 @@ impl Batch {
             errors: full(py, errors),
             unread: Vec::new(),
             reads: full(py, reads),
+            thinking,
             by_id: PyOnceLock::new(),
         })
     }
@@ -178,6 +194,7 @@ impl Batch {
             item(&self.attributes(py)?)?.unbind(),
             error,
             reads,
+            self.thinking.get(row).cloned().flatten(),
         );
         Result::restored(py, fields)
     }
@@ -198,6 +215,7 @@ impl Batch {
             batch.truncated(py)?,
             batch.errors(py)?,
             batch.reads(py)?,
+            batch.thinking.clone(),
         );
         restore(py, "_batch", columns)
     }
@@ -281,6 +299,14 @@ impl Batch {
             PyResult::Ok(PyList::new(py, rows)?.unbind())
         };
         Ok(self.reads.get_or_try_init(py, make)?.bind(py).clone())
+    }
+
+    /// For each rollout its `Thinking`, where `answer_only` asked for it to be taken out; else empty.
+    ///
+    /// `[thinking.unclosed for thinking in batch.thinking]`
+    #[getter]
+    fn thinking(&self) -> Vec<Option<Thinking>> {
+        self.thinking.clone()
     }
 
     /// Each rollout by its id: a mapping from the ids that were given to `score` to `Result`; empty where none were.

@@ -10,8 +10,9 @@ use pyo3::types::{PyList, PyString, PyTuple};
 use reward_sidecar::rollout::{Extras, Message};
 
 use crate::json::json;
+use crate::messages::completion;
 use crate::odd::OddRows;
-use crate::text::{completion, text, wrong_type};
+use crate::text::{text, wrong_type};
 
 /// The arguments that stand beside conversations, as they are given.
 #[derive(Default)]

@@ -187,8 +187,11 @@ impl Client {
     ///
     /// What is to be scored is given in exactly one form; `n` is the number of rollouts:
     ///
-    /// - `prompts` and `completions`: n of each. A prompt is a str, which is what a user says, or a list of messages
-    ///   (`{"role": ..., "content": ...}`); the model's chat template is applied.
+    /// - `prompts` and `completions`: n of each. A prompt is a str, which is what a user says, or a list of messages; a
+    ///   completion is a str, or a list of messages of which the last is the assistant's. The model's chat template is applied.
+    ///   A message is a dict with a `role` and whatever the template reads: `content` (a str, or parts that are texts), `name`,
+    ///   `tool_calls`, `tool_call_id`, `reasoning_content`, ...
+    /// - `messages`: n whole conversations; the last message of each, the assistant's, is its completion.
     /// - `texts`: n str that carry the template already.
     /// - `input_ids`: token ids of n conversations: a list of arrays or lists, an array [n, length], or a tuple of all ids in
     ///   one array [total] and the offsets [n + 1] at which rows begin and end.
@@ -210,11 +213,16 @@ impl Client {
     /// - `weights`: a dict from attribute to weight. None at all: the model's default weighting.
     /// - `weighting`: one of the card's weightings, by its name.
     /// - `aggregation`: everything else about how attributes become one reward, as in a rollout file.
+    /// - `tools`, `documents`: lists of dicts that the chat template is given; `chat_template_kwargs`: a dict of further
+    ///   variables for it, such as `enable_thinking`; `chat_template`: which of the model's templates, by its name. Each holds
+    ///   for all rollouts, or is a list with one for each.
     /// - `id`: a name for each rollout, for `Batch.by_id` and for the server's log: n str, or one str where n is 1.
     /// - `group`, or `groups` with one for each: rollouts of one group share a prompt, which is computed once. Never changes
     ///   a reward.
     /// - `finish_reasons`: for each why its completion ended, in the words of the engine that made it (`"stop"`, `"length"`,
     ///   `"tool_calls"`, `{"type": "length"}`, ...), or None; or `finish_reason`, one for all.
+    /// - `answer_only`: True takes the thinking out of each completion before it is scored, by the marks of the model's chat
+    ///   template (or `<think>` and `</think>`), or two marks; `batch.thinking` says what went.
     /// - `require_completion`: a rollout whose completion has no token fails with `EMPTY_COMPLETION`.
     /// - `version`: which model version is to answer. None: that of the first rewards of the call; what another one scored,
     ///   since it took over meanwhile, fails with `OTHER_VERSION`. `"any"`: whichever.
@@ -235,10 +243,11 @@ impl Client {
     /// batch = client.score(prompts=["How do I make tea?"], completions=["Pour boiling water over the leaves."], timeout=10.0)
     /// batch.rewards                     # float32 [1]
     /// ```
-    #[pyo3(signature = (*positional, **arguments), text_signature = "($self, /, *, prompts=None, completions=None, texts=None, \
-        input_ids=None, prompt_ids=None, completion_ids=None, attention_mask=None, lengths=None, prompt_mask=None, \
+    #[pyo3(signature = (*positional, **arguments), text_signature = "($self, /, *, prompts=None, completions=None, messages=None, \
+        texts=None, input_ids=None, prompt_ids=None, completion_ids=None, attention_mask=None, lengths=None, prompt_mask=None, \
         prompt_lengths=None, completion_mask=None, completion_lengths=None, id=None, weights=None, weighting=None, \
         aggregation=None, group=None, groups=None, finish_reason=None, finish_reasons=None, require_completion=False, \
+        answer_only=False, tools=None, documents=None, chat_template_kwargs=None, chat_template=None, \
         version=None, tokenizer=None, deadline_ms=None, priority=None, traceparent=None, raise_on_error=True, timeout=None)")]
     fn score<'py>(
         &self,
@@ -284,8 +293,8 @@ impl Client {
     ///     print(result.index, result.reward)
     /// ```
     #[pyo3(signature = (rollouts, group=None, *, tokenizer=None, timeout=None, **options), text_signature = "($self, /, rollouts, \
-        group=None, *, weights=None, weighting=None, aggregation=None, require_completion=False, version=None, \
-        tokenizer=None, deadline_ms=None, priority=None, traceparent=None, timeout=None)")]
+        group=None, *, weights=None, weighting=None, aggregation=None, require_completion=False, \
+        answer_only=False, version=None, tokenizer=None, deadline_ms=None, priority=None, traceparent=None, timeout=None)")]
     fn stream<'py>(
         &self,
         py: Python<'py>,
@@ -336,6 +345,7 @@ pub fn card_of<'py>(py: Python<'py>, served: &ServedModel) -> PyResult<Bound<'py
     card.set_item("context_tokens", model.context_tokens)?;
     card.set_item("vocabulary_size", model.vocabulary_size)?;
     card.set_item("chat_template", &model.text.chat_template)?;
+    card.set_item("chat_templates", &model.text.named_templates)?;
     card.set_item("in_flight_limit", served.in_flight_limit)?;
     card.set_item("over_long", &served.over_long)?;
     card.set_item("aggregations", PyTuple::new(py, &served.aggregations)?)?;

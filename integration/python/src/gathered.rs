@@ -12,6 +12,7 @@ use reward_sidecar::rollout::Rollouts;
 
 use crate::error::{Failure, rewards_of};
 use crate::guard::Guard;
+use crate::thinking::Thinking;
 use crate::wait::Limit;
 
 /// See the module. All columns have a value for each row.
@@ -30,6 +31,8 @@ pub struct Gathered {
     pub truncated: Vec<bool>,
     /// For each row its reads; empty where the model reads no rollout of the batch at several places.
     pub reads: Vec<Vec<ReadRewards>>,
+    /// For each row what was taken out of its completion; empty where that was asked of none.
+    pub thinking: Vec<Option<Thinking>>,
     /// By their row, ascending.
     pub failures: Vec<(usize, Failure)>,
 }
@@ -89,6 +92,10 @@ impl Gathered {
         if !rewards.reads.is_empty() {
             self.reads.resize_with(self.rewards.len(), Vec::new);
             self.reads[row] = rewards.reads;
+        }
+        if let Some(thinking) = &rewards.thinking {
+            self.thinking.resize(self.rewards.len(), None);
+            self.thinking[row] = Some(thinking.into());
         }
         Ok(())
     }

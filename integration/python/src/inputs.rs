@@ -9,10 +9,11 @@ use pyo3::types::{PyDict, PyString};
 use crate::chat::{BESIDE, Beside, Completions};
 use crate::form::Form;
 use crate::ids::IdRows;
+use crate::messages::{conversation, prompts};
 use crate::odd::OddRows;
 use crate::options::{OPTIONS, meant};
 use crate::padding::{PADDING, Padding};
-use crate::text::{conversation, prompts, texts, wrong_type};
+use crate::text::{texts, wrong_type};
 
 /// What is to be scored, as it is given: several forms, or half of one, are told apart later.
 #[derive(Default)]

@@ -12,10 +12,11 @@ use crate::chat::{BESIDE, Beside, Completions};
 use crate::error::Failure;
 use crate::form::Form;
 use crate::ids::IdRows;
+use crate::messages::{completion, conversation, prompt};
 use crate::options::{Aggregation, OPTIONS, Options, finish_reason, meant};
 use crate::padding::{PADDING, Padding};
 use crate::rows::Rows;
-use crate::text::{completion, conversation, prompt, text, wrong_type};
+use crate::text::{text, wrong_type};
 
 /// A rollout out of a dict.
 pub struct Line {

@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyMapping, PyString};
 use reward_sidecar::client::{Version, VersionPin};
 use reward_sidecar::json;
-use reward_sidecar::rollout::{AggregationSpec, FinishReason};
+use reward_sidecar::rollout::{AggregationSpec, AnswerOnly, FinishReason};
 
 use crate::text::{text, wrong_type};
 
@@ -19,6 +19,7 @@ pub struct Options {
     pub group: String,
     pub aggregation: Arc<AggregationSpec>,
     pub require_completion: bool,
+    pub answer_only: Option<AnswerOnly>,
     /// The version that all of the series are held to.
     pub version: Arc<VersionPin>,
     pub priority: i32,
@@ -44,6 +45,7 @@ impl Options {
         match key {
             "group" => self.group = text(value, key)?,
             "require_completion" => self.require_completion = truth(value, key)?,
+            "answer_only" => self.answer_only = answer_only(value)?,
             "priority" => self.priority = number(value, key, "a 32-bit integer")?,
             "deadline_ms" => self.deadline_ms = Some(number(value, key, "a whole number of milliseconds")?),
             "traceparent" => self.traceparent = text(value, key)?,
@@ -188,12 +190,13 @@ pub fn finish_reason(value: &Bound<'_, PyAny>) -> FinishReason {
 }
 
 /// The names of all options, for those who misspell one.
-pub const OPTIONS: [&str; 9] = [
+pub const OPTIONS: [&str; 10] = [
     "weights",
     "weighting",
     "aggregation",
     "group",
     "require_completion",
+    "answer_only",
     "version",
     "deadline_ms",
     "priority",
@@ -204,6 +207,17 @@ pub const OPTIONS: [&str; 9] = [
 pub fn meant<'a>(name: &str, names: impl IntoIterator<Item = &'a &'static str>) -> String {
     json::nearest(name, names.into_iter().copied())
         .map_or_else(String::new, |nearest| format!("; did you mean {nearest}?"))
+}
+
+/// Whether thinking is to be taken out: a bool, or the two marks that it stands between.
+fn answer_only(value: &Bound<'_, PyAny>) -> PyResult<Option<AnswerOnly>> {
+    if let Ok(wished) = value.extract::<bool>() {
+        return Ok(wished.then(AnswerOnly::default));
+    }
+    match value.extract::<(String, String)>() {
+        Ok((open, close)) if !open.is_empty() && !close.is_empty() => Ok(Some(AnswerOnly { open, close })),
+        _ => Err(wrong_type(value, &"answer_only", "a bool, or two str: (\"<think>\", \"</think>\")")),
+    }
 }
 
 fn truth(value: &Bound<'_, PyAny>, name: &str) -> PyResult<bool> {

@@ -150,6 +150,7 @@ impl Rollouts for Rows {
             deadline_ms: self.options.deadline_ms,
             aggregation: &self.options.aggregation,
             require_completion: self.options.require_completion,
+            answer_only: self.options.answer_only.as_ref(),
             model_version: self.options.version.wanted(),
             traceparent: &self.options.traceparent,
         }

@@ -6,11 +6,12 @@ use std::ops::Range;
 
 use super::{Rules, SHORTEN};
 use crate::limits;
-use crate::reward::{Code, Rejection};
-use crate::rollout::{Input, Rollout};
+use crate::reward::{Code, Rejection, Thinking};
+use crate::rollout::{AnswerOnly, Input, Rollout};
 use crate::sidecar::OverLong;
+use crate::sidecar::answer;
 use crate::sidecar::reading::{self, Found};
-use crate::sidecar::tokenize::{Conversation, Form, Locate, bytes_of};
+use crate::sidecar::tokenize::{Conversation, Form, Locate, Text, bytes_of};
 
 /// Tokens, and how many of them, from which place on, are the completion's; `None` where nobody asked, or where the input
 /// form does not tell.
@@ -37,6 +38,33 @@ impl<'a> Source<'a> {
             Input::TokenIds(ids) => Self::TokenIds(ids),
             Input::PromptCompletionIds { prompt, completion } => Self::PromptCompletionIds { prompt, completion },
         })
+    }
+
+    /// Takes a completion's thinking out, and says what it was.
+    pub(super) fn take_thinking(&mut self, text: &Text, wished: &AnswerOnly) -> Result<Thinking, Rejection> {
+        let bad = |what: &str| Err(Rejection::new(Code::BadOption, format!("answer_only: {what}")));
+        let (open, close) = text.marks(wished);
+        if open.is_empty() || close.is_empty() {
+            return bad("one mark is given without the other; give both, or none for the model's own");
+        }
+        match self {
+            Self::Chat(conversation) => Ok(conversation.take_thinking((open, close))),
+            Self::PromptCompletionIds { completion, .. } => {
+                let (Some(open), Some(close)) = (text.mark_id(open)?, text.mark_id(close)?) else {
+                    return bad(&format!(
+                        "'{open}' and '{close}' are no single tokens of the model, so that ids do not show them; send the \
+                         conversation as chat, or other marks"
+                    ));
+                };
+                let parts = answer::thinking(completion, &[open], &[close], |id| text.is_line_end(*id));
+                **completion = parts.answer(completion);
+                let taken = parts.taken.iter().map(|part| part.start as u32..part.end as u32).collect();
+                Ok(Thinking { taken, unclosed: parts.unclosed })
+            }
+            Self::Text(_) | Self::TokenIds(_) => {
+                bad("this form does not tell the completion; send chat or prompt and completion ids")
+            }
+        }
     }
 
     /// Refuses an input without a completion, as far as that shows before there are tokens.

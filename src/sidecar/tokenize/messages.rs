@@ -3,12 +3,16 @@
 //! Invariant: every message has a role that is a text and no part that is an image, audio or video; the completion is an
 //! assistant's.
 
+use std::borrow::Cow;
+
 use serde::ser::{Serialize, SerializeMap as _, Serializer};
 
+use super::marks::Marks;
 use crate::json::value::{JsonError, Object, Value};
 use crate::limits::{MAX_MESSAGES, MAX_TEXT_BYTES};
-use crate::reward::{Code, Rejection};
+use crate::reward::{Code, Rejection, Thinking};
 use crate::rollout::{ASSISTANT, Extras, Message};
+use crate::sidecar::answer;
 
 /// A conversation that can be put into a template.
 pub struct Conversation<'a> {
@@ -40,7 +44,7 @@ pub struct Turn<'a> {
 enum Fields<'a> {
     Plain {
         role: &'a str,
-        content: &'a str,
+        content: Cow<'a, str>,
     },
     /// Without what is null, and its reasoning under all names.
     Json(Object<'a>),
@@ -97,7 +101,7 @@ impl<'a> Conversation<'a> {
             turns.push(Turn::of(message, || format!("chat.completion_messages[{i}]"))?);
         }
         if answer.is_empty() {
-            turns.push(Turn { fields: Fields::Plain { role: ASSISTANT, content: completion }, score: false });
+            turns.push(Turn { fields: Fields::Plain { role: ASSISTANT, content: completion.into() }, score: false });
         } else if !completion.is_empty() {
             let what = "chat.completion: given as text and as completion_messages; give one of both";
             return Err(Rejection::new(Code::Malformed, what));
@@ -134,6 +138,28 @@ impl<'a> Conversation<'a> {
     /// Whether the completion is without a word.
     pub fn says_nothing(&self) -> bool {
         self.turns[self.prompt..].iter().all(|turn| turn.content().is_none_or(str::is_empty) && !turn.says_more())
+    }
+
+    /// Takes the thinking out of the completion: what stands between these marks in the content of each of the assistant's
+    /// messages, and the reasoning beside it. Says what was taken, in characters of all those contents.
+    pub fn take_thinking(&mut self, (open, close): Marks) -> Thinking {
+        let (mut thinking, mut before) = (Thinking::default(), 0);
+        for turn in self.turns[self.prompt..].iter_mut().filter(|turn| turn.role() == ASSISTANT) {
+            if let Fields::Json(object) = &mut turn.fields {
+                REASONING.into_iter().for_each(|name| drop(object.remove(name)));
+            }
+            let Some(content) = turn.content() else { continue };
+            let parts = answer::thinking(content.as_bytes(), open.as_bytes(), close.as_bytes(), |byte| *byte == b'\n');
+            let characters = |byte: usize| before + content[..byte].chars().count() as u32;
+            thinking.taken.extend(parts.taken.iter().map(|part| characters(part.start)..characters(part.end)));
+            thinking.unclosed |= parts.unclosed;
+            before = characters(content.len());
+            if !parts.taken.is_empty() {
+                let answer = parts.answer_of(content);
+                turn.set_content(answer);
+            }
+        }
+        thinking
     }
 
     /// The field in which a message came.
@@ -175,7 +201,9 @@ impl<'a> Given<'a> {
 impl<'a> Turn<'a> {
     fn of(message: &'a Message, field: impl Fn() -> String) -> Result<Self, Rejection> {
         let Message { role, content, score, json } = message;
-        let Some(json) = json else { return Ok(Self { fields: Fields::Plain { role, content }, score: *score }) };
+        let Some(json) = json else {
+            return Ok(Self { fields: Fields::Plain { role, content: content.into() }, score: *score });
+        };
         if !(role.is_empty() && content.is_empty()) {
             let what = format!("{}: role and content given beside the JSON of the message; give one of both", field());
             return Err(Rejection::new(Code::Malformed, what));
@@ -213,6 +241,13 @@ impl<'a> Turn<'a> {
         match &self.fields {
             Fields::Plain { content, .. } => Some(content),
             Fields::Json(object) => object.get("content")?.as_text(),
+        }
+    }
+
+    fn set_content(&mut self, text: String) {
+        match &mut self.fields {
+            Fields::Plain { content, .. } => *content = text.into(),
+            Fields::Json(object) => object.insert("content", Value::Text(text.into())),
         }
     }
 
@@ -288,7 +323,7 @@ impl Serialize for Shown<'_> {
         match &self.turn.fields {
             Fields::Plain { role, content } => {
                 map.serialize_entry("role", role)?;
-                map.serialize_entry("content", self.content.unwrap_or(content))?;
+                map.serialize_entry("content", self.content.unwrap_or(content.as_ref()))?;
             }
             Fields::Json(object) => {
                 for (name, value) in object.iter() {

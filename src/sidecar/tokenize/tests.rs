@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::conversation::Rendered;
 use super::*;
 use crate::reward::Code;
-use crate::rollout::Message;
+use crate::rollout::{Extras, Message};
 
 const CHATML: &str = "{% for m in messages %}{{ '<s>' + m['role'] + ' ' + m['content'].strip() + ' </s> ' }}{% endfor %}\
                       {% if add_generation_prompt %}{{ '<s>assistant ' }}{% endif %}";
@@ -208,6 +208,36 @@ fn what_is_broken_is_found_at_the_start() {
     assert!(Text::new(&assets).err().unwrap().contains("tokenizer"));
 }
 
+/// A reward must not depend on the day: what a template is told is a setting.
+#[test]
+fn a_template_that_asks_for_the_day_needs_one() {
+    let asks = "{{ strftime_now('%d %b %Y') }} {{ messages[0].content }}";
+    let dated = |date: Option<&str>| {
+        let template_date = date.map(str::to_owned);
+        Text::new(&TextAssets { template_date, ..assets(Some(asks), false) })
+    };
+    assert!(dated(None).err().unwrap().contains("--template-date YYYY-MM-DD"));
+    assert!(dated(Some("31 Jul")).err().unwrap().contains("31 Jul"));
+    let rendered = render(&dated(Some("2026-07-31")).unwrap(), &[user("two")], "", Locate::Nothing).unwrap();
+    assert_eq!(rendered.text, "31 Jul 2026 two");
+    let broken = TextAssets { named_templates: [("rag".to_owned(), asks.to_owned())].into(), ..assets(None, false) };
+    let why = Text::new(&broken).err().unwrap();
+    assert!(why.starts_with("the template named rag: "), "{why}");
+}
+
+#[test]
+fn a_model_with_named_templates_alone_needs_a_name() {
+    let named_templates = BTreeMap::from([("rag".to_owned(), "R {{ messages[0].content }}".to_owned())]);
+    let text = Text::new(&TextAssets { named_templates, ..assets(None, false) }).unwrap();
+    let rejection = render(&text, &[user("two")], "", Locate::Nothing).err().unwrap();
+    assert_eq!(rejection.code, Code::UnsupportedInput);
+    assert!(rejection.message.contains("name one of: rag"), "{rejection}");
+    let messages = [user("two")];
+    let extras = Extras { template: "rag".into(), ..Extras::default() };
+    let conversation = Conversation::of(&messages, "", Some(&extras)).unwrap();
+    assert_eq!(text.render(&conversation, 1..2, Locate::Nothing).unwrap().text, "R two");
+}
+
 #[test]
 fn a_text_needs_a_tokenizer() {
     let text = Text::new(&TextAssets { tokenizer_json: None, ..assets(Some(CHATML), false) }).unwrap();
@@ -234,7 +264,7 @@ fn a_completion_is_found_whatever_a_template_trims() {
     for template in WRITERS {
         let text = text(Some(template), false);
         for completion in
-            ["four", " four", "four ", "\n four   ", "four   and\n\n", "</s>", "4", "COMPLETION0", "a", "é "]
+            ["four", " four", "four ", "\n four   ", "four   and\n\n", "</s", "4", "COMPLETION0", "a", "é "]
         {
             for prompt in ["two", "four ", "COMPLETION0 COMPLETION2"] {
                 let rendered = render(&text, &[user(prompt)], completion, Locate::Whole).unwrap();

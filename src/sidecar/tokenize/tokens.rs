@@ -49,6 +49,17 @@ impl Text {
         Ok((ids, place(part.start)..place(part.end)))
     }
 
+    /// The one token of a mark, if it has one.
+    pub fn mark_id(&self, mark: &str) -> Result<Option<u32>, Rejection> {
+        Ok(self.tokenizer()?.token_to_id(mark))
+    }
+
+    /// Whether an id stands for line ends and nothing else.
+    pub fn is_line_end(&self, id: u32) -> bool {
+        let text = self.tokenizer.as_ref().and_then(|tokenizer| tokenizer.decode(&[id], false).ok());
+        text.is_some_and(|text| !text.is_empty() && text.bytes().all(|byte| byte == b'\n'))
+    }
+
     /// Puts the tokenizer's last token behind a text that does not end with it: a template's own end counts for
     /// conversations, but a text is taken as the tokenizer takes it.
     pub fn close(&self, ids: &mut Vec<u32>) {

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, M
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsIndex
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -48,7 +48,9 @@ class Card:
     vocabulary_size: int
     """Token ids are below this."""
     chat_template: str | None = field(repr=False)
-    """Jinja. `None`: it takes no conversations."""
+    """Jinja. `None`: it takes no conversations that name no template."""
+    chat_templates: Mapping[str, str] = field(repr=False)
+    """Further templates by their names, for `chat_template=`."""
     in_flight_limit: int
     """Rollouts of one connection that may be unanswered at a time."""
     over_long: str
@@ -88,6 +90,13 @@ class Best:
         return cls(indices, batch.rewards[scored], tuple(candidates[index] for index in indices), batch)
 
 
+def _is_completion(candidate: Candidate) -> bool:
+    """Whether it is a text or messages; else it is token ids."""
+    return isinstance(candidate, str) or (
+        isinstance(candidate, Sequence) and len(candidate) > 0 and not isinstance(candidate[0], SupportsIndex)
+    )
+
+
 def _candidates(prompt: Prompt | Ids, candidates: Sequence[Candidate], k: int, options: ScoreOptions) -> Request:
     """The arguments of `score` that ask for all candidates of one prompt."""
     if isinstance(candidates, (str, bytes, Mapping)):
@@ -98,7 +107,7 @@ def _candidates(prompt: Prompt | Ids, candidates: Sequence[Candidate], k: int, o
     # One array of all stays one: whether it is padded is seen, or said, there.
     completions: Any = candidates if getattr(candidates, "ndim", 1) == 2 else list(candidates)
     request: Request = {**options}  # type: ignore[typeddict-item]
-    if _is_text(prompt, candidates[0]):
+    if _is_completion(candidates[0]):
         request["prompts"], request["completions"] = rows, completions
     else:
         request["prompt_ids"], request["completion_ids"] = rows, completions
@@ -158,7 +167,8 @@ class Client(_native.Client):
     def best_of_n(
         self, prompt: Prompt | Ids, candidates: Sequence[Candidate], k: int = 1, **options: Unpack[ScoreOptions]
     ) -> Best:
-        """The best `k` of some candidates for one prompt: texts for a text or a conversation, token ids for token ids.
+        """The best `k` of some candidates for one prompt: texts or messages for a text or a conversation, token ids for token
+        ids.
 
         The options are those of `score`. Candidates that fail raise as there, or, with `raise_on_error=False`, are never
         among the best.
@@ -309,7 +319,7 @@ def _restore(address: str, settings: Settings) -> AsyncClient:
 
 
 # The forms in which the candidates of `best_of_n` are not given.
-_FORMS = frozenset({"prompts", "completions", "texts", "input_ids", "prompt_ids", "completion_ids", "groups"})
+_FORMS = frozenset({"prompts", "completions", "messages", "texts", "input_ids", "prompt_ids", "completion_ids", "groups"})
 
 
 def _show_parameters(method: Callable[..., Any], shown: Callable[..., Any], left_out: frozenset[str]) -> None:

@@ -11,11 +11,14 @@ from typing_extensions import Self, Unpack, disjoint_base, final
 from ._errors import RewardSidecarError
 from ._types import (
     Aggregation,
+    Completion,
     FinishReason,
     HasVocabulary,
     IdRows,
     Ids,
+    Json,
     Masks,
+    Messages,
     Options,
     Prompt,
     Request,
@@ -31,10 +34,12 @@ __all__ = [
     "Reads",
     "Result",
     "Stream",
+    "Thinking",
     "__version__",
     "_batch",
     "_reads",
     "_result",
+    "_thinking",
     "run_cli",
 ]
 
@@ -54,7 +59,22 @@ class Reads:
     @property
     def rewards(self) -> NDArray[np.float32]:
         """[m]."""
+    @property
+    def ends(self) -> NDArray[np.int64]:
+        """[m]: where the token that is read ends in what was sent; -1 where that is not known."""
     def __len__(self) -> int: ...
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]: ...
+
+@final
+class Thinking:
+    """What was taken out of a completion before it was scored."""
+
+    @property
+    def taken(self) -> list[tuple[int, int]]:
+        """Begin and end of each part, in characters of a text, in ids of ids."""
+    @property
+    def unclosed(self) -> bool:
+        """Whether it was never closed."""
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]: ...
 
 @final
@@ -91,6 +111,9 @@ class Batch:
     @property
     def reads(self) -> list[Reads]:
         """For each rollout its reads, where the model reads rollouts at several places; else empty."""
+    @property
+    def thinking(self) -> list[Thinking | None]:
+        """For each rollout what `answer_only` has taken out; empty where that was asked of none."""
     @property
     def model_versions(self) -> tuple[str, ...]:
         """[n]: the model that gave each; one and the same, but with `version="any"`."""
@@ -140,6 +163,9 @@ class Result:
     @property
     def reads(self) -> Reads | None:
         """Its reads, where the model reads at several places."""
+    @property
+    def thinking(self) -> Thinking | None:
+        """What `answer_only` has taken out of its completion."""
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]: ...
 
 @final
@@ -167,7 +193,8 @@ class Client:
         self,
         *,
         prompts: Iterable[Prompt] | None = None,
-        completions: Iterable[str] | None = None,
+        completions: Iterable[Completion] | None = None,
+        messages: Iterable[Messages] | None = None,
         texts: Iterable[str] | None = None,
         input_ids: IdRows | None = None,
         prompt_ids: IdRows | None = None,
@@ -187,8 +214,13 @@ class Client:
         finish_reason: FinishReason | Iterable[FinishReason] = None,
         finish_reasons: Iterable[FinishReason] | None = None,
         require_completion: bool | None = False,
+        answer_only: bool | tuple[str, str] | None = False,
         version: str | None = None,
         tokenizer: HasVocabulary | str | None = None,
+        tools: Sequence[Json] | Sequence[Sequence[Json] | None] | str | None = None,
+        documents: Sequence[Json] | Sequence[Sequence[Json] | None] | str | None = None,
+        chat_template_kwargs: Json | Sequence[Json | None] | str | None = None,
+        chat_template: str | Sequence[str | None] | None = None,
         deadline_ms: int | None = None,
         priority: int | None = None,
         traceparent: str | None = None,
@@ -197,8 +229,8 @@ class Client:
     ) -> Batch:
         """Scores rollouts, and returns when all are answered.
 
-        Exactly one form: `prompts` and `completions` (the model's chat template is applied); `texts` (which carry it
-        already); `input_ids`; `prompt_ids` and `completion_ids`, padded only where a mask or lengths say so.
+        Exactly one form: `prompts` and `completions`, or `messages` (the model's chat template is applied); `texts` (which
+        carry it already); `input_ids`; `prompt_ids` and `completion_ids`, padded only where a mask or lengths say so.
 
         After `timeout` seconds it returns in any case. Raises `RewardSidecarError` for the first rollout that failed, with
         the whole `batch`; not with `raise_on_error=False`. Raises `TypeError` or `ValueError` for arguments that cannot be meant, before anything
@@ -213,6 +245,7 @@ class Client:
         weighting: str | None = None,
         aggregation: Aggregation | str | None = None,
         require_completion: bool | None = False,
+        answer_only: bool | tuple[str, str] | None = False,
         version: str | None = None,
         tokenizer: HasVocabulary | str | None = None,
         deadline_ms: int | None = None,

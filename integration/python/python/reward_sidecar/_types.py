@@ -12,12 +12,17 @@ from numpy.typing import NDArray
 
 class _Message(TypedDict):
     role: str
-    content: str
 
 
 class Message(_Message, total=False):
-    """One message of a conversation."""
+    """One message of a conversation. It may have whatever else the model's chat template reads."""
 
+    content: str | Sequence[Mapping[str, Any]] | None
+    """What is said: a text, or parts that are texts."""
+    name: str
+    tool_calls: Sequence[Mapping[str, Any]] | None
+    tool_call_id: str
+    reasoning_content: str | None
     score: bool
     """Whether this turn is scored too, as if it were the completion of what comes before it. An assistant's only."""
 
@@ -34,8 +39,17 @@ class Array(Protocol):
     def __array__(self) -> NDArray[Any]: ...
 
 
-Prompt: TypeAlias = str | Sequence[Message | dict[str, Any]]
+Messages: TypeAlias = Sequence[Message | dict[str, Any]]
+"""Messages of a conversation, oldest first."""
+
+Prompt: TypeAlias = str | Messages
 """A text is what a user says."""
+
+Completion: TypeAlias = str | Messages
+"""A text is what the assistant says; of messages the last is the assistant's."""
+
+Json: TypeAlias = Mapping[str, Any]
+"""An object of JSON: a tool's schema, a document."""
 
 Ids: TypeAlias = NDArray[np.integer[Any]] | Array | Sequence[int]
 """The token ids of one rollout, or of a part of it."""
@@ -44,7 +58,7 @@ IdRows: TypeAlias = Sequence[Ids] | NDArray[np.integer[Any]] | Array | tuple[Ids
 """The token ids of several: one array for each, an array of two dimensions, or a tuple of all ids in one array and the
 offsets: where each row begins, and where the last one ends."""
 
-Candidate: TypeAlias = str | Ids
+Candidate: TypeAlias = Completion | Ids
 
 Masks: TypeAlias = Sequence[Ids] | NDArray[Any] | Array
 """For each token id 1 where it counts and 0 where it is padding: as an attention mask is."""
@@ -116,6 +130,9 @@ class Options(TypedDict, total=False):
     """Everything else about the aggregation, as in a rollout file."""
     require_completion: bool | None
     """Whether a rollout whose completion has no token is rejected, with `EMPTY_COMPLETION`. Default: it is scored."""
+    answer_only: bool | tuple[str, str] | None
+    """Whether a completion's thinking is taken out before it is scored: by the marks of the model's chat template (or `<think>`
+    and `</think>`), or by these two. `Batch.thinking` says what went. Default: no."""
     version: str | None
     """Which model version is to answer: one by its name, or `any`. Default: that of the first rewards; rollouts that another
     one scored fail with `OTHER_VERSION`."""
@@ -152,6 +169,14 @@ class ScoreOptions(Options, total=False):
     """How many of them count."""
     tokenizer: HasVocabulary | str | None
     """Whose token ids they are: another tokenizer than the model's is refused. A transformers tokenizer, or its fingerprint."""
+    tools: Sequence[Json] | Sequence[Sequence[Json] | None] | str | None
+    """Tools that the policy could call, as the chat template is to see them: for all rollouts, or a list for each."""
+    documents: Sequence[Json] | Sequence[Sequence[Json] | None] | str | None
+    """Documents that the policy could read, in the same way."""
+    chat_template_kwargs: Json | Sequence[Json | None] | str | None
+    """Further variables of the chat template, such as `enable_thinking`: for all rollouts, or for each."""
+    chat_template: str | Sequence[str | None] | None
+    """Which of the model's chat templates is applied, by its name: for all rollouts, or for each."""
     raise_on_error: bool
     """Whether a rollout that fails raises. Default: yes."""
     timeout: float | None
@@ -162,7 +187,8 @@ class Request(ScoreOptions, total=False):
     """The arguments of `score`."""
 
     prompts: Iterable[Prompt] | None
-    completions: Iterable[str] | None
+    completions: Iterable[Completion] | None
+    messages: Iterable[Messages] | None
     texts: Iterable[str] | None
     input_ids: IdRows | None
     prompt_ids: IdRows | None
@@ -174,9 +200,14 @@ class Request(ScoreOptions, total=False):
 class RolloutFields(TypedDict, total=False):
     """The fields of a rollout."""
 
-    id: str | None
+    id: str | int | None
     prompt: Prompt | None
-    completion: str | None
+    completion: Completion | None
+    messages: Messages | None
+    tools: Sequence[Json] | str | None
+    documents: Sequence[Json] | str | None
+    chat_template_kwargs: Json | str | None
+    chat_template: str | None
     text: str | None
     input_ids: Ids | None
     prompt_ids: Ids | None
@@ -187,6 +218,7 @@ class RolloutFields(TypedDict, total=False):
     completion_mask: Ids | None
     finish_reason: FinishReason
     require_completion: bool | None
+    answer_only: bool | tuple[str, str] | None
     weights: Mapping[str, float] | None
     weighting: str | None
     aggregation: Aggregation | str | None
@@ -196,7 +228,7 @@ class RolloutFields(TypedDict, total=False):
 
 
 Rollout: TypeAlias = RolloutFields | dict[str, Any]
-"""One rollout, in the form of a line of a rollout file; exactly one of the four forms."""
+"""One rollout, in the form of a line of a rollout file; exactly one of the five forms."""
 
 
 class Settings(TypedDict, total=False):
