@@ -52,7 +52,9 @@ def plural(row: dict[str, Any]) -> dict[str, Any]:
     """A row as arguments of `score`."""
     names = {"prompt": "prompts", "completion": "completions"}
     arguments = {names.get(name, name): value for name, value in row.items()}
-    return {name: [value] if name in ("prompts", "completions", "messages") else value for name, value in arguments.items()}
+    return {
+        name: [value] if name in ("prompts", "completions", "messages") else value for name, value in arguments.items()
+    }
 
 
 @pytest.mark.parametrize("case", FIXTURE["cases"], ids=lambda case: case["name"])
@@ -98,7 +100,10 @@ def test_what_stands_beside_holds_for_all_or_for_each(client: Client) -> None:
 
 
 def test_whatever_a_message_is_in_python(client: Client) -> None:
-    row = {"prompts": [[{"role": "user", "content": "u", "n": [1, 2.5, True, None, "é\n"], "m": {"a": 1}}]], "completions": ["c"]}
+    row = {
+        "prompts": [[{"role": "user", "content": "u", "n": [1, 2.5, True, None, "é\n"], "m": {"a": 1}}]],
+        "completions": ["c"],
+    }
     expected = client.score(**row).rewards[0]
 
     class Model:
@@ -113,8 +118,15 @@ def test_whatever_a_message_is_in_python(client: Client) -> None:
         message = {"role": "user", "content": "u", **other}
         assert client.score(prompts=[[message]], completions=["c"]).rewards[0] == expected
     big = client.score(prompts=[[{"role": "user", "content": "u", "n": 2**100}]], completions=["c"])
-    assert big.tokens[0] == client.score(texts=[f'<s><|user|>{{"role": "user", "content": "u", "n": {2**100}}}<|assistant|>'
-                                               '{"role": "assistant", "content": "c"}']).tokens[0]
+    assert (
+        big.tokens[0]
+        == client.score(
+            texts=[
+                f'<s><|user|>{{"role": "user", "content": "u", "n": {2**100}}}<|assistant|>'
+                '{"role": "assistant", "content": "c"}'
+            ]
+        ).tokens[0]
+    )
 
 
 def test_best_of_n_takes_messages(client: Client) -> None:

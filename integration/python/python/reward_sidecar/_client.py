@@ -319,7 +319,9 @@ def _restore(address: str, settings: Settings) -> AsyncClient:
 
 
 # The forms in which the candidates of `best_of_n` are not given.
-_FORMS = frozenset({"prompts", "completions", "messages", "texts", "input_ids", "prompt_ids", "completion_ids", "groups"})
+_FORMS = frozenset(
+    {"prompts", "completions", "messages", "texts", "input_ids", "prompt_ids", "completion_ids", "groups"}
+)
 
 
 def _show_parameters(method: Callable[..., Any], shown: Callable[..., Any], left_out: frozenset[str]) -> None:
