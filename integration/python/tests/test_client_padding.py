@@ -97,7 +97,9 @@ def test_every_way_in_takes_masks(client: Client) -> None:
     rows = [[7, 8, 9], [4], [3, 2]]
     ids, mask = padded(rows, "left")
     stream = client.stream({"input_ids": row, "attention_mask": of_row} for row, of_row in zip(ids, mask, strict=True))
-    np.testing.assert_array_equal([result.attributes for result in sorted(stream, key=lambda r: r.index)], echoes_of(rows))
+    np.testing.assert_array_equal(
+        [result.attributes for result in sorted(stream, key=lambda r: r.index)], echoes_of(rows)
+    )
     ids, mask = padded(rows, "right")
     best = client.best_of_n([1, 2], ids, k=3, completion_mask=mask)
     assert best.indices == (0, 2, 1) and best.rewards.tolist() == [5.0, 4.0, 3.0]

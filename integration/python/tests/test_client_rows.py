@@ -54,7 +54,11 @@ def test_an_odd_row_costs_the_others_nothing(client: Client, odd: Any) -> None:
 def test_odd_texts_too(client: Client, odd: Any) -> None:
     """The echo engine has no tokenizer: good texts are its own rejection, so that the odd one shows by its code."""
     texts = ["good", odd, "good"]
-    for form in ({"texts": texts}, {"prompts": ["p"] * 3, "completions": texts}, {"prompts": texts, "completions": ["c"] * 3}):
+    for form in (
+        {"texts": texts},
+        {"prompts": ["p"] * 3, "completions": texts},
+        {"prompts": texts, "completions": ["c"] * 3},
+    ):
         codes = [error.code for error in client.score(**form, raise_on_error=False).errors]
         assert codes == ["UNSUPPORTED_INPUT", "MALFORMED", "UNSUPPORTED_INPUT"], form
 
@@ -68,7 +72,10 @@ def test_a_whole_batch_may_be_odd(client: Client) -> None:
 @pytest.mark.parametrize(
     ("reason", "is_length"),
     [
-        *((word, False) for word in ("stop", "tool_calls", "function_call", "eos", "end_turn", "abort", "content_filter")),
+        *(
+            (word, False)
+            for word in ("stop", "tool_calls", "function_call", "eos", "end_turn", "abort", "content_filter")
+        ),
         *((word, True) for word in ("length", "max_tokens", "MAX_TOKENS", "Sample.Status.TRUNCATED", "truncated")),
         *((other, False) for other in (None, "a word of tomorrow", "", 7, 1.5, float("nan"), True, {}, {"type": None})),
         ({"type": "length", "length": 64}, True),
@@ -85,11 +92,19 @@ def test_a_whole_batch_may_be_odd(client: Client) -> None:
 def test_no_finish_reason_refuses_a_rollout(client: Client, reason: Any, is_length: bool) -> None:
     spec: Any = {"unfinished_value": -7.0}
     expected = -7.0 if is_length else 1.0
-    assert client.score(input_ids=[[1], [2]], finish_reasons=[reason, None], aggregation=spec).rewards.tolist() == [expected, 1.0]
+    assert client.score(input_ids=[[1], [2]], finish_reasons=[reason, None], aggregation=spec).rewards.tolist() == [
+        expected,
+        1.0,
+    ]
     assert client.score(input_ids=[[1]], finish_reason=[reason], aggregation=spec).rewards.tolist() == [expected]
     if not isinstance(reason, (list, set)):
-        assert client.score(input_ids=[[1], [2]], finish_reason=reason, aggregation=spec).rewards.tolist() == [expected] * 2
-    assert [result.reward for result in client.stream([{"input_ids": [1], "finish_reason": reason}], aggregation=spec)] == [expected]
+        assert (
+            client.score(input_ids=[[1], [2]], finish_reason=reason, aggregation=spec).rewards.tolist()
+            == [expected] * 2
+        )
+    assert [
+        result.reward for result in client.stream([{"input_ids": [1], "finish_reason": reason}], aggregation=spec)
+    ] == [expected]
 
 
 def test_finish_reasons_that_say_two_things(client: Client) -> None:
@@ -112,7 +127,11 @@ def test_a_completion_may_be_required(client: Client) -> None:
 
 
 def test_what_was_cut_off_is_replaced_kept_or_softened(client: Client) -> None:
-    rows: Any = {"prompt_ids": [[1]] * 3, "completion_ids": [[2] * 6, [2] * 7, [2] * 9], "finish_reasons": ["stop", "length", None]}
+    rows: Any = {
+        "prompt_ids": [[1]] * 3,
+        "completion_ids": [[2] * 6, [2] * 7, [2] * 9],
+        "finish_reasons": ["stop", "length", None],
+    }
     assert client.score(**rows).rewards.tolist() == [7.0, 8.0, 10.0]
     assert client.score(**rows, aggregation={"unfinished_value": -1}).rewards.tolist() == [7.0, -1.0, 10.0]
     soft = {"limit_tokens": 8, "cache_tokens": 4, "most": 2.0}

@@ -64,9 +64,13 @@ def fingerprint(tokenizer: HasVocabulary) -> str:
 def check(tokenizer: HasVocabulary | str, served: Mapping[str, Any] | None, model: str) -> None:
     """Raises where token ids of this tokenizer, or of the one with this fingerprint, are not the model's."""
     if not isinstance(tokenizer, str) and not hasattr(tokenizer, "get_vocab"):
-        raise TypeError(f"tokenizer is of type {type(tokenizer).__name__}; give a transformers tokenizer, or its fingerprint")
+        raise TypeError(
+            f"tokenizer is of type {type(tokenizer).__name__}; give a transformers tokenizer, or its fingerprint"
+        )
     if served is None:
-        message = f"tokenizer: the server says nothing of a tokenizer of its model {model}; leave tokenizer out to send ids"
+        message = (
+            f"tokenizer: the server says nothing of a tokenizer of its model {model}; leave tokenizer out to send ids"
+        )
         raise RewardSidecarError("OTHER_TOKENIZER", message)
     vocabulary = Vocabulary(**served)
     own = tokenizer if isinstance(tokenizer, str) else fingerprint(tokenizer)
@@ -74,7 +78,9 @@ def check(tokenizer: HasVocabulary | str, served: Mapping[str, Any] | None, mode
         where = f"its fingerprint is {vocabulary.fingerprint}, not {own}"
         if not isinstance(tokenizer, str):
             where = _difference(dict(_pairs(tokenizer)), vocabulary)
-        message = f"tokenizer: the token ids are of another tokenizer than that of the model {model}: {where}; send text"
+        message = (
+            f"tokenizer: the token ids are of another tokenizer than that of the model {model}: {where}; send text"
+        )
         raise RewardSidecarError("OTHER_TOKENIZER", message)
 
 
