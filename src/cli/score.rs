@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::exit::Exit;
 use super::failure::Failure;
-use super::output::{Output, is_standard};
+use super::output::{self, Output, is_standard};
 use super::parquet::{self, Destination};
 use super::pipeline::{self, Job};
 use super::progress::Progress;
@@ -120,6 +120,9 @@ impl Score {
             refuse_to_overwrite(&self.input, "input", summary)?;
             refuse_to_overwrite(&self.output, "rewards file", summary)?;
         }
+
+        output::check(&self.output)?;
+        self.summary.as_deref().map_or(Ok(()), output::check)?;
 
         let engine = model::load(&model)?;
         let card = engine.card().clone();

@@ -1,9 +1,9 @@
 //! What a setting is: how it is named in file, environment and flags, what values it takes, and whether one fits.
 
-use std::net::SocketAddr;
-
 use toml::Value;
+use tracing::level_filters::LevelFilter;
 
+use super::address::is_address;
 use crate::model::DeviceChoice;
 use crate::secret::REDACTED;
 use crate::sidecar::template::Date;
@@ -70,7 +70,7 @@ pub(super) enum Kind {
     PathOrOff,
     /// `YYYY-MM-DD`, or [`OFF`].
     DayOrOff,
-    /// `IP:PORT`, or [`OFF`].
+    /// `HOST:PORT`, `:PORT`, or [`OFF`].
     AddressOrOff,
     /// `http://HOST:PORT`, or [`OFF`].
     EndpointOrOff,
@@ -126,10 +126,10 @@ impl Kind {
             (Kind::Text | Kind::PathOrOff, Value::String(text)) => !text.is_empty(),
             (Kind::Secret, Value::String(text)) => !text.is_empty() && text != REDACTED,
             (Kind::DayOrOff, Value::String(text)) => text == OFF || Date::parse(text).is_some(),
-            (Kind::AddressOrOff, Value::String(text)) => text == OFF || text.parse::<SocketAddr>().is_ok(),
+            (Kind::AddressOrOff, Value::String(text)) => text == OFF || is_address(text),
             (Kind::EndpointOrOff, Value::String(text)) => text == OFF || is_endpoint(text),
             (Kind::LogFilter, Value::String(text)) => {
-                !text.is_empty() && tracing_subscriber::EnvFilter::builder().parse(text).is_ok()
+                stray_word(text).is_none() && tracing_subscriber::EnvFilter::builder().parse(text).is_ok()
             }
             (Kind::OneOf(words), Value::String(text)) => words.contains(&text.as_str()),
             (Kind::Device, Value::String(text)) => text.parse::<DeviceChoice>().is_ok(),
@@ -154,13 +154,40 @@ impl Kind {
         if fits { Ok(()) } else { Err(Unfit::Not(self.expected())) }
     }
 
+    /// The word that was probably meant by a value that does not do.
+    pub fn nearest(self, text: &str) -> Option<String> {
+        let word = match self {
+            Kind::OneOf(words) => nearest_word(text, words),
+            Kind::Switch => nearest_word(text, &["true", "false"]).or(match text.to_ascii_lowercase().as_str() {
+                "yes" | "on" | "1" => Some("true"),
+                "no" | "off" | "0" => Some("false"),
+                _ => None,
+            }),
+            Kind::LogFilter => {
+                let word = stray_word(text)?;
+                nearest_word(word, LEVELS).or(match word.to_ascii_lowercase().as_str() {
+                    "verbose" => Some("debug"),
+                    "quiet" | "silent" | "none" => Some("error"),
+                    "all" => Some("trace"),
+                    "fatal" | "critical" => Some("error"),
+                    _ => None,
+                })
+            }
+            _ => None,
+        };
+        word.map(str::to_owned)
+    }
+
     fn expected(self) -> String {
         match self {
             Kind::Text => "text that is not empty".into(),
             Kind::PathOrOff => "a path, or off".into(),
             Kind::Secret => format!("text that is not empty and not {REDACTED}, which stands for a secret, or off"),
             Kind::DayOrOff => "a day such as 2026-07-31, or off".into(),
-            Kind::AddressOrOff => "an address such as 127.0.0.1:50051 or [::1]:50051, or off".into(),
+            Kind::AddressOrOff => {
+                "an address such as 127.0.0.1:50051, [::1]:50051, localhost:50051 or :50051 (all interfaces), or off"
+                    .into()
+            }
             Kind::EndpointOrOff => "an endpoint such as http://127.0.0.1:4317 (plain HTTP/2, no TLS), or off".into(),
             Kind::LogFilter => "a level (error, warn, info, debug, trace) or directives such as info,h2=warn".into(),
             Kind::Count { min, ceiling, .. } => format!("a whole number from {min} to {ceiling}"),
@@ -171,6 +198,29 @@ impl Kind {
             Kind::Device => "cpu, cuda, or cuda:N with N counted from 0".into(),
         }
     }
+}
+
+const LEVELS: &[&str] = &["error", "warn", "info", "debug", "trace"];
+
+/// The first directive of a filter that is a bare word and no level. The filter would take it for the name of a library, and
+/// silence everything else.
+fn stray_word(filter: &str) -> Option<&str> {
+    let directives = filter.split(',').map(str::trim);
+    let is_level = |word: &str| word.parse::<LevelFilter>().is_ok();
+    let mut strays = directives.filter(|word| !word.contains(['=', ':', '[', ']', '{', '}']) && !is_level(word));
+    strays.next()
+}
+
+/// The word that looks most like `text`, if one looks like it at all.
+fn nearest_word<'a>(text: &str, words: &[&'a str]) -> Option<&'a str> {
+    let text = text.to_ascii_lowercase();
+    let distance = |word: &&str| {
+        // `warning`, `truncate`: the beginning is enough.
+        let begins = text.len() > 2 && (word.starts_with(&text) || text.starts_with(*word));
+        if begins { 0 } else { strsim::damerau_levenshtein(&text, word) }
+    };
+    let (distance, word) = words.iter().map(|word| (distance(word), *word)).min()?;
+    (distance <= 1 + word.len() / 4).then_some(word)
 }
 
 /// TLS is not built in: an `https` endpoint would fail at the first span, long after the start.
@@ -195,6 +245,33 @@ mod tests {
         let check = |text: &str| Kind::DayOrOff.check(&Value::String(text.into())).is_ok();
         assert!(check("2024-02-29") && check(OFF));
         assert!(!check("2023-02-29") && !check("today") && !check("") && !check("26 Jul 2024"));
+    }
+
+    #[test]
+    fn a_misspelt_level_is_no_filter_and_the_right_one_is_named() {
+        let check = |text: &str| Kind::LogFilter.check(&Value::String(text.into())).is_ok();
+        for good in
+            ["info", "INFO", "off", "info,h2=warn", "reward_sidecar::sidecar", "h2=off,debug", "[span{a=1}]=info"]
+        {
+            assert!(check(good), "{good}");
+        }
+        for (bad, nearest) in [
+            ("inof", "info"),
+            ("verbose", "debug"),
+            ("info,wran", "warn"),
+            ("warning", "warn"),
+            ("err", "error"),
+            ("quiet", "error"),
+        ] {
+            assert!(!check(bad), "{bad}");
+            assert_eq!(Kind::LogFilter.nearest(bad).as_deref(), Some(nearest), "{bad}");
+        }
+        for bad in ["", "h2", "info,=", "info,h2=wran"] {
+            assert!(!check(bad), "{bad}");
+        }
+        assert_eq!(Kind::OneOf(&["reject", "truncate-left"]).nearest("truncate").as_deref(), Some("truncate-left"));
+        assert_eq!(Kind::OneOf(&["reject", "truncate-left"]).nearest("colour"), None);
+        assert_eq!(Kind::Switch.nearest("yes").as_deref(), Some("true"));
     }
 
     #[test]

@@ -140,7 +140,8 @@ pub(super) const KEYS: &[Key] = &[
         default: || text("127.0.0.1:50051"),
         commands: SERVE,
         value_name: "ADDR",
-        about: "TCP address of the gRPC server, or off (the default where uds or shm is given); port 0 lets the system pick",
+        about: "TCP address of the gRPC server, HOST:PORT or :PORT (all interfaces), or off (the default where uds or shm is given); \
+                port 0 lets the system pick",
     },
     Key {
         name: "uds",
@@ -192,7 +193,7 @@ pub(super) const KEYS: &[Key] = &[
         default: || text("127.0.0.1:9464"),
         commands: SERVE,
         value_name: "ADDR",
-        about: "TCP address of /metrics, /health and /ready, or off; port 0 lets the system pick",
+        about: "TCP address of /metrics, /health and /ready, HOST:PORT or :PORT (all interfaces), or off; port 0 lets the system pick",
     },
     Key {
         name: "max_batch_tokens",

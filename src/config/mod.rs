@@ -9,6 +9,7 @@
 //!
 //! To add a setting: a row in `keys.rs` and a field in [`Settings`].
 
+mod address;
 mod environment;
 mod error;
 mod flags;
@@ -220,9 +221,17 @@ impl Settings {
         if self.shm.is_some() && !cfg!(target_os = "linux") {
             return Err(ConfigError::NoLanes);
         }
-        match (&self.grpc, &self.uds, &self.shm) {
-            (None, None, None) => Err(ConfigError::NothingToListenOn),
-            _ => Ok(()),
+        if let (None, None, None) = (&self.grpc, &self.uds, &self.shm) {
+            return Err(ConfigError::NothingToListenOn);
+        }
+        let same = |first, second, value| Err(ConfigError::SameTwice { first, second, value });
+        match (&self.grpc, &self.admin) {
+            // Of port 0 the system makes two.
+            (Some(grpc), Some(admin)) if grpc == admin && grpc.port() != 0 => same("grpc", "admin", grpc.to_string()),
+            _ => match (&self.uds, &self.shm) {
+                (Some(uds), Some(shm)) if uds == shm => same("uds", "shm", uds.display().to_string()),
+                _ => Ok(()),
+            },
         }
     }
 }
@@ -276,6 +285,7 @@ pub fn load<const COMMAND: u8>(
     merged.set_flags(flags.values())?;
     merged.set_dependent_defaults();
     merged.read_secret_files()?;
+    merged.resolve_addresses(COMMAND & SERVE != 0)?;
     let settings = merged.settings();
     Ok(Loaded { settings, unknown_variables: environment.unknown().to_vec(), merged })
 }

@@ -23,7 +23,7 @@ use crate::reward::{Outcome, Rewards};
 
 pub use self::exposition::{Exposition, install};
 pub use self::open::{LaneEnd, OpenLane, OpenStream, Waits};
-pub use self::open::{lane_closed, open_lane, open_stream, waits_for_room, waits_for_tokenizer};
+pub use self::open::{accept_paused, lane_closed, open_lane, open_stream, waits_for_room, waits_for_tokenizer};
 pub use self::stage::Stage;
 pub use self::totals::{Totals, totals};
 

@@ -58,6 +58,8 @@ names! {
         Count: "Open lanes.";
     counter LANES_CLOSED = "reward_sidecar_lanes_closed_total",
         Count: "Lanes that were closed, or not opened, by reason.";
+    counter ACCEPT_PAUSES = "reward_sidecar_accept_pauses_total",
+        Count: "How often no further client was accepted for a while, because all connections, lanes or descriptors were in use, by acceptor.";
     gauge REWARD_MEAN = "reward_sidecar_reward_mean",
         Ratio: "Mean of the rewards since the start.";
     gauge REWARD_STD = "reward_sidecar_reward_std",

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use super::{Form, Locate, Text};
+use super::{Conversation, Form, Locate, Text};
 use crate::engine::TextAssets;
 use crate::rollout::Message;
 
@@ -43,8 +43,13 @@ fn hex(bytes: &[u8]) -> String {
 fn ids(text: &Text, turns: &[(String, String)]) -> Option<Vec<u32>> {
     let (last, before) = turns.split_last()?;
     let messages: Vec<_> = before.iter().map(|(role, content)| Message::new(role.as_str(), content.as_str())).collect();
-    let rendered = text.render(&messages, &last.1, Locate::Nothing).ok()?;
-    Some(text.encode(&rendered.text, Form::Chat).unwrap())
+    let rendered = rendered(text, &messages, &last.1)?;
+    Some(text.encode(&rendered, Form::Chat).unwrap())
+}
+
+fn rendered(text: &Text, messages: &[Message], completion: &str) -> Option<String> {
+    let conversation = Conversation::of(messages, completion, None).unwrap();
+    Some(text.render(&conversation, messages.len()..messages.len() + 1, Locate::Nothing).ok()?.text)
 }
 
 fn text((_, json, named, _): &Stored, template: &str) -> Text {
@@ -82,9 +87,8 @@ fn an_ended_completion_has_the_tokens_of_the_clean_one_in_every_family() {
         for stored in &tokenizers {
             let text = text(stored, &source);
             let clean = ids(&text, &turns("4.")).unwrap();
-            let (rendered, marked) =
-                (text.render(&[Message::new("user", "Q")], "ANSWER", Locate::Nothing).unwrap(), "ANSWER");
-            let behind = rendered.text.rsplit_once(marked).unwrap().1;
+            let rendered = rendered(&text, &[Message::new("user", "Q")], "ANSWER").unwrap();
+            let behind = rendered.rsplit_once("ANSWER").unwrap().1;
             let token =
                 tokenizers[0].1["added_tokens"].as_array().unwrap().iter().map(|t| t["content"].as_str().unwrap());
             let Some(token) = token.chain(["</s>"]).find(|token| behind.trim_start().starts_with(token)) else {
