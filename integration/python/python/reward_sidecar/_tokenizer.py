@@ -88,11 +88,11 @@ def _difference(own: dict[int, bytes], served: Vocabulary) -> str:
     """The first ids that are known to differ."""
     for id, token in sorted(served.samples):
         if own.get(id) != token.encode():
-            here = repr(own[id].decode(errors="replace")) if id in own else "no token"
-            return f"id {id} is {token!r} there and {here} here"
+            ours = repr(own[id].decode(errors="replace")) if id in own else "no token"
+            return f"id {id} is {token!r} there and {ours} here"
     there, here = served.block_hashes, _block_hashes(own)
-    for begin in range(0, max(len(there), len(here)), HASH_BYTES):
-        if there and there[begin : begin + HASH_BYTES] != here[begin : begin + HASH_BYTES]:
+    for begin in range(0, max(len(there), len(here)) if there else 0, HASH_BYTES):
+        if there[begin : begin + HASH_BYTES] != here[begin : begin + HASH_BYTES]:
             first = begin // HASH_BYTES * BLOCK_IDS
             return f"the first difference is among the ids {first} to {first + BLOCK_IDS - 1}"
     return f"it has {served.size} tokens, and this one {len(own)}"
