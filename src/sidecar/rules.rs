@@ -11,14 +11,13 @@ use std::sync::Arc;
 pub(super) use self::input::text_bytes;
 use self::input::{Source, Tokens};
 use self::text_bound::TextBound;
-use super::bindings::{Bindings, check_name};
+use super::bindings::Bindings;
 use super::reading;
 use super::tokenize::{Locate, Text};
 use super::{Config, OverLong};
 use crate::aggregate::Bound;
 use crate::batch::unique_tokens;
 use crate::engine::{ModelCard, TextAssets};
-use crate::limits;
 use crate::reward::{Code, Rejection};
 use crate::rollout::{Reads, Report, Rollout, ValidRollout};
 
@@ -186,12 +185,10 @@ impl Rules {
 }
 
 fn check_names(rollout: &Rollout) -> Result<(), Rejection> {
-    check_name("group", &rollout.group)?;
-    match rollout.id.len() {
-        0 => Err(Rejection::new(Code::BadId, "id: is missing or empty; every rollout needs one")),
-        1..=limits::MAX_ID_BYTES => Ok(()),
-        n => Err(Rejection::new(Code::BadId, format!("id: {n} bytes; at most {}", limits::MAX_ID_BYTES))),
+    if rollout.id.is_empty() {
+        return Err(Rejection::new(Code::BadId, "id: is missing or empty; every rollout needs one"));
     }
+    rollout.borrowed().check_names()
 }
 
 #[cfg(test)]

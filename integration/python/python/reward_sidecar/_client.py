@@ -60,6 +60,11 @@ class Card:
     tokenizer: Vocabulary | None
     """The tokenizer's vocabulary, as far as it is told. `None`: the model has no tokenizer."""
 
+    @classmethod
+    def _of(cls, fields: Mapping[str, Any]) -> Card:
+        tokenizer = fields["tokenizer"]
+        return cls(**{**fields, "tokenizer": None if tokenizer is None else Vocabulary(**tokenizer)})
+
 
 @dataclass(frozen=True)
 class Best:
@@ -156,7 +161,7 @@ class Client(_native.Client):
 
             client.card().attributes          # ('helpfulness', 'relevance', ...)
         """
-        return Card(**self._card(timeout))
+        return Card._of(self._card(timeout))
 
     def best_of_n(
         self, prompt: Prompt | Ids, candidates: Sequence[Candidate], k: int = 1, **options: Unpack[ScoreOptions]
@@ -243,7 +248,7 @@ class AsyncClient:
 
             (await client.card()).attributes  # ('helpfulness', 'relevance', ...)
         """
-        return Card(**await self._client._desk().card(timeout))
+        return Card._of(await self._client._desk().card(timeout))
 
     async def score(self, **request: Unpack[Request]) -> Batch:
         """Scores rollouts, and returns when all are answered: see `Client.score`. Cancelling it withdraws its rollouts.
