@@ -6,8 +6,8 @@ use std::ops::Range;
 
 use super::origin::Origin;
 use super::{Rules, SHORTEN};
-use crate::limits;
 use crate::engine::ReadAt;
+use crate::limits;
 use crate::reward::{Code, ReadEnd, Rejection, Thinking};
 use crate::rollout::{AnswerOnly, Input, Reads, Rollout};
 use crate::sidecar::OverLong;
@@ -140,7 +140,8 @@ impl Rules {
                 };
                 let mut tokens = self.encode(&rendered.text, Form::Chat, rendered.completion.as_deref())?;
                 if steps
-                    && let (Some([place]), Origin::Written(bytes)) = (rendered.completion.as_deref(), &mut tokens.origin)
+                    && let (Some([place]), Origin::Written(bytes)) =
+                        (rendered.completion.as_deref(), &mut tokens.origin)
                 {
                     let completion = self.text.ending(conversation, completion.end).unwrap_or_default().to_owned();
                     tokens.origin = Origin::Chat { bytes: std::mem::take(bytes), place: place.clone(), completion };

@@ -72,7 +72,10 @@ mod tests {
 
     #[test]
     fn ends_are_counted_in_what_was_sent() {
-        assert_eq!(Origin::Ids(2..5).ends(&[1, 2, 4, 5]), [None, Some(ReadEnd::Tokens(1)), Some(ReadEnd::Tokens(3)), None]);
+        assert_eq!(
+            Origin::Ids(2..5).ends(&[1, 2, 4, 5]),
+            [None, Some(ReadEnd::Tokens(1)), Some(ReadEnd::Tokens(3)), None]
+        );
         let text = Origin::Text { bytes: vec![0..0, 0..2, 2..3], text: "éa".into() };
         assert_eq!(text.ends(&[1, 2, 3]), [Some(ReadEnd::Characters(1)), Some(ReadEnd::Characters(2)), None]);
         let place = Place { bytes: 2..4, pieces: vec![(2..4, 1)] };

@@ -21,8 +21,8 @@ use tokenizers::Tokenizer;
 
 pub use self::conversation::Locate;
 pub use self::messages::{Conversation, bytes_of};
-pub use self::place::Place;
 use self::opening::Opening;
+pub use self::place::Place;
 use self::terminator::Terminator;
 pub use self::tokens::Form;
 

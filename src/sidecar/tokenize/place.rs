@@ -104,7 +104,8 @@ mod tests {
     #[test]
     fn a_token_ends_where_its_last_byte_of_the_completion_does() {
         let place = place("x: ab\n-- cd</s>", &[3..5, 9..11], "ab and cd").unwrap();
-        for (token, end) in [(3..4, Some(1)), (2..5, Some(2)), (4..7, Some(2)), (5..8, None), (10..11, Some(9)), (10..15, Some(9))]
+        for (token, end) in
+            [(3..4, Some(1)), (2..5, Some(2)), (4..7, Some(2)), (5..8, None), (10..11, Some(9)), (10..15, Some(9))]
         {
             assert_eq!(place.end_in_completion(token.clone()), end, "{token:?}");
         }
