@@ -159,8 +159,8 @@ fn rollouts(batch: &MicroBatch) -> u64 {
     batch.reads.chunk_by(|a, b| a.rollout == b.rollout).count().max(1) as u64
 }
 
-/// Leaves that may give way, those worth least first, and of those worth the same the longest unused. Made once per pass: what is used
-/// by the pass never gets in.
+/// Leaves that may give way, those worth least first, and of those worth the same the longest unused. Made once per pass:
+/// what is used by the pass never gets in.
 struct Leaves {
     heap: BinaryHeap<Reverse<Entry>>,
     pass: u64,
