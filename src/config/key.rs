@@ -275,6 +275,18 @@ mod tests {
     }
 
     #[test]
+    fn a_number_that_follows_the_machine_is_a_number_or_auto() {
+        let kind = Kind::CountOrAuto { ceiling: 100, ceiling_name: "MOST" };
+        let read = |text: &str| kind.parse(text).and_then(|value| kind.check(&value).map(|()| value));
+        assert_eq!(read("auto"), Ok(Value::String("auto".into())));
+        assert_eq!(read("0"), Ok(Value::Integer(0)));
+        assert!(matches!(read("101"), Err(Unfit::Above { value: 101, .. })));
+        for wrong in ["-1", "off", ""] {
+            assert_eq!(read(wrong), Err(Unfit::Not("a whole number from 0 to 100, or auto".into())), "{wrong}");
+        }
+    }
+
+    #[test]
     fn a_redacted_secret_is_no_secret() {
         let check = |text: &str| Kind::Secret.check(&Value::String(text.into()));
         assert!(check("authorization=x").is_ok() && check(OFF).is_ok());
