@@ -6,6 +6,7 @@ use toml::Value;
 
 use crate::model::DeviceChoice;
 use crate::secret::REDACTED;
+use crate::sidecar::HttpAddresses;
 
 /// Commands that take a setting as a flag, as a set of bits.
 pub const SERVE: u8 = 1;
@@ -66,6 +67,8 @@ pub(super) enum Kind {
     PathOrOff,
     /// `IP:PORT`, or [`OFF`].
     AddressOrOff,
+    /// `HOST:PORT` or `unix:PATH`, several with commas between, or [`OFF`].
+    HttpAddressesOrOff,
     /// `http://HOST:PORT`, or [`OFF`].
     EndpointOrOff,
     /// Text that is not empty and that nobody is shown, or [`OFF`]. Its row has another beside it, `NAME_file`, for the file
@@ -117,6 +120,7 @@ impl Kind {
             (Kind::Text | Kind::PathOrOff, Value::String(text)) => !text.is_empty(),
             (Kind::Secret, Value::String(text)) => !text.is_empty() && text != REDACTED,
             (Kind::AddressOrOff, Value::String(text)) => text == OFF || text.parse::<SocketAddr>().is_ok(),
+            (Kind::HttpAddressesOrOff, Value::String(text)) => text == OFF || text.parse::<HttpAddresses>().is_ok(),
             (Kind::EndpointOrOff, Value::String(text)) => text == OFF || is_endpoint(text),
             (Kind::LogFilter, Value::String(text)) => {
                 !text.is_empty() && tracing_subscriber::EnvFilter::builder().parse(text).is_ok()
@@ -143,6 +147,9 @@ impl Kind {
             Kind::PathOrOff => "a path, or off".into(),
             Kind::Secret => format!("text that is not empty and not {REDACTED}, which stands for a secret, or off"),
             Kind::AddressOrOff => "an address such as 127.0.0.1:50051 or [::1]:50051, or off".into(),
+            Kind::HttpAddressesOrOff => {
+                "addresses such as 127.0.0.1:8000 or unix:/run/a.sock, with commas between, or off".into()
+            }
             Kind::EndpointOrOff => "an endpoint such as http://127.0.0.1:4317 (plain HTTP/2, no TLS), or off".into(),
             Kind::LogFilter => "a level (error, warn, info, debug, trace) or directives such as info,h2=warn".into(),
             Kind::Count { min, ceiling, .. } => format!("a whole number from {min} to {ceiling}"),

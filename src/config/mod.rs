@@ -71,6 +71,11 @@ pub struct Settings {
     /// Unix socket of the gRPC server.
     #[serde(deserialize_with = "unless_off")]
     pub uds: Option<PathBuf>,
+    /// Where HTTP is listened for.
+    #[serde(deserialize_with = "unless_off")]
+    pub http: Option<sidecar::HttpAddresses>,
+    /// Most HTTP connections that are open.
+    pub http_connections: usize,
     /// Unix socket that hands out lanes.
     #[serde(deserialize_with = "unless_off")]
     pub shm: Option<PathBuf>,
@@ -151,6 +156,8 @@ impl Settings {
         sidecar::Config {
             grpc: self.grpc,
             uds: self.uds.clone(),
+            http: self.http.clone().unwrap_or_default().0,
+            http_connections: self.http_connections,
             shm: self.shm.clone(),
             shm_lanes: self.shm_lanes,
             shm_ring_bytes: self.shm_ring_bytes,
@@ -198,8 +205,8 @@ impl Settings {
         if self.shm.is_some() && !cfg!(target_os = "linux") {
             return Err(ConfigError::NoLanes);
         }
-        match (&self.grpc, &self.uds, &self.shm) {
-            (None, None, None) => Err(ConfigError::NothingToListenOn),
+        match (&self.grpc, &self.uds, &self.shm, &self.http) {
+            (None, None, None, None) => Err(ConfigError::NothingToListenOn),
             _ => Ok(()),
         }
     }

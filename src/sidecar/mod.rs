@@ -39,7 +39,7 @@ use self::observer::Observers;
 use self::served::Started;
 #[cfg(target_os = "linux")]
 use self::transport::shm;
-use self::transport::{Transport, grpc};
+use self::transport::{Transport, grpc, http};
 use crate::engine::Engine;
 
 pub use self::caller::Identity;
@@ -47,6 +47,7 @@ pub use self::intake::{Deferred, Intake};
 pub use self::observer::{Accepted, Answered, Observer};
 pub use self::served::Served;
 pub use self::ticket::{Cancellation, Interest, Ticket};
+pub use self::transport::http::{HttpAddress, HttpAddresses, NoAddress};
 
 /// Everything about the sidecar that may be configured. See [`crate::limits`] for the ceilings.
 #[derive(Debug, Clone, PartialEq)]
@@ -55,6 +56,10 @@ pub struct Config {
     pub grpc: Option<SocketAddr>,
     /// Path of the gRPC server's Unix socket.
     pub uds: Option<PathBuf>,
+    /// Where HTTP is listened for.
+    pub http: Vec<HttpAddress>,
+    /// Most connections that HTTP has open at a time, over all its addresses.
+    pub http_connections: usize,
     /// Path of the Unix socket that opens lanes in shared memory. Linux only.
     pub shm: Option<PathBuf>,
     /// How long the lanes' thread watches the rings before it sleeps, in microseconds.
@@ -113,6 +118,8 @@ impl Default for Config {
         Self {
             grpc: None,
             uds: None,
+            http: Vec::new(),
+            http_connections: 16_384,
             shm: None,
             shm_spin_us: 0,
             shm_lanes: 256,
@@ -145,6 +152,7 @@ pub struct Sidecar {
     threads: Vec<JoinHandle<()>>,
     transports: Vec<Box<dyn Transport>>,
     grpc_addr: Option<SocketAddr>,
+    http_addresses: Vec<HttpAddress>,
     /// Ends with the sidecar.
     watching: JoinSet<()>,
     /// The watch over the present generation's known answer.
@@ -203,6 +211,7 @@ impl Sidecar {
         observers: Vec<Arc<dyn Observer>>,
     ) -> Result<Self, StartError> {
         let listeners = grpc::Listeners::bind(&config).await?;
+        let http = http::Listeners::bind(&config).await?;
         #[cfg(target_os = "linux")]
         let lanes = shm::Listener::bind(&config)?;
         let health = Health::default();
@@ -214,18 +223,31 @@ impl Sidecar {
         if config.watchdog_ms > 0 {
             watching.spawn(health.clone().watch_passes(Duration::from_millis(config.watchdog_ms)));
         }
-        let grpc_addr = listeners.tcp_addr();
+        let (grpc_addr, http_addresses) = (listeners.tcp_addr(), http.addresses());
         let mut transports: Vec<Box<dyn Transport>> = Vec::new();
         if config.grpc.is_some() || config.uds.is_some() {
             transports.push(Box::new(grpc::Server::start(listeners, &config, &intake, &health).await));
+        }
+        if !http_addresses.is_empty() {
+            transports.push(Box::new(http::Server::start(http, &config, &intake, &health)));
         }
         #[cfg(target_os = "linux")]
         if let Some(lanes) = lanes {
             transports.push(Box::new(shm::Server::start(lanes, &config, intake.clone(), &health)?));
         }
         let threads = threads.into();
-        let mut sidecar =
-            Self { intake, config, health, shared, threads, transports, grpc_addr, watching, known_answer: None };
+        let mut sidecar = Self {
+            intake,
+            config,
+            health,
+            shared,
+            threads,
+            transports,
+            grpc_addr,
+            http_addresses,
+            watching,
+            known_answer: None,
+        };
         sidecar.watch(known_answer);
         Ok(sidecar)
     }
@@ -276,6 +298,11 @@ impl Sidecar {
     /// The address of the gRPC server, with the port that the system picked.
     pub fn grpc_addr(&self) -> Option<SocketAddr> {
         self.grpc_addr
+    }
+
+    /// Where HTTP is listened for, with the ports that the system picked.
+    pub fn http_addresses(&self) -> &[HttpAddress] {
+        &self.http_addresses
     }
 
     /// Refuses new work, answers what was accepted, waits until the answers have been read, and stops. `Err` when the time

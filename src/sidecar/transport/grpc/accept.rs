@@ -21,14 +21,14 @@ use crate::sidecar::Identity;
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// One connection.
-pub(super) struct Connection<S> {
+pub(in crate::sidecar::transport) struct Connection<S> {
     stream: S,
     identity: Arc<Identity>,
     _open: OwnedSemaphorePermit,
 }
 
 /// Where connections come from.
-pub(super) trait Listener: Send + Sync + 'static {
+pub(in crate::sidecar::transport) trait Listener: Send + Sync + 'static {
     /// The connection's bytes.
     type Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static;
 
@@ -58,7 +58,7 @@ impl Listener for UnixListener {
 }
 
 /// The connections of `listener`, in order, while there are fewer than the permits of `most`. Accepting ends with the stream.
-pub(super) fn connections<L: Listener>(
+pub(in crate::sidecar::transport) fn connections<L: Listener>(
     listener: L,
     most: Arc<Semaphore>,
 ) -> ReceiverStream<io::Result<Connection<L::Stream>>> {

@@ -1,0 +1,24 @@
+//! HTTP/1.1 and h2c: our own route, and those that trainers' clients speak, each a parser and a renderer over one way to score.
+//!
+//! The invariant: a request is answered with a reward for each of its inputs, in their order, or with an error status; where a
+//! dialect knows neither, with what its caller has asked for by name.
+
+mod address;
+mod answer;
+mod body;
+mod connection;
+mod dialect;
+mod flights;
+mod inputs;
+mod listen;
+mod native;
+mod openrlhf;
+mod python_json;
+mod query;
+mod reply;
+mod request;
+mod routes;
+mod state;
+
+pub use self::address::{HttpAddress, HttpAddresses, NoAddress};
+pub use self::listen::{Listeners, Server};
