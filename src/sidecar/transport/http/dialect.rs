@@ -3,7 +3,11 @@
 //! Invariant: a renderer is given all outcomes of its request, each in its place, of one version of the model.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+use serde::ser::{SerializeMap as _, Serializer};
 
 use super::reply::{Refusal, Reply};
 use super::request::{Item, Request};
@@ -49,4 +53,42 @@ impl Scored {
     pub fn tokens(&self) -> u64 {
         self.outcomes.iter().flatten().map(|rewards| u64::from(rewards.tokens)).sum()
     }
+}
+
+/// Attributes by name, in the order of the card.
+pub(super) struct Attributes<'a> {
+    names: &'a [String],
+    values: &'a [f32],
+}
+
+impl<'a> Attributes<'a> {
+    pub fn of(card: &'a ModelCard, rewards: &'a Rewards) -> Self {
+        Self { names: &card.attributes, values: &rewards.attributes }
+    }
+}
+
+impl Serialize for Attributes<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.names.len()))?;
+        for (name, value) in self.names.iter().zip(self.values) {
+            map.serialize_entry(name, value)?;
+        }
+        map.end()
+    }
+}
+
+/// A number that no other reply of this process has.
+pub(super) fn number() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// Seconds since 1970, as OpenAI's replies have them.
+pub(super) fn created() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+/// The logistic function: what serving engines put behind a classifier of one label unless told otherwise.
+pub(super) fn logistic(reward: f32) -> f32 {
+    (1.0 / (1.0 + (-f64::from(reward)).exp())) as f32
 }

@@ -6,19 +6,27 @@
 mod address;
 mod answer;
 mod body;
+mod classify;
 mod connection;
 mod dialect;
 mod flights;
 mod inputs;
 mod listen;
+mod llama_factory;
 mod native;
+mod openai;
 mod openrlhf;
+mod pooling;
+mod predict;
 mod python_json;
 mod query;
+mod rank;
 mod reply;
 mod request;
 mod routes;
+mod slime;
 mod state;
+mod tokenize;
 
 pub use self::address::{HttpAddress, HttpAddresses, NoAddress};
 pub use self::listen::{Listeners, Server};

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::dialect::{Dialect, Scored};
+use super::dialect::{Dialect, Scored, logistic};
 use super::inputs::OneOrMany;
 use super::reply::{Refusal, Reply};
 use super::request::{Item, Request, in_group};
@@ -23,11 +23,6 @@ struct Body {
 /// See the module.
 pub(super) struct OpenRlhf {
     one: bool,
-}
-
-/// `scores` filters prompts by its mean over a group, by default between 0 and 1: the logistic function of the reward.
-fn bounded(reward: f32) -> f32 {
-    (1.0 / (1.0 + (-f64::from(reward)).exp())) as f32
 }
 
 #[derive(Serialize)]
@@ -61,7 +56,8 @@ impl Dialect for OpenRlhf {
     fn render(self, scored: &Scored) -> Result<Reply, Refusal> {
         let all = scored.all()?;
         let rewards: Vec<f32> = all.iter().map(|rewards| rewards.reward).collect();
-        let scores: Vec<f32> = rewards.iter().map(|&reward| bounded(reward)).collect();
+        // OpenRLHF filters prompts by the mean of `scores` over a group, by default between 0 and 1.
+        let scores: Vec<f32> = rewards.iter().map(|&reward| logistic(reward)).collect();
         let column = |i: usize| all.iter().map(|rewards| rewards.attributes[i]).collect::<Vec<f32>>();
         let names = scored.card.attributes.iter().cloned().enumerate();
         let extra_logs: BTreeMap<String, Vec<f32>> = names.map(|(i, name)| (name, column(i))).collect();

@@ -16,6 +16,9 @@ pub(super) const MODEL_VERSION: HeaderName = HeaderName::from_static("x-model-ve
 /// How long the rollouts of a reply waited for the engine, in milliseconds: the longest of them.
 pub(super) const QUEUE_MS: HeaderName = HeaderName::from_static("x-queue-ms");
 
+/// In how many places of a reply stands a number that its caller has asked for, for want of a reward.
+pub(super) const SUBSTITUTED: HeaderName = HeaderName::from_static("x-substituted");
+
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// Seconds after which a client may ask again.
 const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("1");

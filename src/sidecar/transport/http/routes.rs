@@ -7,16 +7,36 @@ use axum::routing::{get, post};
 use serde::Serialize;
 
 use super::answer::answer;
+use super::classify::Classify;
+use super::llama_factory::LlamaFactory;
 use super::native;
 use super::openrlhf::OpenRlhf;
+use super::pooling::{Embeddings, Pooling};
+use super::predict::{Infinity, Predict};
+use super::rank::{Rerank, Score};
 use super::reply::{Refusal, Reply};
+use super::slime::Slime;
 use super::state::Shared;
+use super::tokenize;
 
 /// All routes.
 pub(super) fn router(shared: Shared) -> Router {
     Router::new()
         .route("/v1/rewards", post(native::rewards))
         .route("/get_reward", post(answer::<OpenRlhf>))
+        .route("/rm", post(answer::<Slime>))
+        .route("/v1/score/evaluation", post(answer::<LlamaFactory>))
+        .route("/classify", post(answer::<Classify>))
+        .route("/pooling", post(answer::<Pooling>))
+        .route("/v1/embeddings", post(answer::<Embeddings>))
+        .route("/score", post(answer::<Score>))
+        .route("/v1/score", post(answer::<Score>))
+        .route("/rerank", post(answer::<Rerank>))
+        .route("/v1/rerank", post(answer::<Rerank>))
+        .route("/v2/rerank", post(answer::<Rerank>))
+        .route("/predict", post(answer::<Predict>))
+        .route("/infinity/classify", post(answer::<Infinity>))
+        .route("/tokenize", post(tokenize::tokenize))
         .route("/v1/models", get(models))
         .route("/health", get(|| async { "alive\n" }))
         .route("/ready", get(ready))
