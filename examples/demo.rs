@@ -51,7 +51,7 @@ impl Line {
         Rollout {
             id: self.id.clone(),
             group: self.group.clone(),
-            input: Some(Input::Chat { messages: self.messages(), completion: self.completion.clone() }),
+            input: Some(Input::chat(self.messages(), self.completion.clone())),
             finish_reason: self.finish_reason,
             ..Rollout::default()
         }

@@ -170,10 +170,7 @@ fn rollouts(step: usize, samples: &[[usize; GROUP]; QUESTIONS.len()]) -> impl It
         samples.iter().enumerate().map(move |(i, &answer)| Rollout {
             id: format!("step {step}, question {q}, sample {i}"),
             group: format!("{step}/{q}"),
-            input: Some(Input::Chat {
-                messages: vec![Message::new("user", *question)],
-                completion: answers[answer].into(),
-            }),
+            input: Some(Input::chat([Message::new("user", *question)], answers[answer])),
             ..Rollout::default()
         })
     })

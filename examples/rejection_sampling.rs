@@ -60,10 +60,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         group.completions.iter().enumerate().map(move |(c, completion)| Rollout {
             id: format!("{g}/{c}"),
             group: format!("{g}"),
-            input: Some(Input::Chat {
-                messages: vec![Message::new("user", group.prompt)],
-                completion: (*completion).into(),
-            }),
+            input: Some(Input::chat([Message::new("user", group.prompt)], *completion)),
             ..Rollout::default()
         })
     });

@@ -15,12 +15,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let rollout = Rollout {
         id: "once".into(),
-        input: Some(Input::Chat {
-            messages: vec![Message::new("user", "Why do cats purr?")],
-            completion: "Mostly when they are content, for instance while being stroked; but a cat may also purr to \
-                         calm itself when it is ill or afraid."
-                .into(),
-        }),
+        input: Some(Input::chat(
+            [Message::new("user", "Why do cats purr?")],
+            "Mostly when they are content, for instance while being stroked; but a cat may also purr to calm itself when it \
+             is ill or afraid.",
+        )),
         ..Rollout::default()
     };
     // The first `?` is for the connection, the second for this rollout: it may be rejected.

@@ -36,10 +36,7 @@ fn rollouts() -> impl Iterator<Item = Rollout> {
             id: format!("prompt {p}, completion {c}"),
             // Rollouts with the same prompt: the server may compute the prompt once.
             group: format!("{p}"),
-            input: Some(Input::Chat {
-                messages: vec![Message::new("user", *prompt)],
-                completion: (*completion).into(),
-            }),
+            input: Some(Input::chat([Message::new("user", *prompt)], *completion)),
             ..Rollout::default()
         })
     })

@@ -15,6 +15,10 @@ pub const MAX_ATTRIBUTES: usize = 4096;
 /// Most messages in one conversation: a template is rendered for each, before any token is counted.
 pub const MAX_MESSAGES: usize = 4096;
 
+/// Most levels of lists and objects in the JSON of a message, its tools and what else a template is given: tools' schemas have
+/// about ten, and whoever reads JSON recurses once per level.
+pub const MAX_JSON_DEPTH: usize = 64;
+
 /// Most steps of a chat template's program in one rendering. The published templates take a few hundred per message, so
 /// that [`MAX_MESSAGES`] fit ten times; one that loops for ever ends within a second.
 pub const MAX_TEMPLATE_STEPS: u64 = 20_000_000;

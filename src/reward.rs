@@ -163,6 +163,10 @@ codes! {
     UnsupportedInput = "UNSUPPORTED_INPUT",
     /// The model's tokenizer broke on the text.
     TokenizerFailed = "TOKENIZER_FAILED",
+    /// The completion has no token, and the rollout must have one.
+    EmptyCompletion = "EMPTY_COMPLETION",
+    /// Another model version would score it, or has, than the one that was asked for.
+    OtherVersion = "OTHER_VERSION",
 }
 
 impl std::fmt::Display for Code {

@@ -2,8 +2,10 @@
 //!
 //! Nothing here knows a wire format, a tokenizer or a model.
 
+mod answer_only;
 mod borrowed;
 
+pub use answer_only::{AnswerOnly, AnswerOnlyField};
 pub use borrowed::{BadId, Ids, InputRef, RolloutRef, Rollouts};
 
 use std::collections::BTreeMap;
@@ -102,6 +104,12 @@ pub struct Rollout {
     pub deadline_ms: Option<u64>,
     /// How the attributes become one reward.
     pub aggregation: Arc<AggregationSpec>,
+    /// Whether it is rejected where its completion has no token.
+    pub require_completion: bool,
+    /// Whether the completion's thinking is taken out before it is scored, and how it is known.
+    pub answer_only: Option<AnswerOnly>,
+    /// The model version that is to score it, and no other; empty means any.
+    pub model_version: String,
     /// W3C `traceparent` of the caller's span; empty means none.
     pub traceparent: String,
     /// W3C `tracestate` of the call that brought the rollout; empty means none. A transport takes it from its own headers: the
@@ -112,12 +120,14 @@ pub struct Rollout {
 /// The four forms in which a rollout may come.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Input {
-    /// Messages and the completion that answers them; the model's chat template is applied.
+    /// Messages and the completion that answers them; the model's chat template is applied. [`Input::chat`] makes one.
     Chat {
         /// The conversation up to the completion.
         messages: Vec<Message>,
-        /// What the policy wrote.
+        /// What the policy wrote; empty where the extras have it as messages.
         completion: String,
+        /// What the conversation has beyond that.
+        extras: Option<Box<Extras>>,
     },
     /// Text that already carries the template.
     Text(String),
@@ -132,9 +142,31 @@ pub enum Input {
     },
 }
 
+impl Input {
+    /// A conversation of plain messages, and the text that answers them.
+    pub fn chat(messages: impl Into<Vec<Message>>, completion: impl Into<String>) -> Self {
+        Self::Chat { messages: messages.into(), completion: completion.into(), extras: None }
+    }
+}
+
+/// What a conversation may have beyond plain messages and a text that answers them. JSON is text here, as the caller wrote it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Extras {
+    /// The completion as messages, in place of a text: an assistant's, or several of which the last is an assistant's.
+    pub completion: Vec<Message>,
+    /// Tools that the policy could call: a list, as the template is to see it.
+    pub tools: Option<Arc<str>>,
+    /// Documents that the policy could read: a list of objects.
+    pub documents: Option<Arc<str>>,
+    /// Further variables of the template by their names, such as `enable_thinking`: an object.
+    pub template_variables: Option<Arc<str>>,
+    /// Which of the model's chat templates is applied; empty: the one for tools where tools are given and the model has
+    /// one (`tool_use`), and else the default one.
+    pub template: Arc<str>,
+}
+
 /// One message of a conversation.
-#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Message {
     /// Who speaks.
     pub role: String,
@@ -142,14 +174,21 @@ pub struct Message {
     pub content: String,
     /// Whether this turn is scored too, as if it were the completion of what comes before it. For an assistant's
     /// messages only. Chat templates do not see it.
-    #[serde(default, skip_serializing)]
     pub score: bool,
+    /// The whole message as a JSON object, where role and content as texts do not say it; they are empty then. A `score` in
+    /// it means [`Self::score`].
+    pub json: Option<String>,
 }
 
 impl Message {
     /// A message that is not scored for itself.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self { role: role.into(), content: content.into(), score: false }
+        Self { role: role.into(), content: content.into(), ..Self::default() }
+    }
+
+    /// A message as a JSON object, in which `role` must be a text. It is checked when it is scored.
+    pub fn json(json: impl Into<String>) -> Self {
+        Self { json: Some(json.into()), ..Self::default() }
     }
 }
 
@@ -194,6 +233,18 @@ pub struct AggregationSpec {
     /// Taken off per completion token over a target.
     #[serde(deserialize_with = "optional_object")]
     pub length_penalty: Option<LengthPenalty>,
+    /// The reward, in place of what the attributes give, when the completion did not finish.
+    pub unfinished_value: Option<f64>,
+    /// Taken off the more, the nearer the completion is to a limit.
+    #[serde(deserialize_with = "optional_object")]
+    pub soft_length: Option<SoftLength>,
+}
+
+impl AggregationSpec {
+    /// Whether it depends on the completion's length, which not all input forms tell.
+    pub fn needs_length(&self) -> bool {
+        self.length_penalty.is_some() || self.soft_length.is_some()
+    }
 }
 
 /// `clip((attribute - mean) / std * scale + shift)`.
@@ -231,6 +282,19 @@ pub struct LengthPenalty {
     pub per_token: f64,
     /// Completion tokens that cost nothing.
     pub target_tokens: u32,
+}
+
+/// A penalty that grows linearly up to a limit: DAPO's soft overlong punishment (arXiv:2503.14476, equation 13).
+#[derive(Debug, Clone, Copy, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SoftLength {
+    /// Completion tokens from which on all of it is taken off.
+    pub limit_tokens: u32,
+    /// Over so many tokens below the limit it grows; from 1 to `limit_tokens`.
+    pub cache_tokens: u32,
+    /// Taken off at the limit and beyond it; at least 0. Default 1, as the paper has it.
+    #[serde(default)]
+    pub most: Option<f64>,
 }
 
 /// A rollout that intake has proved: non-empty, within the context, every id within the vocabulary, read where the

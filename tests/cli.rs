@@ -81,6 +81,46 @@ fn files_that_cannot_be_are_said_before_a_model_is_loaded() {
     let name = same.to_str().unwrap();
     refused(&["score", "--model", "/no/such/model", "--input", name, "--output", name], &[], &["error[OUTPUT]", name]);
     assert_eq!(std::fs::read_to_string(&same).unwrap(), "keep me");
+    let score = ["score", "--model", "/no/such/model", "--input", name];
+    let missing = folder.path().join("no/such/rewards.jsonl");
+    let missing = missing.to_str().unwrap();
+    let no_folder = format!("there is no folder {folder_name}/no; make it");
+    refused(&[&score[..], &["--output", missing]].concat(), &[], &["error[OUTPUT]", missing, &no_folder]);
+    refused(&[&score[..], &["--summary", missing]].concat(), &[], &["error[OUTPUT]", missing, &no_folder]);
+    refused(&[&score[..], &["--output", folder_name]].concat(), &[], &["error[OUTPUT]", "this is a folder"]);
+}
+
+#[test]
+fn addresses_and_paths_that_cannot_be_are_said_before_a_model_is_loaded() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    // Were the model looked for first, the error would be about it.
+    let serve = |flags: &[&str], says: &[&str]| {
+        let arguments = [&["serve", "--model", "/no/such/model", "--admin", "off", "--log", "error"], flags].concat();
+        refused(&arguments, &[], says);
+    };
+    std::fs::write(path("file"), "keep me").unwrap();
+    for setting in ["--uds", "--shm"] {
+        let missing = format!("the folder {} does not exist", path("a"));
+        serve(&[setting, &path("a/b/c.sock")], &["error[LISTEN]", &missing, "make it", "/tmp/"]);
+        serve(&[setting, &path(&"x".repeat(200))], &["error[LISTEN]", "bytes, and a socket's may have 10"]);
+        serve(&[setting, &path("file")], &["error[LISTEN]", "no socket", "give another path"]);
+        serve(&[setting, &path("file/a.sock")], &["error[LISTEN]", "is no folder"]);
+        serve(&[setting, folder.path().to_str().unwrap()], &["error[LISTEN]", "this is a folder"]);
+    }
+    assert_eq!(std::fs::read_to_string(path("file")).unwrap(), "keep me");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let says = ["error[LISTEN]", &address, "another process listens there", "--grpc 127.0.0.1:0"];
+    serve(&["--grpc", &address], &says);
+    let says = ["error[LISTEN]", &address, "another process listens there", "--admin off", "--admin 127.0.0.1:0"];
+    refused(&["serve", "--model", "/no/such/model", "--grpc", "127.0.0.1:0", "--admin", &address], &[], &says);
+    // An address that is kept for documents (RFC 5737) is nobody's.
+    serve(&["--grpc", "192.0.2.1:50051"], &["error[LISTEN]", "no network interface", "0.0.0.0:50051"]);
+    let same = path("a.sock");
+    serve(&["--uds", &same, "--shm", &same], &["error[CONFIG]", "uds and shm are both", "each needs its own"]);
+    let same = ["serve", "--model", "/no/such/model", "--grpc", "127.0.0.1:7", "--admin", "127.0.0.1:7"];
+    refused(&same, &[], &["error[CONFIG]", "grpc and admin are both"]);
 }
 
 #[test]

@@ -112,6 +112,19 @@ fn a_unix_socket_alone_opens_no_port() {
 }
 
 #[test]
+fn an_address_may_be_a_name_or_a_port_alone() {
+    let settings = load(None, &[], &["--grpc", "localhost:50051", "--admin", ":9464"]).unwrap().settings;
+    assert_eq!(settings.grpc, Some("127.0.0.1:50051".parse().unwrap()));
+    assert_eq!(settings.admin, Some("0.0.0.0:9464".parse().unwrap()));
+    // Nobody is asked for the address of a server that is not started.
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("sidecar.toml");
+    std::fs::write(&path, "grpc = \"no-such-host.invalid:1\"").unwrap();
+    let flags = parse::<SCORE>(&[format!("--config={}", path.display())]);
+    assert_eq!(config::load(&flags, []).unwrap().settings.grpc, None);
+}
+
+#[test]
 fn unknown_keys_are_refused_with_the_nearest() {
     refused(Some("max_batch_token = 5"), &[], &[], &["sidecar.toml", "'max_batch_token'", "'max_batch_tokens'"]);
     refused(Some("max-batch-tokens = 5"), &[], &[], &["'max_batch_tokens'"]);
@@ -262,8 +275,13 @@ fn wrong_types_name_key_and_source() {
     refused(None, &[("REWARD_SIDECAR_THREADS", "two")], &[], &["REWARD_SIDECAR_THREADS", "'two'"]);
     refused(None, &[("REWARD_SIDECAR_UDS", "")], &[], &["REWARD_SIDECAR_UDS", "''"]);
     refused(None, &[], &["--grpc", "localhost"], &["--grpc", "127.0.0.1:50051", "'localhost'"]);
+    refused(None, &[], &["--grpc", "no-such-host.invalid:1"], &["--grpc", "no-such-host.invalid:1", "cannot find"]);
     refused(None, &[], &["--over-long", "cut"], &["--over-long", "reject, truncate-left"]);
     refused(None, &[], &["--log", "info,="], &["--log"]);
+    refused(None, &[], &["--log", "inof"], &["--log", "'inof'; did you mean 'info'?"]);
+    refused(Some("log = \"verbose\""), &[], &[], &["log must be a level", "did you mean 'debug'?"]);
+    refused(None, &[], &["--over-long", "truncate"], &["did you mean 'truncate-left'?"]);
+    refused(None, &[], &["--threads", "-1"], &["--threads", "a whole number from 0", "'-1'"]);
     refused(None, &[], &["--otlp-endpoint", "https://collector"], &["--otlp-endpoint", "no TLS"]);
     refused(Some("threads = "), &[], &[], &["sidecar.toml", "not valid TOML", "line 1"]);
 }

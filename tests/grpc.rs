@@ -41,8 +41,8 @@ async fn what_is_wrong_is_rejected_by_code_and_the_stream_lives_on() {
         |name: &str, weight| v1::Aggregation { weights: HashMap::from([(name.into(), weight)]), ..Default::default() };
     let with = |aggregation| v1::Rollout { aggregation: Some(aggregation), ..ids("x", &[1]) };
     let clip = v1::Clip { min: Some(2.0), max: Some(1.0) };
-    let chat = |messages| Input::Chat(v1::Chat { messages, completion: "yes".into() });
-    let message = v1::Message { role: "user".into(), content: "really?".into(), score: false };
+    let chat = |messages| Input::Chat(v1::Chat { messages, completion: "yes".into(), ..Default::default() });
+    let message = v1::Message { role: "user".into(), content: "really?".into(), ..Default::default() };
     let bad = [
         (v1::Rollout { input: None, ..ids("x", &[]) }, Code::NoInput, "input"),
         (ids("x", &[]), Code::Empty, "input"),

@@ -117,13 +117,13 @@ async fn every_form_and_option_gives_what_grpc_gives() {
         weights: BTreeMap::from([("length".into(), length), ("checksum".into(), checksum)]),
         ..AggregationSpec::default()
     };
-    let chat = |score| Input::Chat {
-        messages: vec![
+    let chat = |score| {
+        let turns = [
             Message::new("user", "w1 w2"),
             Message { score, ..Message::new("assistant", "w3") },
             Message::new("user", "w4"),
-        ],
-        completion: "w5 w6".into(),
+        ];
+        Input::chat(turns, "w5 w6")
     };
     let mut rollouts = vec![
         ask(chat(false)),

@@ -89,7 +89,12 @@ async fn every_step_is_read_and_the_rollout_is_made_of_its_steps() {
 #[tokio::test]
 async fn every_labelled_turn_is_scored_by_its_own_prefix() {
     let (user, assistant, end) = (100, 101, 102);
-    let message = |role: &str, content: &str, score| v1::Message { role: role.into(), content: content.into(), score };
+    let message = |role: &str, content: &str, score| v1::Message {
+        role: role.into(),
+        content: content.into(),
+        score,
+        ..Default::default()
+    };
     let chat = |completion: &str| {
         let messages = vec![
             message("user", "w1", false),
@@ -101,7 +106,7 @@ async fn every_labelled_turn_is_scored_by_its_own_prefix() {
             message("user", "w9", false),
         ];
         v1::Rollout {
-            input: Some(Input::Chat(v1::Chat { messages, completion: completion.into() })),
+            input: Some(Input::Chat(v1::Chat { messages, completion: completion.into(), ..Default::default() })),
             ..ids(completion, &[])
         }
     };
@@ -158,7 +163,7 @@ async fn the_client_knows_reads() {
     assert_eq!(client.card().await.unwrap().model.reads, reads);
     let turn = Message { score: true, ..Message::new("assistant", "w2") };
     let messages = vec![Message::new("user", "w1"), turn];
-    let input = Some(rollout::Input::Chat { messages, completion: "w3".into() });
+    let input = Some(rollout::Input::chat(messages, "w3"));
     let rewards = client.score(Rollout { id: "a".into(), input, ..Rollout::default() }).await.unwrap().unwrap();
     let lengths: Vec<u32> = rewards.reads.iter().map(|read| read.tokens).collect();
     assert_eq!((lengths, rewards.reads[1].reward), (vec![5, 7], rewards.reward));

@@ -100,7 +100,7 @@ async fn a_rollout_has_its_spans_under_the_callers() {
     let engine = EchoEngine::new(CONTEXT).taking(words(), ReadPolicy::default());
     let sidecar = Sidecar::start(config.clone(), Box::new(engine)).await.unwrap();
 
-    let chat = || Input::Chat { messages: vec![Message::new("user", "w1 w2")], completion: "w3".into() };
+    let chat = || Input::chat([Message::new("user", "w1 w2")], "w3");
     let forms: [(&str, Input, usize); 3] = [
         ("token ids", Input::TokenIds(vec![1, 2, 3]), 3),
         ("text", Input::Text("user w1 w2 end".into()), 4),

@@ -1,12 +1,12 @@
-//! `weighted_sum`, the default: transforms, weights, offset, penalties, clip. The formula stands in
-//! `proto/reward/v1/reward.proto` at `Aggregation`.
+//! `weighted_sum`, the default: transforms, weights, offset, penalties, clip, and the value of what was cut off. The formula
+//! stands in `proto/reward/v1/reward.proto` at `Aggregation`.
 
 use std::sync::Arc;
 
-use super::{Aggregation, Bound};
+use super::{Aggregation, Bound, Facts};
 use crate::engine::ModelCard;
 use crate::reward::{Code, Rejection};
-use crate::rollout::{AggregationSpec, Clip, FinishReason, Transform};
+use crate::rollout::{AggregationSpec, Clip, FinishReason, LengthPenalty, SoftLength, Transform};
 
 /// See the module.
 pub struct WeightedSum;
@@ -43,34 +43,81 @@ impl Aggregation for WeightedSum {
 
         let offset = spec.offset.unwrap_or(0.0);
         finite(offset, || "offset".into())?;
-        let unfinished_penalty = spec.unfinished_penalty.unwrap_or(0.0);
-        finite(unfinished_penalty, || "unfinished_penalty".into())?;
-        if let Some(penalty) = spec.length_penalty {
-            finite(penalty.per_token, || "length_penalty.per_token".into())?;
-            if penalty.per_token < 0.0 {
-                return Err(bad("length_penalty.per_token", "must not be negative"));
-            }
-            if !length_known {
-                return Err(bad(
-                    "length_penalty",
-                    "needs to know the completion's length; send chat or prompt and completion ids instead of one text",
-                ));
+        let off = Off::of(spec, length_known)?;
+        let unfinished_value = spec.unfinished_value;
+        if let Some(value) = unfinished_value {
+            finite(value, || "unfinished_value".into())?;
+            if spec.unfinished_penalty.is_some() {
+                let why = "given together with unfinished_penalty, which it would make void; give one of them";
+                return Err(bad("unfinished_value", why));
             }
         }
-        let length_penalty = spec.length_penalty.unwrap_or_default();
 
         Ok(Arc::new(move |attributes, facts| {
-            let mut constant = offset;
-            if facts.finish_reason == FinishReason::Length {
-                constant -= unfinished_penalty;
+            if let Some(value) = unfinished_value
+                && facts.finish_reason == FinishReason::Length
+            {
+                return value;
             }
-            let over = facts.completion_tokens.unwrap_or(0).saturating_sub(length_penalty.target_tokens);
-            constant -= length_penalty.per_token * f64::from(over);
             let sum: f64 =
                 terms.iter().map(|t| t.weight * apply_transform(&t.transform, f64::from(attributes[t.column]))).sum();
-            apply_clip(clip, sum + constant)
+            apply_clip(clip, sum + (offset - off.taken(facts)))
         }))
     }
+}
+
+/// What is taken off for how a completion ended and for its length.
+#[derive(Debug, Clone, Copy)]
+struct Off {
+    unfinished: f64,
+    length: LengthPenalty,
+    soft: Option<SoftLength>,
+}
+
+impl Off {
+    fn of(spec: &AggregationSpec, length_known: bool) -> Result<Self, Rejection> {
+        let unfinished = spec.unfinished_penalty.unwrap_or(0.0);
+        finite(unfinished, || "unfinished_penalty".into())?;
+        if let Some(penalty) = spec.length_penalty {
+            not_negative(penalty.per_token, "length_penalty.per_token")?;
+            needs_length("length_penalty", length_known)?;
+        }
+        if let Some(soft) = spec.soft_length {
+            not_negative(soft.most.unwrap_or(1.0), "soft_length.most")?;
+            if soft.cache_tokens == 0 || soft.cache_tokens > soft.limit_tokens {
+                let why = format!("{} is not between 1 and limit_tokens, {}", soft.cache_tokens, soft.limit_tokens);
+                return Err(bad("soft_length.cache_tokens", &why));
+            }
+            needs_length("soft_length", length_known)?;
+        }
+        Ok(Self { unfinished, length: spec.length_penalty.unwrap_or_default(), soft: spec.soft_length })
+    }
+
+    fn taken(&self, facts: Facts) -> f64 {
+        let unfinished = if facts.finish_reason == FinishReason::Length { self.unfinished } else { 0.0 };
+        let tokens = facts.completion_tokens.unwrap_or(0);
+        let over = tokens.saturating_sub(self.length.target_tokens);
+        unfinished + self.length.per_token * f64::from(over) + self.soft.map_or(0.0, |soft| soft_length(soft, tokens))
+    }
+}
+
+/// DAPO's soft overlong punishment, with the sign turned.
+fn soft_length(soft: SoftLength, completion_tokens: u32) -> f64 {
+    let over = completion_tokens.saturating_sub(soft.limit_tokens - soft.cache_tokens).min(soft.cache_tokens);
+    soft.most.unwrap_or(1.0) * (f64::from(over) / f64::from(soft.cache_tokens))
+}
+
+fn not_negative(value: f64, field: &str) -> Result<(), Rejection> {
+    finite(value, || field.into())?;
+    if value < 0.0 { Err(bad(field, "must not be negative")) } else { Ok(()) }
+}
+
+fn needs_length(field: &str, length_known: bool) -> Result<(), Rejection> {
+    if length_known {
+        return Ok(());
+    }
+    let why = "needs to know the completion's length; send chat or prompt and completion ids instead of one text";
+    Err(bad(field, why))
 }
 
 /// The weights that count for a request: its own, or those of the weighting it or the model names.
@@ -160,10 +207,8 @@ fn apply_clip(clip: Clip, value: f64) -> f64 {
 mod tests {
     use std::collections::BTreeMap;
 
-    use super::super::Facts;
     use super::*;
     use crate::engine::{EchoEngine, Engine};
-    use crate::rollout::LengthPenalty;
 
     /// Attributes `length` and `checksum`; default weighting `length: 1`.
     fn card() -> ModelCard {
@@ -227,6 +272,63 @@ mod tests {
         assert_eq!(reward(spec.clone(), Facts::STEP, &[5.0, 7.0]), 14.25, "a step bears no penalty");
         let clipped = AggregationSpec { clip: Clip { min: None, max: Some(10.0) }, ..spec };
         assert_eq!(reward(clipped, FACTS, &[5.0, 7.0]), 10.0);
+    }
+
+    #[test]
+    fn what_was_cut_off_has_a_value_of_its_own() {
+        let clip = Clip { min: Some(0.0), max: Some(10.0) };
+        let spec = AggregationSpec { unfinished_value: Some(-1.0), clip, ..Default::default() };
+        let with = |finish_reason| Facts { finish_reason, ..FACTS };
+        assert_eq!(reward(spec.clone(), with(FinishReason::Length), &[5.0, 7.0]), -1.0, "not clipped");
+        assert_eq!(reward(spec.clone(), with(FinishReason::Stop), &[5.0, 7.0]), 5.0);
+        assert_eq!(reward(spec.clone(), with(FinishReason::Unspecified), &[5.0, 7.0]), 5.0);
+        assert_eq!(reward(spec.clone(), Facts::STEP, &[5.0, 7.0]), 5.0, "a step is not the rollout's end");
+
+        let both = AggregationSpec { unfinished_penalty: Some(0.0), ..spec.clone() };
+        let (contradiction, message) = code(both, &card());
+        assert_eq!(contradiction, Code::BadOption);
+        assert!(message.contains("unfinished_value") && message.contains("unfinished_penalty"), "{message}");
+        let nan = AggregationSpec { unfinished_value: Some(f64::NAN), ..Default::default() };
+        assert_eq!(code(nan, &card()).0, Code::BadOption);
+    }
+
+    /// The points of equation 13 of the paper, with L_max = 20480 and L_cache = 4096, as it uses them.
+    #[test]
+    fn a_soft_length_grows_up_to_the_limit() {
+        let soft = SoftLength { limit_tokens: 20480, cache_tokens: 4096, most: None };
+        let spec = |most| AggregationSpec { soft_length: Some(SoftLength { most, ..soft }), ..Default::default() };
+        for (tokens, expected) in [
+            (0, 0.0),
+            (16384, 0.0),
+            (17408, -0.25),
+            (18432, -0.5),
+            (20479, -4095.0 / 4096.0),
+            (20480, -1.0),
+            (u32::MAX, -1.0),
+        ] {
+            let facts = Facts { completion_tokens: Some(tokens), ..FACTS };
+            assert_eq!(reward(spec(None), facts, &[0.0, 0.0]), expected, "{tokens} tokens");
+            assert_eq!(reward(spec(Some(4.0)), facts, &[0.0, 0.0]), 4.0 * expected, "{tokens} tokens");
+        }
+        assert_eq!(reward(spec(Some(9.0)), Facts::STEP, &[0.0, 0.0]), 0.0);
+    }
+
+    #[test]
+    fn a_soft_length_that_cannot_be_is_named() {
+        let soft = SoftLength { limit_tokens: 8, cache_tokens: 8, most: Some(1.0) };
+        let spec = |soft| AggregationSpec { soft_length: Some(soft), ..Default::default() };
+        assert!(super::super::bind(&spec(soft), &card(), true).is_ok());
+        for (wrong, field) in [
+            (SoftLength { cache_tokens: 0, ..soft }, "soft_length.cache_tokens"),
+            (SoftLength { cache_tokens: 9, ..soft }, "soft_length.cache_tokens"),
+            (SoftLength { most: Some(-1.0), ..soft }, "soft_length.most"),
+            (SoftLength { most: Some(f64::NAN), ..soft }, "soft_length.most"),
+        ] {
+            let (code, message) = code(spec(wrong), &card());
+            assert_eq!(code, Code::BadOption);
+            assert!(message.starts_with(field), "{message}");
+        }
+        assert_eq!(super::super::bind(&spec(soft), &card(), false).err().unwrap().code, Code::BadOption);
     }
 
     #[test]

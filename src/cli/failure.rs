@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind, Write as _};
 use super::exit::{Exit, SIGPIPE};
 use crate::config::ConfigError;
 use crate::model::ModelError;
-use crate::sidecar::{DrainTimeout, StartError};
+use crate::sidecar::{DrainTimeout, ListenError, StartError};
 use crate::telemetry::TelemetryError;
 
 /// The end of a command, with its exit code.
@@ -81,10 +81,16 @@ impl From<ModelError> for Failure {
     }
 }
 
+impl From<ListenError> for Failure {
+    fn from(error: ListenError) -> Self {
+        Self::usage("LISTEN", error.to_string())
+    }
+}
+
 impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
         match error {
-            StartError::Listen { .. } => Self::usage("LISTEN", error.to_string()),
+            StartError::Listen(_) | StartError::Descriptors(_) => Self::usage("LISTEN", error.to_string()),
             StartError::Text(_) => Self::usage("MODEL", error.to_string()),
             StartError::Lanes(_) => Self::usage("CONFIG", error.to_string()),
             StartError::Engine(_) | StartError::Thread(_) => Self::internal(error.to_string()),

@@ -1,5 +1,6 @@
 //! `inspect`: what a model is, before anything is asked of it.
 
+use std::collections::BTreeMap;
 use std::fmt::{Display, Write as _};
 
 use serde::Serialize;
@@ -10,6 +11,8 @@ use super::output;
 use crate::config::{self, Flags, INSPECT};
 use crate::engine::{Bos, Engine as _, ReadAt, ReadPolicy};
 use crate::model::{ModelEngine, Report};
+use crate::sidecar::StartError;
+use crate::sidecar::sample::{self, ANSWER, Chat, Ends, QUESTION, Sample, Token};
 use crate::telemetry::Telemetry;
 
 /// Show a model: architecture, sizes, head, attributes, weightings, template, version, files.
@@ -26,12 +29,15 @@ pub struct Inspect {
 /// Files named in the text; a checkpoint may have thousands.
 const FILES_SHOWN: usize = 12;
 
-/// The report, and the template itself.
+/// The report, the template itself, and a conversation as the model reads it.
 #[derive(Serialize)]
 struct Inspected<'a> {
     #[serde(flatten)]
     report: &'a Report,
     template: Option<&'a str>,
+    /// Further templates by their names.
+    named_templates: &'a BTreeMap<String, String>,
+    sample: Option<Sample>,
 }
 
 impl Inspect {
@@ -40,7 +46,10 @@ impl Inspect {
         let model = loaded.settings.model()?;
         Telemetry::logs(&loaded)?;
         let engine = ModelEngine::load(&model)?;
-        let inspected = Inspected { report: &engine.report(), template: engine.card().text.chat_template.as_deref() };
+        let card = engine.card();
+        let sample = sample::of(card).map_err(StartError::Text)?;
+        let (template, named_templates) = (card.text.chat_template.as_deref(), &card.text.named_templates);
+        let inspected = Inspected { report: &engine.report(), template, named_templates, sample };
         let text = if self.json {
             let json = serde_json::to_string_pretty(&inspected);
             json.map_err(|e| Failure::internal(format!("the report is no JSON: {e}")))? + "\n"
@@ -52,7 +61,7 @@ impl Inspect {
     }
 }
 
-fn to_text(Inspected { report, template }: &Inspected) -> String {
+fn to_text(Inspected { report, template, named_templates, sample }: &Inspected) -> String {
     let mut text = String::new();
     let mut line = |name: &str, value: &dyn Display| {
         // Writing to a String cannot fail.
@@ -79,13 +88,7 @@ fn to_text(Inspected { report, template }: &Inspected) -> String {
     let options = report.head.options.iter().map(|(name, value)| format!(", {name} = {value}"));
     line("head", &format!("{}, {} weights{}", report.head.kind, report.head_parameters, options.collect::<String>()));
     line("read", &reads(&report.reads));
-    line(
-        "bos",
-        &match report.bos {
-            Bos::AsTokenizer => "one, where the tokenizer puts one",
-            Bos::Never => "never added",
-        },
-    );
+    line("bos", &begins(report.bos, sample.as_ref()));
     line("attributes", &report.attributes.join(", "));
     for (name, weights) in &report.weightings {
         let default = if report.default_weighting.as_ref() == Some(name) { " (default)" } else { "" };
@@ -115,6 +118,12 @@ fn to_text(Inspected { report, template }: &Inspected) -> String {
         line("", &format!("and {more} more; --json names all of them"));
     }
     line("tokenizer", if report.tokenizer { &"yes" } else { &"none: token ids only" });
+    if let Some(chat) = sample.as_ref().and_then(|sample| sample.chat.as_ref()) {
+        sample_lines(chat, &mut line);
+    }
+    if !named_templates.is_empty() {
+        line("templates", &named_templates.keys().map(String::as_str).collect::<Vec<_>>().join(", "));
+    }
     match template {
         None => line("chat template", &"none: no conversations"),
         Some(template) => {
@@ -125,6 +134,63 @@ fn to_text(Inspected { report, template }: &Inspected) -> String {
         }
     }
     text
+}
+
+/// How conversations and texts begin, in words.
+fn begins(rule: Bos, sample: Option<&Sample>) -> String {
+    let put = |token: Option<&Option<Token>>, none: &str| match token.and_then(Option::as_ref) {
+        Some(token) => format!("{token} where there is none"),
+        None => none.to_owned(),
+    };
+    match rule {
+        Bos::Never => "never: none is added to chats or text".to_owned(),
+        Bos::AsTokenizer => {
+            let text = put(sample.map(|sample| &sample.text_begins_with), "none is added, as the tokenizer puts none");
+            format!("as-tokenizer: chats as the template writes them, none is added; text: {text}")
+        }
+        Bos::One => {
+            format!(
+                "one: chats and text: {}",
+                put(sample.map(|sample| &sample.chat_begins_with), "no tokenizer, no text")
+            )
+        }
+    }
+}
+
+/// The sample conversation's tokens.
+fn sample_lines(chat: &Chat, line: &mut impl FnMut(&str, &dyn Display)) {
+    match chat {
+        Chat::Refused(reason) => line("sample", &format!("not shown: {reason}")),
+        Chat::Taken { templated, read, others_begin_with } => {
+            line("sample", &format!("user {QUESTION:?}, assistant {ANSWER:?}"));
+            line("  templated", templated);
+            if read != templated {
+                line("  read", read);
+            }
+            if let Some(token) = others_begin_with {
+                let pipelines = format!(
+                    "two public pipelines differ here: the template does not write {token}, but the tokenizer puts it before a \
+                     text. apply_chat_template(tokenize=True) has none, and is followed here; rendering first and tokenizing \
+                     with special tokens has one, which bos = \"one\" in a preset follows"
+                );
+                line("  note", &pipelines);
+            }
+        }
+    }
+}
+
+impl Display for Ends {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let list = |tokens: &[Token]| tokens.iter().map(Token::to_string).collect::<Vec<_>>().join(" ");
+        let between = if self.tokens > self.first.len() + self.last.len() { " ... " } else { " " };
+        write!(f, "{} tokens: {}{between}{}", self.tokens, list(&self.first), list(&self.last))
+    }
+}
+
+impl Display for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?} ({})", self.text, self.id)
+    }
 }
 
 /// Where the head reads, in words.

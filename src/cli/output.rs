@@ -7,6 +7,8 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::Access;
+
 use super::failure::Failure;
 
 /// Writes a command's whole answer to standard output.
@@ -19,6 +21,33 @@ pub fn print(text: &str) -> Result<(), Failure> {
 /// Whether a path on the command line stands for standard input or output.
 pub fn is_standard(path: &Path) -> bool {
     path.as_os_str() == "-"
+}
+
+/// Whether a file can be written at `path`, as far as can be told without touching what is there.
+///
+/// # Errors
+///
+/// What is in the way, and what to do.
+pub fn check(path: &Path) -> Result<(), Failure> {
+    if is_standard(path) {
+        return Ok(());
+    }
+    let refuse = |why: String| Err(Failure::usage("OUTPUT", format!("cannot write {}: {why}", path.display())));
+    let denied = |path: &Path, access| rustix::fs::access(path, access).is_err();
+    let folder = folder_of(path);
+    match path.metadata() {
+        Ok(found) if found.is_dir() => refuse("this is a folder; give the name of a file in it".into()),
+        Ok(_) if denied(path, Access::WRITE_OK) => refuse("permission denied; give another path".into()),
+        Ok(_) => Ok(()),
+        Err(_) if !folder.is_dir() => {
+            let missing = folder.ancestors().filter(|folder| !folder.exists()).last().unwrap_or(folder);
+            refuse(format!("there is no folder {}; make it, or give another path", missing.display()))
+        }
+        Err(_) if denied(folder, Access::WRITE_OK | Access::EXEC_OK) => {
+            refuse(format!("no file may be made in {}; give another path", folder.display()))
+        }
+        Err(_) => Ok(()),
+    }
 }
 
 /// An output that was opened. Dropped without [`Output::finish`], it leaves an earlier file as it was; what had been

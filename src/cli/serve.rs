@@ -13,13 +13,13 @@ use super::output;
 use crate::config::{self, Flags, SERVE, Settings};
 use crate::model;
 use crate::sidecar::admin::{Admin, Readiness};
-use crate::sidecar::{Sidecar, StartError, metrics};
+use crate::sidecar::{Listeners, Sidecar, descriptors, metrics};
 use crate::telemetry::Telemetry;
 
 /// Serve rewards over gRPC, on TCP and on a Unix socket, and through shared memory.
 ///
-/// The whole configuration is checked before the model is loaded, and the model is loaded before a port for rollouts is
-/// opened. Meanwhile the admin port answers /health (200) and /ready (503 until rollouts may be sent).
+/// The whole configuration is checked, and every address and path is bound, before the model is loaded. Until it is, calls over
+/// gRPC wait, lanes are refused (clients ask again), and the admin port answers /health (200) and /ready (503).
 ///
 /// SIGTERM, SIGINT or SIGHUP drains: new work is refused, accepted work is answered and its answers are read, exit 0. A second
 /// signal ends at once (exit 128+n), a drain longer than drain_ms ends with exit 3.
@@ -81,9 +81,19 @@ impl Serve {
 async fn serve(settings: &Settings, model: model::Config) -> Result<(), Failure> {
     // Before anything that takes long: as process 1 of a container, no handler would mean no death.
     let mut signals = Signals::new().map_err(|e| Failure::internal(format!("cannot wait for signals: {e}")))?;
-    let admin = settings.admin.map(start_admin).transpose()?;
+    let descriptors = descriptors::raise_limit();
+    let admin = settings.admin.map(|address| Admin::start(address, metrics::install())).transpose()?;
     if let Some(admin) = &admin {
         info!("admin: http://{}/metrics, /health, /ready", admin.addr());
+    }
+
+    let listeners = Listeners::bind(&settings.sidecar()).await?;
+    match descriptors {
+        Ok(limit) => info!(
+            "at most {limit} descriptors (ulimit -n), {} of them for connections of the admin port",
+            descriptors::admin_connections()
+        ),
+        Err(error) => warn!("the limit on descriptors cannot be raised: {error}"),
     }
 
     info!("loading {}", settings.model);
@@ -104,7 +114,7 @@ async fn serve(settings: &Settings, model: model::Config) -> Result<(), Failure>
         warn!("the model names no default weighting: every rollout must bring its own weights");
     }
 
-    let sidecar = Sidecar::start(settings.sidecar(), engine).await?;
+    let sidecar = Sidecar::start_on(listeners, settings.sidecar(), engine).await?;
     if let Some(address) = sidecar.grpc_addr() {
         info!("grpc: listening on {address}");
     }
@@ -155,11 +165,6 @@ fn abort_if_stuck() {
     if let Err(error) = std::thread::Builder::new().name("abort".into()).spawn(wait) {
         warn!("cannot watch over the end of the process: {error}");
     }
-}
-
-fn start_admin(address: std::net::SocketAddr) -> Result<Admin, StartError> {
-    Admin::start(address, metrics::install())
-        .map_err(|source| StartError::Listen { address: format!("{address} (admin)"), source })
 }
 
 fn set_ready(admin: &Option<Admin>, readiness: Readiness) {

@@ -33,6 +33,7 @@ impl Environment {
                     key: key.name,
                     expected: "UTF-8".into(),
                     found: key.shown(format!("{value:?}")),
+                    nearest: None,
                 })?;
                 environment.values.insert(key.name, value);
             } else if !is_kubernetes_service_variable(name) {

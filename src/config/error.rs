@@ -56,7 +56,7 @@ pub enum ConfigError {
         nearest: Option<String>,
     },
     /// A value of the wrong type, or outside its range.
-    #[error("{origin}: {key} must be {expected}, found {found}")]
+    #[error("{origin}: {key} must be {expected}, found {found}{}", hint(.nearest))]
     BadValue {
         /// The source.
         origin: String,
@@ -66,6 +66,20 @@ pub enum ConfigError {
         expected: String,
         /// What was there.
         found: String,
+        /// What was probably meant.
+        nearest: Option<String>,
+    },
+    /// The name in an address has no address.
+    #[error("{origin}: {key}: cannot find the address of {found}: {source}; give one such as 127.0.0.1:50051")]
+    Address {
+        /// The source.
+        origin: String,
+        /// The key.
+        key: &'static str,
+        /// What was there.
+        found: String,
+        /// The system's reason.
+        source: std::io::Error,
     },
     /// A limit above its ceiling.
     #[error("{origin}: {key} = {value} is above its ceiling of {ceiling} ({ceiling_name})")]
@@ -87,6 +101,16 @@ pub enum ConfigError {
     /// A server without an address.
     #[error("grpc, uds and shm are all off: there is nothing to listen on; set one of them")]
     NothingToListenOn,
+    /// One address or path for two servers.
+    #[error("{first} and {second} are both {value}; each needs its own")]
+    SameTwice {
+        /// A setting.
+        first: &'static str,
+        /// Another.
+        second: &'static str,
+        /// Their value.
+        value: String,
+    },
     /// Lanes on a system that has none.
     #[error("shm: lanes need Linux (sealed memory files); set uds instead")]
     NoLanes,

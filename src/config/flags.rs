@@ -48,7 +48,12 @@ impl<const COMMAND: u8> clap::Args for Flags<COMMAND> {
                 value => format!(" [default: {value}]"),
             };
             command.arg(
-                Arg::new(key.name).long(flag(key)).value_name(key.value_name).help(format!("{}{default}", key.about)),
+                Arg::new(key.name)
+                    .long(flag(key))
+                    .value_name(key.value_name)
+                    // A number below zero is a value that is refused, not another flag.
+                    .allow_negative_numbers(true)
+                    .help(format!("{}{default}", key.about)),
             )
         })
     }

@@ -1,12 +1,13 @@
 //! What a setting is: how it is named in file, environment and flags, what values it takes, and whether one fits.
 
-use std::net::SocketAddr;
-
 use toml::Value;
+use tracing::level_filters::LevelFilter;
 
+use super::address::is_address;
 use crate::model::DeviceChoice;
 use crate::secret::REDACTED;
 use crate::sidecar::HttpAddresses;
+use crate::sidecar::template::Date;
 
 /// Commands that take a setting as a flag, as a set of bits.
 pub const SERVE: u8 = 1;
@@ -17,6 +18,9 @@ pub const INSPECT: u8 = 4;
 
 /// What a switched-off optional setting says.
 pub(super) const OFF: &str = "off";
+
+/// What a setting says that is worked out at the start.
+pub(super) const AUTO: &str = "auto";
 
 /// What begins every environment variable of ours.
 pub(super) const ENVIRONMENT_PREFIX: &str = "REWARD_SIDECAR_";
@@ -65,7 +69,9 @@ pub(super) enum Kind {
     Text,
     /// A path, or text beside [`OFF`] that is not empty.
     PathOrOff,
-    /// `IP:PORT`, or [`OFF`].
+    /// `YYYY-MM-DD`, or [`OFF`].
+    DayOrOff,
+    /// `HOST:PORT`, `:PORT`, or [`OFF`].
     AddressOrOff,
     /// `HOST:PORT` or `unix:PATH`, several with commas between, or [`OFF`].
     HttpAddressesOrOff,
@@ -78,6 +84,8 @@ pub(super) enum Kind {
     LogFilter,
     /// A whole number.
     Count { min: u64, ceiling: u64, ceiling_name: &'static str },
+    /// A whole number, or [`AUTO`].
+    CountOrAuto { ceiling: u64, ceiling_name: &'static str },
     /// A power of two.
     PowerOfTwo { min: u64, ceiling: u64, ceiling_name: &'static str },
     /// `true` or `false`.
@@ -101,7 +109,8 @@ impl Kind {
     /// Reads a flag or an environment variable; [`Kind::check`] follows.
     pub fn parse(self, text: &str) -> Result<Value, Unfit> {
         match self {
-            Kind::Count { .. } | Kind::PowerOfTwo { .. } => match text.parse::<i64>() {
+            Kind::CountOrAuto { .. } if text == AUTO => Ok(Value::String(text.to_owned())),
+            Kind::Count { .. } | Kind::CountOrAuto { .. } | Kind::PowerOfTwo { .. } => match text.parse::<i64>() {
                 Ok(number) => Ok(Value::Integer(number)),
                 Err(_) => Err(Unfit::Not(self.expected())),
             },
@@ -119,15 +128,23 @@ impl Kind {
         let fits = match (self, value) {
             (Kind::Text | Kind::PathOrOff, Value::String(text)) => !text.is_empty(),
             (Kind::Secret, Value::String(text)) => !text.is_empty() && text != REDACTED,
-            (Kind::AddressOrOff, Value::String(text)) => text == OFF || text.parse::<SocketAddr>().is_ok(),
+            (Kind::DayOrOff, Value::String(text)) => text == OFF || Date::parse(text).is_some(),
+            (Kind::AddressOrOff, Value::String(text)) => text == OFF || is_address(text),
             (Kind::HttpAddressesOrOff, Value::String(text)) => text == OFF || text.parse::<HttpAddresses>().is_ok(),
             (Kind::EndpointOrOff, Value::String(text)) => text == OFF || is_endpoint(text),
             (Kind::LogFilter, Value::String(text)) => {
-                !text.is_empty() && tracing_subscriber::EnvFilter::builder().parse(text).is_ok()
+                stray_word(text).is_none() && tracing_subscriber::EnvFilter::builder().parse(text).is_ok()
             }
             (Kind::OneOf(words), Value::String(text)) => words.contains(&text.as_str()),
             (Kind::Device, Value::String(text)) => text.parse::<DeviceChoice>().is_ok(),
             (Kind::Switch, Value::Boolean(_)) => true,
+            (Kind::CountOrAuto { .. }, Value::String(text)) => text == AUTO,
+            (Kind::CountOrAuto { ceiling, ceiling_name }, Value::Integer(_)) => {
+                return Kind::Count { min: 0, ceiling, ceiling_name }.check(value).map_err(|unfit| match unfit {
+                    Unfit::Not(_) => Unfit::Not(self.expected()),
+                    above => above,
+                });
+            }
             (
                 Kind::Count { min, ceiling, ceiling_name } | Kind::PowerOfTwo { min, ceiling, ceiling_name },
                 Value::Integer(number),
@@ -141,24 +158,76 @@ impl Kind {
         if fits { Ok(()) } else { Err(Unfit::Not(self.expected())) }
     }
 
+    /// The word that was probably meant by a value that does not do.
+    pub fn nearest(self, text: &str) -> Option<String> {
+        let word = match self {
+            Kind::OneOf(words) => nearest_word(text, words),
+            Kind::Switch => nearest_word(text, &["true", "false"]).or(match text.to_ascii_lowercase().as_str() {
+                "yes" | "on" | "1" => Some("true"),
+                "no" | "off" | "0" => Some("false"),
+                _ => None,
+            }),
+            Kind::LogFilter => {
+                let word = stray_word(text)?;
+                nearest_word(word, LEVELS).or(match word.to_ascii_lowercase().as_str() {
+                    "verbose" => Some("debug"),
+                    "quiet" | "silent" | "none" => Some("error"),
+                    "all" => Some("trace"),
+                    "fatal" | "critical" => Some("error"),
+                    _ => None,
+                })
+            }
+            _ => None,
+        };
+        word.map(str::to_owned)
+    }
+
     fn expected(self) -> String {
         match self {
             Kind::Text => "text that is not empty".into(),
             Kind::PathOrOff => "a path, or off".into(),
             Kind::Secret => format!("text that is not empty and not {REDACTED}, which stands for a secret, or off"),
-            Kind::AddressOrOff => "an address such as 127.0.0.1:50051 or [::1]:50051, or off".into(),
+            Kind::DayOrOff => "a day such as 2026-07-31, or off".into(),
             Kind::HttpAddressesOrOff => {
-                "addresses such as 127.0.0.1:8000 or unix:/run/a.sock, with commas between, or off".into()
+                "addresses such as 127.0.0.1:8000, :8000 or unix:/run/a.sock, with commas between, or off".into()
+            }
+            Kind::AddressOrOff => {
+                "an address such as 127.0.0.1:50051, [::1]:50051, localhost:50051 or :50051 (all interfaces), or off"
+                    .into()
             }
             Kind::EndpointOrOff => "an endpoint such as http://127.0.0.1:4317 (plain HTTP/2, no TLS), or off".into(),
             Kind::LogFilter => "a level (error, warn, info, debug, trace) or directives such as info,h2=warn".into(),
             Kind::Count { min, ceiling, .. } => format!("a whole number from {min} to {ceiling}"),
+            Kind::CountOrAuto { ceiling, .. } => format!("a whole number from 0 to {ceiling}, or {AUTO}"),
             Kind::PowerOfTwo { min, ceiling, .. } => format!("a power of two from {min} to {ceiling}"),
             Kind::Switch => "true or false".into(),
             Kind::OneOf(words) => format!("one of {}", words.join(", ")),
             Kind::Device => "cpu, cuda, or cuda:N with N counted from 0".into(),
         }
     }
+}
+
+const LEVELS: &[&str] = &["error", "warn", "info", "debug", "trace"];
+
+/// The first directive of a filter that is a bare word and no level. The filter would take it for the name of a library, and
+/// silence everything else.
+fn stray_word(filter: &str) -> Option<&str> {
+    let directives = filter.split(',').map(str::trim);
+    let is_level = |word: &str| word.parse::<LevelFilter>().is_ok();
+    let mut strays = directives.filter(|word| !word.contains(['=', ':', '[', ']', '{', '}']) && !is_level(word));
+    strays.next()
+}
+
+/// The word that looks most like `text`, if one looks like it at all.
+fn nearest_word<'a>(text: &str, words: &[&'a str]) -> Option<&'a str> {
+    let text = text.to_ascii_lowercase();
+    let distance = |word: &&str| {
+        // `warning`, `truncate`: the beginning is enough.
+        let begins = text.len() > 2 && (word.starts_with(&text) || text.starts_with(*word));
+        if begins { 0 } else { strsim::damerau_levenshtein(&text, word) }
+    };
+    let (distance, word) = words.iter().map(|word| (distance(word), *word)).min()?;
+    (distance <= 1 + word.len() / 4).then_some(word)
 }
 
 /// TLS is not built in: an `https` endpoint would fail at the first span, long after the start.
@@ -176,6 +245,40 @@ mod tests {
         let check = |text: &str| Kind::EndpointOrOff.check(&Value::String(text.into())).is_ok();
         assert!(check("http://127.0.0.1:4317") && check("http://collector:4317/") && check("off"));
         assert!(!check("https://collector:4317") && !check("collector:4317") && !check("http://") && !check(""));
+    }
+
+    #[test]
+    fn days_are_of_the_calendar() {
+        let check = |text: &str| Kind::DayOrOff.check(&Value::String(text.into())).is_ok();
+        assert!(check("2024-02-29") && check(OFF));
+        assert!(!check("2023-02-29") && !check("today") && !check("") && !check("26 Jul 2024"));
+    }
+
+    #[test]
+    fn a_misspelt_level_is_no_filter_and_the_right_one_is_named() {
+        let check = |text: &str| Kind::LogFilter.check(&Value::String(text.into())).is_ok();
+        for good in
+            ["info", "INFO", "off", "info,h2=warn", "reward_sidecar::sidecar", "h2=off,debug", "[span{a=1}]=info"]
+        {
+            assert!(check(good), "{good}");
+        }
+        for (bad, nearest) in [
+            ("inof", "info"),
+            ("verbose", "debug"),
+            ("info,wran", "warn"),
+            ("warning", "warn"),
+            ("err", "error"),
+            ("quiet", "error"),
+        ] {
+            assert!(!check(bad), "{bad}");
+            assert_eq!(Kind::LogFilter.nearest(bad).as_deref(), Some(nearest), "{bad}");
+        }
+        for bad in ["", "h2", "info,=", "info,h2=wran"] {
+            assert!(!check(bad), "{bad}");
+        }
+        assert_eq!(Kind::OneOf(&["reject", "truncate-left"]).nearest("truncate").as_deref(), Some("truncate-left"));
+        assert_eq!(Kind::OneOf(&["reject", "truncate-left"]).nearest("colour"), None);
+        assert_eq!(Kind::Switch.nearest("yes").as_deref(), Some("true"));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use toml::Value;
 
+use super::address;
 use super::environment::Environment;
 use super::key::{Key, Kind, OFF, Unfit};
 use super::keys::{KEYS, nearest};
@@ -110,7 +111,8 @@ impl Merged {
     fn set_texts(&mut self, values: &BTreeMap<&'static str, String>, origin: &Origin) -> Result<(), ConfigError> {
         for key in KEYS {
             if let Some(text) = values.get(key.name) {
-                let value = key.kind.parse(text).map_err(|unfit| refuse(key, origin, unfit, format!("'{text}'")))?;
+                let value =
+                    key.kind.parse(text).map_err(|unfit| refuse(key, origin, unfit, text, format!("'{text}'")))?;
                 self.set(key, value, origin)?;
             }
         }
@@ -118,7 +120,8 @@ impl Merged {
     }
 
     fn set(&mut self, key: &Key, value: Value, origin: &Origin) -> Result<(), ConfigError> {
-        key.kind.check(&value).map_err(|unfit| refuse(key, origin, unfit, describe(&value)))?;
+        let text = value.as_str().unwrap_or_default();
+        key.kind.check(&value).map_err(|unfit| refuse(key, origin, unfit, text, describe(&value)))?;
         match (key.kind, value) {
             (Kind::Secret, Value::String(text)) if text != OFF => self.set_secret(key, Secret::new(text), origin),
             (_, value) => {
@@ -177,6 +180,25 @@ impl Merged {
         Ok(())
     }
 
+    /// Puts the addresses that are names into numbers. A command that does not serve looks nothing up, and listens nowhere.
+    pub fn resolve_addresses(&mut self, serves: bool) -> Result<(), ConfigError> {
+        for key in KEYS.iter().filter(|key| matches!(key.kind, Kind::AddressOrOff)) {
+            let (value, origin) = self.values[key.name].clone();
+            let Some(text) = value.as_str().filter(|text| *text != OFF) else { continue };
+            let resolved = if serves {
+                let failed = |source| {
+                    let (origin, found) = (origin.of(key), text.to_owned());
+                    ConfigError::Address { origin, key: key.name, found, source }
+                };
+                Value::String(address::resolve(text).map_err(failed)?.to_string())
+            } else {
+                off()
+            };
+            self.values.insert(key.name, (resolved, origin));
+        }
+        Ok(())
+    }
+
     pub fn settings(&self) -> Settings {
         let mut table: toml::Table =
             self.values.iter().map(|(name, (value, _))| ((*name).to_owned(), value.clone())).collect();
@@ -216,11 +238,13 @@ fn read_secret(path: &Path) -> io::Result<Secret> {
     Ok(Secret::new(text))
 }
 
-fn refuse(key: &Key, origin: &Origin, unfit: Unfit, found: String) -> ConfigError {
+/// `text` is what was found, where it was text, for a suggestion.
+fn refuse(key: &Key, origin: &Origin, unfit: Unfit, text: &str, found: String) -> ConfigError {
+    let nearest = key.kind.nearest(text);
     let found = key.shown(found);
     let (origin, key) = (origin.of(key), key.name);
     match unfit {
-        Unfit::Not(expected) => ConfigError::BadValue { origin, key, expected, found },
+        Unfit::Not(expected) => ConfigError::BadValue { origin, key, expected, found, nearest },
         Unfit::Above { value, ceiling, ceiling_name } => {
             ConfigError::AboveCeiling { origin, key, value, ceiling, ceiling_name }
         }

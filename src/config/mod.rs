@@ -9,6 +9,7 @@
 //!
 //! To add a setting: a row in `keys.rs` and a field in [`Settings`].
 
+mod address;
 mod environment;
 mod error;
 mod flags;
@@ -51,6 +52,9 @@ pub struct Settings {
     pub adapter: Option<PathBuf>,
     /// Whether outputs that were never trained are attributes too.
     pub untrained_attributes: bool,
+    /// The day that chat templates are told.
+    #[serde(deserialize_with = "unless_off")]
+    pub template_date: Option<String>,
     /// Tensor-parallel ranks.
     pub tp: usize,
     /// What to compute on.
@@ -61,8 +65,9 @@ pub struct Settings {
     pub dtype: model::Dtype,
     /// CPU threads of the forward pass; 0 means all cores.
     pub threads: usize,
-    /// Bytes for prefixes that later micro-batches may begin with; 0 keeps none.
-    pub prefix_cache_bytes: usize,
+    /// Bytes for prefixes that later micro-batches may begin with; 0 keeps none, `None`: as free memory allows.
+    #[serde(deserialize_with = "unless_auto")]
+    pub prefix_cache_bytes: Option<usize>,
     /// Where downloaded bases are kept.
     pub cache_dir: PathBuf,
     /// TCP address of the gRPC server.
@@ -88,7 +93,7 @@ pub struct Settings {
     /// TCP address of `/metrics`, `/health` and `/ready`.
     #[serde(deserialize_with = "unless_off")]
     pub admin: Option<SocketAddr>,
-    /// Unique tokens in one micro-batch.
+    /// Unique tokens that one micro-batch computes.
     pub max_batch_tokens: usize,
     /// Rollouts in one micro-batch.
     pub max_batch_rollouts: usize,
@@ -141,6 +146,14 @@ where
     if text == key::OFF { Ok(None) } else { text.parse().map(Some).map_err(D::Error::custom) }
 }
 
+/// A number, or the word `auto`.
+fn unless_auto<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D::Error> {
+    match toml::Value::deserialize(deserializer)? {
+        toml::Value::String(text) if text == key::AUTO => Ok(None),
+        value => value.try_into().map(Some).map_err(D::Error::custom),
+    }
+}
+
 /// What is written as text.
 fn parsed<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
@@ -191,13 +204,23 @@ impl Settings {
             head: self.head.clone(),
             adapter: self.adapter.clone(),
             untrained_attributes: self.untrained_attributes,
+            template_date: self.template_date.clone(),
             tp: self.tp,
             device: self.device,
             dtype: self.dtype,
             threads: self.threads,
-            prefix_cache_bytes: self.prefix_cache_bytes,
+            prefix_cache: self.prefix_cache(),
             cache_dir: self.cache_dir.clone(),
         })
+    }
+
+    /// By itself, a cache takes no more than it is likely to use: so many micro-batches.
+    fn prefix_cache(&self) -> model::CacheSize {
+        const MICRO_BATCHES: usize = 16;
+        match self.prefix_cache_bytes {
+            Some(bytes) => model::CacheSize::Bytes(bytes),
+            None => model::CacheSize::Auto { tokens: MICRO_BATCHES.saturating_mul(self.max_batch_tokens) },
+        }
     }
 
     /// What only a server needs: somewhere to listen, and a system that can.
@@ -205,9 +228,17 @@ impl Settings {
         if self.shm.is_some() && !cfg!(target_os = "linux") {
             return Err(ConfigError::NoLanes);
         }
-        match (&self.grpc, &self.uds, &self.shm, &self.http) {
-            (None, None, None, None) => Err(ConfigError::NothingToListenOn),
-            _ => Ok(()),
+        if let (None, None, None, None) = (&self.grpc, &self.uds, &self.shm, &self.http) {
+            return Err(ConfigError::NothingToListenOn);
+        }
+        let same = |first, second, value| Err(ConfigError::SameTwice { first, second, value });
+        match (&self.grpc, &self.admin) {
+            // Of port 0 the system makes two.
+            (Some(grpc), Some(admin)) if grpc == admin && grpc.port() != 0 => same("grpc", "admin", grpc.to_string()),
+            _ => match (&self.uds, &self.shm) {
+                (Some(uds), Some(shm)) if uds == shm => same("uds", "shm", uds.display().to_string()),
+                _ => Ok(()),
+            },
         }
     }
 }
@@ -261,6 +292,7 @@ pub fn load<const COMMAND: u8>(
     merged.set_flags(flags.values())?;
     merged.set_dependent_defaults();
     merged.read_secret_files()?;
+    merged.resolve_addresses(COMMAND & SERVE != 0)?;
     let settings = merged.settings();
     Ok(Loaded { settings, unknown_variables: environment.unknown().to_vec(), merged })
 }

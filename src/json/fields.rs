@@ -7,10 +7,11 @@ use serde_json::value::RawValue;
 
 use super::error::{RolloutError, reason};
 use super::extra::{ExtraColumns, ExtraField};
+use super::finish_reason::Reason;
 use super::nearest::nearest;
 use super::values::{Completion, Id, Ids, Messages};
 use crate::reward::Code;
-use crate::rollout::{AggregationSpec, Distinct, Object};
+use crate::rollout::{AggregationSpec, AnswerOnlyField, Distinct, Object};
 
 /// The fields of a row, as far as they could be read.
 #[derive(Default)]
@@ -24,13 +25,19 @@ pub(super) struct Fields {
     pub prompt: Option<Messages>,
     pub completion: Option<Completion>,
     pub messages: Option<Messages>,
+    pub tools: Option<Box<RawValue>>,
+    pub documents: Option<Box<RawValue>>,
+    pub chat_template_kwargs: Option<Box<RawValue>>,
+    pub chat_template: Option<Box<RawValue>>,
     pub chosen: Option<Messages>,
     pub rejected: Option<Messages>,
     pub text: Option<String>,
     pub input_ids: Option<Ids>,
     pub prompt_ids: Option<Ids>,
     pub completion_ids: Option<Ids>,
-    pub finish_reason: Option<String>,
+    pub finish_reason: Option<Reason>,
+    pub require_completion: Option<bool>,
+    pub answer_only: Option<AnswerOnlyField>,
     pub weights: Option<Distinct<f64>>,
     pub weighting: Option<String>,
     pub deadline_ms: Option<u64>,
@@ -43,12 +50,16 @@ pub(super) struct Fields {
 }
 
 /// Every field of a row, in the order in which messages list them.
-pub const FIELDS: [&str; 17] = [
+pub const FIELDS: [&str; 23] = [
     "id",
     "group",
     "prompt",
     "completion",
     "messages",
+    "tools",
+    "documents",
+    "chat_template_kwargs",
+    "chat_template",
     "chosen",
     "rejected",
     "text",
@@ -56,6 +67,8 @@ pub const FIELDS: [&str; 17] = [
     "prompt_ids",
     "completion_ids",
     "finish_reason",
+    "require_completion",
+    "answer_only",
     "weights",
     "weighting",
     "deadline_ms",
@@ -64,8 +77,8 @@ pub const FIELDS: [&str; 17] = [
 ];
 
 /// Names that the rewards file gives a meaning: a kept field of such a name could not be told from it.
-pub const REWARDS_FIELDS: [&str; 9] =
-    ["reward", "attributes", "tokens", "truncated", "model_version", "reads", "error", "line", "margin"];
+pub const REWARDS_FIELDS: [&str; 10] =
+    ["reward", "attributes", "tokens", "truncated", "model_version", "reads", "thinking", "error", "line", "margin"];
 
 impl Fields {
     pub fn new(extra_columns: ExtraColumns) -> Self {
@@ -110,6 +123,10 @@ impl Fields {
             "completion" => self.completion = map.next_value()?,
             "messages" if self.extra_columns == ExtraColumns::Keep => self.raw_messages = map.next_value()?,
             "messages" => self.messages = map.next_value()?,
+            "tools" => self.tools = map.next_value()?,
+            "documents" => self.documents = map.next_value()?,
+            "chat_template_kwargs" => self.chat_template_kwargs = map.next_value()?,
+            "chat_template" => self.chat_template = map.next_value()?,
             "chosen" => self.chosen = map.next_value()?,
             "rejected" => self.rejected = map.next_value()?,
             "text" => self.text = map.next_value()?,
@@ -117,6 +134,8 @@ impl Fields {
             "prompt_ids" => self.prompt_ids = map.next_value()?,
             "completion_ids" => self.completion_ids = map.next_value()?,
             "finish_reason" => self.finish_reason = map.next_value()?,
+            "answer_only" => self.answer_only = map.next_value()?,
+            "require_completion" => self.require_completion = map.next_value()?,
             "weights" => self.weights = map.next_value()?,
             "weighting" => self.weighting = map.next_value()?,
             "deadline_ms" => self.deadline_ms = map.next_value()?,

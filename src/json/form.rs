@@ -2,19 +2,21 @@
 
 use serde_json::value::RawValue;
 
+use super::beside;
 use super::error::reason;
 use super::extra::{ExtraColumns, ExtraField};
 use super::fields::Fields;
-use super::values::{Ids, Messages};
+use super::message::text_of;
+use super::values::{Completion, Ids, Messages};
 use crate::reward::{Code, Rejection};
-use crate::rollout::{ASSISTANT, AggregationSpec, Distinct, FinishReason, Input, Message, Object, Rollout};
+use crate::rollout::{ASSISTANT, AggregationSpec, Distinct, Extras, Input, Message, Object, Rollout};
 
 /// The fields of each input form of one rollout that every caller may use, in the order in which messages list them.
-pub const FORMS: [&[&str]; 4] =
-    [&["prompt", "completion"], &["text"], &["input_ids"], &["prompt_ids", "completion_ids"]];
+pub const FORMS: [&[&str]; 5] =
+    [&["prompt", "completion"], &["messages"], &["text"], &["input_ids"], &["prompt_ids", "completion_ids"]];
 
 /// All forms of a row. `prompt` may stand beside the last one as well.
-const ROW_FORMS: [&[&str]; 6] = [FORMS[0], &["messages"], FORMS[1], FORMS[2], FORMS[3], &["chosen", "rejected"]];
+const ROW_FORMS: [&[&str]; 6] = [FORMS[0], FORMS[1], FORMS[2], FORMS[3], FORMS[4], &["chosen", "rejected"]];
 
 /// What one row asks for.
 #[derive(Debug, PartialEq)]
@@ -43,15 +45,24 @@ pub(super) fn content(fields: &mut Fields, id: &str, extra_columns: ExtraColumns
     } else if let Some(raw) = fields.raw_messages.take() {
         fields.messages = Some(messages_of(&raw)?);
     }
-    let inputs = inputs(fields)?;
-    let finish_reason = ending(fields.finish_reason.as_deref())?;
+    let mut inputs = inputs(fields)?;
+    match &mut inputs {
+        Inputs::One(Input::Chat { extras, .. }) => beside::give(fields, extras)?,
+        Inputs::Pair { chosen: Input::Chat { extras: chosen, .. }, rejected: Input::Chat { extras: rejected, .. } } => {
+            beside::give(fields, chosen)?;
+            beside::give(fields, rejected)?;
+        }
+        _ => beside::refuse(fields, extra_columns)?,
+    }
     let options = Rollout {
         id: id.to_owned(),
-        finish_reason,
+        finish_reason: fields.finish_reason.unwrap_or_default().0,
         group: fields.group.take().unwrap_or_default(),
         priority: fields.priority.unwrap_or_default(),
         deadline_ms: fields.deadline_ms,
         aggregation: aggregation(fields)?.into(),
+        require_completion: fields.require_completion.unwrap_or_default(),
+        answer_only: fields.answer_only.take().unwrap_or_default().0,
         ..Rollout::default()
     };
     let with = |input, options: Rollout| Box::new(Rollout { input: Some(input), ..options });
@@ -87,8 +98,11 @@ fn inputs(fields: &mut Fields) -> Result<Inputs, Rejection> {
         "prompt" => {
             // `form_of` has found both.
             let messages = prompt.map(Messages::of_user).unwrap_or_default();
-            let completion = fields.completion.take().map(|completion| completion.0).unwrap_or_default();
-            Input::Chat { messages, completion }
+            match fields.completion.take() {
+                Some(Completion::List(completion)) => answered(messages, completion),
+                Some(Completion::Text(completion)) => Input::chat(messages, completion),
+                None => Input::chat(messages, ""),
+            }
         }
         "messages" => match fields.messages.take() {
             Some(Messages::List(messages)) => conversation(messages, "messages").map_err(malformed)?,
@@ -153,26 +167,42 @@ fn form_of(fields: &Fields) -> Result<&'static [&'static str], Rejection> {
 fn conversation(mut messages: Vec<Message>, field: &str) -> Result<Input, String> {
     match messages.pop() {
         None => Err(format!("{field}: no messages; the last one, an {ASSISTANT}'s, is what is scored")),
-        Some(last) if last.role != ASSISTANT => Err(format!(
-            "{field}: the last message is of the role '{}'; it must be the {ASSISTANT}'s turn that is scored",
-            last.role
-        )),
-        Some(last) => Ok(Input::Chat { messages, completion: last.content }),
+        Some(last) => {
+            let role = text_of(&last, "role").unwrap_or_default();
+            if role != ASSISTANT {
+                return Err(format!(
+                    "{field}: the last message is of the role '{role}'; it must be the {ASSISTANT}'s turn that is scored"
+                ));
+            }
+            if last.json.is_some() {
+                Ok(answered(messages, vec![last]))
+            } else {
+                Ok(Input::chat(messages, last.content))
+            }
+        }
     }
+}
+
+/// A conversation whose completion is messages.
+fn answered(messages: Vec<Message>, completion: Vec<Message>) -> Input {
+    let extras = Extras { completion, ..Extras::default() };
+    Input::Chat { messages, completion: String::new(), extras: Some(Box::new(extras)) }
 }
 
 /// One side of a preference pair.
 fn side_input(side: Messages, prompt: Option<&Messages>, field: &str) -> Result<Input, String> {
     match (side, prompt) {
         (Messages::Text(text), None) => Ok(Input::Text(text)),
-        (Messages::Text(completion), Some(prompt)) => {
-            Ok(Input::Chat { messages: prompt.clone().of_user(), completion })
-        }
+        (Messages::Text(completion), Some(prompt)) => Ok(Input::chat(prompt.clone().of_user(), completion)),
         (Messages::List(messages), None) => conversation(messages, field),
         // One message follows the prompt; several are a whole conversation, which must be one that the prompt is of.
         (Messages::List(mut messages), Some(prompt)) => {
             let contains_prompt = match prompt {
-                Messages::Text(text) => messages.iter().rev().skip(1).any(|message| message.content == *text),
+                Messages::Text(text) => messages
+                    .iter()
+                    .rev()
+                    .skip(1)
+                    .any(|message| text_of(message, "content").is_some_and(|content| content == text.as_str())),
                 Messages::List(prompt) => messages.len() > prompt.len() && messages.starts_with(prompt),
             };
             if !contains_prompt {
@@ -190,23 +220,6 @@ fn side_input(side: Messages, prompt: Option<&Messages>, field: &str) -> Result<
             conversation(messages, field)
         }
     }
-}
-
-/// A rollout's reason to end, as JSON spells it; `None` for any other word.
-pub fn finish_reason(word: &str) -> Option<FinishReason> {
-    match word {
-        "stop" => Some(FinishReason::Stop),
-        "length" => Some(FinishReason::Length),
-        _ => None,
-    }
-}
-
-fn ending(word: Option<&str>) -> Result<FinishReason, Rejection> {
-    let Some(word) = word else { return Ok(FinishReason::Unspecified) };
-    finish_reason(word).ok_or_else(|| {
-        let message = format!("finish_reason: '{word}' is not known; write stop or length, or leave it out");
-        Rejection::new(Code::Malformed, message)
-    })
 }
 
 /// `aggregation`, with the short forms `weights` and `weighting` folded in.

@@ -4,8 +4,9 @@ use std::fmt;
 
 use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
 
+use super::message::text_of;
 use crate::reward::{Code, Rejection};
-use crate::rollout::{ASSISTANT, Message, Object};
+use crate::rollout::{ASSISTANT, Message};
 
 /// Token ids, or the first number that can be none.
 #[derive(Debug, PartialEq)]
@@ -66,9 +67,12 @@ pub(super) enum Messages {
     List(Vec<Message>),
 }
 
-/// The completion: text, or the one message of the assistant that has it.
+/// The completion: text, or the messages that have it, the last of them the assistant's.
 #[derive(Debug, PartialEq)]
-pub(super) struct Completion(pub String);
+pub(super) enum Completion {
+    Text(String),
+    List(Vec<Message>),
+}
 
 impl Messages {
     /// As a prompt: text stands for one message of a user.
@@ -100,7 +104,7 @@ impl<'de> serde::Deserialize<'de> for Messages {
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Messages, A::Error> {
                 let mut messages = Vec::new();
-                while let Some(Object(message)) = list.next_element()? {
+                while let Some(message) = list.next_element()? {
                     messages.push(message);
                 }
                 Ok(Messages::List(messages))
@@ -113,22 +117,24 @@ impl<'de> serde::Deserialize<'de> for Messages {
 impl<'de> serde::Deserialize<'de> for Completion {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut messages = match Messages::deserialize(deserializer)? {
-            Messages::Text(text) => return Ok(Self(text)),
+            Messages::Text(text) => return Ok(Self::Text(text)),
             Messages::List(messages) => messages,
         };
-        match (messages.pop(), messages.len()) {
-            (Some(message), 0) if message.role == ASSISTANT => Ok(Self(message.content)),
-            (Some(message), 0) => Err(D::Error::custom(format!(
-                "a message of the role '{}'; a completion is one of the {ASSISTANT}",
-                message.role
-            ))),
-            (None, _) => Err(D::Error::custom(format!("no message; give text, or one message of the {ASSISTANT}"))),
-            (Some(_), earlier) => Err(D::Error::custom(format!(
-                "{} messages; give text or one message of the {ASSISTANT}, and those before it in the prompt (or all as \
-                 `messages`)",
-                earlier + 1
-            ))),
+        let Some(last) = messages.last_mut() else {
+            return Err(D::Error::custom(format!(
+                "no message; give text, or messages of which the last is the {ASSISTANT}'s"
+            )));
+        };
+        let role = text_of(last, "role").unwrap_or_default();
+        if role != ASSISTANT {
+            return Err(D::Error::custom(format!(
+                "the last message is of the role '{role}'; a completion ends with a message of the {ASSISTANT}"
+            )));
         }
+        if messages.len() > 1 || messages[0].json.is_some() {
+            return Ok(Self::List(messages));
+        }
+        Ok(Self::Text(std::mem::take(&mut messages[0].content)))
     }
 }
 

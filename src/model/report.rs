@@ -31,7 +31,7 @@ pub struct Report {
     pub default_weighting: Option<String>,
     /// Where the head reads.
     pub reads: ReadPolicy,
-    /// Whether text is to begin with a beginning-of-sequence token.
+    /// Whether chats and text are to begin with a beginning-of-sequence token.
     pub bos: Bos,
     /// Whether text is taken, or token ids only.
     pub tokenizer: bool,

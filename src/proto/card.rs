@@ -1,14 +1,17 @@
 //! A model's card from and to the wire.
 //!
-//! Invariant: a card survives the round trip, but for the tokenizer and what text needs beside it, which do not travel.
+//! Invariant: a card survives the round trip, but for the tokenizer's file and what text needs beside it, which do not travel.
+
+use std::sync::Arc;
 
 use super::v1;
-use crate::engine::{ModelCard, ReadAt, ReadPolicy, Reduce, TextAssets};
+use crate::engine::{ModelCard, ReadAt, ReadPolicy, Reduce, TextAssets, Vocabulary};
 
 /// A model, and the terms on which a server scores with it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ServedModel {
-    /// The model. Its tokenizer does not travel: of [`TextAssets`], the client's side has the chat template alone.
+    /// The model. Its tokenizer's file does not travel: of [`TextAssets`], the client's side has the chat templates and the
+    /// vocabulary's fingerprint.
     pub model: ModelCard,
     /// Rollouts of one stream that may be unanswered at a time.
     pub in_flight_limit: u32,
@@ -48,10 +51,12 @@ pub fn card_to_wire(served: &ServedModel) -> v1::ModelCard {
         context_tokens: model.context_tokens,
         vocabulary_size: model.vocabulary_size,
         chat_template: model.text.chat_template.clone().unwrap_or_default(),
+        chat_templates: model.text.named_templates.clone().into_iter().collect(),
         in_flight_limit: served.in_flight_limit,
         over_long: served.over_long.clone(),
         aggregations: served.aggregations.clone(),
         reads: Some(reads_to_wire(&model.reads)),
+        tokenizer: model.text.vocabulary.as_deref().map(vocabulary_to_wire),
     }
 }
 
@@ -74,6 +79,8 @@ pub fn card_from_wire(card: v1::ModelCard) -> Result<ServedModel, BadCard> {
             text: TextAssets {
                 tokenizer_json: None,
                 chat_template: non_empty(card.chat_template),
+                vocabulary: card.tokenizer.map(vocabulary_from_wire).map(Arc::new),
+                named_templates: card.chat_templates.into_iter().collect(),
                 ..TextAssets::default()
             },
             reads: reads_from_wire(card.reads.unwrap_or_default())?,
@@ -82,6 +89,25 @@ pub fn card_from_wire(card: v1::ModelCard) -> Result<ServedModel, BadCard> {
         over_long: card.over_long,
         aggregations: card.aggregations,
     })
+}
+
+fn vocabulary_to_wire(vocabulary: &Vocabulary) -> v1::Tokenizer {
+    let samples = vocabulary.samples.iter();
+    v1::Tokenizer {
+        fingerprint: vocabulary.fingerprint.clone(),
+        size: vocabulary.size,
+        block_hashes: vocabulary.block_hashes.clone(),
+        samples: samples.map(|(id, text)| v1::Token { id: *id, text: text.clone() }).collect(),
+    }
+}
+
+fn vocabulary_from_wire(tokenizer: v1::Tokenizer) -> Vocabulary {
+    Vocabulary {
+        fingerprint: tokenizer.fingerprint,
+        size: tokenizer.size,
+        block_hashes: tokenizer.block_hashes,
+        samples: tokenizer.samples.into_iter().map(|token| (token.id, token.text)).collect(),
+    }
 }
 
 fn reads_to_wire(reads: &ReadPolicy) -> v1::ReadPolicy {
@@ -141,7 +167,17 @@ mod tests {
             default_weighting: Some("default".into()),
             context_tokens: 8192,
             vocabulary_size: 49152,
-            text: TextAssets { chat_template: Some("{{ messages }}".into()), ..TextAssets::default() },
+            text: TextAssets {
+                chat_template: Some("{{ messages }}".into()),
+                vocabulary: Some(Arc::new(Vocabulary {
+                    fingerprint: "ba78".into(),
+                    size: 2,
+                    block_hashes: vec![0, 1, 2, 3, 4, 5, 6, 255],
+                    samples: vec![(0, "<s>".into()), (7, "Ġa".into())],
+                })),
+                named_templates: BTreeMap::from([("tool_use".into(), "{{ tools }}".into())]),
+                ..TextAssets::default()
+            },
             reads: ReadPolicy::default(),
         };
         let bare = ModelCard { default_weighting: None, text: TextAssets::default(), ..model.clone() };

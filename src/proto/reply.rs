@@ -144,6 +144,8 @@ pub fn code_to_wire(code: Code) -> v1::RejectionCode {
         Code::NoReadPosition => v1::RejectionCode::NoReadPosition,
         Code::UnsupportedInput => v1::RejectionCode::UnsupportedInput,
         Code::TokenizerFailed => v1::RejectionCode::TokenizerFailed,
+        Code::EmptyCompletion => v1::RejectionCode::EmptyCompletion,
+        Code::OtherVersion => v1::RejectionCode::OtherVersion,
     }
 }
 

@@ -9,7 +9,10 @@ use prost::Message as _;
 
 use super::v1;
 use crate::reward::{Code, Rejection};
-use crate::rollout::{AggregationSpec, Clip, FinishReason, Input, LengthPenalty, Message, Rollout, Transform};
+use crate::rollout::{
+    AggregationSpec, AnswerOnly, Clip, Extras, FinishReason, Input, LengthPenalty, Message, Rollout, SoftLength,
+    Transform,
+};
 
 /// A rollout as the wire claims it. An input that is not set stays `None`, for intake to reject.
 pub fn rollout_from_wire(rollout: v1::Rollout) -> Result<Rollout, Rejection> {
@@ -35,6 +38,9 @@ pub fn rollout_from_wire(rollout: v1::Rollout) -> Result<Rollout, Rejection> {
         priority: rollout.priority,
         deadline_ms: rollout.deadline_ms,
         aggregation: rollout.aggregation.map(aggregation_from_wire).unwrap_or_default().into(),
+        require_completion: rollout.require_completion,
+        answer_only: rollout.answer_only.map(|marks| AnswerOnly { open: marks.open, close: marks.close }),
+        model_version: rollout.model_version,
         traceparent: rollout.traceparent,
         tracestate: String::new(),
     })
@@ -58,6 +64,9 @@ pub fn rollout_to_wire(rollout: Rollout) -> v1::Rollout {
             .then(|| aggregation_to_wire(Arc::unwrap_or_clone(rollout.aggregation))),
         traceparent: rollout.traceparent,
         cancel: false,
+        require_completion: rollout.require_completion,
+        answer_only: rollout.answer_only.map(|marks| v1::AnswerOnly { open: marks.open, close: marks.close }),
+        model_version: rollout.model_version,
     }
 }
 
@@ -73,9 +82,7 @@ pub fn aggregation_from_bytes(bytes: &[u8]) -> Result<AggregationSpec, prost::De
 
 fn input_from_wire(input: v1::rollout::Input) -> Input {
     match input {
-        v1::rollout::Input::Chat(v1::Chat { messages, completion }) => {
-            Input::Chat { messages: messages.into_iter().map(message_from_wire).collect(), completion }
-        }
+        v1::rollout::Input::Chat(chat) => chat_from_wire(chat),
         v1::rollout::Input::Text(text) => Input::Text(text),
         v1::rollout::Input::TokenIds(v1::TokenIds { ids }) => Input::TokenIds(ids),
         v1::rollout::Input::PromptCompletionIds(v1::PromptCompletionIds { prompt, completion }) => {
@@ -86,10 +93,11 @@ fn input_from_wire(input: v1::rollout::Input) -> Input {
 
 fn input_to_wire(input: Input) -> v1::rollout::Input {
     match input {
-        Input::Chat { messages, completion } => v1::rollout::Input::Chat(v1::Chat {
-            messages: messages.into_iter().map(message_to_wire).collect(),
+        Input::Chat { messages, completion, extras } => v1::rollout::Input::Chat(chat_to_wire(
+            messages,
             completion,
-        }),
+            extras.map(|extras| *extras).unwrap_or_default(),
+        )),
         Input::Text(text) => v1::rollout::Input::Text(text),
         Input::TokenIds(ids) => v1::rollout::Input::TokenIds(v1::TokenIds { ids }),
         Input::PromptCompletionIds { prompt, completion } => {
@@ -98,12 +106,42 @@ fn input_to_wire(input: Input) -> v1::rollout::Input {
     }
 }
 
+fn chat_from_wire(chat: v1::Chat) -> Input {
+    let v1::Chat { messages, completion, completion_messages, tools, documents, template_variables, template } = chat;
+    let given = |text: String| (!text.is_empty()).then(|| text.into());
+    let extras = Extras {
+        completion: completion_messages.into_iter().map(message_from_wire).collect(),
+        tools: given(tools),
+        documents: given(documents),
+        template_variables: given(template_variables),
+        template: template.into(),
+    };
+    let extras = (extras != Extras::default()).then(|| Box::new(extras));
+    Input::Chat { messages: messages.into_iter().map(message_from_wire).collect(), completion, extras }
+}
+
+fn chat_to_wire(messages: Vec<Message>, completion: String, extras: Extras) -> v1::Chat {
+    let Extras { completion: completion_messages, tools, documents, template_variables, template } = extras;
+    let text = |text: Option<Arc<str>>| text.as_deref().unwrap_or_default().to_owned();
+    v1::Chat {
+        messages: messages.into_iter().map(message_to_wire).collect(),
+        completion,
+        completion_messages: completion_messages.into_iter().map(message_to_wire).collect(),
+        tools: text(tools),
+        documents: text(documents),
+        template_variables: text(template_variables),
+        template: template.as_ref().to_owned(),
+    }
+}
+
 fn message_from_wire(message: v1::Message) -> Message {
-    Message { role: message.role, content: message.content, score: message.score }
+    let v1::Message { role, content, score, json } = message;
+    Message { role, content, score, json: (!json.is_empty()).then_some(json) }
 }
 
 fn message_to_wire(message: Message) -> v1::Message {
-    v1::Message { role: message.role, content: message.content, score: message.score }
+    let Message { role, content, score, json } = message;
+    v1::Message { role, content, score, json: json.unwrap_or_default() }
 }
 
 fn aggregation_from_wire(aggregation: v1::Aggregation) -> AggregationSpec {
@@ -118,6 +156,12 @@ fn aggregation_from_wire(aggregation: v1::Aggregation) -> AggregationSpec {
         length_penalty: aggregation
             .length_penalty
             .map(|p| LengthPenalty { per_token: p.per_token, target_tokens: p.target_tokens }),
+        unfinished_value: aggregation.unfinished_value,
+        soft_length: aggregation.soft_length.map(|soft| SoftLength {
+            limit_tokens: soft.limit_tokens,
+            cache_tokens: soft.cache_tokens,
+            most: soft.most,
+        }),
     }
 }
 
@@ -133,6 +177,12 @@ fn aggregation_to_wire(spec: AggregationSpec) -> v1::Aggregation {
         length_penalty: spec
             .length_penalty
             .map(|p| v1::LengthPenalty { per_token: p.per_token, target_tokens: p.target_tokens }),
+        unfinished_value: spec.unfinished_value,
+        soft_length: spec.soft_length.map(|soft| v1::SoftLength {
+            limit_tokens: soft.limit_tokens,
+            cache_tokens: soft.cache_tokens,
+            most: soft.most,
+        }),
     }
 }
 
@@ -171,12 +221,33 @@ mod tests {
             .prop_map(|(min, max)| Clip { min: min.map(f64::from), max: max.map(f64::from) })
     }
 
+    fn given() -> impl Strategy<Value = Option<String>> {
+        option::of(text().prop_filter("absence has one spelling", |t| !t.is_empty()))
+    }
+
+    fn message() -> impl Strategy<Value = Message> {
+        (text(), text(), any::<bool>(), given()).prop_map(|(role, content, score, json)| Message {
+            role,
+            content,
+            score,
+            json,
+        })
+    }
+
+    fn extras() -> impl Strategy<Value = Extras> {
+        (vec(message(), 0..3), [given(), given(), given()], text()).prop_map(|(completion, texts, template)| {
+            let [tools, documents, template_variables] = texts.map(|text| text.map(Arc::from));
+            Extras { completion, tools, documents, template_variables, template: template.into() }
+        })
+    }
+
     fn input() -> impl Strategy<Value = Input> {
         let ids = || vec(any::<u32>(), 0..6);
         prop_oneof![
-            (vec((text(), text(), any::<bool>()), 0..4), text()).prop_map(|(messages, completion)| Input::Chat {
-                messages: messages.into_iter().map(|(role, content, score)| Message { role, content, score }).collect(),
-                completion
+            (vec(message(), 0..4), text(), option::of(extras())).prop_map(|(messages, completion, extras)| {
+                // Extras that say nothing are as good as none.
+                let extras = extras.filter(|extras| *extras != Extras::default()).map(Box::new);
+                Input::Chat { messages, completion, extras }
             }),
             text().prop_map(Input::Text),
             ids().prop_map(Input::TokenIds),
@@ -194,6 +265,8 @@ mod tests {
                 .prop_map(|(mean, std, scale, shift, clip)| Transform { mean, std, scale, shift, clip });
         let length_penalty =
             (number(), any::<u32>()).prop_map(|(per_token, target_tokens)| LengthPenalty { per_token, target_tokens });
+        let soft_length = (any::<u32>(), any::<u32>(), option::of(number()))
+            .prop_map(|(limit_tokens, cache_tokens, most)| SoftLength { limit_tokens, cache_tokens, most });
         (
             text(),
             option::of(text().prop_filter("absence has one spelling", |t| !t.is_empty())),
@@ -201,11 +274,12 @@ mod tests {
             btree_map(text(), transform, 0..3),
             clip(),
             option::of(number()),
-            option::of(number()),
-            option::of(length_penalty),
+            (option::of(number()), option::of(number())),
+            (option::of(length_penalty), option::of(soft_length)),
         )
             .prop_map(
-                |(name, weighting, weights, transforms, clip, offset, unfinished_penalty, length_penalty)| {
+                |(name, weighting, weights, transforms, clip, offset, unfinished, (length_penalty, soft_length))| {
+                    let (unfinished_penalty, unfinished_value) = unfinished;
                     AggregationSpec {
                         name,
                         weighting,
@@ -215,6 +289,8 @@ mod tests {
                         offset,
                         unfinished_penalty,
                         length_penalty,
+                        unfinished_value,
+                        soft_length,
                     }
                 },
             )
@@ -231,9 +307,10 @@ mod tests {
             any::<i32>(),
             any::<Option<u64>>(),
             prop_oneof![Just(AggregationSpec::default()), aggregation()],
-            text(),
+            (text(), any::<bool>(), text(), option::of((text(), text()))),
         )
-            .prop_map(|(id, input, finish_reason, group, priority, deadline_ms, aggregation, traceparent)| {
+            .prop_map(|(id, input, finish_reason, group, priority, deadline_ms, aggregation, others)| {
+                let (traceparent, require_completion, model_version, marks) = others;
                 Rollout {
                     id,
                     input,
@@ -242,6 +319,9 @@ mod tests {
                     priority,
                     deadline_ms,
                     aggregation: aggregation.into(),
+                    require_completion,
+                    answer_only: marks.map(|(open, close)| AnswerOnly { open, close }),
+                    model_version,
                     traceparent,
                     ..Rollout::default()
                 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{AggregationSpec, FinishReason, Input, Message, Rollout};
+use super::{AggregationSpec, AnswerOnly, Extras, FinishReason, Input, Message, Rollout};
 
 /// Rollouts that somebody owns for as long as they may be asked, and asked again over another connection.
 pub trait Rollouts: Send + Sync {
@@ -35,6 +35,12 @@ pub struct RolloutRef<'a> {
     pub deadline_ms: Option<u64>,
     /// See [`Rollout::aggregation`].
     pub aggregation: &'a Arc<AggregationSpec>,
+    /// See [`Rollout::require_completion`].
+    pub require_completion: bool,
+    /// See [`Rollout::answer_only`].
+    pub answer_only: Option<&'a AnswerOnly>,
+    /// See [`Rollout::model_version`].
+    pub model_version: &'a str,
     /// See [`Rollout::traceparent`].
     pub traceparent: &'a str,
 }
@@ -48,6 +54,8 @@ pub enum InputRef<'a> {
         messages: &'a [Message],
         /// What the policy wrote.
         completion: &'a str,
+        /// What the conversation has beyond that.
+        extras: Option<&'a Extras>,
     },
     /// See [`Input::Text`].
     Text(&'a str),
@@ -136,9 +144,11 @@ impl RolloutRef<'_> {
     pub fn to_owned(&self) -> Result<Rollout, BadId> {
         let input = match self.input {
             None => None,
-            Some(InputRef::Chat { messages, completion }) => {
-                Some(Input::Chat { messages: messages.to_vec(), completion: completion.to_owned() })
-            }
+            Some(InputRef::Chat { messages, completion, extras }) => Some(Input::Chat {
+                messages: messages.to_vec(),
+                completion: completion.to_owned(),
+                extras: extras.cloned().map(Box::new),
+            }),
             Some(InputRef::Text(text)) => Some(Input::Text(text.to_owned())),
             Some(InputRef::TokenIds(ids)) => Some(Input::TokenIds(ids.to_vec()?)),
             Some(InputRef::PromptCompletionIds { prompt, completion }) => {
@@ -153,6 +163,9 @@ impl RolloutRef<'_> {
             priority: self.priority,
             deadline_ms: self.deadline_ms,
             aggregation: Arc::clone(self.aggregation),
+            require_completion: self.require_completion,
+            answer_only: self.answer_only.cloned(),
+            model_version: self.model_version.to_owned(),
             traceparent: self.traceparent.to_owned(),
             tracestate: String::new(),
         })
@@ -163,7 +176,9 @@ impl Rollout {
     /// The same, borrowed.
     pub fn borrowed(&self) -> RolloutRef<'_> {
         let input = self.input.as_ref().map(|input| match input {
-            Input::Chat { messages, completion } => InputRef::Chat { messages, completion },
+            Input::Chat { messages, completion, extras } => {
+                InputRef::Chat { messages, completion, extras: extras.as_deref() }
+            }
             Input::Text(text) => InputRef::Text(text),
             Input::TokenIds(ids) => InputRef::TokenIds(Ids::U32(ids)),
             Input::PromptCompletionIds { prompt, completion } => {
@@ -178,6 +193,9 @@ impl Rollout {
             priority: self.priority,
             deadline_ms: self.deadline_ms,
             aggregation: &self.aggregation,
+            require_completion: self.require_completion,
+            answer_only: self.answer_only.as_ref(),
+            model_version: &self.model_version,
             traceparent: &self.traceparent,
         }
     }
@@ -204,7 +222,12 @@ mod tests {
             Some(Input::Text("t".into())),
             Some(Input::TokenIds(vec![1, u32::MAX])),
             Some(Input::PromptCompletionIds { prompt: vec![1], completion: vec![] }),
-            Some(Input::Chat { messages: vec![Message::new("user", "u")], completion: "c".into() }),
+            Some(Input::chat([Message::new("user", "u")], "c")),
+            Some(Input::Chat {
+                messages: vec![Message::json("{}")],
+                completion: String::new(),
+                extras: Some(Box::new(Extras { completion: vec![Message::json("{}")], ..Extras::default() })),
+            }),
         ];
         for input in inputs {
             let rollout = Rollout {
@@ -215,6 +238,9 @@ mod tests {
                 priority: -3,
                 deadline_ms: Some(7),
                 aggregation: AggregationSpec { offset: Some(1.0), ..AggregationSpec::default() }.into(),
+                require_completion: true,
+                answer_only: Some(AnswerOnly { open: "[".into(), close: "]".into() }),
+                model_version: "v".into(),
                 traceparent: "tp".into(),
                 tracestate: String::new(),
             };

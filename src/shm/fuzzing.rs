@@ -24,7 +24,7 @@ use super::ring::{Consumer, Producer, Record};
 use super::sync::Ordering;
 use super::{Broken, frame};
 use crate::limits::{MAX_ID_BYTES, MAX_NAME_BYTES};
-use crate::rollout::{Ids, InputRef, RolloutRef};
+use crate::rollout::{AnswerOnly, Extras, Ids, InputRef, Message, RolloutRef};
 
 /// Reads what it is to do from the front of some bytes; zeros follow their end.
 struct Script<'a>(&'a [u8]);
@@ -153,25 +153,31 @@ pub fn rollouts_survive(bytes: &[u8]) {
         };
         let (id, group, trace, completion) = (text(), text(), text(), text());
         let messages: Vec<_> = (0..form >> 4)
-            .map(|turn| crate::rollout::Message { role: text(), content: text(), score: turn % 2 == 0 })
+            .map(|turn| Message { role: text(), content: text(), score: turn % 2 == 0, json: None })
             .collect();
+        let json = Extras { completion: messages.clone(), tools: Some("[1]".into()), ..Extras::default() };
         let wide: Vec<i64> = completion.bytes().map(i64::from).collect();
         let ids: Vec<u32> = group.bytes().map(u32::from).collect();
         let aggregation = Default::default();
+        let marks = AnswerOnly { open: group.clone(), close: trace.clone() };
         let rollout = RolloutRef {
             id: &id,
-            input: match form % 5 {
+            input: match form % 6 {
                 0 => None,
                 1 => Some(InputRef::Text(&completion)),
                 2 => Some(InputRef::TokenIds(Ids::I64(&wide))),
                 3 => Some(InputRef::PromptCompletionIds { prompt: Ids::U32(&ids), completion: Ids::I64(&wide) }),
-                _ => Some(InputRef::Chat { messages: &messages, completion: &completion }),
+                4 => Some(InputRef::Chat { messages: &messages, completion: &completion, extras: None }),
+                _ => Some(InputRef::Chat { messages: &messages, completion: &completion, extras: Some(&json) }),
             },
             finish_reason: Default::default(),
             group: &group,
             priority: number as i32,
             deadline_ms: None,
             aggregation: &aggregation,
+            require_completion: number % 3 == 0,
+            answer_only: (number % 5 == 0).then_some(&marks),
+            model_version: &trace,
             traceparent: &trace,
         };
         let deadline = (number % 2 == 0).then_some(number);

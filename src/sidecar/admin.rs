@@ -1,6 +1,8 @@
 //! `/metrics`, `/health`, `/ready`, on a thread and a runtime of their own: they answer while everything else is
 //! busy, loading or stuck.
 
+mod accept;
+
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -13,6 +15,8 @@ use axum::http::{StatusCode, header};
 use axum::routing::get;
 use tokio::sync::oneshot;
 
+use super::descriptors;
+use super::listen_error::ListenError;
 use super::metrics::Exposition;
 
 /// How often recorded times are folded into their histograms.
@@ -56,7 +60,11 @@ pub struct Admin {
 impl Admin {
     /// Listens on `address` (port 0 lets the system pick) and answers from now on; not ready yet. Without an
     /// `exposition`, `/metrics` is 404.
-    pub fn start(address: SocketAddr, exposition: Option<Exposition>) -> io::Result<Self> {
+    pub fn start(address: SocketAddr, exposition: Option<Exposition>) -> Result<Self, ListenError> {
+        Self::listen(address, exposition).map_err(|source| ListenError::Address { setting: "admin", address, source })
+    }
+
+    fn listen(address: SocketAddr, exposition: Option<Exposition>) -> io::Result<Self> {
         let listener = TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
@@ -66,6 +74,7 @@ impl Admin {
             let _inside = runtime.enter();
             tokio::net::TcpListener::from_std(listener)?
         };
+        let listener = accept::Listener::new(listener, descriptors::admin_connections());
         let readiness = Arc::new(RwLock::new(Readiness::default()));
         let app = router(readiness.clone(), exposition.clone());
         let (stop, stopped) = oneshot::channel();
@@ -177,7 +186,8 @@ mod tests {
     #[test]
     fn a_taken_port_is_an_error() {
         let admin = start();
-        assert_eq!(Admin::start(admin.addr(), None).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        let taken = Admin::start(admin.addr(), None).unwrap_err().to_string();
+        assert!(taken.contains("another process listens there") && taken.contains("--admin off"), "{taken}");
     }
 
     #[test]
@@ -199,5 +209,14 @@ mod tests {
             Ok(_) => {}
             Err(error) => assert_eq!(error.kind(), io::ErrorKind::ConnectionReset),
         }
+    }
+
+    /// A scraper that keeps its connection open is no reason to leave the next one waiting.
+    #[test]
+    fn silent_connections_keep_nobody_out() {
+        let admin = start();
+        let silent: Vec<TcpStream> = (0..50).map(|_| TcpStream::connect(admin.addr()).unwrap()).collect();
+        assert!(get(admin.addr(), "/health").starts_with("HTTP/1.1 200"));
+        drop(silent);
     }
 }

@@ -1,14 +1,18 @@
 //! The sidecar: from arrival to reply, around one [`Engine`]. Knows no model and no weights.
 
+mod accepting;
 pub mod admin;
 mod answer;
 mod batcher;
 mod bindings;
 mod caller;
+pub mod descriptors;
 mod fair;
 pub mod health;
 mod intake;
 mod known_answer;
+mod listen_error;
+mod listeners;
 pub mod metrics;
 mod observer;
 mod outcome;
@@ -16,6 +20,7 @@ mod queue;
 mod reading;
 mod rejections;
 mod rules;
+pub mod sample;
 mod scorer;
 mod served;
 pub mod template;
@@ -33,6 +38,7 @@ use std::time::Duration;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
+use self::descriptors::{Descriptors, TooFew};
 use self::health::Health;
 use self::known_answer::KnownAnswer;
 use self::observer::Observers;
@@ -44,6 +50,8 @@ use crate::engine::Engine;
 
 pub use self::caller::Identity;
 pub use self::intake::{Deferred, Intake};
+pub use self::listen_error::{ListenError, MAX_SOCKET_PATH_BYTES, SocketError};
+pub use self::listeners::Listeners;
 pub use self::observer::{Accepted, Answered, Observer};
 pub use self::served::Served;
 pub use self::ticket::{Cancellation, Interest, Ticket};
@@ -70,7 +78,7 @@ pub struct Config {
     pub shm_ring_bytes: usize,
     /// What happens to a rollout longer than the context.
     pub over_long: OverLong,
-    /// Unique tokens in one micro-batch. A longer rollout goes alone.
+    /// Rows that one micro-batch computes: unique tokens that the engine has not kept. A longer rollout goes alone.
     pub max_batch_tokens: usize,
     /// Rollouts in one micro-batch.
     pub max_batch_rollouts: usize,
@@ -162,14 +170,12 @@ pub struct Sidecar {
 /// Why a sidecar cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// An address could not be bound.
-    #[error("cannot listen on {address}: {source}")]
-    Listen {
-        /// Address or path.
-        address: String,
-        /// The system's reason.
-        source: std::io::Error,
-    },
+    /// An address or path cannot be listened on.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// There are too few descriptors to serve anybody.
+    #[error(transparent)]
+    Descriptors(#[from] TooFew),
     /// The tokenizer or chat template of the model is unusable.
     #[error("{0}")]
     Text(String),
@@ -182,13 +188,6 @@ pub enum StartError {
     /// The system gave no thread.
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),
-}
-
-impl StartError {
-    fn listen(address: &dyn std::fmt::Display) -> impl FnOnce(std::io::Error) -> Self + use<> {
-        let address = address.to_string();
-        move |source| Self::Listen { address, source }
-    }
 }
 
 /// The number of the model's first generation; 0 stands for an unknown one.
@@ -204,16 +203,27 @@ impl Sidecar {
         Self::start_observed(config, engine, Vec::new()).await
     }
 
+    /// As [`Self::start`], on what was bound before with the same configuration.
+    pub async fn start_on(listeners: Listeners, config: Config, engine: Box<dyn Engine>) -> Result<Self, StartError> {
+        Self::start_all(listeners, config, engine, Vec::new()).await
+    }
+
     /// As [`Self::start`]; `observers` are told of every rollout that is accepted and answered.
     pub async fn start_observed(
         config: Config,
         engine: Box<dyn Engine>,
         observers: Vec<Arc<dyn Observer>>,
     ) -> Result<Self, StartError> {
-        let listeners = grpc::Listeners::bind(&config).await?;
-        let http = http::Listeners::bind(&config).await?;
-        #[cfg(target_os = "linux")]
-        let lanes = shm::Listener::bind(&config)?;
+        let listeners = Listeners::bind(&config).await?;
+        Self::start_all(listeners, config, engine, observers).await
+    }
+
+    async fn start_all(
+        listeners: Listeners,
+        config: Config,
+        engine: Box<dyn Engine>,
+        observers: Vec<Arc<dyn Observer>>,
+    ) -> Result<Self, StartError> {
         let health = Health::default();
         let shared = queue::Shared::new(&config);
         let first = Started::start(engine, FIRST_GENERATION, &config, &shared, &health).await?;
@@ -223,17 +233,19 @@ impl Sidecar {
         if config.watchdog_ms > 0 {
             watching.spawn(health.clone().watch_passes(Duration::from_millis(config.watchdog_ms)));
         }
-        let (grpc_addr, http_addresses) = (listeners.tcp_addr(), http.addresses());
+        let descriptors = Descriptors::left()?;
+        let (grpc_addr, http_addresses) = (listeners.grpc_addr(), listeners.http.addresses());
         let mut transports: Vec<Box<dyn Transport>> = Vec::new();
         if config.grpc.is_some() || config.uds.is_some() {
-            transports.push(Box::new(grpc::Server::start(listeners, &config, &intake, &health).await));
+            transports
+                .push(Box::new(grpc::Server::start(listeners.grpc, &config, &intake, &health, &descriptors).await));
         }
         if !http_addresses.is_empty() {
-            transports.push(Box::new(http::Server::start(http, &config, &intake, &health)));
+            transports.push(Box::new(http::Server::start(listeners.http, &config, &intake, &health, &descriptors)));
         }
         #[cfg(target_os = "linux")]
-        if let Some(lanes) = lanes {
-            transports.push(Box::new(shm::Server::start(lanes, &config, intake.clone(), &health)?));
+        if let Some(lanes) = listeners.lanes {
+            transports.push(Box::new(shm::Server::start(lanes, &config, intake.clone(), &health, &descriptors)?));
         }
         let threads = threads.into();
         let mut sidecar = Self {

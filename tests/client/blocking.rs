@@ -79,7 +79,7 @@ fn every_form_is_answered_as_the_client_for_tasks_is() {
         Message::new("user", "w3"),
     ];
     let inputs = [
-        Some(Input::Chat { messages, completion: "w4 w5".into() }),
+        Some(Input::chat(messages, "w4 w5")),
         Some(Input::Text("w1 w2 w3".into())),
         Some(Input::TokenIds(vec![1, 2, 3])),
         Some(Input::PromptCompletionIds { prompt: vec![1, 2], completion: vec![3] }),
@@ -130,6 +130,9 @@ impl Rollouts for Wide {
             priority: 0,
             deadline_ms: None,
             aggregation: &PLAIN,
+            require_completion: false,
+            answer_only: None,
+            model_version: "",
             traceparent: "",
         }
     }

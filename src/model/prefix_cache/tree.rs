@@ -16,6 +16,18 @@ impl NodeId {
     pub(super) const ROOT: Self = Self(0);
 }
 
+/// A place on a path: after so many tokens of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Place {
+    node: NodeId,
+    tokens: usize,
+}
+
+impl Place {
+    /// Where all rollouts begin.
+    pub(super) const ROOT: Self = Self { node: NodeId::ROOT, tokens: 0 };
+}
+
 #[derive(Debug)]
 pub(super) struct Node {
     /// The root's is the root.
@@ -82,6 +94,22 @@ impl Tree {
             done += common;
         }
         (at, done)
+    }
+
+    /// Follows `tokens` from a place as far as they are known, and changes nothing: where they part, and how many lead there.
+    pub(super) fn follow(&self, from: Place, tokens: &[u32]) -> (Place, usize) {
+        let (mut at, mut done) = (from, 0);
+        loop {
+            let node = self.node(at.node);
+            let common = common_prefix(&node.tokens[at.tokens..], &tokens[done..]);
+            done += common;
+            at.tokens += common;
+            let next = tokens.get(done).and_then(|first| node.children.get(first));
+            match next {
+                Some(next) if at.tokens == node.tokens.len() => at = Place { node: *next, tokens: 0 },
+                _ => return (at, done),
+            }
+        }
     }
 
     /// Makes a node end after its first `len` tokens: itself, or a new one that it then continues.

@@ -23,6 +23,11 @@ use crate::model::text;
 /// Name of the weighting that a checkpoint brings itself.
 const MERGED: &str = "merged";
 
+/// Number of the rules by which the sidecar makes tokens of chats and text, beyond tokenizer, template and `bos`. Whoever changes
+/// those rules so that some text has other tokens counts it up, so that no version stands for two numbers. 2: chats begin as the
+/// template begins them, and an end of turn that a completion brings is taken off.
+const TEXT_RULES: &[u8] = b"2";
+
 /// Everything that a model is made of.
 pub struct Blueprint {
     /// Name of the model.
@@ -103,7 +108,10 @@ impl Blueprint {
         }
         if let Some(template) = used.chat_template.take() {
             text.chat_template = Some(template);
+            // They are the model's own as well, in whose place the other one stands.
+            text.named_templates.clear();
         }
+        text.template_date.clone_from(&config.template_date);
         let reads = used.read.policy(report.as_ref().map(|report| &*report.name), &settings, &text)?;
         let mut head = used.head.spec();
         let all = match used.attributes.clone() {
@@ -152,8 +160,17 @@ impl Blueprint {
             ingredient.add_to(&mut fingerprint)?;
         }
         fingerprint.add("settings", self.settings.value().to_string().as_bytes());
+        if self.text.tokenizer_json.is_some() {
+            fingerprint.add("text rules", TEXT_RULES);
+        }
         fingerprint.add("tokenizer", self.text.tokenizer_json.as_deref().unwrap_or_default());
         fingerprint.add("template", self.text.chat_template.as_deref().unwrap_or_default().as_bytes());
+        if !self.text.named_templates.is_empty() {
+            fingerprint.add("named templates", format!("{:?}", self.text.named_templates).as_bytes());
+        }
+        if let Some(date) = &self.text.template_date {
+            fingerprint.add("template date", date.as_bytes());
+        }
         // Maps print in the order of their keys, and floats so that they read back the same.
         fingerprint.add("variables", format!("{:?} {:?}", self.text.template_variables, self.text.bos).as_bytes());
         fingerprint.add("attributes", format!("{attributes:?}").as_bytes());

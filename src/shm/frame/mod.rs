@@ -15,17 +15,18 @@
 //! Of a client's numbers for rollouts, no two that are unanswered may be the same.
 
 mod card;
+mod chat;
+mod input;
+mod options;
 mod reply;
 mod rollout;
 
 pub use card::{CardAssembly, CardPart, card_words, read_card, write_card};
+pub use options::{CANCEL_WORDS, OptionsRecord, options_words, read_cancel, read_options, write_cancel, write_options};
 pub use reply::{
     Reply, ordinary_reply_words, read_reply, rejection_words, rewards_words, write_rejection, write_rewards,
 };
-pub use rollout::{
-    CANCEL_WORDS, MalformedRollout, OptionsRecord, RolloutRecord, options_words, read_cancel, read_options,
-    read_rollout, rollout_words, write_cancel, write_options, write_rollout,
-};
+pub use rollout::{MalformedRollout, RolloutRecord, read_rollout, rollout_words, write_rollout};
 
 /// Options of a lane at a time: they are kept by the sidecar.
 pub const MAX_OPTIONS: usize = 256;
@@ -36,6 +37,11 @@ pub const MAX_OPTIONS_BYTES: usize = 64 << 10;
 
 /// Stands where a rollout names no options.
 pub const NO_OPTIONS: u32 = u32::MAX;
+
+/// A length that cannot be is cut to one that no record has, and found there.
+fn length(claimed: u64) -> usize {
+    usize::try_from(claimed).unwrap_or(usize::MAX).min(1 << 40)
+}
 
 /// Kinds of records; see the module.
 pub mod kind {

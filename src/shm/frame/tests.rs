@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::limits::{MAX_MESSAGES, MAX_REJECTION_BYTES};
 use crate::reward::{ReadEnd, ReadRewards, Rewards, Thinking};
-use crate::rollout::{FinishReason, Input, Message, Rollout};
+use crate::rollout::{AnswerOnly, Extras, FinishReason, Input, Message, Rollout};
 use crate::shm::Broken;
 use crate::shm::layout::{HEADER, Place, Sizes};
 use crate::shm::region::Region;
@@ -21,27 +21,51 @@ fn ring() -> (Producer, Consumer) {
 fn rollouts() -> impl Strategy<Value = Rollout> {
     let text = || "\\PC{0,20}";
     let ids = || prop::collection::vec(any::<u32>(), 0..30);
-    let message = (text(), text(), any::<bool>()).prop_map(|(role, content, score)| Message { role, content, score });
+    let given = || prop::option::of("\\PC{1,20}");
+    let message = || {
+        (text(), text(), any::<bool>(), given()).prop_map(|(role, content, score, json)| Message {
+            role,
+            content,
+            score,
+            json,
+        })
+    };
+    let messages = move || prop::collection::vec(message(), 0..5);
+    let extras = (messages(), [given(), given(), given()], text()).prop_map(|(completion, texts, template)| {
+        let [tools, documents, template_variables] = texts.map(|text| text.map(Arc::from));
+        let extras = Extras { completion, tools, documents, template_variables, template: template.into() };
+        (extras != Extras::default()).then(|| Box::new(extras))
+    });
     let input = prop_oneof![
         Just(None),
         text().prop_map(|t| Some(Input::Text(t))),
         ids().prop_map(|ids| Some(Input::TokenIds(ids))),
         (ids(), ids()).prop_map(|(prompt, completion)| Some(Input::PromptCompletionIds { prompt, completion })),
-        (prop::collection::vec(message, 0..5), text())
-            .prop_map(|(messages, completion)| Some(Input::Chat { messages, completion })),
+        (messages(), text()).prop_map(|(messages, completion)| Some(Input::chat(messages, completion))),
+        (messages(), text(), extras).prop_map(|(messages, completion, extras)| Some(Input::Chat {
+            messages,
+            completion,
+            extras
+        })),
     ];
+    let marks = prop::option::of((text(), text()).prop_map(|(open, close)| AnswerOnly { open, close }));
     let finish = prop::sample::select(vec![FinishReason::Unspecified, FinishReason::Stop, FinishReason::Length]);
-    (text(), input, finish, text(), any::<i32>(), text()).prop_map(
-        |(id, input, finish_reason, group, priority, traceparent)| Rollout {
-            id,
-            input,
-            finish_reason,
-            group,
-            priority,
-            deadline_ms: None,
-            aggregation: Default::default(),
-            traceparent,
-            ..Rollout::default()
+    (text(), input, finish, text(), any::<i32>(), text(), any::<bool>(), text(), marks).prop_map(
+        |(id, input, finish_reason, group, priority, traceparent, require_completion, model_version, answer_only)| {
+            Rollout {
+                id,
+                input,
+                finish_reason,
+                group,
+                priority,
+                deadline_ms: None,
+                aggregation: Default::default(),
+                require_completion,
+                answer_only,
+                model_version,
+                traceparent,
+                ..Rollout::default()
+            }
         },
     )
 }
@@ -213,7 +237,7 @@ fn what_breaks_the_form_breaks_the_lane() {
         let why = raw(&words, read_rollout).unwrap_err().to_string();
         assert!(why.contains(says), "{why}");
     }
-    for (word, bits) in [(1, 1u64 << 24), (1, 2 << 16), (4, 1 << 32)] {
+    for (word, bits) in [(1, 2u64 << 24), (1, 2 << 16)] {
         let mut words = [7, 0, 0, 0, 0];
         words[word] |= bits;
         let why = raw(&words, read_rollout).unwrap_err().to_string();
@@ -239,8 +263,15 @@ fn more_messages_than_any_conversation_may_have_are_not_kept() {
     let words =
         [&[7, 4, 0, 0, 0, (3 * MAX_MESSAGES as u64) | (1 << 32)][..], &vec![0; 3 * MAX_MESSAGES], &[b'c'.into()]];
     let read = raw(&words.concat(), read_rollout).unwrap();
-    let Some(Input::Chat { messages, completion }) = read.rollout.unwrap().input else { panic!("no chat") };
+    let Some(Input::Chat { messages, completion, .. }) = read.rollout.unwrap().input else { panic!("no chat") };
     assert_eq!((messages.len(), completion.as_str()), (MAX_MESSAGES + 1, "c"));
+    // With JSON, those of the completion count as well.
+    let head = [7, 5, 0, 0, 0, MAX_MESSAGES as u64 | (3 << 32), 1, 0, 0, b'c'.into()];
+    let words = [&head[..], &vec![0; 2 * (MAX_MESSAGES + 3)]].concat();
+    let read = raw(&words, read_rollout).unwrap();
+    let Some(Input::Chat { messages, completion, extras }) = read.rollout.unwrap().input else { panic!("no chat") };
+    assert_eq!((messages.len(), completion.as_str()), (MAX_MESSAGES, "c"));
+    assert_eq!(extras.unwrap().completion.len(), 1);
 }
 
 #[test]

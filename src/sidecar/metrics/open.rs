@@ -3,7 +3,7 @@
 use ::metrics::{Gauge, counter, gauge};
 
 use super::handles;
-use super::names::{LANES_CLOSED, LANES_OPEN, STREAMS_OPEN};
+use super::names::{ACCEPT_PAUSES, LANES_CLOSED, LANES_OPEN, STREAMS_OPEN};
 
 /// Counts while it lives.
 struct Counted(Gauge);
@@ -91,11 +91,22 @@ pub fn lane_closed(end: LaneEnd) {
     counter!(LANES_CLOSED, "reason" => end.name()).increment(1);
 }
 
+/// An acceptor of this kind accepts nobody for now.
+pub fn accept_paused(of: &'static str) {
+    counter!(ACCEPT_PAUSES, "acceptor" => of).increment(1);
+}
+
+/// What accepts clients.
+const ACCEPTORS: &[&str] = &["admin", "grpc", "shm"];
+
 /// See [`super::handles::Handles::start_at_zero`].
 pub(super) fn start_at_zero() {
     gauge!(STREAMS_OPEN).set(0.0);
     gauge!(LANES_OPEN).set(0.0);
     for end in LaneEnd::ALL {
         counter!(LANES_CLOSED, "reason" => end.name()).absolute(0);
+    }
+    for acceptor in ACCEPTORS {
+        counter!(ACCEPT_PAUSES, "acceptor" => *acceptor).absolute(0);
     }
 }

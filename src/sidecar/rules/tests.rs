@@ -1,10 +1,13 @@
 //! Tests of the rules: what is accepted becomes which tokens, read where; what is not, why.
 
+mod options;
+
 use proptest::prelude::*;
 
 use super::*;
-use crate::engine::{EchoEngine, Engine as _, ReadPolicy, Reduce, TextAssets};
-use crate::rollout::LengthPenalty;
+use crate::engine::{EchoEngine, Engine as _, ReadAt, ReadPolicy, Reduce};
+use crate::reward::Thinking;
+use crate::rollout::{ASSISTANT, AnswerOnly, Extras, Input, LengthPenalty, Message, Turn};
 
 const CONTEXT: u32 = 32;
 
@@ -75,8 +78,8 @@ fn chat(contents: &[&str], completion: &str) -> Rollout {
         let role = if i % 2 == 0 { "user" } else { ASSISTANT };
         Message { score: content.starts_with('*'), ..Message::new(role, content.trim_start_matches('*')) }
     };
-    let messages = contents.iter().enumerate().map(message).collect();
-    rollout(Input::Chat { messages, completion: completion.into() })
+    let messages = contents.iter().enumerate().map(message).collect::<Vec<_>>();
+    rollout(Input::chat(messages, completion))
 }
 
 #[track_caller]
@@ -182,7 +185,7 @@ fn turns_that_cannot_be_scored() {
     let plain = rules(ReadPolicy::default());
     assert_bad(&plain, chat(&["w0", "w1", "*w2"], "w3"), Code::BadMessages, "chat.messages[2].score: only");
     let first = Message { score: true, ..Message::new(ASSISTANT, "w0") };
-    let first = rollout(Input::Chat { messages: vec![first], completion: "w1".into() });
+    let first = rollout(Input::chat([first], "w1"));
     assert_bad(&plain, first, Code::BadMessages, "chat.messages[0].score: there is no message before");
     assert_bad(&rules(steps(END)), chat(&["w0", "*w1"], "w3"), Code::BadMessages, "every step");
     // Not scored, it may stand anywhere.

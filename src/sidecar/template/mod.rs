@@ -21,7 +21,6 @@ use minijinja::{Environment, ErrorKind, Value};
 pub use self::date::Date;
 use crate::limits::MAX_TEMPLATE_STEPS;
 use crate::reward::{Code, Rejection};
-use crate::rollout::Message;
 
 /// A model's chat template.
 pub struct Template {
@@ -48,24 +47,12 @@ impl Template {
         Ok(Self { environment, variables: Value::from_serialize(variables) })
     }
 
-    /// The conversation's text.
-    ///
-    /// # Errors
-    ///
-    /// The template refuses the messages, or takes too many steps.
-    pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, Rejection> {
-        self.render_with(&minijinja::context! {
-            // As transformers calls it where there are none of either.
-            messages, add_generation_prompt, tools => (), documents => ()
-        })
-    }
-
     /// The text of a conversation whose variables (`messages`, `tools`, `documents`, `add_generation_prompt`, ...) are any
     /// values that serde can write, in their order.
     ///
     /// # Errors
     ///
-    /// As [`Self::render`].
+    /// The template refuses the messages, or takes too many steps.
     pub fn render_values(&self, variables: impl serde::Serialize) -> Result<String, Rejection> {
         self.render_with(&Value::from_serialize(variables))
     }
@@ -151,6 +138,21 @@ fn refused(error: &minijinja::Error) -> Rejection {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rollout::Message;
+
+    /// A message as transformers gives it.
+    #[derive(serde::Serialize)]
+    struct Shown<'a> {
+        role: &'a str,
+        content: &'a str,
+    }
+
+    impl Template {
+        fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, Rejection> {
+            let messages: Vec<_> = messages.iter().map(|m| Shown { role: &m.role, content: &m.content }).collect();
+            self.render_with(&minijinja::context! { messages, add_generation_prompt, tools => (), documents => () })
+        }
+    }
 
     fn template(source: &str) -> Template {
         Template::new(source, &BTreeMap::from([("bos_token".into(), "<s>".into())]), None).unwrap()
@@ -165,8 +167,7 @@ mod tests {
     fn json_is_pythons_json() {
         let source =
             "{{ messages[0]|tojson }}{{ [1, none, 2.5]|tojson(indent=2) }}{% if tools is defined %}!{% endif %}";
-        // That a turn is to be scored is nothing for the template.
-        let message = Message { score: true, ..Message::new("user", "<b> 'é'\n") };
+        let message = Message::new("user", "<b> 'é'\n");
         let rendered = render(source, &[message]).unwrap();
         assert_eq!(rendered, "{\"role\": \"user\", \"content\": \"<b> 'é'\\n\"}[\n  1,\n  null,\n  2.5\n]!");
     }

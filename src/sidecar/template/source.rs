@@ -36,8 +36,8 @@ pub(super) fn check(source: &str, date: Option<Date>) -> Result<(), String> {
     for (n, line) in source.lines().enumerate() {
         if date.is_none() && !guarded && line.contains("strftime_now(") {
             return Err(format!(
-                "line {}: strftime_now asks for today's date, and a reward must not depend on the day; set a template date \
-                 (YYYY-MM-DD)",
+                "line {}: strftime_now asks for today's date, and a reward must not depend on the day; set one with \
+                 --template-date YYYY-MM-DD",
                 n + 1
             ));
         }

@@ -1,58 +1,194 @@
 //! Conversations and text into token ids, exactly as the model's own library would.
 //!
-//! The invariant: exactly one beginning-of-sequence token where the tokenizer puts one, whatever the template brought;
-//! none is added for a model that was trained without.
+//! The invariant: a conversation has the tokens that the template writes, as `apply_chat_template(tokenize=True)` of
+//! transformers has them, and a text those that the tokenizer makes of it; what is added to either is said by
+//! [`Bos`](crate::engine::Bos), and never added twice.
 
 mod conversation;
+mod marks;
+mod messages;
+mod opening;
+mod probe;
+mod terminator;
 mod tokens;
+mod vocabulary;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use tokenizers::Tokenizer;
 
 pub use self::conversation::Locate;
+pub use self::messages::{Conversation, bytes_of};
+use self::opening::Opening;
+use self::terminator::Terminator;
+pub use self::tokens::Form;
 
-use super::template::Template;
-use crate::engine::{Bos, TextAssets};
+use self::marks::Marks;
+use self::messages::Given;
+use super::template::{Date, Template};
+use crate::engine::{Bos, TextAssets, Vocabulary};
+use crate::limits::MAX_NAME_BYTES;
+use crate::reward::{Code, Rejection};
+use crate::rollout::AnswerOnly;
 
 /// The model's tokenizer and chat template.
 pub struct Text {
     tokenizer: Option<Tokenizer>,
-    /// The id that is to come first: the one that the tokenizer puts there, if it does and the model wants it.
-    bos: Option<u32>,
+    /// The id that is to come first in a text.
+    text_bos: Option<u32>,
+    /// The id that is to come first in a conversation.
+    chat_bos: Option<u32>,
     /// The id that the tokenizer puts last, if it does.
     eos: Option<u32>,
+    /// What the tokenizer puts first, whether the model wants it or not.
+    tokenizers_bos: Option<u32>,
     /// The id of the text that the model calls its beginning-of-sequence token.
     named_bos: Option<u32>,
-    template: Option<Template>,
+    /// By their names.
+    templates: BTreeMap<String, Template>,
+    terminator: Option<Terminator>,
+    opening: Option<Opening>,
+    vocabulary: Option<Arc<Vocabulary>>,
+    /// What its thinking is marked by.
+    marks: Marks<'static>,
 }
+
+/// The template that is applied where none is named.
+const DEFAULT: &str = "default";
+
+/// The one that is applied where tools are given, if the model has it.
+const TOOL_USE: &str = "tool_use";
 
 impl Text {
     /// Loads what the model brought; the error says what is wrong with it.
     pub fn new(assets: &TextAssets) -> Result<Self, String> {
-        let tokenizer = match &assets.tokenizer_json {
-            Some(json) => {
-                let mut tokenizer = Tokenizer::from_bytes(json)
-                    .map_err(|e| format!("the model's tokenizer.json cannot be read: {e}"))?;
-                // A published tokenizer.json may carry the settings of its last training run; nothing may be cut or
-                // padded silently.
-                tokenizer.with_truncation(None).map_err(|e| format!("the model's tokenizer: {e}"))?;
-                tokenizer.with_padding(None);
-                Some(tokenizer)
+        let tokenizer = assets.tokenizer_json.as_deref().map(load).transpose()?;
+        let date = match &assets.template_date {
+            Some(date) => Some(Date::parse(date).ok_or_else(|| format!("the template's date is no day: {date}"))?),
+            None => None,
+        };
+        let mut templates = BTreeMap::new();
+        if let Some(source) = &assets.chat_template {
+            templates.insert(DEFAULT.to_owned(), Template::new(source, &assets.template_variables, date)?);
+        }
+        for (name, source) in &assets.named_templates {
+            let template = Template::new(source, &assets.template_variables, date);
+            templates.insert(name.clone(), template.map_err(|e| format!("the template named {name}: {e}"))?);
+        }
+        let (tokenizers_bos, tokenizers_eos) = match &tokenizer {
+            Some(tokenizer) => tokens::specials_around(tokenizer)?,
+            None => (None, None),
+        };
+        let named = |name: &str| Some((tokenizer.as_ref()?, assets.template_variables.get(name)?));
+        let named_bos = named("bos_token").and_then(|(tokenizer, token)| tokenizer.token_to_id(token));
+        let (text_bos, chat_bos) = match assets.bos {
+            Bos::AsTokenizer => (tokenizers_bos, None),
+            Bos::One => {
+                let bos = tokenizers_bos.or(named_bos);
+                if bos.is_none() && tokenizer.is_some() {
+                    return Err(
+                        "bos = \"one\", but the tokenizer puts no beginning-of-sequence token before a text, and the \
+                                model names none (bos_token)"
+                            .into(),
+                    );
+                }
+                (bos, bos)
             }
-            None => None,
+            Bos::Never => (None, None),
         };
-        let (bos, eos) = match (&tokenizer, assets.bos) {
-            (Some(tokenizer), Bos::AsTokenizer) => tokens::specials_around(tokenizer)?,
-            (Some(_), Bos::Never) | (None, _) => (None, None),
-        };
-        let template = match &assets.chat_template {
-            Some(source) => Some(Template::new(source, &assets.template_variables, None)?),
-            None => None,
-        };
-        let named_bos = tokenizer.as_ref().zip(assets.template_variables.get("bos_token"));
-        let named_bos = named_bos.and_then(|(tokenizer, token)| tokenizer.token_to_id(token));
-        Ok(Self { tokenizer, bos, eos, named_bos, template })
+        let added = tokenizer.as_ref().map(tokens::added).unwrap_or_default();
+        let around = templates.get(DEFAULT).and_then(probe::around);
+        let eos = assets.template_variables.get("eos_token").map(String::as_str);
+        Ok(Self {
+            text_bos,
+            chat_bos,
+            eos: tokenizers_eos.filter(|_| assets.bos != Bos::Never),
+            tokenizers_bos,
+            named_bos,
+            terminator: around.as_ref().and_then(|around| Terminator::find(around, &added, eos)),
+            opening: around.as_ref().and_then(|around| Opening::find(around, &added)),
+            marks: marks::of_template(assets.chat_template.as_deref()),
+            vocabulary: tokenizer.as_ref().map(|tokenizer| {
+                Arc::new(vocabulary::of(tokenizer, assets.template_variables.values().map(String::as_str)))
+            }),
+            tokenizer,
+            templates,
+        })
+    }
+
+    /// The template for what is given beside the messages: as `get_chat_template` of transformers 5.23 chooses it.
+    fn template(&self, given: &Given) -> Result<&Template, Rejection> {
+        let names = || self.templates.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+        if !given.template.is_empty() {
+            return self.templates.get(given.template).ok_or_else(|| {
+                let name = crate::reward::shortened(given.template, MAX_NAME_BYTES);
+                let what = format!("chat.template: the model has no template named '{name}'; it has: {}", names());
+                Rejection::new(Code::BadOption, what)
+            });
+        }
+        let for_tools = given.tools.as_ref().and_then(|_| self.templates.get(TOOL_USE));
+        for_tools.or_else(|| self.templates.get(DEFAULT)).ok_or_else(|| {
+            let what = if self.templates.is_empty() {
+                "chat: the model has no chat template; send text that carries the template already, or token ids"
+                    .to_owned()
+            } else {
+                format!("chat.template: the model has no default template; name one of: {}", names())
+            };
+            Rejection::new(Code::UnsupportedInput, what)
+        })
+    }
+
+    /// The id that is put before what does not begin with it.
+    pub fn bos(&self, form: Form) -> Option<u32> {
+        match form {
+            Form::Chat => self.chat_bos,
+            Form::Text => self.text_bos,
+        }
+    }
+
+    /// What the tokenizer by itself would put before any text, whether the model wants it or not.
+    pub fn tokenizers_bos(&self) -> Option<u32> {
+        self.tokenizers_bos
+    }
+
+    /// The token of an id, as the vocabulary has it.
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.tokenizer.as_ref()?.id_to_token(id)
+    }
+
+    /// Which token each id stands for; `None` where the model has no tokenizer.
+    pub fn vocabulary(&self) -> Option<&Arc<Vocabulary>> {
+        self.vocabulary.as_ref()
+    }
+
+    /// A completion without the end of turn that the template writes behind it: one that it brings is taken off once, with the
+    /// white space behind it.
+    pub fn without_terminator<'a>(&self, completion: &'a str) -> &'a str {
+        self.terminator.as_ref().map_or(completion, |terminator| terminator.without(completion))
+    }
+
+    /// The marks of a policy's thinking: those that are wished for, or else the template's own.
+    pub fn marks<'a>(&self, wished: &'a AnswerOnly) -> Marks<'a> {
+        if wished.open.is_empty() && wished.close.is_empty() { self.marks } else { (&wished.open, &wished.close) }
+    }
+
+    /// Whether a user's words are a prompt that carries the chat template already.
+    pub fn carries_template(&self, words: &str) -> bool {
+        self.opening.as_ref().is_some_and(|opening| opening.is_in(words))
     }
 }
 
+fn load(json: &[u8]) -> Result<Tokenizer, String> {
+    let mut tokenizer =
+        Tokenizer::from_bytes(json).map_err(|e| format!("the model's tokenizer.json cannot be read: {e}"))?;
+    // A published tokenizer.json may carry the settings of its last training run; nothing may be cut or padded silently.
+    tokenizer.with_truncation(None).map_err(|e| format!("the model's tokenizer: {e}"))?;
+    tokenizer.with_padding(None);
+    Ok(tokenizer)
+}
+
+#[cfg(test)]
+mod reference_tests;
 #[cfg(test)]
 mod tests;

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use super::conversation::Rendered;
 use super::*;
 use crate::reward::Code;
-use crate::rollout::Message;
+use crate::rollout::{Extras, Message};
 
 const CHATML: &str = "{% for m in messages %}{{ '<s>' + m['role'] + ' ' + m['content'].strip() + ' </s> ' }}{% endfor %}\
                       {% if add_generation_prompt %}{{ '<s>assistant ' }}{% endif %}";
@@ -47,6 +48,11 @@ fn assets(template: Option<&str>, adds_bos: bool) -> TextAssets {
     }
 }
 
+fn render(text: &Text, messages: &[Message], completion: &str, locate: Locate) -> Result<Rendered, Rejection> {
+    let conversation = Conversation::of(messages, completion, None)?;
+    text.render(&conversation, messages.len()..messages.len() + 1, locate)
+}
+
 fn user(content: &str) -> Message {
     Message::new("user", content)
 }
@@ -54,21 +60,21 @@ fn user(content: &str) -> Message {
 #[test]
 fn a_conversation_is_rendered_and_its_completion_found() {
     let text = text(Some(CHATML), false);
-    let rendered = text.render(&[user(" two and two make ")], "four four", Locate::Whole).unwrap();
+    let rendered = render(&text, &[user(" two and two make ")], "four four", Locate::Whole).unwrap();
     assert_eq!(rendered.text, "<s>user two and two make </s> <s>assistant four four </s> ");
     let place = rendered.completion.unwrap();
     assert_eq!(&rendered.text[place.clone()], "four four");
-    let (ids, completion) = text.encode_part(&rendered.text, place).unwrap();
+    let (ids, completion) = text.encode_part(&rendered.text, place, Form::Chat).unwrap();
     assert_eq!(ids, [1, 3, 5, 6, 5, 7, 2, 1, 4, 8, 8, 2]);
     assert_eq!(completion, 9..11);
-    assert_eq!(text.encode(&rendered.text).unwrap(), ids);
+    assert_eq!(text.encode(&rendered.text, Form::Chat).unwrap(), ids);
 }
 
 #[test]
 fn an_empty_completion_has_a_place_too() {
     let text = text(Some(CHATML), false);
-    let rendered = text.render(&[user("two")], "", Locate::Whole).unwrap();
-    let (ids, completion) = text.encode_part(&rendered.text, rendered.completion.unwrap()).unwrap();
+    let rendered = render(&text, &[user("two")], "", Locate::Whole).unwrap();
+    let (ids, completion) = text.encode_part(&rendered.text, rendered.completion.unwrap(), Form::Chat).unwrap();
     assert_eq!(ids, [1, 3, 5, 2, 1, 4, 2]);
     assert_eq!(completion, 6..6);
 }
@@ -76,20 +82,86 @@ fn an_empty_completion_has_a_place_too() {
 #[test]
 fn exactly_one_beginning_whatever_the_text_brought() {
     let text = text(None, true);
-    assert_eq!(text.encode("two and").unwrap(), [1, 5, 6]);
-    assert_eq!(text.encode("<s>two and").unwrap(), [1, 5, 6]);
-    let (ids, part) = text.encode_part("two and", 4..7).unwrap();
+    assert_eq!(text.encode("two and", Form::Text).unwrap(), [1, 5, 6]);
+    assert_eq!(text.encode("<s>two and", Form::Text).unwrap(), [1, 5, 6]);
+    let (ids, part) = text.encode_part("two and", 4..7, Form::Text).unwrap();
     assert_eq!((&ids[part], ids.len()), (&[6][..], 3));
-    assert_eq!(self::text(None, false).encode("two").unwrap(), [5]);
+    assert_eq!(self::text(None, false).encode("two", Form::Text).unwrap(), [5]);
+}
+
+/// As `apply_chat_template(tokenize=True)`: what the template does not write is not there.
+#[test]
+fn a_conversation_begins_as_the_template_begins_it() {
+    let begins = |template: &str, bos| {
+        let text = Text::new(&TextAssets { bos, ..assets(Some(template), true) }).unwrap();
+        let rendered = render(&text, &[user("two")], "four", Locate::Whole).unwrap();
+        let (ids, part) = text.encode_part(&rendered.text, rendered.completion.unwrap(), Form::Chat).unwrap();
+        assert_eq!(ids[part], [8]);
+        assert_eq!(ids, text.encode(&rendered.text, Form::Chat).unwrap());
+        ids
+    };
+    let without = "{% for m in messages %}{{ m.content }} {% endfor %}";
+    let with = format!("{{{{ bos_token }}}}{without}");
+    for (bos, bare) in [(Bos::AsTokenizer, &[5, 8][..]), (Bos::One, &[1, 5, 8]), (Bos::Never, &[5, 8])] {
+        assert_eq!(begins(without, bos), bare, "{bos:?}");
+        assert_eq!(begins(&with, bos), [1, 5, 8], "{bos:?}");
+    }
+}
+
+#[test]
+fn one_beginning_is_the_tokenizers_or_the_one_that_the_model_names() {
+    let one = |assets: TextAssets| Text::new(&TextAssets { bos: Bos::One, ..assets });
+    for adds_bos in [true, false] {
+        let text = one(assets(None, adds_bos)).unwrap();
+        for form in [Form::Chat, Form::Text] {
+            assert_eq!(text.encode("two", form).unwrap(), [1, 5]);
+            assert_eq!(text.encode("<s>two", form).unwrap(), [1, 5]);
+        }
+    }
+    let unnamed = TextAssets { template_variables: BTreeMap::new(), ..assets(None, false) };
+    assert!(one(unnamed).err().unwrap().contains("bos_token"));
+    // Without a tokenizer there is no text to begin.
+    assert!(one(TextAssets::default()).is_ok());
+}
+
+/// The bytes that the protocol's definition gives; computed by its own lines of Python.
+#[test]
+fn a_vocabulary_is_told_as_the_protocol_defines_it() {
+    let json = serde_json::json!({
+        "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "pre_tokenizer": null,
+        "post_processor": null, "decoder": null,
+        "added_tokens": [{"id": 300, "content": "Ġb", "special": true, "single_word": false, "lstrip": false,
+            "rstrip": false, "normalized": false}],
+        "model": {"type": "WordLevel", "vocab": {"a": 1, "<s>": 0, "Ġb": 300}, "unk_token": "<s>"},
+    });
+    let tokenizer_json = Some(json.to_string().into_bytes().into());
+    let text = Text::new(&TextAssets { tokenizer_json, ..TextAssets::default() }).unwrap();
+    let vocabulary = text.vocabulary().unwrap();
+    assert_eq!(vocabulary.fingerprint, "ca9a31e559f26e50ba7d8f602bf4d8367d5f623e8a97287362bd81bc1674980f");
+    let hex: String = vocabulary.block_hashes.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(hex, "8298a78d9956745fca0a0d90d1c178da");
+    let samples = [(0, "<s>".into()), (1, "a".into()), (300, "Ġb".into())];
+    assert_eq!((vocabulary.size, &vocabulary.samples[..]), (3, &samples[..]));
+    assert!(Text::new(&TextAssets::default()).unwrap().vocabulary().is_none());
+}
+
+#[test]
+fn a_completions_own_end_of_turn_is_taken_off_once() {
+    let text = text(Some(CHATML), false);
+    for given in ["four", "four</s>", "four </s>", "four </s> \n"] {
+        assert_eq!(text.without_terminator(given).trim_end(), "four", "{given:?}");
+    }
+    assert_eq!(text.without_terminator("four</s></s>"), "four</s>");
+    assert_eq!(self::text(None, false).without_terminator("four</s>"), "four</s>");
 }
 
 /// What the text or the template writes is not taken away: nothing is cut silently.
 #[test]
 fn no_beginning_is_added_where_the_model_was_trained_without() {
     let text = Text::new(&TextAssets { bos: Bos::Never, ..assets(None, true) }).unwrap();
-    assert_eq!(text.encode("two and").unwrap(), [5, 6]);
-    assert_eq!(text.encode("<s>two and").unwrap(), [1, 5, 6]);
-    let (ids, part) = text.encode_part("two and", 4..7).unwrap();
+    assert_eq!(text.encode("two and", Form::Text).unwrap(), [5, 6]);
+    assert_eq!(text.encode("<s>two and", Form::Text).unwrap(), [1, 5, 6]);
+    let (ids, part) = text.encode_part("two and", 4..7, Form::Text).unwrap();
     assert_eq!((&ids[part], ids.len()), (&[6][..], 2));
 }
 
@@ -105,7 +177,7 @@ fn a_text_ends_as_the_tokenizer_ends_it() {
     let closed = |bos, given: &str| {
         let assets = TextAssets { tokenizer_json: tokenizer_json.clone(), bos, ..assets(None, true) };
         let text = Text::new(&assets).unwrap();
-        let mut ids = text.encode(given).unwrap();
+        let mut ids = text.encode(given, Form::Text).unwrap();
         text.close(&mut ids);
         ids
     };
@@ -124,7 +196,7 @@ fn a_beginning_is_known_from_the_tokenizer_and_from_the_text() {
 
 #[test]
 fn a_conversation_needs_a_template() {
-    let rejection = text(None, false).render(&[user("two")], "", Locate::Nothing).err().unwrap();
+    let rejection = render(&text(None, false), &[user("two")], "", Locate::Nothing).err().unwrap();
     assert_eq!(rejection.code, Code::UnsupportedInput);
 }
 
@@ -136,10 +208,42 @@ fn what_is_broken_is_found_at_the_start() {
     assert!(Text::new(&assets).err().unwrap().contains("tokenizer"));
 }
 
+/// A reward must not depend on the day: what a template is told is a setting.
+#[test]
+fn a_template_that_asks_for_the_day_needs_one() {
+    let asks = "{{ strftime_now('%d %b %Y') }} {{ messages[0].content }}";
+    let dated = |date: Option<&str>| {
+        let template_date = date.map(str::to_owned);
+        Text::new(&TextAssets { template_date, ..assets(Some(asks), false) })
+    };
+    assert!(dated(None).err().unwrap().contains("--template-date YYYY-MM-DD"));
+    assert!(dated(Some("31 Jul")).err().unwrap().contains("31 Jul"));
+    let rendered = render(&dated(Some("2026-07-31")).unwrap(), &[user("two")], "", Locate::Nothing).unwrap();
+    assert_eq!(rendered.text, "31 Jul 2026 two");
+    let broken = TextAssets { named_templates: [("rag".to_owned(), asks.to_owned())].into(), ..assets(None, false) };
+    let why = Text::new(&broken).err().unwrap();
+    assert!(why.starts_with("the template named rag: "), "{why}");
+}
+
+#[test]
+fn a_model_with_named_templates_alone_needs_a_name() {
+    let named_templates = BTreeMap::from([("rag".to_owned(), "R {{ messages[0].content }}".to_owned())]);
+    let text = Text::new(&TextAssets { named_templates, ..assets(None, false) }).unwrap();
+    let rejection = render(&text, &[user("two")], "", Locate::Nothing).err().unwrap();
+    assert_eq!(rejection.code, Code::UnsupportedInput);
+    assert!(rejection.message.contains("name one of: rag"), "{rejection}");
+    let messages = [user("two")];
+    let extras = Extras { template: "rag".into(), ..Extras::default() };
+    let conversation = Conversation::of(&messages, "", Some(&extras)).unwrap();
+    assert_eq!(text.render(&conversation, 1..2, Locate::Nothing).unwrap().text, "R two");
+}
+
 #[test]
 fn a_text_needs_a_tokenizer() {
     let text = Text::new(&TextAssets { tokenizer_json: None, ..assets(Some(CHATML), false) }).unwrap();
-    for rejection in [text.encode("two").unwrap_err(), text.encode_part("two", 0..3).unwrap_err()] {
+    for rejection in
+        [text.encode("two", Form::Text).unwrap_err(), text.encode_part("two", 0..3, Form::Text).unwrap_err()]
+    {
         assert_eq!(rejection.code, Code::UnsupportedInput);
         assert!(rejection.message.contains("token_ids"), "{rejection}");
     }
@@ -160,15 +264,15 @@ fn a_completion_is_found_whatever_a_template_trims() {
     for template in WRITERS {
         let text = text(Some(template), false);
         for completion in
-            ["four", " four", "four ", "\n four   ", "four   and\n\n", "</s>", "4", "COMPLETION0", "a", "é "]
+            ["four", " four", "four ", "\n four   ", "four   and\n\n", "</s", "4", "COMPLETION0", "a", "é "]
         {
             for prompt in ["two", "four ", "COMPLETION0 COMPLETION2"] {
-                let rendered = text.render(&[user(prompt)], completion, Locate::Whole).unwrap();
+                let rendered = render(&text, &[user(prompt)], completion, Locate::Whole).unwrap();
                 let place = rendered.completion.unwrap();
                 let found = &rendered.text[place.clone()];
                 assert_eq!(found.trim(), completion.trim(), "{template}");
                 // It is the one between what stands around any completion.
-                let other = text.render(&[user(prompt)], "other", Locate::Whole).unwrap();
+                let other = render(&text, &[user(prompt)], "other", Locate::Whole).unwrap();
                 let other_place = other.completion.unwrap();
                 assert_eq!(rendered.text[..place.start], other.text[..other_place.start], "{template}");
                 assert_eq!(rendered.text[place.end..], other.text[other_place.end..], "{template}");
@@ -182,8 +286,8 @@ fn a_completion_is_found_whatever_a_template_trims() {
 fn blanks_that_a_template_trims_count_for_nothing() {
     let text = text(Some(CHATML), false);
     let counted = |completion: &str| {
-        let rendered = text.render(&[user("two")], completion, Locate::Whole).unwrap();
-        text.encode_part(&rendered.text, rendered.completion.unwrap()).unwrap().1.len()
+        let rendered = render(&text, &[user("two")], completion, Locate::Whole).unwrap();
+        text.encode_part(&rendered.text, rendered.completion.unwrap(), Form::Chat).unwrap().1.len()
     };
     for completion in
         ["four and", "four and   ", &format!("four and{}", " ".repeat(40)), "  four and", "\n\nfour and \n"]
@@ -201,7 +305,7 @@ fn nothing_is_counted_of_a_completion_that_a_template_rewrites() {
     let forgetful = "{% for m in messages %}<s>{{ m.role }} {{ m.content.split('</think>')[-1] }}{% endfor %}\
                      {{ '<s>assistant ' if add_generation_prompt }}";
     let text = text(Some(forgetful), false);
-    let render = |completion, locate| text.render(&[user("two")], completion, locate);
+    let render = |completion, locate| render(&text, &[user("two")], completion, locate);
     let whole = render("and make</think>four", Locate::Whole).err().unwrap();
     assert_eq!(whole.code, Code::BadMessages);
     assert!(whole.message.contains("length_penalty") && whole.message.contains("prompt_completion_ids"), "{whole}");
@@ -219,7 +323,7 @@ fn a_completion_without_a_place_is_not_cut_around() {
         "{{ 'answer: ' if add_generation_prompt }}{% for m in messages %}{{ m.content | upper }}{% endfor %}";
     let text = text(Some(shouting), false);
     for (locate, says) in [(Locate::Whole, "length_penalty"), (Locate::Start, "shorten the prompt")] {
-        let rejection = text.render(&[user("two")], "four", locate).err().unwrap();
+        let rejection = render(&text, &[user("two")], "four", locate).err().unwrap();
         assert_eq!(rejection.code, Code::BadMessages);
         assert!(rejection.message.contains(says), "{rejection}");
     }
@@ -255,9 +359,8 @@ fn a_completion_is_found_in_every_presets_template() {
         // One model is asked about a principle.
         let principle = [Message::new("principle", "correctness"), user("two")];
         for completion in ["four", " four \n", "user", "a", ""] {
-            let rendered = text
-                .render(&plain, completion, Locate::Whole)
-                .or_else(|_| text.render(&principle, completion, Locate::Whole))
+            let rendered = render(&text, &plain, completion, Locate::Whole)
+                .or_else(|_| render(&text, &principle, completion, Locate::Whole))
                 .unwrap_or_else(|rejection| panic!("{}: {completion:?}: {rejection}", path.display()));
             let found = &rendered.text[rendered.completion.unwrap()];
             assert_eq!(found.trim(), completion.trim(), "{}", path.display());

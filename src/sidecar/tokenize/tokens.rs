@@ -10,27 +10,54 @@ use tokenizers::Tokenizer;
 use super::Text;
 use crate::reward::{Code, Rejection};
 
+/// What a text is, which says what is put around its tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// A conversation that the chat template has written.
+    Chat,
+    /// Text that the caller has sent as such.
+    Text,
+}
+
 impl Text {
     /// Whether the text begins with the beginning-of-sequence token, put there by the tokenizer or by the template.
     pub fn opens_with_bos(&self, ids: &[u32]) -> bool {
-        ids.first().is_some_and(|first| [self.bos, self.named_bos].contains(&Some(*first)))
+        ids.first().is_some_and(|first| {
+            [self.text_bos, self.chat_bos, self.tokenizers_bos, self.named_bos].contains(&Some(*first))
+        })
     }
 
     /// Token ids of a text that carries its template.
-    pub fn encode(&self, text: &str) -> Result<Vec<u32>, Rejection> {
+    pub fn encode(&self, text: &str, form: Form) -> Result<Vec<u32>, Rejection> {
         let tokenizer = self.tokenizer()?;
         let encoding = guarded(|| tokenizer.encode_fast(text, false))?;
-        Ok(self.with_bos(encoding.get_ids().to_vec()))
+        Ok(self.with_bos(encoding.get_ids().to_vec(), form))
     }
 
     /// As [`Self::encode`], with the range of tokens that begin within `part` of the text.
-    pub fn encode_part(&self, text: &str, part: Range<usize>) -> Result<(Vec<u32>, Range<usize>), Rejection> {
+    pub fn encode_part(
+        &self,
+        text: &str,
+        part: Range<usize>,
+        form: Form,
+    ) -> Result<(Vec<u32>, Range<usize>), Rejection> {
         let tokenizer = self.tokenizer()?;
         let encoding = guarded(|| tokenizer.encode(text, false))?;
-        let ids = self.with_bos(encoding.get_ids().to_vec());
+        let ids = self.with_bos(encoding.get_ids().to_vec(), form);
         let added = ids.len() - encoding.len();
         let place = |at: usize| added + encoding.get_offsets().partition_point(|&(begin, _)| begin < at);
         Ok((ids, place(part.start)..place(part.end)))
+    }
+
+    /// The one token of a mark, if it has one.
+    pub fn mark_id(&self, mark: &str) -> Result<Option<u32>, Rejection> {
+        Ok(self.tokenizer()?.token_to_id(mark))
+    }
+
+    /// Whether an id stands for line ends and nothing else.
+    pub fn is_line_end(&self, id: u32) -> bool {
+        let text = self.tokenizer.as_ref().and_then(|tokenizer| tokenizer.decode(&[id], false).ok());
+        text.is_some_and(|text| !text.is_empty() && text.bytes().all(|byte| byte == b'\n'))
     }
 
     /// Puts the tokenizer's last token behind a text that does not end with it: a template's own end counts for
@@ -43,8 +70,8 @@ impl Text {
         }
     }
 
-    fn with_bos(&self, mut ids: Vec<u32>) -> Vec<u32> {
-        if let Some(bos) = self.bos
+    fn with_bos(&self, mut ids: Vec<u32>, form: Form) -> Vec<u32> {
+        if let Some(bos) = self.bos(form)
             && ids.first() != Some(&bos)
         {
             ids.insert(0, bos);
@@ -60,6 +87,12 @@ impl Text {
             )
         })
     }
+}
+
+/// The tokens that a tokenizer cuts out of a text before all else, but for white space.
+pub(super) fn added(tokenizer: &Tokenizer) -> Vec<String> {
+    let added = tokenizer.get_added_tokens_decoder().into_values().map(|token| token.content);
+    added.filter(|content| !content.trim().is_empty()).collect()
 }
 
 /// What the tokenizer puts before and behind every text.

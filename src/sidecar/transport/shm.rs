@@ -28,7 +28,10 @@ use self::poller::Poller;
 use super::Transport;
 use super::socket_file::{self, SocketFile};
 use crate::shm::frame::ordinary_reply_words;
+use crate::shm::handshake::{self, Status};
 use crate::shm::layout::{MAX_RING_BYTES, MIN_RING_BYTES, Sizes, WORD};
+use crate::sidecar::accepting::{self, Pauses};
+use crate::sidecar::descriptors::Descriptors;
 use crate::sidecar::health::Health;
 use crate::sidecar::{Config, Intake, Served, StartError};
 
@@ -37,14 +40,51 @@ use crate::sidecar::{Config, Intake, Served, StartError};
 pub struct Listener {
     socket: UnixListener,
     file: SocketFile,
+    refusing: Refusing,
 }
 
 impl Listener {
     /// Binds what the configuration names.
     pub fn bind(config: &Config) -> Result<Option<Self>, StartError> {
         let Some(path) = &config.shm else { return Ok(None) };
-        let (socket, file) = socket_file::bind(path).map_err(StartError::listen(&path.display()))?;
-        Ok(Some(Self { socket, file }))
+        let (socket, file) = socket_file::bind("shm", path)?;
+        let refusing = Refusing::start(&socket).map_err(StartError::Thread)?;
+        Ok(Some(Self { socket, file, refusing }))
+    }
+}
+
+/// Refuses every client until it is dropped: so that none waits for an answer longer than it would for another attempt.
+#[derive(Debug)]
+struct Refusing(tokio::task::AbortHandle);
+
+impl Refusing {
+    fn start(socket: &UnixListener) -> std::io::Result<Self> {
+        let socket = tokio::net::UnixListener::from_std(socket.try_clone()?)?;
+        let refuse_all = async move {
+            let mut pauses = Pauses::of("shm");
+            loop {
+                match socket.accept().await {
+                    Ok((client, _)) => {
+                        pauses.end();
+                        // One that is gone again needs no word.
+                        let Ok(client) = client.into_std() else { continue };
+                        handshake::refuse(&client, Status::Draining, "the sidecar loads its model; ask again later");
+                    }
+                    Err(error) if accepting::client_left(&error) => {}
+                    Err(error) => {
+                        pauses.refused(&error);
+                        tokio::time::sleep(accepting::PAUSE).await;
+                    }
+                }
+            }
+        };
+        Ok(Self(tokio::spawn(refuse_all).abort_handle()))
+    }
+}
+
+impl Drop for Refusing {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 
@@ -62,10 +102,11 @@ struct Terms {
     reward_bytes: usize,
     /// What is announced when a lane is opened, and afterwards.
     generations: Arc<Generations>,
+    descriptors: Descriptors,
 }
 
 impl Terms {
-    fn of(config: &Config, intake: &Intake) -> Result<Self, StartError> {
+    fn of(config: &Config, intake: &Intake, descriptors: &Descriptors) -> Result<Self, StartError> {
         let reply_words = ordinary_reply_words(intake.card().attributes.len());
         // As many as the largest ring has room for.
         let in_flight_limit = config.stream_in_flight.min(MAX_RING_BYTES / WORD / reply_words);
@@ -82,6 +123,7 @@ impl Terms {
             rollout_bytes: config.shm_ring_bytes,
             reward_bytes,
             generations: Arc::new(generations),
+            descriptors: descriptors.clone(),
         };
         terms.sizes(card_bytes).check().map_err(StartError::Lanes)?;
         Ok(terms)
@@ -144,9 +186,16 @@ pub struct Server {
 
 impl Server {
     /// Opens lanes from now on. Needs a tokio runtime, for what has to wait.
-    pub fn start(listener: Listener, config: &Config, intake: Intake, health: &Health) -> Result<Self, StartError> {
-        let terms = Terms::of(config, &intake)?;
-        let Listener { socket, file } = listener;
+    pub fn start(
+        listener: Listener,
+        config: &Config,
+        intake: Intake,
+        health: &Health,
+        descriptors: &Descriptors,
+    ) -> Result<Self, StartError> {
+        let terms = Terms::of(config, &intake, descriptors)?;
+        let Listener { socket, file, refusing } = listener;
+        drop(refusing);
         let control = Arc::new(Control::new().map_err(StartError::Thread)?);
         let runtime = tokio::runtime::Handle::current();
         tokio::spawn(announce(intake.served(), Arc::clone(&control)));

@@ -12,6 +12,8 @@ use rustix::fs::{Mode, fchmod};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
 
+use crate::sidecar::listen_error::{ListenError, SocketError};
+
 /// For this user alone: the socket carries no authentication of its own.
 const MODE: u32 = 0o600;
 
@@ -34,8 +36,16 @@ impl Drop for SocketFile {
     }
 }
 
-/// Listens at `path`, for this user alone. Non-blocking.
-pub fn bind(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
+/// Listens at `path`, for this user alone. Non-blocking. `setting` names the path, for messages.
+pub fn bind(setting: &'static str, path: &Path) -> Result<(UnixListener, SocketFile), ListenError> {
+    let failed = |why| ListenError::Socket { setting, path: path.to_owned(), why };
+    if let Some(why) = SocketError::of(path) {
+        return Err(failed(why));
+    }
+    listen(path).map_err(|error| failed(SocketError::from_io(error, path)))
+}
+
+fn listen(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
     // A socket that nobody listens on was left by a process that died; anything else is not ours to remove.
     if std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket())
         && UnixStream::connect(path).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused)
@@ -75,12 +85,13 @@ mod tests {
         drop((socket, file));
         assert!(!path.exists());
 
-        let (listener, file) = bind(&path).unwrap();
+        let (listener, file) = bind("uds", &path).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, MODE);
         UnixStream::connect(&path).unwrap();
         listener.accept().unwrap();
         // Somebody listens there: the path is taken.
-        assert_eq!(bind(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        let taken = bind("uds", &path).unwrap_err();
+        assert!(matches!(taken, ListenError::Socket { why: SocketError::Taken, .. }), "{taken}");
         drop(file);
         assert!(!path.exists());
     }
@@ -91,7 +102,7 @@ mod tests {
         let path = folder.path().join("a.sock");
         drop(UnixListener::bind(&path).unwrap());
         assert!(path.exists());
-        let (_listener, _file) = bind(&path).unwrap();
+        let (_listener, _file) = bind("uds", &path).unwrap();
         UnixStream::connect(&path).unwrap();
     }
 }

@@ -65,6 +65,7 @@ struct Config {
     in_flight_limit: usize,
     back_off: BackOff,
     deadline_ms: Option<u64>,
+    socket_timeout: Duration,
 }
 
 /// What the client's threads share.
@@ -94,6 +95,7 @@ impl Lane {
             in_flight_limit: builder.in_flight_limit,
             back_off: builder.back_off,
             deadline_ms: builder.deadline.map(|deadline| deadline.as_millis() as u64),
+            socket_timeout: builder.socket_timeout,
         };
         let shared = Shared {
             table: Table::default(),

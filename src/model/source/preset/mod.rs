@@ -5,7 +5,8 @@
 //! preset = "openrlhf"            # what this one builds on, by name or file; what is said here counts
 //! attributes = ["helpfulness", "verbosity"]
 //! default_weighting = "balanced"
-//! bos = "never"                  # default: "as-tokenizer", exactly one where the tokenizer puts one
+//! bos = "never"                  # none is added; default: "as-tokenizer", none to chats, to text where the tokenizer puts one;
+//!                                # "one", to both
 //! chat_template = "..."          # Jinja, in place of the model's own
 //!
 //! [head]
@@ -92,7 +93,7 @@ pub struct Preset {
     pub head: HeadPart,
     /// Where it reads.
     pub read: ReadPart,
-    /// Whether text is to begin with a beginning-of-sequence token.
+    /// Whether chats and text are to begin with a beginning-of-sequence token.
     pub bos: Option<Bos>,
     /// Chat template (Jinja) in place of the model's own.
     pub chat_template: Option<String>,

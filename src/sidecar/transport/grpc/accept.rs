@@ -1,13 +1,12 @@
 //! Connections, each with the identity of its caller.
 //!
-//! The invariant: at most `most` connections are open; the next is accepted when one of them has closed. Running out of
-//! descriptors is logged and waited out; it never ends the server.
+//! The invariant: at most as many connections are open as [`Room`] has room for; the next is accepted when one of them has closed.
+//! Running out of descriptors is logged and waited out; it never ends the server.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
@@ -16,15 +15,71 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 
 use crate::sidecar::Identity;
-
-/// How long nothing is accepted after the system refused: without a descriptor to spare, trying at once would not end.
-const PAUSE: Duration = Duration::from_millis(100);
+use crate::sidecar::accepting::{self, Pauses};
+use crate::sidecar::descriptors::{Descriptors, Taken};
 
 /// One connection.
 pub(in crate::sidecar::transport) struct Connection<S> {
     stream: S,
     identity: Arc<Identity>,
-    _open: OwnedSemaphorePermit,
+    _open: Open,
+}
+
+/// Room for connections, shared by all listeners of one transport.
+#[derive(Debug, Clone)]
+pub(in crate::sidecar::transport) struct Room {
+    /// The transport, for the log and the metric.
+    of: &'static str,
+    /// The setting that says how many they are.
+    setting: &'static str,
+    connections: Arc<Semaphore>,
+    most: usize,
+    descriptors: Descriptors,
+}
+
+/// One connection's part of the room.
+type Open = (OwnedSemaphorePermit, Taken);
+
+impl Room {
+    /// For at most `most` connections, and no more than there are descriptors.
+    pub(in crate::sidecar::transport) fn new(
+        of: &'static str,
+        setting: &'static str,
+        most: usize,
+        descriptors: &Descriptors,
+    ) -> Self {
+        Self { of, setting, connections: Arc::new(Semaphore::new(most)), most, descriptors: descriptors.clone() }
+    }
+
+    /// Whether whoever connects now has to wait.
+    pub(in crate::sidecar::transport) fn is_full(&self) -> bool {
+        self.connections.available_permits() == 0 || self.descriptors.try_connection().is_none()
+    }
+
+    /// Room for one more connection, once there is some.
+    async fn next(&self, pauses: &mut Pauses) -> Open {
+        let connection = match Arc::clone(&self.connections).try_acquire_owned() {
+            Ok(connection) => connection,
+            Err(_) => {
+                pauses.begin(|| {
+                    format!("all {} connections are open ({}); further clients wait", self.most, self.setting)
+                });
+                Arc::clone(&self.connections).acquire_owned().await.expect("the semaphore is never closed")
+            }
+        };
+        let descriptors = match self.descriptors.try_connection() {
+            Some(descriptors) => descriptors,
+            None => {
+                pauses.begin(|| {
+                    let Descriptors { most, limit, .. } = self.descriptors;
+                    format!("all {most} descriptors that clients may have are in use (ulimit -n is {limit}); further clients wait")
+                });
+                return (connection, self.descriptors.connection().await);
+            }
+        };
+        pauses.end();
+        (connection, descriptors)
+    }
 }
 
 /// Where connections come from.
@@ -57,17 +112,18 @@ impl Listener for UnixListener {
     }
 }
 
-/// The connections of `listener`, in order, while there are fewer than the permits of `most`. Accepting ends with the stream.
+/// The connections of `listener`, in order, while there is `room`. Accepting ends with the stream.
 pub(in crate::sidecar::transport) fn connections<L: Listener>(
     listener: L,
-    most: Arc<Semaphore>,
+    room: Room,
 ) -> ReceiverStream<io::Result<Connection<L::Stream>>> {
     let (accepted, connections) = mpsc::channel(1);
     tokio::spawn(async move {
         let accept_all = async {
-            // The semaphore is never closed.
-            while let Ok(open) = Arc::clone(&most).acquire_owned().await {
-                let (stream, identity) = accept(&listener).await;
+            let (mut full, mut refused) = (Pauses::of(room.of), Pauses::of(room.of));
+            loop {
+                let open = room.next(&mut full).await;
+                let (stream, identity) = accept(&listener, &mut refused).await;
                 if accepted.send(Ok(Connection { stream, identity, _open: open })).await.is_err() {
                     return;
                 }
@@ -81,18 +137,17 @@ pub(in crate::sidecar::transport) fn connections<L: Listener>(
     ReceiverStream::new(connections)
 }
 
-async fn accept<L: Listener>(listener: &L) -> (L::Stream, Arc<Identity>) {
-    let mut refused = false;
+async fn accept<L: Listener>(listener: &L, pauses: &mut Pauses) -> (L::Stream, Arc<Identity>) {
     loop {
         match listener.accept().await {
-            Ok(connection) => return connection,
-            // The client was gone again; nothing is wrong here.
-            Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) => {}
+            Ok(connection) => {
+                pauses.end();
+                return connection;
+            }
+            Err(error) if accepting::client_left(&error) => {}
             Err(error) => {
-                if !std::mem::replace(&mut refused, true) {
-                    tracing::warn!(%error, "cannot accept a connection; trying again until it works (too few descriptors? see ulimit -n)");
-                }
-                tokio::time::sleep(PAUSE).await;
+                pauses.refused(&error);
+                tokio::time::sleep(accepting::PAUSE).await;
             }
         }
     }

@@ -2,23 +2,25 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{Semaphore, watch};
+use tokio::net::{TcpListener, TcpSocket, UnixListener};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tonic::transport::server::Router;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
+use super::RewardService;
+use super::accept::{self, Room};
 use super::budget::Budgeted;
 use super::replies::Unread;
-use super::{RewardService, accept};
 use crate::limits::MAX_MESSAGE_BYTES;
 use crate::proto::DESCRIPTORS;
 use crate::proto::v1::reward_service_server::RewardServiceServer;
+use crate::sidecar::descriptors::Descriptors;
 use crate::sidecar::health::Health;
+use crate::sidecar::listen_error::ListenError;
 use crate::sidecar::transport::Transport;
 use crate::sidecar::transport::socket_file::{self, SocketFile};
 use crate::sidecar::{Config, Intake, StartError};
@@ -29,6 +31,8 @@ const STREAM_WINDOW_BYTES: u32 = 256 << 10;
 const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 /// A peer that vanished without a word is noticed after so long.
 const KEEPALIVE: Duration = Duration::from_secs(20);
+/// Connections that wait to be accepted, also while the model loads; the system may allow fewer.
+const BACKLOG: u32 = 4096;
 /// Calls that one connection may have open: trainers need one or a few.
 const CONNECTION_STREAMS: u32 = 256;
 
@@ -40,16 +44,11 @@ pub struct Listeners {
 
 impl Listeners {
     /// Binds what the configuration names.
-    pub async fn bind(config: &Config) -> Result<Self, StartError> {
-        let tcp = match config.grpc {
-            Some(address) => Some(TcpListener::bind(address).await.map_err(StartError::listen(&address))?),
-            None => None,
-        };
-        let uds = match &config.uds {
-            Some(path) => Some(bind_uds(path).map_err(StartError::listen(&path.display()))?),
-            None => None,
-        };
-        Ok(Self { tcp, uds })
+    pub fn bind(config: &Config) -> Result<Self, StartError> {
+        let tcp =
+            |address| bind_tcp(address).map_err(|source| ListenError::Address { setting: "grpc", address, source });
+        let uds = config.uds.as_ref().map(|path| bind_uds(path)).transpose()?;
+        Ok(Self { tcp: config.grpc.map(tcp).transpose()?, uds })
     }
 
     /// The TCP address, with the port that the system picked.
@@ -58,9 +57,17 @@ impl Listeners {
     }
 }
 
-fn bind_uds(path: &Path) -> std::io::Result<(UnixListener, SocketFile)> {
-    let (listener, file) = socket_file::bind(path)?;
-    Ok((UnixListener::from_std(listener)?, file))
+fn bind_tcp(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // As tokio and std do: connections of an earlier server that are not quite closed do not take its port.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+fn bind_uds(path: &Path) -> Result<(UnixListener, SocketFile), StartError> {
+    let (listener, file) = socket_file::bind("uds", path)?;
+    Ok((UnixListener::from_std(listener).map_err(StartError::Thread)?, file))
 }
 
 /// A running gRPC server.
@@ -77,7 +84,13 @@ pub struct Server {
 
 impl Server {
     /// Serves on every listener.
-    pub async fn start(listeners: Listeners, config: &Config, intake: &Intake, health: &Health) -> Self {
+    pub async fn start(
+        listeners: Listeners,
+        config: &Config,
+        intake: &Intake,
+        health: &Health,
+        descriptors: &Descriptors,
+    ) -> Self {
         let (reporter, health_service) = tonic_health::server::health_reporter();
         reporter.set_serving::<RewardServiceServer<RewardService>>().await;
         let (unread, (ending, ended)) = (Unread::new(), watch::channel(false));
@@ -113,16 +126,16 @@ impl Server {
             // An error means that the server itself was dropped.
             async move { drop(stopped.wait_for(|stop| *stop).await) }
         };
-        let connections = Arc::new(Semaphore::new(config.grpc_connections));
+        let room = Room::new("grpc", "grpc_connections", config.grpc_connections, descriptors);
         let mut tasks = JoinSet::new();
         if let Some(listener) = listeners.tcp {
-            let incoming = accept::connections(listener, Arc::clone(&connections));
+            let incoming = accept::connections(listener, room.clone());
             let serving = router.clone().serve_with_incoming_shutdown(incoming, until_stopped());
             tasks.spawn(serve(serving, stopped.clone(), health.clone()));
         }
         let mut socket_file = None;
         if let Some((listener, file)) = listeners.uds {
-            let incoming = accept::connections(listener, connections);
+            let incoming = accept::connections(listener, room);
             let serving = router.serve_with_incoming_shutdown(incoming, until_stopped());
             tasks.spawn(serve(serving, stopped.clone(), health.clone()));
             socket_file = Some(file);

@@ -33,7 +33,11 @@ impl FromStr for HttpAddress {
         }
         let (host, port) = text.rsplit_once(':').ok_or_else(no)?;
         let bracketed = host.starts_with('[') && host.ends_with(']');
-        if host.is_empty() || host.contains(':') && !bracketed || port.parse::<u16>().is_err() {
+        if host.is_empty() && port.parse::<u16>().is_ok() {
+            // All interfaces, as for gRPC.
+            return Ok(Self::Tcp(format!("0.0.0.0:{port}")));
+        }
+        if host.contains(':') && !bracketed || port.parse::<u16>().is_err() {
             return Err(no());
         }
         Ok(Self::Tcp(text.to_owned()))
@@ -66,7 +70,8 @@ mod tests {
         for text in ["127.0.0.1:8000", "localhost:0", "[::1]:80", "unix:/run/a.sock"] {
             assert_eq!(text.parse::<HttpAddress>().unwrap().to_string(), text);
         }
-        for text in ["", "8000", ":8000", "::1:80", "localhost:65536", "localhost:http", "unix:"] {
+        assert_eq!(":8000".parse(), Ok(HttpAddress::Tcp("0.0.0.0:8000".into())));
+        for text in ["", "8000", ":x", "::1:80", "localhost:65536", "localhost:http", "unix:"] {
             assert!(text.parse::<HttpAddress>().is_err(), "{text}");
         }
         let several: HttpAddresses = "127.0.0.1:0, unix:/a".parse().unwrap();

@@ -88,7 +88,7 @@ async fn work<D: Dialect>(
             let message = format!("{} inputs; a request has from 1 to {}", items.len(), body::MAX_INPUTS);
             return Err(Refusal::malformed(message));
         }
-        let items = items.into_iter().map(|item| with_options(item, &request, D::HOLD)).collect();
+        let items = items.into_iter().map(|item| with_options(item, &request, D::HOLD, wanted.as_deref())).collect();
         // The inputs are all that is left of it.
         drop(request);
         let OfOneModel { card, outcomes } = shared.score(&identity, items, received, held).await?;
@@ -106,7 +106,7 @@ async fn work<D: Dialect>(
 }
 
 /// What the query says, for one rollout; the earlier of two times counts.
-fn with_options(item: Item, request: &Request, hold: Option<Duration>) -> Item {
+fn with_options(item: Item, request: &Request, hold: Option<Duration>, wanted: Option<&str>) -> Item {
     let options = &request.options;
     let held = hold.map(|hold| hold.as_millis() as u64);
     let deadline_ms = options.deadline_ms.map_or(held, |own| Some(held.map_or(own, |held| own.min(held))));
@@ -115,6 +115,7 @@ fn with_options(item: Item, request: &Request, hold: Option<Duration>) -> Item {
         deadline_ms: deadline_ms.map(|ms| ms.min(MAX_DEADLINE_MS)),
         priority: options.priority,
         aggregation: Arc::clone(&options.aggregation),
+        model_version: wanted.unwrap_or_default().to_owned(),
         traceparent: header("traceparent"),
         tracestate: header("tracestate"),
         ..rollout

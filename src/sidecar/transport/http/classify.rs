@@ -45,11 +45,15 @@ impl Changes {
     pub fn check(&self) -> Result<(), Refusal> {
         let no = |message: &str| Err(Refusal::bad_request("BAD_OPTION", message));
         if self.chat_template.is_some() {
-            return no("chat_template: the model's own template counts; leave it out, or send the text with its template");
+            return no(
+                "chat_template: the model's own template counts; leave it out, or send the text with its template",
+            );
         }
         // -1 stands for the model's context, at which `over_long` says what happens.
         if self.truncate_prompt_tokens.is_some_and(|tokens| tokens >= 0) {
-            return no("truncate_prompt_tokens: nothing is cut per request; run the sidecar with over_long = \"truncate-left\"");
+            return no(
+                "truncate_prompt_tokens: nothing is cut per request; run the sidecar with over_long = \"truncate-left\"",
+            );
         }
         if self.dimensions.is_some() {
             return no("dimensions: a reward has one; leave it out");

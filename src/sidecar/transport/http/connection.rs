@@ -18,10 +18,11 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, watch};
 use tonic::codegen::{Bytes, Service};
 
 use crate::sidecar::Identity;
+use crate::sidecar::transport::grpc::accept::Room;
 
 /// How long a connection may be without a request.
 #[derive(Debug, Clone, Copy)]
@@ -51,8 +52,8 @@ const PREFACE: &[u8] = b"PRI";
 pub(super) struct Terms {
     pub router: Router,
     pub times: Times,
-    /// A permit for each connection that may still be opened.
-    pub room: Arc<Semaphore>,
+    /// Room for further connections.
+    pub room: Room,
     /// Requests whose answers have not been read.
     pub unread: Arc<watch::Sender<usize>>,
     /// Turns true when connections must close.
@@ -248,14 +249,14 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let under_way = UnderWay::new(&self.activity, &self.terms.unread);
-        let (mut router, room) = (self.terms.router.clone(), Arc::clone(&self.terms.room));
+        let (mut router, room) = (self.terms.router.clone(), self.terms.room.clone());
         request.extensions_mut().insert(Arc::clone(&self.identity));
         let request = request.map(Body::new);
         Box::pin(async move {
             let http1 = request.version() < axum::http::Version::HTTP_2;
             let mut response = router.call(request).await?;
             // Others may be waiting to connect: this client may come again.
-            if http1 && room.available_permits() == 0 {
+            if http1 && room.is_full() {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             Ok(response.map(|body| Body::new(Counted { body, _under_way: under_way })))

@@ -6,12 +6,11 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::IpAddr;
-use std::path::Path;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream, lookup_host};
-use tokio::sync::{Semaphore, watch};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_stream::StreamExt as _;
 use tonic::transport::server::Connected as _;
@@ -21,15 +20,19 @@ use super::connection::{self, Activity, Terms, Times};
 use super::flights::Flights;
 use super::routes;
 use super::state::Shared;
+use crate::sidecar::descriptors::Descriptors;
 use crate::sidecar::health::Health;
+use crate::sidecar::listen_error::ListenError;
 use crate::sidecar::transport::Transport;
-use crate::sidecar::transport::grpc::accept::{self, Connection};
+use crate::sidecar::transport::grpc::accept::{self, Connection, Room};
 use crate::sidecar::transport::socket_file::{self, SocketFile};
 use crate::sidecar::{Config, Identity, Intake, StartError};
 
 /// Connections that wait to be accepted: a trainer's whole step may connect at once. The system may allow fewer
 /// (`net.core.somaxconn`).
 const BACKLOG: u32 = 4096;
+
+const SETTING: &str = "http";
 
 /// A bound socket on which nothing is served yet.
 enum Bound {
@@ -42,12 +45,8 @@ pub struct Listeners(Vec<(Bound, HttpAddress)>);
 
 impl Listeners {
     /// Binds what the configuration names.
-    pub async fn bind(config: &Config) -> Result<Self, StartError> {
-        let mut bound = Vec::with_capacity(config.http.len());
-        for address in &config.http {
-            bound.push(bind(address).await.map_err(StartError::listen(address))?);
-        }
-        Ok(Self(bound))
+    pub fn bind(config: &Config) -> Result<Self, StartError> {
+        config.http.iter().map(bind).collect::<Result<_, _>>().map(Self)
     }
 
     /// The addresses, with the ports that the system picked.
@@ -56,39 +55,34 @@ impl Listeners {
     }
 }
 
-async fn bind(address: &HttpAddress) -> io::Result<(Bound, HttpAddress)> {
+fn bind(address: &HttpAddress) -> Result<(Bound, HttpAddress), StartError> {
     match address {
         HttpAddress::Tcp(name) => {
-            let mut last = io::Error::new(io::ErrorKind::NotFound, "the name stands for no address");
-            for address in lookup_host(name).await? {
-                match bind_tcp(address) {
-                    Ok(listener) => {
-                        let address = HttpAddress::Tcp(listener.local_addr()?.to_string());
-                        return Ok((Bound::Tcp(listener), address));
-                    }
-                    Err(error) => last = error,
-                }
-            }
-            Err(last)
+            let unknown = |source| ListenError::Name { setting: SETTING, name: name.clone(), source };
+            let mut found: Vec<SocketAddr> = name.to_socket_addrs().map_err(unknown)?.collect();
+            // As for gRPC: `localhost` is 127.0.0.1.
+            found.sort_by_key(SocketAddr::is_ipv6);
+            let first = found.first().copied();
+            let address = first.ok_or_else(|| unknown(io::Error::from(io::ErrorKind::NotFound)))?;
+            let failed = |source| ListenError::Address { setting: SETTING, address, source };
+            let listener = bind_tcp(address).map_err(failed)?;
+            let bound = listener.local_addr().map_err(failed)?;
+            Ok((Bound::Tcp(listener), HttpAddress::Tcp(bound.to_string())))
         }
         HttpAddress::Unix(path) => {
-            let (listener, file) = bind_unix(path)?;
+            let (listener, file) = socket_file::bind(SETTING, path)?;
+            let listener = UnixListener::from_std(listener).map_err(StartError::Thread)?;
             Ok((Bound::Unix(listener, file), address.clone()))
         }
     }
 }
 
-fn bind_tcp(address: std::net::SocketAddr) -> io::Result<TcpListener> {
+fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     // A server that comes back finds its port again, though old connections linger.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
-}
-
-fn bind_unix(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
-    let (listener, file) = socket_file::bind(path)?;
-    Ok((UnixListener::from_std(listener)?, file))
 }
 
 /// A running HTTP server.
@@ -106,7 +100,13 @@ pub struct Server {
 
 impl Server {
     /// Serves on every listener.
-    pub fn start(listeners: Listeners, config: &Config, intake: &Intake, health: &Health) -> Self {
+    pub fn start(
+        listeners: Listeners,
+        config: &Config,
+        intake: &Intake,
+        health: &Health,
+        descriptors: &Descriptors,
+    ) -> Self {
         let (draining, drains) = watch::channel(false);
         let (ending, ends) = watch::channel(false);
         let (stop, stopped) = watch::channel(false);
@@ -121,7 +121,7 @@ impl Server {
         let terms = Terms {
             router: routes::router(shared),
             times: Times::default(),
-            room: Arc::new(Semaphore::new(config.http_connections)),
+            room: Room::new("http", "http_connections", config.http_connections, descriptors),
             unread: Arc::new(watch::Sender::new(0)),
             stop: stopped,
         };
@@ -144,7 +144,7 @@ impl Server {
 
 /// Serves the connections of one listener until it is told to stop. One that ends before is a failure of the whole sidecar.
 async fn serve<L: accept::Listener>(listener: L, terms: Terms, health: Health) {
-    let mut connections = accept::connections(listener, Arc::clone(&terms.room));
+    let mut connections = accept::connections(listener, terms.room.clone());
     let (mut stop, mut open) = (terms.stop.clone(), JoinSet::new());
     let mut known: Vec<Weak<Activity>> = Vec::new();
     loop {
@@ -154,7 +154,7 @@ async fn serve<L: accept::Listener>(listener: L, terms: Terms, health: Health) {
                     let activity = Activity::new();
                     remember(&mut known, &activity);
                     open.spawn(serve_one(connection, activity, terms.clone()));
-                    if terms.room.available_permits() == 0 {
+                    if terms.room.is_full() {
                         make_room(&known);
                     }
                 }

@@ -39,7 +39,8 @@ fn parse(request: &Request) -> Result<(Asked, Vec<Item>), Refusal> {
     let body: Body = request.parse()?;
     body.changes.check()?;
     if let Some(task) = body.task.filter(|task| !TASKS.contains(&task.as_str())) {
-        let message = format!("task: '{task}' is not served; a reward is asked for by {}, or without a task", TASKS.join(", "));
+        let message =
+            format!("task: '{task}' is not served; a reward is asked for by {}, or without a task", TASKS.join(", "));
         return Err(Refusal::bad_request("BAD_OPTION", message));
     }
     let items = match (body.input, body.messages) {

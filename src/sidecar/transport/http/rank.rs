@@ -58,7 +58,11 @@ impl Dialect for Score {
         changes.check()?;
         let (prompts, completions) = (text_1.into_vec(), text_2.into_vec());
         if prompts.len() != 1 && prompts.len() != completions.len() {
-            let message = format!("{} prompts and {} completions; give one prompt, or one for each", prompts.len(), completions.len());
+            let message = format!(
+                "{} prompts and {} completions; give one prompt, or one for each",
+                prompts.len(),
+                completions.len()
+            );
             return Err(Refusal::malformed(message));
         }
         let prompts = prompts.iter().cycle();

@@ -24,6 +24,7 @@ use crate::shm::lane::{RolloutReceiver, SidecarEnd, SidecarLine};
 use crate::shm::layout::{HEADER, WORD};
 use crate::shm::ring::Record;
 use crate::shm::{Broken, clock};
+use crate::sidecar::descriptors::Taken;
 use crate::sidecar::metrics::{self, OpenLane};
 use crate::sidecar::{Identity, Intake, Interest};
 
@@ -49,6 +50,8 @@ pub(super) struct Lane {
     /// The client's process, where it can be seen: children that it forked keep the socket open when it dies.
     process: Option<OwnedFd>,
     _open: OpenLane,
+    /// The last field: they are free once all above are closed.
+    _descriptors: Taken,
 }
 
 /// What a lane was found to need while the poller served it.
@@ -68,6 +71,7 @@ impl Lane {
         end: SidecarEnd,
         announced: u64,
         peer: Peer,
+        descriptors: Taken,
         terms: &Terms,
         control: &Arc<Control>,
     ) -> (Self, Heartbeat) {
@@ -84,6 +88,7 @@ impl Lane {
             line,
             process: peer.pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()),
             _open: metrics::open_lane(),
+            _descriptors: descriptors,
         };
         (lane, heartbeat)
     }

@@ -24,6 +24,8 @@ use super::{Control, Stage, Terms, about};
 use crate::shm::Broken;
 use crate::shm::handshake::{self, Hello, Peer, Status};
 use crate::sidecar::Intake;
+use crate::sidecar::accepting::{self, Pauses};
+use crate::sidecar::descriptors::{PER_LANE, Taken};
 use crate::sidecar::metrics::{self, LaneEnd};
 
 /// A client that has not greeted within this time is sent away.
@@ -32,8 +34,6 @@ const GREETING_TIME: Duration = Duration::from_secs(2);
 const MAX_UNGREETED: usize = 64;
 /// While it is busy, the poller looks at the sockets this often.
 const SOCKETS_EVERY: Duration = Duration::from_micros(500);
-/// How long it accepts no connection after it could not: without a descriptor to spare, trying at once would never end.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Events taken at a time.
 const EVENTS: usize = 64;
 
@@ -54,6 +54,7 @@ pub(super) struct Poller {
     next: u64,
     /// When connections are accepted again, where they are not now.
     accept_from: Option<Instant>,
+    pauses: Pauses,
     /// The generation that all lanes have been told of.
     announced: u64,
 }
@@ -64,6 +65,7 @@ struct Ungreeted {
     peer: Peer,
     hello: Hello,
     until: Instant,
+    descriptors: Taken,
 }
 
 impl Poller {
@@ -88,6 +90,7 @@ impl Poller {
             ungreeted: BTreeMap::new(),
             next: 0,
             accept_from: None,
+            pauses: Pauses::of("shm"),
             announced,
         };
         poller.watch(&poller.listener, about::LISTENER, EventFlags::IN)?;
@@ -280,11 +283,10 @@ impl Poller {
             match self.listener.accept() {
                 Ok((socket, _)) => self.welcome(socket),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) if accepting::client_left(&error) => {}
                 Err(error) => {
-                    tracing::warn!(%error, "cannot accept a lane's client");
-                    self.accept_from = Some(Instant::now() + ACCEPT_PAUSE);
+                    self.pauses.refused(&error);
+                    self.accept_from = Some(Instant::now() + accepting::PAUSE);
                     // Fails only where it is not watched.
                     let _ = epoll::delete(&self.epoll, &self.listener);
                     return;
@@ -324,13 +326,25 @@ impl Poller {
             metrics::lane_closed(LaneEnd::Refused);
             return handshake::refuse(&socket, status, &reason);
         }
+        let Some(descriptors) = self.terms.descriptors.try_lane() else {
+            let (limit, open) = (self.terms.descriptors.limit, self.lanes.len());
+            let why = format!(
+                "with {open} lanes open, this process has too few descriptors left for another ({PER_LANE} each; ulimit -n \
+                 is {limit})"
+            );
+            metrics::lane_closed(LaneEnd::Refused);
+            handshake::refuse(&socket, Status::Full, &why);
+            return self.pauses.begin(|| why);
+        };
+        self.pauses.end();
         let id = self.next;
         self.next += 1;
         let watched = self.watch(&socket, id << 2 | about::GREETING, EventFlags::IN | EventFlags::RDHUP);
         if let Err(error) = watched {
             return tracing::warn!(%error, "cannot watch a lane's client");
         }
-        let client = Ungreeted { socket, peer, hello: Hello::default(), until: Instant::now() + GREETING_TIME };
+        let until = Instant::now() + GREETING_TIME;
+        let client = Ungreeted { socket, peer, hello: Hello::default(), until, descriptors };
         self.ungreeted.insert(id, client);
         // Mostly the greeting is there already.
         self.greet(id);
@@ -347,7 +361,7 @@ impl Poller {
                 return;
             }
         };
-        let Some(Ungreeted { socket, peer, .. }) = self.ungreeted.remove(&id) else { return };
+        let Some(Ungreeted { socket, peer, descriptors, .. }) = self.ungreeted.remove(&id) else { return };
         if let Err(reason) = heard {
             tracing::warn!(%reason, "a lane was refused");
             metrics::lane_closed(LaneEnd::Refused);
@@ -358,19 +372,19 @@ impl Poller {
             metrics::lane_closed(LaneEnd::Refused);
             return handshake::refuse(&socket, status, &reason);
         }
-        if let Err(error) = self.open(id, socket, peer) {
+        if let Err(error) = self.open(id, socket, peer, descriptors) {
             tracing::warn!(%error, "cannot open a lane");
         }
     }
 
-    fn open(&mut self, id: u64, socket: UnixStream, peer: Peer) -> io::Result<()> {
+    fn open(&mut self, id: u64, socket: UnixStream, peer: Peer, descriptors: Taken) -> io::Result<()> {
         // It is watched as a lane's from now on.
         epoll::delete(&self.epoll, &socket)?;
         let generation = self.terms.generations.latest();
         let card = handshake::Card { generation: generation.number, bytes: &generation.card };
         let sizes = self.terms.sizes(generation.card.len());
         let end = handshake::open(socket, card, sizes, self.terms.in_flight_limit as u32)?;
-        let (lane, heartbeat) = Lane::new(end, generation.number, peer, &self.terms, &self.control);
+        let (lane, heartbeat) = Lane::new(end, generation.number, peer, descriptors, &self.terms, &self.control);
         self.watch(lane.line().socket(), id << 2 | about::SOCKET, EventFlags::IN | EventFlags::RDHUP)?;
         if let Some(process) = lane.process() {
             self.watch(process, id << 2 | about::PROCESS, EventFlags::IN)?;
@@ -390,7 +404,7 @@ impl Poller {
         self.ungreeted.retain(|_, client| client.until > now);
         if self.accept_from.is_some_and(|from| from <= now) {
             let watched = self.watch(&self.listener, about::LISTENER, EventFlags::IN);
-            self.accept_from = watched.err().map(|_| now + ACCEPT_PAUSE);
+            self.accept_from = watched.err().map(|_| now + accepting::PAUSE);
         }
     }
 }

@@ -115,7 +115,12 @@ impl Ask {
             rollout.deadline_ms.map(earlier).or(self.options.deadline_ms.map(|ms| ms.min(MAX_DEADLINE_MS)));
         let priority = if rollout.priority == 0 { self.options.priority } else { rollout.priority };
         let (traceparent, tracestate) = (self.traceparent.clone(), self.tracestate.clone());
-        Box::new(Rollout { aggregation, deadline_ms, priority, traceparent, tracestate, ..*rollout })
+        let model_version = if rollout.model_version.is_empty() {
+            self.wanted.clone().unwrap_or_default()
+        } else {
+            rollout.model_version.clone()
+        };
+        Box::new(Rollout { model_version, aggregation, deadline_ms, priority, traceparent, tracestate, ..*rollout })
     }
 }
 

@@ -1,0 +1,82 @@
+//! What a rollout may demand beside its input: a model version, a completion with a token.
+
+use super::*;
+
+#[test]
+fn another_version_is_not_scored() {
+    let rules = rules(ReadPolicy::default());
+    let asking = |version: &str| Rollout { model_version: version.into(), ..ids([10]) };
+    valid(&rules, asking("echo-2"));
+    assert_bad(&rules, asking("echo-1"), Code::OtherVersion, "'echo-1' is asked for, and 'echo-2'");
+}
+
+#[test]
+fn a_completion_without_a_token_is_found_in_every_form() {
+    let rules = rules(ReadPolicy { skip: Some(40), ..ReadPolicy::default() });
+    let required = |rollout: Rollout| Rollout { require_completion: true, ..rollout };
+    for empty in [chat(&["w0"], ""), chat(&["w0"], " \n "), apart([10], []), apart([10], [40, 40])] {
+        valid(&rules, empty.clone());
+        assert_bad(&rules, required(empty), Code::EmptyCompletion, "require_completion");
+    }
+    for scored in [chat(&["w0"], "w1"), apart([10], [11]), apart([], [11])] {
+        assert_eq!(valid(&rules, required(scored)).completion_tokens, Some(1));
+    }
+    // Nobody knows where it begins.
+    for untold in [ids([10]), rollout(Input::Text("w0".into()))] {
+        assert_bad(&rules, required(untold), Code::BadOption, "require_completion");
+    }
+}
+
+/// The tokens are those of the completion without its thinking, and the answer says what went.
+#[test]
+fn thinking_is_taken_out_where_the_answer_alone_is_wished() {
+    let rules = rules(ReadPolicy::default());
+    let marks = |open: &str, close: &str| Some(AnswerOnly { open: open.into(), close: close.into() });
+    let wishing = |rollout: Rollout, answer_only| Rollout { answer_only, ..rollout };
+    let plain = valid(&rules, chat(&["w0"], "w2 w3"));
+    assert_eq!(plain.report.thinking, None);
+    for (completion, taken, unclosed) in [
+        ("w2 w3", vec![], false),
+        ("w7 w1 w8\n\nw2 w3", vec![0..10], false),
+        ("w1 w1 w8 w2 w3", vec![0..8], false),
+        ("w2 w3 w7 w1 w1", vec![6..14], true),
+    ] {
+        let found = valid(&rules, wishing(chat(&["w0"], completion), marks("w7", "w8")));
+        assert_eq!(found.tokens, plain.tokens, "{completion:?}");
+        assert_eq!(found.report.thinking, Some(Thinking { taken, unclosed }), "{completion:?}");
+    }
+    // Characters, not bytes.
+    let found = valid(&rules, wishing(chat(&["w0"], "é é w8w2 w3"), marks("w7", "w8")));
+    assert_eq!((found.tokens, found.report.thinking.unwrap().taken), (plain.tokens, vec![0..6]));
+
+    let found = valid(&rules, wishing(apart([5], [17, 11, 18, 12]), marks("w7", "w8")));
+    assert_eq!((&found.tokens[..], found.report.thinking.unwrap().taken), (&[5, 12][..], vec![0..3]));
+    let several = wishing(apart([5], [17, 11]), marks("<think>", "</think>"));
+    assert_bad(&rules, several, Code::BadOption, "no single tokens");
+    for (rollout, names) in [
+        (wishing(ids([5]), marks("w7", "w8")), "does not tell the completion"),
+        (wishing(chat(&["w0"], "w1"), marks("w7", "")), "one mark"),
+    ] {
+        assert_bad(&rules, rollout, Code::BadOption, names);
+    }
+}
+
+/// All of the assistant's messages, their reasoning included.
+#[test]
+fn thinking_is_taken_out_of_messages() {
+    let rules = rules(ReadPolicy::default());
+    let json = |json: &str| Message { json: Some(json.into()), ..Message::default() };
+    let completion = vec![
+        json(r#"{"role": "assistant", "reasoning_content": "w9", "content": "w7 w7 w8w2"}"#),
+        Message::new("tool", "w7 w8"),
+        Message::new(ASSISTANT, "w1 w8w3"),
+    ];
+    let extras = Extras { completion, ..Extras::default() };
+    let messages = vec![Message::new("user", "w0")];
+    let input = Input::Chat { messages, completion: String::new(), extras: Some(extras.into()) };
+    let marks = AnswerOnly { open: "w7".into(), close: "w8".into() };
+    let found = valid(&rules, Rollout { answer_only: Some(marks), ..rollout(input) });
+    let tokens = [OPEN, USER, 10, OPEN, REPLY, 12, OPEN, 0, 17, 18, OPEN, REPLY, 13, END];
+    assert_eq!(&*found.tokens, tokens);
+    assert_eq!(found.report.thinking.unwrap().taken, [0..8, 10..15]);
+}
