@@ -160,6 +160,14 @@ pub(super) const KEYS: &[Key] = &[
         about: "Where HTTP is served, as trainers' own clients speak it: HOST:PORT or unix:PATH, several with commas between, or off",
     },
     Key {
+        name: "gym_on_rejection",
+        kind: Kind::OneOf(&["mask", "fail"]),
+        default: || text("mask"),
+        commands: SERVE,
+        value_name: "mask|fail",
+        about: "What NeMo-Gym's /verify is told of a rollout without a reward: a masked sample, or an error",
+    },
+    Key {
         name: "http_connections",
         kind: limit(limits::MAX_CONNECTIONS, "MAX_CONNECTIONS"),
         default: || count(sidecar().http_connections),

@@ -79,6 +79,8 @@ pub struct Settings {
     /// Where HTTP is listened for.
     #[serde(deserialize_with = "unless_off")]
     pub http: Option<sidecar::HttpAddresses>,
+    /// What NeMo-Gym's route says of a rollout that has no reward.
+    pub gym_on_rejection: sidecar::GymOnRejection,
     /// Most HTTP connections that are open.
     pub http_connections: usize,
     /// Unix socket that hands out lanes.
@@ -170,6 +172,7 @@ impl Settings {
             grpc: self.grpc,
             uds: self.uds.clone(),
             http: self.http.clone().unwrap_or_default().0,
+            gym_on_rejection: self.gym_on_rejection,
             http_connections: self.http_connections,
             shm: self.shm.clone(),
             shm_lanes: self.shm_lanes,

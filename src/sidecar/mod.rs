@@ -55,7 +55,7 @@ pub use self::listeners::Listeners;
 pub use self::observer::{Accepted, Answered, Observer};
 pub use self::served::Served;
 pub use self::ticket::{Cancellation, Interest, Ticket};
-pub use self::transport::http::{HttpAddress, HttpAddresses, NoAddress};
+pub use self::transport::http::{GymOnRejection, HttpAddress, HttpAddresses, NoAddress};
 
 /// Everything about the sidecar that may be configured. See [`crate::limits`] for the ceilings.
 #[derive(Debug, Clone, PartialEq)]
@@ -66,6 +66,8 @@ pub struct Config {
     pub uds: Option<PathBuf>,
     /// Where HTTP is listened for.
     pub http: Vec<HttpAddress>,
+    /// What NeMo-Gym's route says of a rollout that has no reward.
+    pub gym_on_rejection: GymOnRejection,
     /// Most connections that HTTP has open at a time, over all its addresses.
     pub http_connections: usize,
     /// Path of the Unix socket that opens lanes in shared memory. Linux only.
@@ -127,6 +129,7 @@ impl Default for Config {
             grpc: None,
             uds: None,
             http: Vec::new(),
+            gym_on_rejection: GymOnRejection::Mask,
             http_connections: 16_384,
             shm: None,
             shm_spin_us: 0,

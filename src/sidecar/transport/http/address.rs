@@ -1,4 +1,4 @@
-//! Where HTTP is listened for.
+//! Where HTTP is listened for, and what else is configured of it.
 //!
 //! Invariant: what is printed reads back to the same address.
 
@@ -17,6 +17,17 @@ pub enum HttpAddress {
 /// Several addresses, separated by commas.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HttpAddresses(pub Vec<HttpAddress>);
+
+/// What NeMo-Gym is told of a rollout that has no reward.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GymOnRejection {
+    /// A sample that is to be masked, with the reason.
+    #[default]
+    Mask,
+    /// An error, at which the rollout fails.
+    Fail,
+}
 
 /// Text that is no address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

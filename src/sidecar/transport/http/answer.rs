@@ -16,7 +16,7 @@ use super::dialect::{Dialect, Scored};
 use super::flights;
 use super::reply::{MODEL_VERSION, QUEUE_MS, Refusal, Reply};
 use super::request::{Item, Request};
-use super::state::{OfOneModel, Shared, check_version};
+use super::state::{OfOneModel, Shared};
 use crate::limits::MAX_DEADLINE_MS;
 use crate::rollout::Rollout;
 use crate::sidecar::Identity;
@@ -58,7 +58,8 @@ async fn begin<D: Dialect>(
     ]);
     let mut held = Some(held);
     loop {
-        let request = Request::new(&path, &query, head.headers.clone(), raw.clone())?;
+        let mut request = Request::new(&path, &query, head.headers.clone(), raw.clone())?;
+        request.refuses_rejected = shared.gym_fails;
         let work = work::<D>(shared.clone(), Arc::clone(&identity), request, wanted.clone(), received, held.take());
         let (flight, own) = shared.flights.join(key, work);
         let reply = flight.reply().await.ok_or_else(failed)?;
@@ -93,11 +94,6 @@ async fn work<D: Dialect>(
         drop(request);
         let OfOneModel { card, outcomes } = shared.score(&identity, items, received, held).await?;
         let scored = Scored { card, outcomes };
-        if let Some(wanted) = &wanted
-            && scored.outcomes.iter().any(Result::is_ok)
-        {
-            check_version(wanted, &scored.card.model_version)?;
-        }
         let mut reply = dialect.render(&scored)?;
         reply.headers.extend(about(&scored));
         Ok(reply)

@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio_stream::StreamExt as _;
 use tonic::transport::server::Connected as _;
 
-use super::address::HttpAddress;
+use super::address::{GymOnRejection, HttpAddress};
 use super::connection::{self, Activity, Terms, Times};
 use super::flights::Flights;
 use super::routes;
@@ -116,6 +116,7 @@ impl Server {
             flights: Flights::default(),
             draining: drains,
             ending: ends,
+            gym_fails: config.gym_on_rejection == GymOnRejection::Fail,
             in_flight_limit: config.stream_in_flight,
         };
         let terms = Terms {

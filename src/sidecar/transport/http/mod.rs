@@ -10,7 +10,9 @@ mod classify;
 mod connection;
 mod dialect;
 mod flights;
+mod gym;
 mod inputs;
+mod kserve;
 mod listen;
 mod llama_factory;
 mod native;
@@ -28,5 +30,5 @@ mod slime;
 mod state;
 mod tokenize;
 
-pub use self::address::{HttpAddress, HttpAddresses, NoAddress};
+pub use self::address::{GymOnRejection, HttpAddress, HttpAddresses, NoAddress};
 pub use self::listen::{Listeners, Server};

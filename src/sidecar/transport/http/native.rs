@@ -135,7 +135,7 @@ async fn all(
     for row in &rows {
         let outcomes: Vec<_> = outcomes.by_ref().take(row.count()).collect();
         first_code = first_code.or(outcomes.iter().find_map(|outcome| outcome.as_ref().err().map(|r| r.code)));
-        let answer = answer_one(&[&before, &after], ask, row, &outcomes).ok_or_else(replaced)?;
+        let answer = answer_one(&[&before, &after], row, &outcomes).ok_or_else(replaced)?;
         answers.push(answer);
     }
     let body: Vec<u8> = match (one, answers.pop()) {
@@ -182,17 +182,16 @@ impl Source {
 fn stream(shared: Shared, identity: &Arc<Identity>, ask: Ask, source: Source, form: Form) -> Response {
     let (answered, receiver) = mpsc::unbounded_channel();
     let caller = Arc::new(Caller::new(&shared.intake, identity, IdsUnique::InFlight));
-    let ask = Arc::new(ask);
     let reader = Reader {
         admission: Admission::new(&shared.intake),
         caller: Arc::clone(&caller),
         room: Arc::new(Semaphore::new(shared.in_flight_limit)),
-        ask: Arc::clone(&ask),
+        ask,
         answered,
         shared: shared.clone(),
     };
     let reading = tokio::spawn(reader.run(source)).abort_handle();
-    let answers = Answers::new(receiver, shared.intake.clone(), ask, form, caller, reading);
+    let answers = Answers::new(receiver, shared.intake.clone(), form, caller, reading);
     let mut response = Response::new(Body::from_stream(answers));
     let kind = match form {
         Form::Lines => "application/x-ndjson",
@@ -210,7 +209,7 @@ struct Reader {
     admission: Admission,
     caller: Arc<Caller>,
     room: Arc<Semaphore>,
-    ask: Arc<Ask>,
+    ask: Ask,
     answered: mpsc::UnboundedSender<answers::Answered>,
     shared: Shared,
 }

@@ -158,6 +158,7 @@ pub(super) fn status(code: Code) -> StatusCode {
         Code::Draining | Code::DeadlineExceeded | Code::Cancelled | Code::EngineFailed => {
             StatusCode::SERVICE_UNAVAILABLE
         }
+        Code::OtherVersion => StatusCode::PRECONDITION_FAILED,
         Code::NonFinite | Code::Lost | Code::TokenizerFailed => StatusCode::INTERNAL_SERVER_ERROR,
         _ => StatusCode::UNPROCESSABLE_ENTITY,
     }

@@ -13,7 +13,7 @@ use super::query::Options;
 use super::reply::Refusal;
 use crate::json::row::{self, Content, ExtraColumns};
 use crate::reward::{Code, Rejection};
-use crate::rollout::{FinishReason, Input, Rollout};
+use crate::rollout::{Input, Rollout};
 
 /// One input of a request: a rollout without an id, or why it is none.
 pub(super) type Item = Result<Rollout, Rejection>;
@@ -26,6 +26,8 @@ pub(super) struct Request {
     pub path: String,
     /// The body as it came.
     pub raw: Bytes,
+    /// See [`crate::sidecar::Config::gym_on_rejection`].
+    pub refuses_rejected: bool,
     json: Vec<u8>,
     unpaired: Option<char>,
 }
@@ -39,7 +41,7 @@ impl Request {
         })?;
         let unpaired = cleaned.unpaired;
         let json = cleaned.json.into_owned();
-        Ok(Self { options, headers, path: path.to_owned(), json, unpaired, raw })
+        Ok(Self { options, headers, path: path.to_owned(), json, unpaired, raw, refuses_rejected: false })
     }
 
     /// The body as JSON of the dialect's form; fields that the form does not have are passed over.
@@ -105,9 +107,4 @@ pub(super) fn group(prompt: &str) -> String {
 /// The same rollout in the group of this prompt.
 pub(super) fn in_group(item: Item, prompt: &str) -> Item {
     item.map(|rollout| Rollout { group: group(prompt), ..rollout })
-}
-
-/// The same rollout with its ending.
-pub(super) fn ending(item: Item, finish_reason: FinishReason) -> Item {
-    item.map(|rollout| Rollout { finish_reason, ..rollout })
 }

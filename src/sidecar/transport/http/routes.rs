@@ -1,13 +1,15 @@
 //! Every route, and what is said of the server itself.
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use serde::Serialize;
 
 use super::answer::answer;
 use super::classify::Classify;
+use super::gym::{self, Verify};
+use super::kserve::{self, Infer};
 use super::llama_factory::LlamaFactory;
 use super::native;
 use super::openrlhf::OpenRlhf;
@@ -18,6 +20,7 @@ use super::reply::{Refusal, Reply};
 use super::slime::Slime;
 use super::state::Shared;
 use super::tokenize;
+use crate::limits::MAX_MESSAGE_BYTES;
 
 /// All routes.
 pub(super) fn router(shared: Shared) -> Router {
@@ -37,11 +40,29 @@ pub(super) fn router(shared: Shared) -> Router {
         .route("/predict", post(answer::<Predict>))
         .route("/infinity/classify", post(answer::<Infinity>))
         .route("/tokenize", post(tokenize::tokenize))
+        .route("/verify", post(answer::<Verify>))
+        .route("/seed_session", post(gym::session))
+        .route("/close_session", post(gym::session))
+        .route("/aggregate_metrics", post(gym::aggregate_metrics))
+        .route("/reverify_mode", get(gym::reverify_mode))
+        .route("/v2", get(kserve::server))
+        .route("/v2/health/live", get(kserve::ready))
+        .route("/v2/health/ready", get(kserve::ready))
+        .route("/v2/models/{model}", get(kserve::metadata))
+        .route("/v2/models/{model}/ready", get(kserve::ready))
+        .route("/v2/models/{model}/config", get(kserve::config))
+        .route("/v2/models/{model}/infer", post(answer::<Infer>))
+        .route("/v2/models/{model}/versions/{version}", get(kserve::metadata))
+        .route("/v2/models/{model}/versions/{version}/ready", get(kserve::ready))
+        .route("/v2/models/{model}/versions/{version}/config", get(kserve::config))
+        .route("/v2/models/{model}/versions/{version}/infer", post(answer::<Infer>))
         .route("/v1/models", get(models))
         .route("/health", get(|| async { "alive\n" }))
         .route("/ready", get(ready))
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
+        // What does not ask the budget before it reads.
+        .layer(DefaultBodyLimit::max(MAX_MESSAGE_BYTES))
         .with_state(shared)
 }
 

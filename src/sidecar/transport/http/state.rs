@@ -25,6 +25,8 @@ pub(super) struct Shared {
     pub draining: watch::Receiver<bool>,
     /// Turns true when open streams must end.
     pub ending: watch::Receiver<bool>,
+    /// Whether NeMo-Gym is told of a rollout without a reward by an error, rather than by a mask.
+    pub gym_fails: bool,
     /// Unanswered rollouts of one stream.
     pub in_flight_limit: usize,
 }
@@ -94,7 +96,7 @@ impl Shared {
 }
 
 /// Whether the version that a caller wants is the one that there is.
-pub(super) fn check_version(wanted: &str, version: &str) -> Result<(), Refusal> {
+fn check_version(wanted: &str, version: &str) -> Result<(), Refusal> {
     if wanted == version {
         return Ok(());
     }

@@ -11,7 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::AbortHandle;
 use tokio_stream::Stream;
 
-use super::rows::{Ask, Row, answer_one};
+use super::rows::{Row, answer_one};
 use crate::reward::Outcome;
 use crate::sidecar::transport::caller::Caller;
 use crate::sidecar::transport::http::reply::Refusal;
@@ -65,7 +65,6 @@ impl Slot {
 pub(super) struct Answers {
     answered: mpsc::UnboundedReceiver<Answered>,
     intake: Intake,
-    ask: Arc<Ask>,
     form: Form,
     caller: Arc<Caller>,
     reading: AbortHandle,
@@ -84,18 +83,17 @@ impl Answers {
     pub fn new(
         answered: mpsc::UnboundedReceiver<Answered>,
         intake: Intake,
-        ask: Arc<Ask>,
         form: Form,
         caller: Arc<Caller>,
         reading: AbortHandle,
     ) -> Self {
         let served = Arc::clone(&intake.served().borrow());
-        Self { answered, intake, ask, form, caller, reading, served, count: 0, ended: false }
+        Self { answered, intake, form, caller, reading, served, count: 0, ended: false }
     }
 
     fn written(&mut self, row: &Row, outcomes: &[Outcome]) -> Option<Bytes> {
         let now = Arc::clone(&self.intake.served().borrow());
-        let answer = answer_one(&[&self.served, &now], &self.ask, row, outcomes)?;
+        let answer = answer_one(&[&self.served, &now], row, outcomes)?;
         if outcomes.iter().flatten().any(|rewards| rewards.generation == now.generation) {
             self.served = now;
         }

@@ -76,7 +76,7 @@ impl Iterator for Rows {
 pub(super) struct Ask {
     options: Options,
     /// The only version that may answer.
-    pub wanted: Option<String>,
+    wanted: Option<String>,
     traceparent: String,
     tracestate: String,
 }
@@ -140,15 +140,14 @@ impl Row {
     }
 }
 
-/// The answer to a row, as a rewards file has it; `None` where a model gave it that is none of `served`, or that was not wanted.
-pub(super) fn answer_one(served: &[&Served], ask: &Ask, row: &Row, outcomes: &[Outcome]) -> Option<Vec<u8>> {
+/// The answer to a row, as a rewards file has it; `None` where a model gave it that is none of `served`.
+pub(super) fn answer_one(served: &[&Served], row: &Row, outcomes: &[Outcome]) -> Option<Vec<u8>> {
     let mut scored = outcomes.iter().flatten();
     let served = match scored.next() {
         None => served.first()?,
         Some(first) => {
-            let wanted = ask.wanted.as_deref().is_none_or(|wanted| wanted == &*first.model_version);
             let same = scored.all(|other| other.generation == first.generation);
-            served.iter().find(|served| served.generation == first.generation && wanted && same)?
+            served.iter().find(|served| served.generation == first.generation && same)?
         }
     };
     let (card, mut output) = (served.card(), Vec::new());
