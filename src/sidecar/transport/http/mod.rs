@@ -17,6 +17,7 @@ mod listen;
 mod llama_factory;
 mod native;
 mod openai;
+mod openapi;
 mod openrlhf;
 mod pooling;
 mod predict;

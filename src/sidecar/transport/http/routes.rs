@@ -12,6 +12,7 @@ use super::gym::{self, Verify};
 use super::kserve::{self, Infer};
 use super::llama_factory::LlamaFactory;
 use super::native;
+use super::openapi;
 use super::openrlhf::OpenRlhf;
 use super::pooling::{Embeddings, Pooling};
 use super::predict::{Infinity, Predict};
@@ -57,6 +58,8 @@ pub(super) fn router(shared: Shared) -> Router {
         .route("/v2/models/{model}/versions/{version}/config", get(kserve::config))
         .route("/v2/models/{model}/versions/{version}/infer", post(answer::<Infer>))
         .route("/v1/models", get(models))
+        .route("/openapi.json", get(openapi::document))
+        .route("/docs", get(openapi::page))
         .route("/health", get(|| async { "alive\n" }))
         .route("/ready", get(ready))
         .fallback(no_route)
