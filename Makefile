@@ -15,7 +15,7 @@ BUILD  := $(CARGO) build --release --locked --bin reward-sidecar --example demo
 
 help:
 	@echo "make demo           build, fetch the demo model, serve it, score rollouts, show a table"
-	@echo "make test           everything CI runs: check, Rust tests, loom, a stock gRPC client, the Python package"
+	@echo "make test           everything CI runs: check, Rust tests, loom, a stock gRPC client, trainers' clients, the Python package"
 	@echo "make check          format, lints, each feature wall alone, documentation"
 	@echo "make loom           the lanes' rings and doorbells in every order that loom finds"
 	@echo "make tsan           the lanes' tests and the sidecar behind them under the thread sanitizer (needs rustup's rust-src)"
@@ -33,7 +33,7 @@ demo:
 
 test: check
 	$(CARGO) test --release --locked
-	$(MAKE) --no-print-directory loom stock-client python-test
+	$(MAKE) --no-print-directory loom stock-client trainers-quick python-test
 
 check:
 	$(CARGO) fmt --all --check
@@ -68,6 +68,17 @@ stock-client: $(VENV)/grpc
 	tools/grpc_python/run.sh $(VENV)/bin/python
 
 $(VENV)/grpc: tools/grpc_python/requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	touch $@
+
+# Trainers' own clients over HTTP, as far as they need no torch.
+.PHONY: trainers-quick
+trainers-quick: $(VENV)/trainers
+	$(BUILD)
+	tools/trainers/quick.sh $(VENV)/bin/python target/trainers
+
+$(VENV)/trainers: tools/trainers/requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	touch $@
