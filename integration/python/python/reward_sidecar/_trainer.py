@@ -10,7 +10,9 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypedDict
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from ._native import Batch
     from ._types import Aggregation, Request
 
-OnRejection: TypeAlias = Literal["raise", "mask", "group-mean", "group-out"]
+OnRejection: TypeAlias = Literal["raise"] | Literal["mask"] | Literal["group-mean"] | Literal["group-out"]
 """`raise`: the trainer's call fails. `mask`: the trainer is told, in its own way, that there is no reward. `group-mean`: the
 mean of the group's scored members stands in. `group-out`: all members of the group are masked."""
 
@@ -53,6 +55,9 @@ CUT_OFF: Final = frozenset({"length", "truncated", "max_tokens"})
 
 ADDRESS_VARIABLE: Final = "REWARD_CLIENT_ADDRESS"
 OPTIONS_VARIABLE: Final = "REWARD_CLIENT_OPTIONS"
+
+# Batches whose answers are kept until all have taken them: a trainer may have several under way.
+KEPT: Final = 64
 
 log = logging.getLogger("reward_sidecar")
 
@@ -166,6 +171,50 @@ class Scorer:
             )
         rejections = {error.index: error for error in batch.errors if error.index is not None}
         return Scored(batch, rejections, self.on_rejection)
+
+
+def from_environment() -> dict[str, Any]:
+    """For trainers that hand over nothing: `server` and, as JSON, options out of the environment's variables."""
+    address = os.environ.get(ADDRESS_VARIABLE)
+    if not address:
+        raise ValueError(
+            f"set {ADDRESS_VARIABLE} to the server's address: shm:///path, unix:///path or grpc://host:port"
+        )
+    return {"server": address, **json.loads(os.environ.get(OPTIONS_VARIABLE) or "{}")}
+
+
+class Once:
+    """The answers to batches that several functions are given, each asked for once. May be pickled, empty."""
+
+    def __init__(self, takers: int) -> None:
+        self._takers = takers
+        self.__setstate__(takers)
+
+    def of(self, batch: object, ask: Callable[[], Scored]) -> Scored:
+        """What `ask` says of this very object, which every taker has to name."""
+        with self._lock:
+            _, answer, left = self._asked.pop(id(batch), (None, None, self._takers))
+            mine = answer is None
+            answer = answer or Future()
+            if left > 1:
+                self._asked[id(batch)] = batch, answer, left - 1
+            while len(self._asked) > KEPT:
+                del self._asked[next(iter(self._asked))]
+        if mine:
+            try:
+                answer.set_result(ask())
+            except BaseException as error:
+                answer.set_exception(error)
+        return answer.result()
+
+    def __getstate__(self) -> int:
+        return self._takers
+
+    def __setstate__(self, takers: int) -> None:
+        self._takers = takers
+        self._lock = threading.Lock()
+        # By identity, with the batch itself, so that no other object has it meanwhile; and how many are still to take it.
+        self._asked: dict[int, tuple[object, Future[Scored], int]] = {}
 
 
 def finish_reason(reason: object) -> str | None:

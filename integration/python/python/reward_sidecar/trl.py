@@ -8,12 +8,10 @@ Invariant: however many functions there are, each batch of completions is one re
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
-from ._trainer import OnRejection, Scored, Scorer, ScorerOptions, conversation, ended, group_of
+from ._trainer import Once, OnRejection, Scored, Scorer, ScorerOptions, conversation, ended, group_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -22,9 +20,6 @@ if TYPE_CHECKING:
     from ._types import Request
 
 __all__ = ["RewardFunction", "reward_funcs"]
-
-# Batches whose answers are kept until all functions have taken them: AsyncGRPO has several under way.
-KEPT = 64
 
 
 def reward_funcs(
@@ -102,32 +97,12 @@ class _Batches:
     def __init__(
         self, scorer: Scorer, eos_token_ids: Iterable[int] | None, shown: Sequence[str] | None, takers: int
     ) -> None:
-        self._scorer, self._shown, self._takers = scorer, shown, takers
+        self._scorer, self._shown, self._once = scorer, shown, Once(takers)
         self._eos = None if eos_token_ids is None else frozenset(eos_token_ids)
-        self._begin()
-
-    def _begin(self) -> None:
-        self._lock = threading.Lock()
-        # By identity of TRL's list, which is held so that no other list has it: answer, and how many are still to take it.
-        self._asked: dict[int, tuple[Any, Future[Scored], int]] = {}
 
     def scored(self, call: dict[str, Any]) -> Scored:
         """The answers to one call of TRL's, of which every function sees the same lists."""
-        completions = call["completions"]
-        with self._lock:
-            _, answer, left = self._asked.pop(id(completions), (None, None, self._takers))
-            mine = answer is None
-            answer = answer or Future()
-            if left > 1:
-                self._asked[id(completions)] = completions, answer, left - 1
-            while len(self._asked) > KEPT:
-                del self._asked[next(iter(self._asked))]
-        if mine:
-            try:
-                answer.set_result(self._ask(call))
-            except BaseException as error:
-                answer.set_exception(error)
-        return answer.result()
+        return self._once.of(call["completions"], lambda: self._ask(call))
 
     def _ask(self, call: dict[str, Any]) -> Scored:
         trainer = getattr(call.get("log_extra"), "__self__", None)
@@ -177,10 +152,3 @@ class _Batches:
                 if given := [value for value in column if value is not None]:
                     call["log_metric"](f"attributes/{name}", sum(given) / len(given))
         call["log_metric"]("rejected", len(scored.rejections) / len(scored.batch))
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key not in ("_lock", "_asked")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._begin()
