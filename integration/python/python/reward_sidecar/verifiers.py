@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from ._client import Client
 
-__all__ = ["task_with"]
-
 
 def task_with(server: str | Client, *, weight: float = 1.0, **options: Unpack[ScorerOptions]) -> type:
     """A class to derive a `Task` from: the reward `reward_sidecar` with a weight, and a metric for each attribute.
