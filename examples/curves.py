@@ -25,7 +25,7 @@ def draw(path: Path, title: str, curves: Mapping[str, Mapping[str, Sequence[floa
         panel.set_ylabel(label)
         panel.grid(alpha=0.3)
         if len(lines) > 1:
-            panel.legend(fontsize=8)
+            panel.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.savefig(path, dpi=100)
     plt.close(figure)
     print(f"wrote {path}")

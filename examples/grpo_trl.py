@@ -24,14 +24,14 @@ from curves import draw, rise
 from reward_sidecar.trl import reward_funcs
 from tiny_policy import LONGEST_ANSWER, Corpus, policy_of, tokenizer_of
 
-# Eight answers to each of four questions at each step.
-GROUP, GROUPS = 8, 4
+# Answers to each question, of which every step asks all: steps can be compared.
+GROUP = 6
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--address", help="of a server that serves the demo model")
-    parser.add_argument("--steps", type=int, default=80)
+    parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--picture", type=Path, default=Path("grpo_trl.png"))
     options = parser.parse_args()
@@ -50,7 +50,7 @@ def main() -> int:
                 output_dir=stack.enter_context(tempfile.TemporaryDirectory()),
                 max_steps=options.steps,
                 num_generations=GROUP,
-                per_device_train_batch_size=GROUP * GROUPS,
+                per_device_train_batch_size=GROUP * len(corpus.questions),
                 max_completion_length=LONGEST_ANSWER,
                 learning_rate=1e-3,
                 lr_scheduler_type="constant",

@@ -34,13 +34,17 @@ def reward_func(queries: Sequence[str], prompts: Sequence[str], labels: Sequence
     except RewardSidecarError as error:
         log.error("OpenRLHF gets no reward: %s", error)
         raise
-    rewards = [float(reward) for reward in scored.batch.rewards]
-    return {
-        "rewards": rewards,
-        # tanh, because exp of a large negative reward overflows.
-        "scores": [0.5 + 0.5 * math.tanh(reward / 2.0) for reward in rewards],
-        "extra_logs": {name: scored.batch[name].tolist() for name in scored.batch.names},
-    }
+    columns = {"rewards": scored.batch.rewards, **{name: scored.batch[name] for name in scored.batch.names}}
+    # A number for a single query, which OpenRLHF makes a tensor of [1] of; of a list it would make [1, 1].
+    values = {name: column[0].item() if len(queries) == 1 else column.tolist() for name, column in columns.items()}
+    rewards = values.pop("rewards")
+    scores = _logistic(rewards) if len(queries) == 1 else [_logistic(reward) for reward in rewards]
+    return {"rewards": rewards, "scores": scores, "extra_logs": values}
+
+
+def _logistic(reward: float) -> float:
+    # As tanh, because the exponential of a large negative reward overflows.
+    return 0.5 + 0.5 * math.tanh(reward / 2.0)
 
 
 @functools.cache

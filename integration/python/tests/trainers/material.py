@@ -6,6 +6,8 @@ Invariant: nothing here needs a trainer.
 from __future__ import annotations
 
 import importlib.util
+import sys
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -39,3 +41,17 @@ class Watched(Client):
     @property
     def asked(self) -> list[tuple[dict[str, Any], Batch]]:
         return self.__dict__.setdefault("_asked", [])
+
+
+def without_parents(monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
+    """Lets modules of these packages be imported without what the packages themselves import."""
+    for name in packages:
+        spec = importlib.util.find_spec(name) if "." not in name else None
+        folder = (
+            list(spec.submodule_search_locations or ())
+            if spec is not None
+            else [f"{path}/{name.rpartition('.')[2]}" for path in sys.modules[name.rpartition(".")[0]].__path__]
+        )
+        package = ModuleType(name)
+        package.__path__ = folder
+        monkeypatch.setitem(sys.modules, name, package)

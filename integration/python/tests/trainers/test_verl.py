@@ -100,7 +100,9 @@ def manager(policy: Path, tokenizer: Any, **sidecar: Any) -> Any:
     return load_reward_manager(configuration(policy, **sidecar), tokenizer)
 
 
-def test_ids_are_cut_by_the_mask(policy_folder: Path, tokenizer: Any, sidecar: reward_sidecar.Server, client: Client) -> None:
+def test_ids_are_cut_by_the_mask(
+    policy_folder: Path, tokenizer: Any, sidecar: reward_sidecar.Server, client: Client
+) -> None:
     single = manager(policy_folder, tokenizer, server=sidecar.address, input="ids")
     data = batch(tokenizer)
     prompt = tokenizer.apply_chat_template(
