@@ -16,13 +16,12 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
-from datasets import Dataset
-from trl import GRPOConfig, GRPOTrainer
-
 import reward_sidecar
 from curves import draw, rise
+from datasets import Dataset
 from reward_sidecar.trl import reward_funcs
 from tiny_policy import LONGEST_ANSWER, Corpus, policy_of, tokenizer_of
+from trl import GRPOConfig, GRPOTrainer
 
 # Answers to each question, of which every step asks all: steps can be compared.
 GROUP = 6

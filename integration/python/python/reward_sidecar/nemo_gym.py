@@ -33,23 +33,27 @@ def _classes() -> Any:
         on_rejection: str = "raise"
         options: dict[str, Any] = {}  # noqa: RUF012 (pydantic copies it)
 
+    class RewardResponse(BaseMultiRewardVerifyResponse):
+        """`instance_config`: where NeMo-RL looks for the mask."""
+
+        instance_config: dict[str, Any] | None = None
+
     class RewardServer(SimpleResourcesServer):
         """`mask`: both of Gym's masks are set; what NeMo-RL makes of them is in docs/trainers/nemo_gym.md."""
 
         config: RewardConfig
 
-        async def verify(self, body: BaseVerifyRequest) -> BaseMultiRewardVerifyResponse:
+        async def verify(self, body: BaseVerifyRequest) -> RewardResponse:
             """The reward of the response's text, with its weighted attributes as components."""
             if not hasattr(self, "_verifier"):
                 object.__setattr__(
                     self, "_verifier", Verifier(self.config.server, self.config.on_rejection, self.config.options)
                 )
             fields = body.model_dump()
-            return BaseMultiRewardVerifyResponse(**fields, **await self._verifier.verify(fields))
+            return RewardResponse(**fields, **await self._verifier.verify(fields))
 
     # Pydantic and FastAPI look for annotations by name, which a function's locals are not.
-    globals().update(RewardConfig=RewardConfig, BaseVerifyRequest=BaseVerifyRequest)
-    globals().update(BaseMultiRewardVerifyResponse=BaseMultiRewardVerifyResponse)
+    globals().update(RewardConfig=RewardConfig, BaseVerifyRequest=BaseVerifyRequest, RewardResponse=RewardResponse)
     RewardServer.__qualname__ = "RewardServer"
     return RewardServer
 
@@ -73,7 +77,8 @@ class Verifier:
             # There must be a number; the masks say that it is none.
             placeholder = dict.fromkeys([*weights, "adjustment"], 0.0)
             fault = {"failure_kind": "verifier_error", "failure_reason": str(rejection)}
-            return {"reward": 0.0, "reward_components": placeholder, "mask_sample": True, **fault}
+            masks = {"mask_sample": True, "instance_config": {"mask_sample": True}}
+            return {"reward": 0.0, "reward_components": placeholder, **masks, **fault}
         return {"reward": scored.reward(), "reward_components": _components(scored, weights)}
 
     def _named_weights(self) -> Mapping[str, float]:

@@ -4,7 +4,7 @@
     --custom-rm-path reward_sidecar.slime.reward               # add --group-rm for on_rejection "group-mean"
 
 Invariant: no sample is dropped, since slime normalises the whole batch as one group when a count differs.
-Read against slime at 0b420f1ef416.
+Read against slime at 624b824a898a.
 """
 
 from __future__ import annotations
