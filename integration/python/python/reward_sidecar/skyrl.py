@@ -2,7 +2,7 @@
 
     skyrl_gym.register(id="reward_sidecar", entry_point="reward_sidecar.skyrl:RewardEnv")
 
-The address stands in the environment's variable REWARD_CLIENT_ADDRESS, or in the environment's own configuration (`server`).
+The address stands in the variable REWARD_CLIENT_ADDRESS, or in `env_config` (`server`) where an environment is made by hand.
 Invariant: a rollout that cannot be scored raises; an environment of SkyRL's has no mask. Read against skyrl 0.4.0.
 """
 
