@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import os
+import sys
 import threading
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
@@ -181,6 +182,16 @@ def from_environment() -> dict[str, Any]:
             f"set {ADDRESS_VARIABLE} to the server's address: shm:///path, unix:///path or grpc://host:port"
         )
     return {"server": address, **json.loads(os.environ.get(OPTIONS_VARIABLE) or "{}")}
+
+
+def plain(options: Any) -> dict[str, Any]:
+    """A trainer's configuration as objects that can become JSON, which OmegaConf's own cannot."""
+    if "omegaconf" in sys.modules:
+        from omegaconf import OmegaConf
+
+        if OmegaConf.is_config(options):
+            options = OmegaConf.to_container(options, resolve=True)
+    return dict(options or {})
 
 
 class Once:

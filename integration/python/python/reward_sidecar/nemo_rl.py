@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ._trainer import Scorer, group_of
+from ._trainer import Scorer, group_of, plain
 
 NAME = "reward_sidecar"
 CLASS = "reward_sidecar.nemo_rl.RewardEnvironment"
@@ -38,7 +38,7 @@ class Environment:
 
             Environment({"server": "shm:///run/reward.sock", "weights": {"helpfulness": 0.7}})
         """
-        options = dict(config)
+        options = plain(config)
         # NeMo-RL's own keys.
         for key in ("enabled", "num_workers"):
             options.pop(key, None)

@@ -12,7 +12,7 @@ import functools
 import json
 from typing import Any
 
-from ._trainer import Scorer, from_environment, group_of
+from ._trainer import Scorer, from_environment, group_of, plain
 
 
 def _environment() -> Any:
@@ -24,8 +24,7 @@ def _environment() -> Any:
 
         def __init__(self, env_config: Any = None, extras: Any = None) -> None:
             super().__init__()
-            configured = {} if env_config is None else dict(env_config)
-            self._scorer = _scorer(json.dumps(configured, sort_keys=True, default=str))
+            self._scorer = _scorer(json.dumps(plain(env_config), sort_keys=True))
             self._prompt: list[Any] = []
             self._attributes: dict[str, float] = {}
 

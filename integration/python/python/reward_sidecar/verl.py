@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ._trainer import Scorer, ended, group_of
+from ._trainer import Scorer, ended, group_of, plain
 
 
 def _reward_manager() -> Any:
@@ -23,8 +23,7 @@ def _reward_manager() -> Any:
 
         def __init__(self, config: Any, tokenizer: Any, compute_score: Any = None, **_: Any) -> None:
             super().__init__(config, tokenizer, compute_score)
-            # What verl was configured with, as plain objects: OmegaConf's own do not become JSON.
-            options = _plain(config.reward.get("sidecar") or {})
+            options = plain(config.reward.get("sidecar"))
             if "server" not in options:
                 raise ValueError("say where the server is: +reward.sidecar.server=shm:///path, or grpc://host:port")
             self._ids = options.pop("input", "messages") == "ids"
@@ -57,15 +56,6 @@ def _rows(item: Any) -> tuple[list[int], list[int]]:
     prompts, responses, mask = (item.batch[name] for name in ("prompts", "responses", "attention_mask"))
     kept = mask.bool()
     return prompts[kept[: len(prompts)]].tolist(), responses[kept[len(prompts) :]].tolist()
-
-
-def _plain(options: Any) -> dict[str, Any]:
-    from omegaconf import OmegaConf
-
-    plain: dict[str, Any] = (
-        OmegaConf.to_container(options, resolve=True) if OmegaConf.is_config(options) else dict(options)
-    )
-    return plain
 
 
 def __getattr__(name: str) -> Any:
