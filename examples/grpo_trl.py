@@ -5,7 +5,7 @@
     python examples/grpo_trl.py --address shm:///run/reward.sock   # or a server that runs already
 
 It writes a picture of reward, attributes and length over the steps, and ends with 1 if the reward did not rise. What the
-curves mean, and why length rises too, is in docs/trainers/trl.md.
+curves mean, length among them, is in docs/trainers/trl.md.
 """
 
 from __future__ import annotations

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +139,32 @@ class Spoiling(Client):
     def score(self, **request: Any) -> Any:
         request["completions"] = [*request["completions"][:4], TOO_LONG, *request["completions"][5:]]
         return super().score(**request)
+
+
+class Killing(Watched):
+    """Kills its server before the second batch."""
+
+    victim: int | None = None
+
+    def score(self, **request: Any) -> Any:
+        if len(self.asked) == 1 and self.victim is not None:
+            victim, self.__dict__["victim"] = self.victim, None
+            os.kill(victim, signal.SIGKILL)
+        return super().score(**request)
+
+
+def test_a_server_that_is_killed_and_started_again_costs_nothing(policy: Any, tokenizer: Any, tmp_path: Path) -> None:
+    with reward_sidecar.launch("demo", restart=True) as server, Killing(server.address) as client:
+        client.__dict__["victim"] = killed = server.pid
+        trainer = grpo("GRPO", reward_funcs(client), policy, tokenizer, tmp_path, max_steps=3)
+        trainer.train()
+        assert server.pid != killed
+        rewards = [batch.rewards for _, batch in client.asked]
+        versions = {batch.model_version for _, batch in client.asked}
+    assert len(rewards) == 3 and len(versions) == 1
+    assert all(np.isfinite(batch).all() and (batch != 0).all() for batch in rewards)
+    log = [line for line in trainer.state.log_history if "reward" in line]
+    assert [line["rejected"] for line in log] == [0.0, 0.0, 0.0]
 
 
 def test_a_function_beside_ours_is_refused_where_a_mask_would_be_0(
