@@ -49,8 +49,7 @@ def reward_funcs(
     takers = (1 if attributes is None else len(attributes)) + len(also)
     batches = _Batches(Scorer(server, on_rejection, ("mask", "raise"), **options), eos_token_ids, attributes, takers)
     names: Sequence[str | None] = [None] if attributes is None else attributes
-    columns: list[Callable[..., Any]] = [RewardFunction(batches, name) for name in names]
-    return [*columns, *(_wrapped(batches, function) for function in also)]
+    return [*(RewardFunction(batches, name) for name in names), *(_wrapped(batches, function) for function in also)]
 
 
 class RewardFunction:
@@ -94,11 +93,9 @@ def _wrapped(batches: _Batches, function: Callable[..., Any]) -> _Beside:
 class _Batches:
     """The answers to batches of completions, each asked for once."""
 
-    def __init__(
-        self, scorer: Scorer, eos_token_ids: Iterable[int] | None, shown: Sequence[str] | None, takers: int
-    ) -> None:
+    def __init__(self, scorer: Scorer, ends: Iterable[int] | None, shown: Sequence[str] | None, takers: int) -> None:
         self._scorer, self._shown, self._once = scorer, shown, Once(takers)
-        self._eos = None if eos_token_ids is None else frozenset(eos_token_ids)
+        self._eos = None if ends is None else frozenset(ends)
 
     def scored(self, call: dict[str, Any]) -> Scored:
         """The answers to one call of TRL's, of which every function sees the same lists."""
@@ -125,11 +122,10 @@ class _Batches:
         if self._scorer.on_rejection != "mask":
             return
         if "trainer_state" in call and "log_extra" not in call:
-            raise ValueError(
-                'OnlineDPOTrainer has no mask and takes None for 0: reward_funcs(..., on_rejection="raise")'
-            )
+            raise ValueError('OnlineDPOTrainer has no mask, None is 0 to it: reward_funcs(..., on_rejection="raise")')
         for function in getattr(trainer, "reward_funcs", ()):
-            if not isinstance(function, RewardFunction | _Beside):
+            # Those of another call mask other rows.
+            if getattr(function, "_batches", None) is not self:
                 name = getattr(function, "__name__", type(function).__name__)
                 raise ValueError(f"TRL takes a masked reward for 0 beside {name}: reward_funcs(..., also=[{name}])")
 

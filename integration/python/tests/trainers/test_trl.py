@@ -176,6 +176,10 @@ def test_a_function_beside_ours_is_refused_where_a_mask_would_be_0(
     trainer = grpo("GRPO", [*reward_funcs(client), rule], policy, tokenizer, tmp_path, max_steps=1)
     with pytest.raises(ValueError, match=r"for 0 beside rule: reward_funcs\(\.\.\., also=\[rule\]\)"):
         trainer.train()
+    # Nor may those of two calls stand side by side: each masks rows of its own.
+    trainer = grpo("GRPO", reward_funcs(client) + reward_funcs(client), policy, tokenizer, tmp_path, max_steps=1)
+    with pytest.raises(ValueError, match="for 0 beside reward"):
+        trainer.train()
     # Nothing is masked here, so nothing becomes 0.
     funcs = [*reward_funcs(client, on_rejection="raise"), rule]
     grpo("GRPO", funcs, policy, tokenizer, tmp_path, max_steps=1).train()
