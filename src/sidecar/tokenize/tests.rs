@@ -380,7 +380,7 @@ fn a_completion_is_found_in_every_presets_template() {
             let rendered = render(&text, &plain, completion, Locate::Whole)
                 .or_else(|_| render(&text, &principle, completion, Locate::Whole))
                 .unwrap_or_else(|rejection| panic!("{}: {completion:?}: {rejection}", path.display()));
-            let found = &rendered.text[rendered.completion.unwrap()];
+            let found = &rendered.text[place(&rendered)];
             assert_eq!(found.trim(), completion.trim(), "{}", path.display());
         }
     }
