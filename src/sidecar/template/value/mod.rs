@@ -143,6 +143,8 @@ pub(super) enum Undefined {
     Name(Arc<str>),
     /// The kind of the value that lacks it, and its name or index.
     Element(&'static str, String),
+    /// The same by its name alone.
+    Attribute(&'static str, String),
     Hint(String),
 }
 
@@ -151,6 +153,7 @@ impl fmt::Display for Undefined {
         match self {
             Self::Name(name) => write!(f, "'{name}' is undefined"),
             Self::Element(kind, name) => write!(f, "a value of type '{kind}' has no element {name}"),
+            Self::Attribute(kind, name) => write!(f, "a value of type '{kind}' has no element '{name}'"),
             Self::Hint(hint) => f.write_str(hint),
         }
     }
