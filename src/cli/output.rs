@@ -108,7 +108,7 @@ impl Output {
         let Kind::Replacement(mut replacement) = self.kind else { return format!("{} is not complete", self.name) };
         let rows = resume::count_lines(&replacement.temporary).unwrap_or(0);
         if !resumable || rows == 0 {
-            return format!("nothing was written to {}", self.name);
+            return format!("{} is as it was", self.name);
         }
         let place = resume::path_for(&replacement.target);
         // What an earlier run has left there is not thrown away.
@@ -118,7 +118,8 @@ impl Output {
         }
         replacement.finished = true;
         let place = replacement.temporary.display();
-        format!("{rows} rows are in {place}; the same command with --resume goes on from there")
+        let rows = if rows == 1 { "1 row is".to_owned() } else { format!("{rows} rows are") };
+        format!("{rows} in {place}; the same command with --resume goes on from there")
     }
 
     /// A buffered writer of this output. Flush it before [`Output::finish`].

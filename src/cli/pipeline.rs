@@ -107,10 +107,13 @@ pub async fn run(sidecar: &Sidecar, job: Job, progress: Progress) -> Result<Prog
             }
         }
     };
-    tokio::select! {
-        () = feed => {}
-        Ok(_) = interrupted.wait_for(|interrupted| *interrupted) => submitter.interest.withdraw(),
-    }
+    let all_fed = tokio::select! {
+        () = feed => true,
+        Ok(_) = interrupted.wait_for(|interrupted| *interrupted) => {
+            submitter.interest.withdraw();
+            false
+        }
+    };
     drop(pending_to);
     // All are in, or answered, once every submission has given its permit back: no company is to be waited for.
     drop(permits.acquire_many(submissions as u32).await);
@@ -119,6 +122,9 @@ pub async fn run(sidecar: &Sidecar, job: Job, progress: Progress) -> Result<Prog
         .await
         .map_err(|e| Failure::internal(format!("the writer ended early: {e}")))?
         .map_err(|e| Failure::output(&output_name, &e))?;
+    if !all_fed {
+        return Err(Failure::internal("interrupted"));
+    }
     match read_result.try_recv() {
         Ok(Ok(())) => Ok(progress),
         Ok(Err(e)) => Err(Failure::usage("INPUT", format!("cannot read {input_name} to its end: {e}"))),

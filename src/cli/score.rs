@@ -329,10 +329,12 @@ async fn until_interrupted(
     interrupt.send_replace(true);
     tracing::info!("{first}: ending; a second signal ends at once");
     tokio::select! {
-        // All was done, after all.
-        Ok(scored) = &mut score_all => Ok(Ended::Done(Ok(scored))),
+        scored = &mut score_all => match scored {
+            // All was done, after all.
+            Ok(scored) => Ok(Ended::Done(Ok(scored))),
+            Err(_) => Ok(Ended::Interrupted(first)),
+        },
         second = signals.next() => Err(Failure::Signal(second.number())),
-        else => Ok(Ended::Interrupted(first)),
     }
 }
 
