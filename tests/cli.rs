@@ -404,7 +404,7 @@ fn an_interrupted_run_is_resumed() {
     let rows: String = (0..6).map(|i| format!("{{\"id\":\"r{i}\",\"input_ids\":[1,2,{i}]}}\n")).collect();
     std::fs::write(path("in.jsonl"), &rows).unwrap();
     let (input, output, whole) = (path("in.jsonl"), path("out.jsonl"), path("whole.jsonl"));
-    let score = ["score", "--model", MODEL, "--weights", "attribute-0=1"];
+    let score = ["score", "--model", MODEL, "--weights", "attribute-0=1", "--log", "error"];
     assert!(run(&[&score[..], &["--input", &input, "--output", &whole]].concat(), &[]).status.success());
 
     let mut child = Command::new(env!("CARGO_BIN_EXE_reward-sidecar"))
