@@ -43,7 +43,7 @@ const EXAMPLES: &str = "\
 Examples:
   reward-sidecar serve --model demo
   reward-sidecar serve --model ./my-reward-model --grpc 0.0.0.0:50051 --uds /run/reward-sidecar.sock
-  reward-sidecar serve --model demo --shm /run/user/1000/reward-sidecar.sock
+  reward-sidecar serve --model demo --shm /tmp/rewards.sock
   reward-sidecar serve --model echo                       no model, to measure transports and to try a trainer out
   reward-sidecar serve --model demo --max-batch-tokens 8192 --print-config > sidecar.toml
   reward-sidecar serve --config sidecar.toml --otlp-endpoint http://127.0.0.1:4317";
