@@ -192,7 +192,7 @@ impl Score {
         // The reader may wait on a standard input that never ends.
         runtime.shutdown_background();
         let progress = match ended? {
-            Ended::Done(scored) => scored?,
+            Ended::Done(scored) => (*scored)?,
             Ended::Interrupted(signal) => {
                 return Err(Failure::interrupted(signal, &output.leave(!is_parquet(&self.output))));
             }
@@ -311,7 +311,7 @@ fn check_weights(defaults: &AggregationSpec, card: &ModelCard) -> Result<(), Fai
 
 /// What comes of scoring, unless a signal comes first.
 enum Ended {
-    Done(Result<Progress, Failure>),
+    Done(Box<Result<Progress, Failure>>),
     Interrupted(Stop),
 }
 
@@ -323,7 +323,7 @@ async fn until_interrupted(
     let mut signals = Signals::new().map_err(|e| Failure::internal(format!("cannot wait for signals: {e}")))?;
     let mut score_all = std::pin::pin!(score_all);
     let first = tokio::select! {
-        scored = &mut score_all => return Ok(Ended::Done(scored)),
+        scored = &mut score_all => return Ok(Ended::Done(Box::new(scored))),
         signal = signals.next() => signal,
     };
     interrupt.send_replace(true);
@@ -331,7 +331,7 @@ async fn until_interrupted(
     tokio::select! {
         scored = &mut score_all => match scored {
             // All was done, after all.
-            Ok(scored) => Ok(Ended::Done(Ok(scored))),
+            Ok(scored) => Ok(Ended::Done(Box::new(Ok(scored)))),
             Err(_) => Ok(Ended::Interrupted(first)),
         },
         second = signals.next() => Err(Failure::Signal(second.number())),
