@@ -83,6 +83,14 @@ pub enum At<'a> {
 }
 
 impl Sequence<'_> {
+    /// The first position that is read; how many tokens stand before it.
+    pub fn first_read(&self) -> usize {
+        match self.at {
+            At::Last => self.tokens.len().saturating_sub(1),
+            At::Positions(positions) => positions.iter().min().map_or(self.tokens.len(), |first| *first as usize),
+        }
+    }
+
     /// Number of reads.
     fn reads(&self) -> usize {
         match self.at {

@@ -18,6 +18,25 @@ pub trait Engine: Send {
 
     /// Forgets what it has kept of earlier micro-batches. Scores do not depend on that; times do.
     fn forget(&mut self) {}
+
+    /// How many rows [`Self::score`] would compute of this batch now: those that it has not kept.
+    fn rows(&self, batch: &MicroBatch) -> usize {
+        batch.tokens.len()
+    }
+
+    /// What it keeps, for other threads to ask; `None` where it keeps nothing.
+    fn prefixes(&self) -> Option<Arc<dyn Prefixes>> {
+        None
+    }
+}
+
+/// What an engine has kept of earlier micro-batches. A hint: by the time that a rollout is scored, it may be gone.
+pub trait Prefixes: Send + Sync {
+    /// How many of these tokens, from the first on, are kept.
+    fn known(&self, tokens: &[u32]) -> usize;
+
+    /// Another number whenever [`Self::known`] may say something else than before.
+    fn version(&self) -> u64;
 }
 
 /// The model as its callers need to know it.
@@ -107,6 +126,8 @@ pub struct TextAssets {
     pub chat_template: Option<String>,
     /// Further chat templates by their names, such as `tool_use`; none is called `default`.
     pub named_templates: BTreeMap<String, String>,
+    /// The day that templates are told where they ask for today's, as `YYYY-MM-DD`. `None`: they cannot ask.
+    pub template_date: Option<String>,
     /// Variables that the template may use: `bos_token`, `eos_token`, ...
     pub template_variables: BTreeMap<String, String>,
     /// Whether conversations and text are to begin with a beginning-of-sequence token.
@@ -149,6 +170,7 @@ pub struct ScoreTable {
     columns: usize,
     values: Vec<f32>,
     reused: usize,
+    recomputed: usize,
 }
 
 impl ScoreTable {
@@ -158,7 +180,7 @@ impl ScoreTable {
     /// If `values` is not whole rows: an engine that does that is broken.
     pub fn new(columns: usize, values: Vec<f32>) -> Self {
         assert!(columns > 0 && values.len().is_multiple_of(columns), "score table of ragged rows");
-        Self { columns, values, reused: 0 }
+        Self { columns, values, reused: 0, recomputed: 0 }
     }
 
     /// The same table, of an engine that had computed so many of the batch's tokens before.
@@ -169,6 +191,16 @@ impl ScoreTable {
     /// Tokens of the batch that were not computed, since the engine had kept what it needs of them.
     pub fn reused(&self) -> usize {
         self.reused
+    }
+
+    /// The same table, of an engine that computed so many tokens again, since it had no room to keep them.
+    pub fn recomputing(self, tokens: usize) -> Self {
+        Self { recomputed: tokens, ..self }
+    }
+
+    /// Tokens of the batch that were computed again, since the engine had no room to keep them. An estimate.
+    pub fn recomputed(&self) -> usize {
+        self.recomputed
     }
 
     /// The scores of read `i`, in the order of the card's attributes.

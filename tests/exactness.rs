@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config as Cases, TestRunner};
 use reward_sidecar::batch::{MicroBatch, Wanted};
 use reward_sidecar::engine::{Engine, ScoreTable};
-use reward_sidecar::model::{Config, Dtype, ModelEngine};
+use reward_sidecar::model::{CacheSize, Config, Dtype, ModelEngine};
 
 /// Random forests per fixture and type of weights.
 const CASES: u32 = 3;
@@ -58,7 +58,14 @@ fn traffic(context: usize, vocabulary: u32) -> impl Strategy<Value = Traffic> {
 fn load(folder: &Path, dtype: Dtype, threads: usize, prefix_cache_bytes: usize) -> ModelEngine {
     let model = folder.to_str().unwrap().to_owned();
     let cache_dir = PathBuf::from("/nonexistent");
-    let config = Config { model, dtype, threads, prefix_cache_bytes, cache_dir, ..Config::default() };
+    let config = Config {
+        model,
+        dtype,
+        threads,
+        prefix_cache: CacheSize::Bytes(prefix_cache_bytes),
+        cache_dir,
+        ..Config::default()
+    };
     ModelEngine::load(&config).unwrap_or_else(|e| panic!("{e}"))
 }
 

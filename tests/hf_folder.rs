@@ -213,6 +213,18 @@ fn the_version_follows_what_makes_the_numbers() {
     assert_eq!(versions(&|folder| fs::write(folder.join("README.md"), "words").unwrap()), original);
     assert_ne!(versions(&|folder| set(folder, "rms_norm_eps", json!(1e-5))), original);
     assert_ne!(versions(&|folder| fs::write(folder.join("chat_template.jinja"), "{{ messages }}").unwrap()), original);
+    let named = |folder: &Path| {
+        let named = folder.join("additional_chat_templates");
+        fs::create_dir(&named).unwrap();
+        fs::write(named.join("rag.jinja"), "{{ documents }}").unwrap();
+    };
+    assert_ne!(versions(&named), original);
+    let dated = Config {
+        model: fixtures().join("bf16-single").to_str().unwrap().into(),
+        template_date: Some("2026-07-31".into()),
+        ..Default::default()
+    };
+    assert_ne!(ModelEngine::load(&dated).unwrap().card().model_version, original);
     assert_ne!(
         versions(&|folder| {
             let path = folder.join("model.safetensors");

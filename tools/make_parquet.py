@@ -57,7 +57,38 @@ def pairs():
     return pa.table(columns)
 
 
+def conversations():
+    """Messages with parts and with calls of tools, as data sets have them: every struct has the fields of all."""
+    part = pa.struct([("text", pa.string()), ("type", pa.string())])
+    parts = pa.list_(pa.struct([("content", pa.list_(part)), ("role", pa.string())]))
+    arguments = pa.struct([("days", pa.int64()), ("place", pa.string())])
+    call = pa.struct([("function", pa.struct([("arguments", arguments), ("name", pa.string())])), ("id", pa.string())])
+    turns = pa.list_(
+        pa.struct(
+            [("role", pa.string()), ("content", pa.string()), ("tool_calls", pa.list_(call)), ("tool_call_id", pa.string())]
+        )
+    )
+    tool = pa.struct([("type", pa.string()), ("function", pa.struct([("name", pa.string())]))])
+    question = [{"role": "user", "content": [{"type": "text", "text": "What is 2+2?"}]}]
+    calls = [{"id": "c1", "function": {"name": "add", "arguments": {"days": 2}}}]
+    answer = [
+        {"role": "assistant", "tool_calls": calls},
+        {"role": "tool", "tool_call_id": "c1", "content": "4"},
+        message("assistant", "4."),
+    ]
+    columns = {
+        "prompt": pa.array([question, question], parts),
+        "completion": pa.array([answer, [message("assistant", "4.")]], turns),
+        "tools": pa.array([[{"type": "function", "function": {"name": "add"}}], None], pa.list_(tool)),
+        "documents": pa.array([None, '[{"title": "Sums"}]']),
+        "chat_template_kwargs": pa.array([{"enable_thinking": False}, None], pa.struct([("enable_thinking", pa.bool_())])),
+        "chat_template": pa.array([None, "rag"]),
+    }
+    return pa.table(columns)
+
+
 if __name__ == "__main__":
     FOLDER.mkdir(parents=True, exist_ok=True)
     pq.write_table(rollouts(), FOLDER / "rollouts.parquet", row_group_size=3)
     pq.write_table(pairs(), FOLDER / "pairs.parquet")
+    pq.write_table(conversations(), FOLDER / "conversations.parquet")

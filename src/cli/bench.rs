@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use self::measure::Bench as Measurement;
 use self::recorded::Recorded;
+use self::workload::MadeUp;
 use super::engine;
 use super::exit::Exit;
 use super::failure::Failure;
@@ -19,13 +20,16 @@ use crate::telemetry::Telemetry;
 
 /// Measure the engine alone, and the whole path: client, transport, micro-batches, forward pass, rewards, client.
 ///
-/// Without --input, two workloads are made up, the same on every machine: independent rollouts, and groups of 16
-/// completions that share a prompt. Every run begins with an empty prefix cache; the engine alone is given the
+/// Without --input, workloads are made up, the same on every machine: independent rollouts, groups of 16 completions that
+/// share a prompt, and conversations that come back a turn longer. Every run begins with an empty prefix cache; the engine alone is given the
 /// micro-batches that the whole path has made. Tokens are counted three times: submitted (each rollout for itself), unique
 /// (a shared prefix once per micro-batch), and computed (without what the prefix cache had).
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "Example:\n  reward-sidecar bench --model demo --input rollouts.jsonl --repeat 5")]
 pub struct Bench {
+    /// Made-up workload to measure with; may be given several times [default: independent and groups]
+    #[arg(long, value_enum, value_name = "NAME", conflicts_with = "input")]
+    workload: Vec<MadeUp>,
     /// Rollout file to measure with, instead of the made-up workloads; may be given several times
     #[arg(long, value_name = "FILE")]
     input: Vec<PathBuf>,
@@ -56,18 +60,20 @@ impl Bench {
         let model = loaded.settings.model()?;
         Telemetry::logs(&loaded)?;
         let workloads = if self.input.is_empty() {
-            vec![workload::independent(), workload::groups()]
+            let default = [MadeUp::Independent, MadeUp::Groups];
+            let made_up = if self.workload.is_empty() { &default[..] } else { &self.workload };
+            made_up.iter().map(|made_up| made_up.workload()).collect()
         } else {
-            self.input.iter().map(|path| workload::read(path)).collect::<Result<_, _>>()?
+            self.input.iter().map(|path| workload::read(path)).collect::<Result<Vec<_>, _>>()?
         };
         let started = Instant::now();
         let engine = Recorded::new(engine::load(&model)?);
         let loading = started.elapsed();
         let measurement = Measurement::start(&loaded.settings, self.via, engine, loading)?;
-        let measured = workloads
-            .into_iter()
-            .map(|workload| measurement.workload(workload, self.repeat))
-            .collect::<Result<Vec<_>, _>>()?;
+        let mut measured = Vec::new();
+        for workload in workloads {
+            measured.extend(measurement.with_whole(workload, self.repeat)?);
+        }
         let report = measurement.finish(measured)?;
         let text = if self.json { format!("{:#}\n", report.to_json()) } else { report.to_string() };
         output::print(&text)?;

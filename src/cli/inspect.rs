@@ -1,5 +1,6 @@
 //! `inspect`: what a model is, before anything is asked of it.
 
+use std::collections::BTreeMap;
 use std::fmt::{Display, Write as _};
 
 use serde::Serialize;
@@ -34,6 +35,8 @@ struct Inspected<'a> {
     #[serde(flatten)]
     report: &'a Report,
     template: Option<&'a str>,
+    /// Further templates by their names.
+    named_templates: &'a BTreeMap<String, String>,
     sample: Option<Sample>,
 }
 
@@ -45,7 +48,8 @@ impl Inspect {
         let engine = ModelEngine::load(&model)?;
         let card = engine.card();
         let sample = sample::of(card).map_err(StartError::Text)?;
-        let inspected = Inspected { report: &engine.report(), template: card.text.chat_template.as_deref(), sample };
+        let (template, named_templates) = (card.text.chat_template.as_deref(), &card.text.named_templates);
+        let inspected = Inspected { report: &engine.report(), template, named_templates, sample };
         let text = if self.json {
             let json = serde_json::to_string_pretty(&inspected);
             json.map_err(|e| Failure::internal(format!("the report is no JSON: {e}")))? + "\n"
@@ -57,7 +61,7 @@ impl Inspect {
     }
 }
 
-fn to_text(Inspected { report, template, sample }: &Inspected) -> String {
+fn to_text(Inspected { report, template, named_templates, sample }: &Inspected) -> String {
     let mut text = String::new();
     let mut line = |name: &str, value: &dyn Display| {
         // Writing to a String cannot fail.
@@ -117,6 +121,9 @@ fn to_text(Inspected { report, template, sample }: &Inspected) -> String {
     if let Some(chat) = sample.as_ref().and_then(|sample| sample.chat.as_ref()) {
         sample_lines(chat, &mut line);
     }
+    if !named_templates.is_empty() {
+        line("templates", &named_templates.keys().map(String::as_str).collect::<Vec<_>>().join(", "));
+    }
     match template {
         None => line("chat template", &"none: no conversations"),
         Some(template) => {
@@ -162,9 +169,9 @@ fn sample_lines(chat: &Chat, line: &mut impl FnMut(&str, &dyn Display)) {
             }
             if let Some(token) = others_begin_with {
                 let pipelines = format!(
-                    "the template does not write {token}, but the tokenizer puts it before a text: pipelines that render, then \
-                     tokenize with special tokens, have it; apply_chat_template(tokenize=True) does not, and neither does \
-                     this one. If the model was trained with it, say bos = \"one\""
+                    "two public pipelines differ here: the template does not write {token}, but the tokenizer puts it before a \
+                     text. apply_chat_template(tokenize=True) has none, and is followed here; rendering first and tokenizing \
+                     with special tokens has one, which bos = \"one\" in a preset follows"
                 );
                 line("  note", &pipelines);
             }

@@ -153,6 +153,39 @@ fn steps_are_listed_with_the_rollout() {
     assert_eq!(none["error"]["code"], "NO_READ_POSITION");
 }
 
+/// The cases of tools/make_messages.py: each row beside the text that transformers makes of it.
+#[test]
+fn a_file_of_conversations_has_the_rewards_of_their_texts() {
+    let fixture: serde_json::Value =
+        serde_json::from_str(include_str!("../../tests/fixtures/messages/cases.json")).unwrap();
+    let templates = fixture["templates"].as_object().unwrap().iter();
+    let mut named_templates: std::collections::BTreeMap<_, _> =
+        templates.map(|(name, source)| (name.clone(), source.as_str().unwrap().to_owned())).collect();
+    let text = TextAssets {
+        tokenizer_json: Some(fixture["tokenizer"].to_string().into_bytes().into()),
+        chat_template: named_templates.remove("default"),
+        named_templates,
+        template_variables: [("bos_token".to_owned(), "<s>".to_owned())].into(),
+        ..TextAssets::default()
+    };
+    let cases = fixture["cases"].as_array().unwrap();
+    let lines: String = cases
+        .iter()
+        .map(|case| format!("{}\n{}\n", case["row"].as_str().unwrap(), serde_json::json!({"text": case["text"]})))
+        .collect();
+    let output = Shared::default();
+    let engine = EchoEngine::new(1 << 14).taking(text, ReadPolicy::default());
+    score_with(engine, io::Cursor::new(lines), output.clone(), AggregationSpec::default()).unwrap();
+    let answers = answers(&output);
+    assert_eq!(answers.len(), 2 * cases.len());
+    for (case, pair) in cases.iter().zip(answers.chunks(2)) {
+        for field in ["reward", "attributes", "tokens"] {
+            assert_eq!(pair[0][field], pair[1][field], "{}: {}", case["name"], pair[0]);
+        }
+        assert!(pair[0]["reward"].is_number(), "{}: {}", case["name"], pair[0]);
+    }
+}
+
 /// An endless input whose output nobody reads.
 #[test]
 fn a_reader_that_left_ends_it_quietly() {

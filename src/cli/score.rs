@@ -86,13 +86,15 @@ const PATIENCE_MS: u64 = 1000;
 const EXAMPLES: &str = r#"A line of the rollout file, in one of these forms:
   {"id":"a1","prompt":"What is 2+2?","completion":"4."}         prompt: text, or [{"role":"user","content":"..."}]
   {"messages":[{"role":"user","content":"..."},{"role":"assistant","content":"..."}]}    the last message is scored
+  {"prompt":"...","completion":[{"role":"assistant","content":"..."}],"tools":[...]}     messages may hold any JSON
   {"id":"a2","text":"already templated text"}
   {"id":"a3","input_ids":[1,2,3]}
   {"id":"a4","prompt_ids":[1,2],"completion_ids":[3,4],"finish_reason":"length"}
   {"prompt":"...","chosen":"...","rejected":"..."}      a preference pair: text or messages, with or without a prompt
 An id is text or a whole number, which comes back as text; a row without one has its number in the file, from 1.
-Optional: group, finish_reason (stop, length, or another word of the engine that made it), require_completion, weights,
-weighting, deadline_ms, priority, aggregation.
+Optional: group, finish_reason (stop, length, or another word of the engine that made it), require_completion, answer_only,
+weights, weighting, deadline_ms, priority, aggregation; beside a conversation also tools, documents, chat_template_kwargs
+(further variables of the template) and chat_template (its name, where the model has several).
 An assistant's message in a prompt may say "score":true: that turn is scored too, by the conversation up to it.
 
 A line of the rewards file:

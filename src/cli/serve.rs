@@ -133,6 +133,9 @@ async fn serve(settings: &Settings, model: model::Config) -> Result<(), Failure>
     if let Some(path) = &settings.uds {
         info!("grpc: listening on unix:{}", path.display());
     }
+    for address in sidecar.http_addresses() {
+        info!("http: listening on {address}");
+    }
     if let Some(path) = &settings.shm {
         info!("shm: listening on shm://{}", path.display());
     }

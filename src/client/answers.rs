@@ -7,7 +7,7 @@ use std::iter::Fuse;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::{Client, ClientError};
+use super::{Client, ClientError, VersionPin, held_to};
 use crate::reward::Outcome;
 use crate::rollout::Rollout;
 
@@ -18,6 +18,7 @@ use crate::rollout::Rollout;
 #[derive(Debug)]
 pub struct Answers<I> {
     client: Client,
+    pin: VersionPin,
     rollouts: Fuse<I>,
     exhausted: bool,
     pending: JoinSet<(String, Result<Outcome, ClientError>)>,
@@ -26,7 +27,14 @@ pub struct Answers<I> {
 
 impl<I: Iterator<Item = Rollout>> Answers<I> {
     pub(super) fn new(client: Client, rollouts: I) -> Self {
-        Self { client, rollouts: rollouts.fuse(), exhausted: false, pending: JoinSet::new(), failed: None }
+        Self {
+            pin: client.pin(),
+            client,
+            rollouts: rollouts.fuse(),
+            exhausted: false,
+            pending: JoinSet::new(),
+            failed: None,
+        }
     }
 
     /// The next answer, with the id of its rollout; `None` when all are answered. May be dropped and called again
@@ -46,6 +54,7 @@ impl<I: Iterator<Item = Rollout>> Answers<I> {
                 biased;
                 Some(joined) = self.pending.join_next() => {
                     let (id, answer) = joined.expect("the task waits for an answer and cannot panic");
+                    let answer = self.pin.check(answer);
                     if let Err(error) = &answer && error.is_final() {
                         self.failed = Some(error.clone());
                     }
@@ -56,6 +65,7 @@ impl<I: Iterator<Item = Rollout>> Answers<I> {
                     Ok(permit) => match self.rollouts.next() {
                         None => self.exhausted = true,
                         Some(rollout) => {
+                            let rollout = held_to(&self.pin, rollout);
                             let id = rollout.id.clone();
                             let deadline = self.client.deadline(Instant::now(), rollout.deadline_ms);
                             match self.client.begin(rollout, asked, deadline, permit) {

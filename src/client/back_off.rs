@@ -16,6 +16,13 @@ pub struct BackOff {
     pub budget: Duration,
 }
 
+/// How long a Unix socket that does not exist is waited for before the first connection, where the user does not say: a
+/// mistyped path is more likely than a server that is about to start.
+pub(super) const SOCKET_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// After so long without a connection the user is told, once.
+pub(super) const TELL: Duration = Duration::from_secs(1);
+
 impl Default for BackOff {
     fn default() -> Self {
         Self { initial: Duration::from_millis(50), max: Duration::from_secs(5), budget: Duration::from_secs(30) }
@@ -23,6 +30,11 @@ impl Default for BackOff {
 }
 
 impl BackOff {
+    /// How long to try where the latest attempt found no socket, and there was none before it either.
+    pub(super) fn for_absent(&self, socket_timeout: Duration) -> Duration {
+        self.budget.min(socket_timeout)
+    }
+
     /// The delay after `failures` failures in a row (at least 1): between half of `initial * 2^(failures - 1)` and all
     /// of it, so that clients that lost a server together do not come back together.
     pub(super) fn delay(&self, failures: u32, random: u64) -> Duration {

@@ -7,12 +7,13 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 use super::Client;
-use super::back_off::BackOff;
+use super::back_off::{BackOff, SOCKET_TIMEOUT};
 use super::command::Config;
 use super::driver::Driver;
 use super::error::ClientError;
 use super::link::{Address, KeepAlive};
 use super::room::Room;
+use super::version::Version;
 use crate::limits::MAX_STREAM_IN_FLIGHT;
 
 /// How a client is to be made.
@@ -23,6 +24,8 @@ pub struct Builder {
     pub(super) back_off: BackOff,
     pub(super) deadline: Option<Duration>,
     pub(super) keep_alive: KeepAlive,
+    pub(super) version: Version,
+    pub(super) socket_timeout: Duration,
 }
 
 impl Builder {
@@ -33,6 +36,8 @@ impl Builder {
             back_off: BackOff::default(),
             deadline: None,
             keep_alive: KeepAlive::default(),
+            version: Version::default(),
+            socket_timeout: SOCKET_TIMEOUT,
         }
     }
 
@@ -46,9 +51,20 @@ impl Builder {
         Self { back_off, ..self }
     }
 
+    /// How long to wait, before the first connection, for a Unix socket that does not exist: mostly its path is mistyped.
+    /// Default: 2 s. A socket that was there once is waited for as long as [`BackOff`] allows.
+    pub fn socket_timeout(self, socket_timeout: Duration) -> Self {
+        Self { socket_timeout, ..self }
+    }
+
     /// The deadline of rollouts that bring none of their own, in whole milliseconds from their submission. Default: none.
     pub fn deadline(self, deadline: Duration) -> Self {
         Self { deadline: Some(deadline), ..self }
+    }
+
+    /// Which model version is to answer the rollouts of one call that scores several. Default: that of its first rewards.
+    pub fn version(self, version: Version) -> Self {
+        Self { version, ..self }
     }
 
     /// How soon a server that hangs counts as lost. Default: after 8 s.
@@ -87,6 +103,8 @@ impl Builder {
             back_off: self.back_off,
             // Beyond the number's range it is no deadline that anybody will see.
             deadline_ms: self.deadline.and_then(|deadline| u64::try_from(deadline.as_millis()).ok()),
+            version: self.version.clone(),
+            socket_timeout: self.socket_timeout,
         });
         let room = Room::new(config.room());
         let (commands, inbox) = mpsc::unbounded_channel();

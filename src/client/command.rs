@@ -4,6 +4,7 @@
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -13,6 +14,7 @@ use super::deadline::Deadline;
 use super::error::ClientError;
 use super::link::Address;
 use super::room::Permit;
+use super::version::Version;
 use super::waiter::Waiter;
 use crate::proto::{ServedModel, v1};
 
@@ -29,6 +31,8 @@ pub(super) struct Config {
     pub(super) in_flight_limit: usize,
     pub(super) back_off: BackOff,
     pub(super) deadline_ms: Option<u64>,
+    pub(super) version: Version,
+    pub(super) socket_timeout: Duration,
 }
 
 impl Config {

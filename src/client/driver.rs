@@ -94,7 +94,7 @@ impl Driver {
                 End::Lost(failure) => {
                     self.table.disconnect(Instant::now());
                     match failure {
-                        Failure::Passing(reason) => {
+                        Failure::Passing(reason) | Failure::Absent(reason) => {
                             let address = &self.config.address.text;
                             tracing::warn!(%address, %reason, unanswered = self.table.len(), "lost the connection");
                             self.failures.add(&reason);
@@ -114,7 +114,10 @@ impl Driver {
         let config = self.config.clone();
         let mut failures = self.failures.clone();
         let dialled = {
-            let mut dialling = pin!(dial(&config.address, &config.back_off, &mut failures));
+            // A socket that was there once may come back.
+            let first = self.card.borrow().is_none();
+            let absent = if first { config.socket_timeout } else { config.back_off.budget };
+            let mut dialling = pin!(dial(&config.address, &config.back_off, absent, &mut failures));
             loop {
                 if self.is_finished() {
                     return None;
@@ -348,6 +351,8 @@ mod tests {
             in_flight_limit: 8,
             back_off: BackOff::default(),
             deadline_ms: None,
+            version: Default::default(),
+            socket_timeout: Duration::ZERO,
         };
         let (_commands, inbox) = mpsc::unbounded_channel();
         let mut driver = Driver::new(Arc::new(config), inbox, Room::new(8), watch::channel(None).0);

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Status};
 
-use super::back_off::{BackOff, random};
+use super::back_off::{BackOff, TELL, random};
 use super::error::{ClientError, in_full};
 use crate::limits::MAX_MESSAGE_BYTES;
 use crate::proto::v1::GetModelRequest;
@@ -97,6 +97,7 @@ impl Address {
             Some(&WrongOwner { found, own }) => {
                 Failure::Final(ClientError::WrongOwner { address: self.text.clone(), found, own })
             }
+            None if self.socket.is_some() && is_absent(&error) => Failure::Absent(in_full(&error)),
             None => Failure::Passing(in_full(&error)),
         })
     }
@@ -119,17 +120,22 @@ async fn trusted(path: &Path) -> io::Result<UnixStream> {
 
 /// Whether that was why a connection could not be made.
 fn wrong_owner<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a WrongOwner> {
-    let mut error = Some(error);
-    while let Some(cause) = error {
+    causes(error).find_map(|cause| {
         // What an `io::Error` was made of is not its source, but stands in its place.
         let inner = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        let found = inner.and_then(|inner| inner.downcast_ref()).or_else(|| cause.downcast_ref());
-        if found.is_some() {
-            return found;
-        }
-        error = cause.source();
-    }
-    None
+        inner.and_then(|inner| inner.downcast_ref()).or_else(|| cause.downcast_ref())
+    })
+}
+
+/// Whether a connection could not be made because there is no such file.
+fn is_absent(error: &(dyn Error + 'static)) -> bool {
+    let mut errors = causes(error).filter_map(|cause| cause.downcast_ref::<io::Error>());
+    errors.any(|error| error.kind() == io::ErrorKind::NotFound)
+}
+
+/// An error and what caused it, one after the other.
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&error: &&'a (dyn Error + 'static)| error.source())
 }
 
 /// A live connection, and what is served at its other end.
@@ -158,15 +164,20 @@ impl Failures {
     }
 }
 
-/// Connects, waiting after each failure. Fails when the budget is spent, or when there is no use in trying. `failures`
-/// goes in with what went before and comes out with what was added.
-pub(super) async fn dial(address: &Address, back_off: &BackOff, failures: &mut Failures) -> Result<Link, ClientError> {
-    let since = Instant::now();
+/// Connects, waiting after each failure. Fails when the budget is spent, which is `absent` while there is no socket, or when
+/// there is no use in trying. `failures` goes in with what went before and comes out with what was added.
+pub(super) async fn dial(
+    address: &Address,
+    back_off: &BackOff,
+    absent: Duration,
+    failures: &mut Failures,
+) -> Result<Link, ClientError> {
+    let (since, mut budget, mut told) = (Instant::now(), back_off.budget, false);
     loop {
         if failures.count > 0 {
             let delay = back_off.delay(failures.count, random());
             let waited = since.elapsed();
-            if waited + delay > back_off.budget {
+            if waited + delay > budget {
                 return Err(ClientError::Disconnected {
                     address: address.text.clone(),
                     reason: failures.reason.clone(),
@@ -175,11 +186,20 @@ pub(super) async fn dial(address: &Address, back_off: &BackOff, failures: &mut F
             }
             sleep(delay).await;
         }
+        budget = back_off.budget;
         match timeout(ATTEMPT, attempt(address)).await {
             Ok(Ok(link)) => return Ok(link),
             Ok(Err(Failure::Final(error))) => return Err(error),
             Ok(Err(Failure::Passing(reason))) => failures.add(&reason),
+            Ok(Err(Failure::Absent(reason))) => {
+                failures.add(&reason);
+                budget = back_off.for_absent(absent);
+            }
             Err(_) => failures.add(&format!("no answer in {} s", ATTEMPT.as_secs())),
+        }
+        if since.elapsed() >= TELL && !std::mem::replace(&mut told, true) {
+            let give_up_s = budget.as_secs_f32();
+            tracing::warn!(address = %address.text, reason = %failures.reason, give_up_s, "no connection yet");
         }
         tracing::debug!(address = %address.text, reason = %failures.reason, "cannot connect");
     }
@@ -189,6 +209,8 @@ pub(super) async fn dial(address: &Address, back_off: &BackOff, failures: &mut F
 pub(super) enum Failure {
     /// It may go away.
     Passing(String),
+    /// There is no socket of that name; it may come.
+    Absent(String),
     /// It will not.
     Final(ClientError),
 }
@@ -241,6 +263,8 @@ mod tests {
         let wrapped = Wrapper(io::Error::other(WrongOwner { found: 7, own: 8 }));
         assert!(wrong_owner(&wrapped).is_some_and(|owner| (owner.found, owner.own) == (7, 8)));
         assert!(wrong_owner(&Wrapper(io::Error::other("else"))).is_none());
+        assert!(is_absent(&Wrapper(io::ErrorKind::NotFound.into())));
+        assert!(!is_absent(&Wrapper(io::ErrorKind::ConnectionRefused.into())));
     }
 
     #[test]

@@ -31,8 +31,10 @@
 //!   not to score them.
 //! - *A server that shuts down* rejects with `DRAINING`; the client does not pass that on, but asks again over the next
 //!   connection.
-//! - *A server that comes back with another model* is not an error: each `Rewards` says which `model_version` gave it,
-//!   and [`Client::card`] describes the present one.
+//! - *A server that comes back with another model* does not answer the rest of a [`Client::score_all`] or
+//!   [`Client::stream`] that the first has begun: those rollouts are `OTHER_VERSION` ([`Builder::version`] says otherwise).
+//!   For single rollouts it is not an error: each `Rewards` says which `model_version` gave it, and [`Client::card`]
+//!   describes the present one.
 //!
 //! Threads that wait, and shared memory, have a client of their own: [`blocking`].
 
@@ -49,6 +51,7 @@ mod outbox;
 mod pending;
 mod room;
 mod table;
+mod version;
 mod waiter;
 
 use std::sync::Arc;
@@ -73,6 +76,7 @@ pub use builder::Builder;
 pub use error::ClientError;
 pub use link::KeepAlive;
 pub use pending::Pending;
+pub use version::{Version, VersionPin};
 pub use waiter::Answer;
 
 /// A client of one server. Clones share one stream, and may be used from any task.
@@ -132,15 +136,17 @@ impl Client {
         self.submit(rollout).await?.await
     }
 
-    /// Scores all, pipelined; the outcomes are in the order of the rollouts. Ends with the first [`ClientError`].
+    /// Scores all, pipelined; the outcomes are in the order of the rollouts, and of one model version
+    /// ([`Builder::version`]). Ends with the first [`ClientError`].
     pub async fn score_all(&self, rollouts: impl IntoIterator<Item = Rollout>) -> Result<Vec<Outcome>, ClientError> {
+        let pin = self.pin();
         let mut pending = Vec::new();
         for rollout in rollouts {
-            pending.push(self.submit(rollout).await?);
+            pending.push(self.submit(held_to(&pin, rollout)).await?);
         }
         let mut outcomes = Vec::with_capacity(pending.len());
         for pending in pending {
-            outcomes.push(pending.await?);
+            outcomes.push(pin.check(pending.await)?);
         }
         Ok(outcomes)
     }
@@ -157,6 +163,11 @@ impl Client {
         // An error means that another clone was faster.
         let _ = self.send(Command::Close);
         while self.card.changed().await.is_ok() {}
+    }
+
+    /// For the rollouts of one call.
+    fn pin(&self) -> VersionPin {
+        VersionPin::new(self.config.version.clone())
     }
 
     fn send(&self, command: Command) -> Result<(), ClientError> {
@@ -197,4 +208,12 @@ impl Client {
         self.send(Command::Score(Submission { number, rollout, waiter, asked, deadline, permit }))?;
         Ok(number)
     }
+}
+
+/// A rollout of a call that is held to one version: the server is told, unless the rollout names one itself.
+fn held_to(pin: &VersionPin, mut rollout: Rollout) -> Rollout {
+    if rollout.model_version.is_empty() {
+        rollout.model_version.push_str(pin.wanted());
+    }
+    rollout
 }

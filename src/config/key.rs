@@ -6,6 +6,8 @@ use tracing::level_filters::LevelFilter;
 use super::address::is_address;
 use crate::model::DeviceChoice;
 use crate::secret::REDACTED;
+use crate::sidecar::HttpAddresses;
+use crate::sidecar::template::Date;
 
 /// Commands that take a setting as a flag, as a set of bits.
 pub const SERVE: u8 = 1;
@@ -16,6 +18,9 @@ pub const INSPECT: u8 = 4;
 
 /// What a switched-off optional setting says.
 pub(super) const OFF: &str = "off";
+
+/// What a setting says that is worked out at the start.
+pub(super) const AUTO: &str = "auto";
 
 /// What begins every environment variable of ours.
 pub(super) const ENVIRONMENT_PREFIX: &str = "REWARD_SIDECAR_";
@@ -64,8 +69,12 @@ pub(super) enum Kind {
     Text,
     /// A path, or text beside [`OFF`] that is not empty.
     PathOrOff,
+    /// `YYYY-MM-DD`, or [`OFF`].
+    DayOrOff,
     /// `HOST:PORT`, `:PORT`, or [`OFF`].
     AddressOrOff,
+    /// `HOST:PORT` or `unix:PATH`, several with commas between, or [`OFF`].
+    HttpAddressesOrOff,
     /// `http://HOST:PORT`, or [`OFF`].
     EndpointOrOff,
     /// Text that is not empty and that nobody is shown, or [`OFF`]. Its row has another beside it, `NAME_file`, for the file
@@ -75,6 +84,8 @@ pub(super) enum Kind {
     LogFilter,
     /// A whole number.
     Count { min: u64, ceiling: u64, ceiling_name: &'static str },
+    /// A whole number, or [`AUTO`].
+    CountOrAuto { ceiling: u64, ceiling_name: &'static str },
     /// A power of two.
     PowerOfTwo { min: u64, ceiling: u64, ceiling_name: &'static str },
     /// `true` or `false`.
@@ -98,7 +109,8 @@ impl Kind {
     /// Reads a flag or an environment variable; [`Kind::check`] follows.
     pub fn parse(self, text: &str) -> Result<Value, Unfit> {
         match self {
-            Kind::Count { .. } | Kind::PowerOfTwo { .. } => match text.parse::<i64>() {
+            Kind::CountOrAuto { .. } if text == AUTO => Ok(Value::String(text.to_owned())),
+            Kind::Count { .. } | Kind::CountOrAuto { .. } | Kind::PowerOfTwo { .. } => match text.parse::<i64>() {
                 Ok(number) => Ok(Value::Integer(number)),
                 Err(_) => Err(Unfit::Not(self.expected())),
             },
@@ -116,7 +128,9 @@ impl Kind {
         let fits = match (self, value) {
             (Kind::Text | Kind::PathOrOff, Value::String(text)) => !text.is_empty(),
             (Kind::Secret, Value::String(text)) => !text.is_empty() && text != REDACTED,
+            (Kind::DayOrOff, Value::String(text)) => text == OFF || Date::parse(text).is_some(),
             (Kind::AddressOrOff, Value::String(text)) => text == OFF || is_address(text),
+            (Kind::HttpAddressesOrOff, Value::String(text)) => text == OFF || text.parse::<HttpAddresses>().is_ok(),
             (Kind::EndpointOrOff, Value::String(text)) => text == OFF || is_endpoint(text),
             (Kind::LogFilter, Value::String(text)) => {
                 !text.is_empty()
@@ -126,6 +140,13 @@ impl Kind {
             (Kind::OneOf(words), Value::String(text)) => words.contains(&text.as_str()),
             (Kind::Device, Value::String(text)) => text.parse::<DeviceChoice>().is_ok(),
             (Kind::Switch, Value::Boolean(_)) => true,
+            (Kind::CountOrAuto { .. }, Value::String(text)) => text == AUTO,
+            (Kind::CountOrAuto { ceiling, ceiling_name }, Value::Integer(_)) => {
+                return Kind::Count { min: 0, ceiling, ceiling_name }.check(value).map_err(|unfit| match unfit {
+                    Unfit::Not(_) => Unfit::Not(self.expected()),
+                    above => above,
+                });
+            }
             (
                 Kind::Count { min, ceiling, ceiling_name } | Kind::PowerOfTwo { min, ceiling, ceiling_name },
                 Value::Integer(number),
@@ -168,6 +189,10 @@ impl Kind {
             Kind::Text => "text that is not empty".into(),
             Kind::PathOrOff => "a path, or off".into(),
             Kind::Secret => format!("text that is not empty and not {REDACTED}, which stands for a secret, or off"),
+            Kind::DayOrOff => "a day such as 2026-07-31, or off".into(),
+            Kind::HttpAddressesOrOff => {
+                "addresses such as 127.0.0.1:8000, :8000 or unix:/run/a.sock, with commas between, or off".into()
+            }
             Kind::AddressOrOff => {
                 "an address such as 127.0.0.1:50051, [::1]:50051, localhost:50051 or :50051 (all interfaces), or off"
                     .into()
@@ -175,6 +200,7 @@ impl Kind {
             Kind::EndpointOrOff => "an endpoint such as http://127.0.0.1:4317 (plain HTTP/2, no TLS), or off".into(),
             Kind::LogFilter => "a level (error, warn, info, debug, trace) or directives such as info,h2=warn".into(),
             Kind::Count { min, ceiling, .. } => format!("a whole number from {min} to {ceiling}"),
+            Kind::CountOrAuto { ceiling, .. } => format!("a whole number from 0 to {ceiling}, or {AUTO}"),
             Kind::PowerOfTwo { min, ceiling, .. } => format!("a power of two from {min} to {ceiling}"),
             Kind::Switch => "true or false".into(),
             Kind::OneOf(words) => format!("one of {}", words.join(", ")),
@@ -224,6 +250,13 @@ mod tests {
     }
 
     #[test]
+    fn days_are_of_the_calendar() {
+        let check = |text: &str| Kind::DayOrOff.check(&Value::String(text.into())).is_ok();
+        assert!(check("2024-02-29") && check(OFF));
+        assert!(!check("2023-02-29") && !check("today") && !check("") && !check("26 Jul 2024"));
+    }
+
+    #[test]
     fn a_misspelt_level_is_no_filter_and_the_right_one_is_named() {
         let check = |text: &str| Kind::LogFilter.check(&Value::String(text.into())).is_ok();
         for good in
@@ -248,6 +281,18 @@ mod tests {
         assert_eq!(Kind::OneOf(&["reject", "truncate-left"]).nearest("truncate").as_deref(), Some("truncate-left"));
         assert_eq!(Kind::OneOf(&["reject", "truncate-left"]).nearest("colour"), None);
         assert_eq!(Kind::Switch.nearest("yes").as_deref(), Some("true"));
+    }
+
+    #[test]
+    fn a_number_that_follows_the_machine_is_a_number_or_auto() {
+        let kind = Kind::CountOrAuto { ceiling: 100, ceiling_name: "MOST" };
+        let read = |text: &str| kind.parse(text).and_then(|value| kind.check(&value).map(|()| value));
+        assert_eq!(read("auto"), Ok(Value::String("auto".into())));
+        assert_eq!(read("0"), Ok(Value::Integer(0)));
+        assert!(matches!(read("101"), Err(Unfit::Above { value: 101, .. })));
+        for wrong in ["-1", "off", ""] {
+            assert_eq!(read(wrong), Err(Unfit::Not("a whole number from 0 to 100, or auto".into())), "{wrong}");
+        }
     }
 
     #[test]

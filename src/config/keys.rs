@@ -3,13 +3,10 @@
 
 use toml::Value;
 
-use super::key::{INSPECT, Key, Kind, OFF, SCORE, SERVE};
+use super::key::{AUTO, INSPECT, Key, Kind, OFF, SCORE, SERVE};
 use crate::limits;
 use crate::model::{DeviceChoice, Dtype};
 use crate::sidecar::{self, OverLong};
-
-/// The demo model keeps some 4,800 tokens in that: more than a micro-batch has.
-const DEFAULT_PREFIX_CACHE_BYTES: usize = 128 << 20;
 
 fn text(value: impl Into<String>) -> Value {
     Value::String(value.into())
@@ -78,6 +75,14 @@ pub(super) const KEYS: &[Key] = &[
         about: "Offer the outputs that a preset knows were never trained, too",
     },
     Key {
+        name: "template_date",
+        kind: Kind::DayOrOff,
+        default: || text(OFF),
+        commands: SERVE | SCORE | INSPECT,
+        value_name: "YYYY-MM-DD",
+        about: "The day that a chat template is told where it asks for today's (strftime_now), or off; part of model_version",
+    },
+    Key {
         name: "tp",
         kind: limit(limits::MAX_THREADS, "MAX_THREADS"),
         default: || count(1),
@@ -111,15 +116,15 @@ pub(super) const KEYS: &[Key] = &[
     },
     Key {
         name: "prefix_cache_bytes",
-        kind: Kind::Count {
-            min: 0,
+        kind: Kind::CountOrAuto {
             ceiling: limits::MAX_PREFIX_CACHE_BYTES as u64,
             ceiling_name: "MAX_PREFIX_CACHE_BYTES",
         },
-        default: || count(DEFAULT_PREFIX_CACHE_BYTES),
+        default: || text(AUTO),
         commands: SERVE | SCORE,
         value_name: "N",
-        about: "Memory for prefixes that later micro-batches may begin with, on the CPU; 0 keeps none. Never changes a reward",
+        about: "Memory for prefixes that later micro-batches may begin with, on the CPU; 0 keeps none, auto: a quarter of what is free, \
+                at most 16 micro-batches' tokens. Never changes a reward",
     },
     Key {
         name: "cache_dir",
@@ -135,7 +140,7 @@ pub(super) const KEYS: &[Key] = &[
         default: || text("127.0.0.1:50051"),
         commands: SERVE,
         value_name: "ADDR",
-        about: "TCP address of the gRPC server, HOST:PORT or :PORT (all interfaces), or off (the default where uds or shm is given); \
+        about: "TCP address of the gRPC server, HOST:PORT or :PORT (all interfaces), or off (the default where uds, shm or http is given); \
                 port 0 lets the system pick",
     },
     Key {
@@ -145,6 +150,30 @@ pub(super) const KEYS: &[Key] = &[
         commands: SERVE,
         value_name: "PATH",
         about: "Unix socket of the gRPC server, or off",
+    },
+    Key {
+        name: "http",
+        kind: Kind::HttpAddressesOrOff,
+        default: || text(OFF),
+        commands: SERVE,
+        value_name: "ADDR,...",
+        about: "Where HTTP is served, as trainers' own clients speak it: HOST:PORT or unix:PATH, several with commas between, or off",
+    },
+    Key {
+        name: "gym_on_rejection",
+        kind: Kind::OneOf(&["mask", "fail"]),
+        default: || text("mask"),
+        commands: SERVE,
+        value_name: "mask|fail",
+        about: "What NeMo-Gym's /verify is told of a rollout without a reward: a masked sample, or an error",
+    },
+    Key {
+        name: "http_connections",
+        kind: limit(limits::MAX_CONNECTIONS, "MAX_CONNECTIONS"),
+        default: || count(sidecar().http_connections),
+        commands: SERVE,
+        value_name: "N",
+        about: "Most HTTP connections that are open; under that pressure the longest idle one closes",
     },
     Key {
         name: "shm",
@@ -196,7 +225,7 @@ pub(super) const KEYS: &[Key] = &[
         default: || count(sidecar().max_batch_tokens),
         commands: SERVE | SCORE,
         value_name: "N",
-        about: "Most unique tokens in one micro-batch, fewer where that hardly costs more; a longer rollout goes alone",
+        about: "Most unique tokens that one micro-batch computes, fewer where that hardly costs more; a longer rollout goes alone",
     },
     Key {
         name: "max_batch_rollouts",

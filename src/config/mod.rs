@@ -52,6 +52,9 @@ pub struct Settings {
     pub adapter: Option<PathBuf>,
     /// Whether outputs that were never trained are attributes too.
     pub untrained_attributes: bool,
+    /// The day that chat templates are told.
+    #[serde(deserialize_with = "unless_off")]
+    pub template_date: Option<String>,
     /// Tensor-parallel ranks.
     pub tp: usize,
     /// What to compute on.
@@ -62,8 +65,9 @@ pub struct Settings {
     pub dtype: model::Dtype,
     /// CPU threads of the forward pass; 0 means all cores.
     pub threads: usize,
-    /// Bytes for prefixes that later micro-batches may begin with; 0 keeps none.
-    pub prefix_cache_bytes: usize,
+    /// Bytes for prefixes that later micro-batches may begin with; 0 keeps none, `None`: as free memory allows.
+    #[serde(deserialize_with = "unless_auto")]
+    pub prefix_cache_bytes: Option<usize>,
     /// Where downloaded bases are kept.
     pub cache_dir: PathBuf,
     /// TCP address of the gRPC server.
@@ -72,6 +76,13 @@ pub struct Settings {
     /// Unix socket of the gRPC server.
     #[serde(deserialize_with = "unless_off")]
     pub uds: Option<PathBuf>,
+    /// Where HTTP is listened for.
+    #[serde(deserialize_with = "unless_off")]
+    pub http: Option<sidecar::HttpAddresses>,
+    /// What NeMo-Gym's route says of a rollout that has no reward.
+    pub gym_on_rejection: sidecar::GymOnRejection,
+    /// Most HTTP connections that are open.
+    pub http_connections: usize,
     /// Unix socket that hands out lanes.
     #[serde(deserialize_with = "unless_off")]
     pub shm: Option<PathBuf>,
@@ -84,7 +95,7 @@ pub struct Settings {
     /// TCP address of `/metrics`, `/health` and `/ready`.
     #[serde(deserialize_with = "unless_off")]
     pub admin: Option<SocketAddr>,
-    /// Unique tokens in one micro-batch.
+    /// Unique tokens that one micro-batch computes.
     pub max_batch_tokens: usize,
     /// Rollouts in one micro-batch.
     pub max_batch_rollouts: usize,
@@ -137,6 +148,14 @@ where
     if text == key::OFF { Ok(None) } else { text.parse().map(Some).map_err(D::Error::custom) }
 }
 
+/// A number, or the word `auto`.
+fn unless_auto<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D::Error> {
+    match toml::Value::deserialize(deserializer)? {
+        toml::Value::String(text) if text == key::AUTO => Ok(None),
+        value => value.try_into().map(Some).map_err(D::Error::custom),
+    }
+}
+
 /// What is written as text.
 fn parsed<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
@@ -152,6 +171,9 @@ impl Settings {
         sidecar::Config {
             grpc: self.grpc,
             uds: self.uds.clone(),
+            http: self.http.clone().unwrap_or_default().0,
+            gym_on_rejection: self.gym_on_rejection,
+            http_connections: self.http_connections,
             shm: self.shm.clone(),
             shm_lanes: self.shm_lanes,
             shm_ring_bytes: self.shm_ring_bytes,
@@ -185,13 +207,23 @@ impl Settings {
             head: self.head.clone(),
             adapter: self.adapter.clone(),
             untrained_attributes: self.untrained_attributes,
+            template_date: self.template_date.clone(),
             tp: self.tp,
             device: self.device,
             dtype: self.dtype,
             threads: self.threads,
-            prefix_cache_bytes: self.prefix_cache_bytes,
+            prefix_cache: self.prefix_cache(),
             cache_dir: self.cache_dir.clone(),
         })
+    }
+
+    /// By itself, a cache takes no more than it is likely to use: so many micro-batches.
+    fn prefix_cache(&self) -> model::CacheSize {
+        const MICRO_BATCHES: usize = 16;
+        match self.prefix_cache_bytes {
+            Some(bytes) => model::CacheSize::Bytes(bytes),
+            None => model::CacheSize::Auto { tokens: MICRO_BATCHES.saturating_mul(self.max_batch_tokens) },
+        }
     }
 
     /// What only a server needs: somewhere to listen, and a system that can.
@@ -199,7 +231,7 @@ impl Settings {
         if self.shm.is_some() && !cfg!(target_os = "linux") {
             return Err(ConfigError::NoLanes);
         }
-        if let (None, None, None) = (&self.grpc, &self.uds, &self.shm) {
+        if let (None, None, None, None) = (&self.grpc, &self.uds, &self.shm, &self.http) {
             return Err(ConfigError::NothingToListenOn);
         }
         let same = |first, second, value| Err(ConfigError::SameTwice { first, second, value });

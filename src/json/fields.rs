@@ -9,9 +9,9 @@ use super::error::{RolloutError, reason};
 use super::extra::{ExtraColumns, ExtraField};
 use super::finish_reason::Reason;
 use super::nearest::nearest;
-use super::values::{Completion, Id, Ids, Messages};
+use super::values::{Aggregation, Completion, Id, Ids, Messages};
 use crate::reward::Code;
-use crate::rollout::{AggregationSpec, Distinct, Object};
+use crate::rollout::{AnswerOnlyField, Distinct};
 
 /// The fields of a row, as far as they could be read.
 #[derive(Default)]
@@ -37,11 +37,12 @@ pub(super) struct Fields {
     pub completion_ids: Option<Ids>,
     pub finish_reason: Option<Reason>,
     pub require_completion: Option<bool>,
+    pub answer_only: Option<AnswerOnlyField>,
     pub weights: Option<Distinct<f64>>,
     pub weighting: Option<String>,
     pub deadline_ms: Option<u64>,
     pub priority: Option<i32>,
-    pub aggregation: Option<Object<AggregationSpec>>,
+    pub aggregation: Option<Aggregation>,
     /// Fields that are not a rollout's, in their order, where they are kept.
     pub extra: Vec<ExtraField>,
     /// `messages` as it was written, where extra fields are kept: beside a pair it is one of them.
@@ -49,7 +50,7 @@ pub(super) struct Fields {
 }
 
 /// Every field of a row, in the order in which messages list them.
-pub const FIELDS: [&str; 22] = [
+pub const FIELDS: [&str; 23] = [
     "id",
     "group",
     "prompt",
@@ -67,6 +68,7 @@ pub const FIELDS: [&str; 22] = [
     "completion_ids",
     "finish_reason",
     "require_completion",
+    "answer_only",
     "weights",
     "weighting",
     "deadline_ms",
@@ -75,8 +77,8 @@ pub const FIELDS: [&str; 22] = [
 ];
 
 /// Names that the rewards file gives a meaning: a kept field of such a name could not be told from it.
-pub const REWARDS_FIELDS: [&str; 9] =
-    ["reward", "attributes", "tokens", "truncated", "model_version", "reads", "error", "line", "margin"];
+pub const REWARDS_FIELDS: [&str; 10] =
+    ["reward", "attributes", "tokens", "truncated", "model_version", "reads", "thinking", "error", "line", "margin"];
 
 impl Fields {
     pub fn new(extra_columns: ExtraColumns) -> Self {
@@ -132,6 +134,7 @@ impl Fields {
             "prompt_ids" => self.prompt_ids = map.next_value()?,
             "completion_ids" => self.completion_ids = map.next_value()?,
             "finish_reason" => self.finish_reason = map.next_value()?,
+            "answer_only" => self.answer_only = map.next_value()?,
             "require_completion" => self.require_completion = map.next_value()?,
             "weights" => self.weights = map.next_value()?,
             "weighting" => self.weighting = map.next_value()?,

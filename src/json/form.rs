@@ -9,14 +9,14 @@ use super::fields::Fields;
 use super::message::text_of;
 use super::values::{Completion, Ids, Messages};
 use crate::reward::{Code, Rejection};
-use crate::rollout::{ASSISTANT, AggregationSpec, Distinct, Extras, Input, Message, Object, Rollout};
+use crate::rollout::{ASSISTANT, AggregationSpec, Distinct, Extras, Input, Message, Rollout};
 
 /// The fields of each input form of one rollout that every caller may use, in the order in which messages list them.
-pub const FORMS: [&[&str]; 4] =
-    [&["prompt", "completion"], &["text"], &["input_ids"], &["prompt_ids", "completion_ids"]];
+pub const FORMS: [&[&str]; 5] =
+    [&["prompt", "completion"], &["messages"], &["text"], &["input_ids"], &["prompt_ids", "completion_ids"]];
 
 /// All forms of a row. `prompt` may stand beside the last one as well.
-const ROW_FORMS: [&[&str]; 6] = [FORMS[0], &["messages"], FORMS[1], FORMS[2], FORMS[3], &["chosen", "rejected"]];
+const ROW_FORMS: [&[&str]; 6] = [FORMS[0], FORMS[1], FORMS[2], FORMS[3], FORMS[4], &["chosen", "rejected"]];
 
 /// What one row asks for.
 #[derive(Debug, PartialEq)]
@@ -62,6 +62,7 @@ pub(super) fn content(fields: &mut Fields, id: &str, extra_columns: ExtraColumns
         deadline_ms: fields.deadline_ms,
         aggregation: aggregation(fields)?.into(),
         require_completion: fields.require_completion.unwrap_or_default(),
+        answer_only: fields.answer_only.take().unwrap_or_default().0,
         ..Rollout::default()
     };
     let with = |input, options: Rollout| Box::new(Rollout { input: Some(input), ..options });
@@ -226,7 +227,7 @@ fn aggregation(fields: &mut Fields) -> Result<AggregationSpec, Rejection> {
     let twice = |field: &str| {
         Rejection::new(Code::BadOption, format!("{field}: given both by itself and in aggregation; give it once"))
     };
-    let mut spec = fields.aggregation.take().map(|Object(spec)| spec).unwrap_or_default();
+    let mut spec = fields.aggregation.take().map(|aggregation| aggregation.0).unwrap_or_default();
     if let Some(Distinct(weights)) = fields.weights.take() {
         if !spec.weights.is_empty() {
             return Err(twice("weights"));

@@ -12,13 +12,10 @@ use serde_json::value::RawValue;
 use super::value::Value;
 use crate::rollout::Message;
 
-/// A [`Message`] that is being read.
-#[derive(Debug, PartialEq)]
-pub(super) struct MessageJson(pub Message);
-
-impl<'de> Deserialize<'de> for MessageJson {
+/// Out of a text by `serde_json` alone, which keeps what JSON there is.
+impl<'de> Deserialize<'de> for Message {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(MessageVisitor).map(Self)
+        deserializer.deserialize_map(MessageVisitor)
     }
 }
 
@@ -33,25 +30,69 @@ impl<'de> Visitor<'de> for MessageVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Message, A::Error> {
         let mut reading = Reading::default();
-        while let Some(name) = map.next_key::<Cow<'de, str>>()? {
-            match (name.as_ref(), reading.stage) {
-                ("score", _) if reading.score.is_some() => return Err(A::Error::custom("score: given twice")),
-                ("score", _) => reading.score = Some(map.next_value::<Option<bool>>()?.unwrap_or(false)),
-                ("role", Stage::Role) => {
+        while let Some(name) = map.next_key()? {
+            match (name, reading.stage) {
+                (Name::Score, _) if reading.score.is_some() => return Err(A::Error::custom("score: given twice")),
+                (Name::Score, _) => reading.score = Some(map.next_value::<Option<bool>>()?.unwrap_or(false)),
+                (Name::Role, Stage::Role) => {
                     let value = map.next_value()?;
                     reading.text_or_json("role", value, Stage::Content, |plain| &mut plain.role);
                 }
-                ("content", Stage::Content) => {
+                (Name::Content, Stage::Content) => {
                     let value = map.next_value()?;
                     reading.text_or_json("content", value, Stage::Whole, |plain| &mut plain.content);
                 }
-                _ => {
+                (name, _) => {
                     let value = map.next_value::<&RawValue>()?;
-                    reading.json().push(&name, value.get());
+                    reading.json().push(name.as_str(), value.get());
                 }
             }
         }
         Ok(reading.finish())
+    }
+}
+
+/// A field's name. Those of a plain message cost no memory.
+enum Name {
+    Role,
+    Content,
+    Score,
+    Other(String),
+}
+
+impl Name {
+    fn as_str(&self) -> &str {
+        match self {
+            Self::Role => "role",
+            Self::Content => "content",
+            Self::Score => "score",
+            Self::Other(name) => name,
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_identifier(NameVisitor)
+    }
+}
+
+struct NameVisitor;
+
+impl Visitor<'_> for NameVisitor {
+    type Value = Name;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a name")
+    }
+
+    fn visit_str<E>(self, name: &str) -> Result<Name, E> {
+        Ok(match name {
+            "role" => Name::Role,
+            "content" => Name::Content,
+            "score" => Name::Score,
+            other => Name::Other(other.to_owned()),
+        })
     }
 }
 
@@ -204,7 +245,7 @@ impl<'de> Visitor<'de> for TextOrJsonVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<TextOrJson, A::Error> {
         let mut fields = Fields::default();
-        while let Some(name) = map.next_key::<Cow<'de, str>>()? {
+        while let Some(name) = map.next_key::<String>()? {
             fields.push(&name, map.next_value::<&RawValue>()?.get());
         }
         Ok(TextOrJson::Json(fields.finish()))
@@ -232,7 +273,7 @@ mod tests {
     use super::*;
 
     fn read(json: &str) -> Message {
-        serde_json::from_str::<MessageJson>(json).unwrap().0
+        serde_json::from_str(json).unwrap()
     }
 
     #[test]
@@ -265,7 +306,7 @@ mod tests {
         }
         let scored = read(r#"{"role":"a","content":[],"score":true}"#);
         assert_eq!(scored, Message { score: true, ..Message::json(r#"{"role":"a","content":[]}"#) });
-        assert!(serde_json::from_str::<MessageJson>(r#"{"role":"a","score":1}"#).is_err());
+        assert!(serde_json::from_str::<Message>(r#"{"role":"a","score":1}"#).is_err());
     }
 
     #[test]

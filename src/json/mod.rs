@@ -17,3 +17,4 @@ pub mod value;
 mod values;
 
 pub use self::fields::{FIELDS, REWARDS_FIELDS, unknown};
+pub use self::nearest::nearest;

@@ -2,15 +2,19 @@
 //!
 //! | form | fields |
 //! |---|---|
-//! | conversation | `prompt` (text, or a list of `{"role", "content"}`, an assistant's also with `"score": true`) and `completion` (text, or a list of one assistant's message) |
+//! | conversation | `prompt` (text, or a list of messages, an assistant's also with `"score": true`) and `completion` (text, or a list of messages that ends with the assistant's) |
 //! | conversation | `messages`, the last of them the assistant's, which is what is scored |
 //! | templated text | `text` |
 //! | token ids | `input_ids` |
 //! | token ids, apart | `prompt_ids` and `completion_ids` |
 //!
+//! A message is any object with a `role`; its JSON is kept as it was written. Beside a conversation: `tools` and `documents`
+//! (lists), `chat_template_kwargs` (an object), `chat_template` (a name). The first three may also be texts with such JSON.
+//!
 //! Exactly one form per rollout, beside an `id`. Optional: `group`, `finish_reason` (an engine's word for it:
-//! [`finish_reason`]), `require_completion`, `weights`, `weighting`, `deadline_ms`, `priority`, `aggregation` (an
-//! [`AggregationSpec`]). `null` counts as absent. Unknown fields are refused.
+//! [`finish_reason`]), `require_completion`, `answer_only` (`true`, or an object of `open` and `close`), `weights`,
+//! `weighting`, `deadline_ms`, `priority`, `aggregation` (an [`AggregationSpec`]). `null` counts as absent. Unknown fields
+//! are refused.
 
 pub use super::error::RolloutError;
 use super::error::reason;

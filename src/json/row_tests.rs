@@ -1,7 +1,7 @@
 //! Tests of a row's JSON: messages, pairs, ids of lines, fields that are not a rollout's.
 
 use super::*;
-use crate::rollout::{FinishReason, Input, Message};
+use crate::rollout::{Extras, FinishReason, Input, Message};
 
 fn user(content: &str) -> Message {
     Message::new("user", content)
@@ -69,20 +69,60 @@ fn the_last_of_the_messages_is_scored() {
     assert_bad(r#"{"messages":[],"text":"t"}"#, Code::SeveralInputs, "messages, text");
 }
 
+fn answered(messages: Vec<Message>, extras: Extras) -> Input {
+    Input::Chat { messages, completion: String::new(), extras: Some(Box::new(extras)) }
+}
+
 #[test]
-fn a_completion_may_be_one_message() {
-    assert_eq!(
-        one(r#"{"prompt":[{"role":"user","content":"u"}],"completion":[{"role":"assistant","content":"a"}]}"#),
-        chat(vec![user("u")], "a")
-    );
+fn a_completion_may_be_messages() {
+    let asked = |completion: &str| one(&format!("{{\"prompt\":\"u\",\"completion\":{completion}}}"));
+    assert_eq!(asked(r#"[{"role":"assistant","content":"a"}]"#), chat(vec![user("u")], "a"));
+    let call = r#"{"role":"assistant","tool_calls":[1]}"#;
+    let several = format!("[{call}, {{\"role\":\"assistant\",\"content\":\"a\"}}]");
+    let of = |completion| answered(vec![user("u")], Extras { completion, ..Extras::default() });
+    assert_eq!(asked(&several), of(vec![Message::json(call), assistant("a")]));
+    assert_eq!(asked(&format!("[{call}]")), of(vec![Message::json(call)]));
+    let messages = format!("{{\"messages\":[{{\"role\":\"user\",\"content\":\"u\"}},{call}]}}");
+    assert_eq!(one(&messages), of(vec![Message::json(call)]));
     for (completion, says) in [
         (r#"[]"#, "completion: no message"),
-        (r#"[{"role":"user","content":"a"}]"#, "completion: a message of the role 'user'"),
-        (r#"[{"role":"assistant","content":"a"},{"role":"assistant","content":"b"}]"#, "completion: 2 messages"),
+        (r#"[{"role":"user","content":"a"}]"#, "completion: the last message is of the role 'user'"),
+        (r#"[{"content":"a"}]"#, "completion: the last message is of the role ''"),
         ("5", "completion: invalid type"),
     ] {
         assert_bad(&format!("{{\"prompt\":\"u\",\"completion\":{completion}}}"), Code::Malformed, says);
     }
+}
+
+#[test]
+fn what_stands_beside_a_conversation_is_kept_as_it_was_written() {
+    let beside =
+        r#""tools":[ {"b":1,"a":2.50}],"documents":"[{}]","chat_template_kwargs":{"x": null},"chat_template":"rag""#;
+    let expected = Extras {
+        tools: Some(r#"[ {"b":1,"a":2.50}]"#.into()),
+        documents: Some("[{}]".into()),
+        template_variables: Some(r#"{"x": null}"#.into()),
+        template: "rag".into(),
+        ..Extras::default()
+    };
+    let given = |completion: &str| Input::Chat {
+        messages: vec![user("u")],
+        completion: completion.into(),
+        extras: Some(Box::new(expected.clone())),
+    };
+    assert_eq!(one(&format!("{{\"prompt\":\"u\",\"completion\":\"c\",{beside}}}")), given("c"));
+    let pair = pair(&format!("{{\"prompt\":\"u\",\"chosen\":\"c\",\"rejected\":\"r\",{beside}}}"));
+    assert_eq!(pair, (given("c"), given("r")));
+    let nothing = r#"{"prompt":"u","completion":"c","tools":null,"documents":null,"chat_template":null}"#;
+    assert_eq!(one(nothing), chat(vec![user("u")], "c"));
+    assert_bad(r#"{"prompt":"u","completion":"c","chat_template":5}"#, Code::Malformed, "chat_template: no text");
+    // There is nothing that they could be beside.
+    let json = br#"{"text":"t","tools":[ 1]}"#;
+    assert_bad(r#"{"text":"t","tools":[ 1]}"#, Code::Malformed, "tools: only conversations");
+    let row = parse(json, ExtraColumns::Keep, Some("1"));
+    assert!(row.content.is_ok());
+    assert_eq!((row.extra[0].name.as_str(), row.extra[0].value.get()), ("tools", "[ 1]"));
+    assert!(parse(json, ExtraColumns::Ignore, Some("1")).content.is_ok());
 }
 
 #[test]
@@ -117,6 +157,9 @@ fn pairs_of_messages() {
     ] {
         assert_eq!(pair(&row), expected, "{row}");
     }
+    let parts = r#"{"role":"user","content":[{"type":"text","text":"u"}]}"#;
+    let both = format!("{{\"prompt\":[{parts}],\"chosen\":[{parts},{good}],\"rejected\":[{bad}]}}");
+    assert_eq!(pair(&both), (chat(vec![Message::json(parts)], "good"), chat(vec![Message::json(parts)], "bad")));
     let other = format!("{{\"prompt\":\"w\",\"chosen\":[{u},{good}],\"rejected\":[{u},{bad}]}}");
     assert_bad(&other, Code::Malformed, "chosen: 2 messages that do not contain the prompt");
     assert_bad(
@@ -164,7 +207,7 @@ fn messages_beside_a_pair_are_one_of_the_extra_fields() {
     row.content.unwrap();
     assert_eq!((row.extra[0].name.as_str(), row.extra[0].value.get()), ("messages", "[ 1]"));
     // Elsewhere they are read where extra fields are kept, too.
-    let json = br#"{"messages":[{"role":"assistant","content":5}]}"#;
+    let json = br#"{"messages":[{"role":"assistant","score":5}]}"#;
     let error = parse(json, ExtraColumns::Keep, Some("1")).content.unwrap_err();
     assert!(error.to_string().starts_with("messages: invalid type: integer `5`"), "{error}");
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::compute::device::DeviceChoice;
 use super::compute::dtype::Dtype;
+use super::memory;
 
 /// What to load and how.
 #[derive(Debug, Clone)]
@@ -18,6 +19,8 @@ pub struct Config {
     pub adapter: Option<PathBuf>,
     /// Whether outputs that were never trained are attributes too.
     pub untrained_attributes: bool,
+    /// The day that chat templates are told where they ask for today's, as `YYYY-MM-DD`. Part of the model's version.
+    pub template_date: Option<String>,
     /// Tensor-parallel ranks.
     pub tp: usize,
     /// Where the first rank computes; the others follow.
@@ -26,9 +29,8 @@ pub struct Config {
     pub dtype: Dtype,
     /// CPU threads of the forward pass; 0 means all cores.
     pub threads: usize,
-    /// Bytes for the keys and values of prefixes that later micro-batches may begin with, all ranks together; 0 keeps none.
-    /// On the CPU alone.
-    pub prefix_cache_bytes: usize,
+    /// Room for the keys and values of prefixes that later micro-batches may begin with. On the CPU alone.
+    pub prefix_cache: CacheSize,
     /// Where downloaded bases are kept.
     pub cache_dir: PathBuf,
 }
@@ -42,12 +44,64 @@ impl Default for Config {
             head: None,
             adapter: None,
             untrained_attributes: false,
+            template_date: None,
             tp: 1,
             device: DeviceChoice::Cpu,
             dtype: Dtype::Auto,
             threads: 0,
-            prefix_cache_bytes: 0,
+            prefix_cache: CacheSize::Bytes(0),
             cache_dir: PathBuf::new(),
         }
+    }
+}
+
+/// Room of a prefix cache, all ranks together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CacheSize {
+    /// So many bytes; 0 keeps none.
+    Bytes(usize),
+    /// As free memory allows when the model is loaded: a quarter of what its weights leave, and no more than so many tokens need.
+    Auto {
+        /// The most.
+        tokens: usize,
+    },
+}
+
+/// The share of free memory that a cache takes.
+const SHARE: usize = 4;
+
+/// What a cache takes where the system does not say how much memory is free.
+const UNKNOWN_MEMORY: usize = 128 << 20;
+
+impl CacheSize {
+    /// Tokens of `bytes_per_token` each, for a model whose weights will take `weights` bytes.
+    pub(super) fn tokens(self, bytes_per_token: usize, weights: usize) -> u32 {
+        self.tokens_of(bytes_per_token, weights, memory::available())
+    }
+
+    fn tokens_of(self, bytes_per_token: usize, weights: usize, available: Option<usize>) -> u32 {
+        let tokens = match self {
+            Self::Bytes(bytes) => bytes / bytes_per_token,
+            Self::Auto { tokens } => {
+                let bytes = available.map_or(UNKNOWN_MEMORY, |free| free.saturating_sub(weights) / SHARE);
+                tokens.min(bytes / bytes_per_token)
+            }
+        };
+        u32::try_from(tokens).unwrap_or(u32::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cache_follows_free_memory_and_takes_no_more_than_it_can_use() {
+        let auto = CacheSize::Auto { tokens: 1000 };
+        assert_eq!(auto.tokens_of(100, 0, Some(1 << 30)), 1000);
+        assert_eq!(auto.tokens_of(100, 200_000, Some(300_000)), 250);
+        assert_eq!(auto.tokens_of(100, 400_000, Some(300_000)), 0, "there is no room");
+        assert_eq!(auto.tokens_of(1 << 20, 0, None), 128);
+        assert_eq!(CacheSize::Bytes(1050).tokens_of(100, 0, Some(0)), 10, "who names a number has it");
     }
 }

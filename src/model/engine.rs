@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rayon::ThreadPool;
 
 use crate::batch::MicroBatch;
-use crate::engine::{Engine, EngineError, ModelCard, ScoreTable};
+use crate::engine::{Engine, EngineError, ModelCard, Prefixes, ScoreTable};
 use crate::model::config::Config;
 use crate::model::error::ModelError;
 use crate::model::network::arch;
@@ -53,7 +53,7 @@ impl ModelEngine {
         let head = pool.install(|| load_head(&blueprint, &spec))?;
         // By now everybody has read what he wants to know.
         blueprint.settings.refuse_unread()?;
-        let cache = config.prefix_cache_bytes;
+        let cache = config.prefix_cache;
         let load = || Ranks::load(&spec, blueprint.weights.as_ref(), backend, &devices, &pool, cache);
         let (version, ranks) = pool.install(|| rayon::join(|| fingerprint(&blueprint), load));
         let ranks = ranks?;
@@ -94,6 +94,7 @@ impl ModelEngine {
             model_version = %card.model_version, device = %config.device, parameters = spec.parameters().total(), threads, ranks = ranks.world(),
             load_ms = started.elapsed().as_millis() as u64, "model loaded"
         );
+        say_what_is_kept(&ranks, spec.context);
         let unread_settings = settings.unread().into_iter().map(str::to_owned).collect();
         Ok(Self {
             card: Arc::new(card),
@@ -107,6 +108,13 @@ impl ModelEngine {
             unread_settings,
             files,
         })
+    }
+
+    fn looked_at(&self, batch: &MicroBatch) -> LookedAt {
+        let companions = self.head.companions(batch);
+        let mut rows: Vec<u32> = batch.reads.iter().map(|read| read.row).collect();
+        rows.extend(companions.iter().zip(&batch.reads).map(|(row, read)| row.unwrap_or(read.row)));
+        LookedAt { companions, rows }
     }
 
     /// What is to be known of the model.
@@ -140,6 +148,29 @@ impl ModelEngine {
     }
 }
 
+/// The rows of a micro-batch that the head looks at.
+struct LookedAt {
+    /// For each read, the other row that the head wants to see, where there is one.
+    companions: Vec<Option<u32>>,
+    /// The reads, then their companions. A read without one gets any row in its place, which is struck out later.
+    rows: Vec<u32>,
+}
+
+/// How many tokens the prefix cache holds, and that they are too few, if so.
+fn say_what_is_kept(ranks: &Ranks, context: usize) {
+    let Some(cache) = ranks.cache() else { return };
+    let (tokens, mib) = (cache.tokens(), cache.bytes() >> 20);
+    tracing::info!("prefix cache: {tokens} tokens, up to {mib} MiB");
+    if (tokens as usize) < context {
+        let enough = context.saturating_mul(cache.bytes_per_token());
+        tracing::warn!(
+            "the prefix cache holds {tokens} tokens, less than one rollout of the model's context of {context}; prefix_cache_bytes = {enough} \
+             ({} MiB) holds one",
+            enough >> 20
+        );
+    }
+}
+
 /// The fingerprint needs the attributes' names, which may have to be counted in the head.
 fn fingerprint(blueprint: &Blueprint) -> Result<String, ModelError> {
     blueprint.fingerprint(blueprint.attributes.as_deref().unwrap_or_default())
@@ -166,16 +197,21 @@ impl Engine for ModelEngine {
         self.ranks.forget();
     }
 
+    fn rows(&self, batch: &MicroBatch) -> usize {
+        self.ranks.rows(batch, &self.looked_at(batch).rows)
+    }
+
+    fn prefixes(&self) -> Option<Arc<dyn Prefixes>> {
+        self.ranks.cache().map(|cache| Arc::clone(cache) as Arc<dyn Prefixes>)
+    }
+
     fn score(&mut self, batch: &MicroBatch) -> Result<ScoreTable, EngineError> {
+        let LookedAt { companions, rows } = self.looked_at(batch);
         let head = self.head.as_ref();
-        let companions = head.companions(batch);
-        let mut rows: Vec<u32> = batch.reads.iter().map(|read| read.row).collect();
-        // A read without its companion gets any row in its place, which is struck out below.
-        rows.extend(companions.iter().zip(&batch.reads).map(|(row, read)| row.unwrap_or(read.row)));
         let hidden = self.ranks.forward(batch, &rows);
         // Rows that are not finite go through: whoever asked for them is told, and the others keep their scores.
         hidden
-            .map(|Passed { mut hidden, reused }| {
+            .map(|Passed { mut hidden, reused, recomputed }| {
                 let (reads, others) = hidden.split_at_mut(batch.reads.len() * self.spec.hidden);
                 for (row, _) in others.chunks_exact_mut(self.spec.hidden).zip(&companions).filter(|(_, c)| c.is_none())
                 {
@@ -183,7 +219,7 @@ impl Engine for ModelEngine {
                 }
                 let (reads, companions) = (&*reads, &*others);
                 let values = self.pool.install(|| head.forward(Hidden { reads, companions }));
-                ScoreTable::new(head.outputs(), values).reusing(reused)
+                ScoreTable::new(head.outputs(), values).reusing(reused).recomputing(recomputed)
             })
             .map_err(EngineError::from)
     }

@@ -12,6 +12,7 @@ mod engine;
 mod error;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod memory;
 mod network;
 pub mod plan;
 mod prefix_cache;
@@ -26,7 +27,7 @@ use crate::engine::Engine;
 
 pub use compute::device::{DeviceChoice, UnknownDevice};
 pub use compute::dtype::{Dtype, Precision, UnknownDtype};
-pub use config::Config;
+pub use config::{CacheSize, Config};
 pub use engine::ModelEngine;
 pub use error::ModelError;
 pub use network::decoder::Parameters;

@@ -10,7 +10,8 @@ use prost::Message as _;
 use super::v1;
 use crate::reward::{Code, Rejection};
 use crate::rollout::{
-    AggregationSpec, Clip, Extras, FinishReason, Input, LengthPenalty, Message, Rollout, SoftLength, Transform,
+    AggregationSpec, AnswerOnly, Clip, Extras, FinishReason, Input, LengthPenalty, Message, Rollout, SoftLength,
+    Transform,
 };
 
 /// A rollout as the wire claims it. An input that is not set stays `None`, for intake to reject.
@@ -38,6 +39,7 @@ pub fn rollout_from_wire(rollout: v1::Rollout) -> Result<Rollout, Rejection> {
         deadline_ms: rollout.deadline_ms,
         aggregation: rollout.aggregation.map(aggregation_from_wire).unwrap_or_default().into(),
         require_completion: rollout.require_completion,
+        answer_only: rollout.answer_only.map(|marks| AnswerOnly { open: marks.open, close: marks.close }),
         model_version: rollout.model_version,
         traceparent: rollout.traceparent,
         tracestate: String::new(),
@@ -63,6 +65,7 @@ pub fn rollout_to_wire(rollout: Rollout) -> v1::Rollout {
         traceparent: rollout.traceparent,
         cancel: false,
         require_completion: rollout.require_completion,
+        answer_only: rollout.answer_only.map(|marks| v1::AnswerOnly { open: marks.open, close: marks.close }),
         model_version: rollout.model_version,
     }
 }
@@ -304,10 +307,10 @@ mod tests {
             any::<i32>(),
             any::<Option<u64>>(),
             prop_oneof![Just(AggregationSpec::default()), aggregation()],
-            (text(), any::<bool>(), text()),
+            (text(), any::<bool>(), text(), option::of((text(), text()))),
         )
             .prop_map(|(id, input, finish_reason, group, priority, deadline_ms, aggregation, others)| {
-                let (traceparent, require_completion, model_version) = others;
+                let (traceparent, require_completion, model_version, marks) = others;
                 Rollout {
                     id,
                     input,
@@ -317,6 +320,7 @@ mod tests {
                     deadline_ms,
                     aggregation: aggregation.into(),
                     require_completion,
+                    answer_only: marks.map(|(open, close)| AnswerOnly { open, close }),
                     model_version,
                     traceparent,
                     ..Rollout::default()

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{AggregationSpec, Extras, FinishReason, Input, Message, Rollout};
+use super::{AggregationSpec, AnswerOnly, Extras, FinishReason, Input, Message, Rollout};
+use crate::limits::{MAX_ID_BYTES, MAX_NAME_BYTES};
+use crate::reward::{Code, Rejection};
 
 /// Rollouts that somebody owns for as long as they may be asked, and asked again over another connection.
 pub trait Rollouts: Send + Sync {
@@ -37,6 +39,8 @@ pub struct RolloutRef<'a> {
     pub aggregation: &'a Arc<AggregationSpec>,
     /// See [`Rollout::require_completion`].
     pub require_completion: bool,
+    /// See [`Rollout::answer_only`].
+    pub answer_only: Option<&'a AnswerOnly>,
     /// See [`Rollout::model_version`].
     pub model_version: &'a str,
     /// See [`Rollout::traceparent`].
@@ -127,6 +131,21 @@ impl Ids<'_> {
 }
 
 impl RolloutRef<'_> {
+    /// Whether its names keep to the limits. An empty id is not for this to refuse: on some ways a rollout needs none.
+    ///
+    /// # Errors
+    /// Which name is too long, by how much: `BAD_ID` for the id, `BAD_OPTION` for the group.
+    pub fn check_names(&self) -> Result<(), Rejection> {
+        let names =
+            [("id", self.id, MAX_ID_BYTES, Code::BadId), ("group", self.group, MAX_NAME_BYTES, Code::BadOption)];
+        match names.into_iter().find(|(_, name, most, _)| name.len() > *most) {
+            None => Ok(()),
+            Some((field, name, most, code)) => {
+                Err(Rejection::new(code, format!("{field}: {} bytes; at most {most}", name.len())))
+            }
+        }
+    }
+
     /// Whether all its ids can be token ids.
     pub fn check_ids(&self) -> Result<(), BadId> {
         match &self.input {
@@ -162,6 +181,7 @@ impl RolloutRef<'_> {
             deadline_ms: self.deadline_ms,
             aggregation: Arc::clone(self.aggregation),
             require_completion: self.require_completion,
+            answer_only: self.answer_only.cloned(),
             model_version: self.model_version.to_owned(),
             traceparent: self.traceparent.to_owned(),
             tracestate: String::new(),
@@ -191,6 +211,7 @@ impl Rollout {
             deadline_ms: self.deadline_ms,
             aggregation: &self.aggregation,
             require_completion: self.require_completion,
+            answer_only: self.answer_only.as_ref(),
             model_version: &self.model_version,
             traceparent: &self.traceparent,
         }
@@ -235,6 +256,7 @@ mod tests {
                 deadline_ms: Some(7),
                 aggregation: AggregationSpec { offset: Some(1.0), ..AggregationSpec::default() }.into(),
                 require_completion: true,
+                answer_only: Some(AnswerOnly { open: "[".into(), close: "]".into() }),
                 model_version: "v".into(),
                 traceparent: "tp".into(),
                 tracestate: String::new(),

@@ -24,7 +24,7 @@ use super::ring::{Consumer, Producer, Record};
 use super::sync::Ordering;
 use super::{Broken, frame};
 use crate::limits::{MAX_ID_BYTES, MAX_NAME_BYTES};
-use crate::rollout::{Extras, Ids, InputRef, Message, RolloutRef};
+use crate::rollout::{AnswerOnly, Extras, Ids, InputRef, Message, RolloutRef};
 
 /// Reads what it is to do from the front of some bytes; zeros follow their end.
 struct Script<'a>(&'a [u8]);
@@ -159,6 +159,7 @@ pub fn rollouts_survive(bytes: &[u8]) {
         let wide: Vec<i64> = completion.bytes().map(i64::from).collect();
         let ids: Vec<u32> = group.bytes().map(u32::from).collect();
         let aggregation = Default::default();
+        let marks = AnswerOnly { open: group.clone(), close: trace.clone() };
         let rollout = RolloutRef {
             id: &id,
             input: match form % 6 {
@@ -175,6 +176,7 @@ pub fn rollouts_survive(bytes: &[u8]) {
             deadline_ms: None,
             aggregation: &aggregation,
             require_completion: number % 3 == 0,
+            answer_only: (number % 5 == 0).then_some(&marks),
             model_version: &trace,
             traceparent: &trace,
         };

@@ -15,7 +15,14 @@ pub(super) struct Parts {
 }
 
 impl Parts {
-    /// What is left of the completion that they were found in.
+    /// What is left of a text that they were found in, by its bytes and those of marks that are texts.
+    pub(super) fn answer_of(&self, completion: &str) -> String {
+        let starts = std::iter::once(0).chain(self.taken.iter().map(|part| part.end));
+        let ends = self.taken.iter().map(|part| part.start).chain([completion.len()]);
+        starts.zip(ends).map(|(start, end)| &completion[start..end]).collect()
+    }
+
+    /// What is left of ids that they were found in.
     pub(super) fn answer<T: Clone>(&self, completion: &[T]) -> Vec<T> {
         let starts = std::iter::once(0).chain(self.taken.iter().map(|part| part.end));
         let ends = self.taken.iter().map(|part| part.start).chain([completion.len()]);

@@ -1,14 +1,16 @@
 //! Which of the waiting rollouts go into the next micro-batch: a function of what waits, of the callers' shares so far, of the time
 //! and of the limits, and of nothing else.
 //!
-//! The budget is counted in unique tokens, because those are what the engine pays for. Rollouts are chosen one after another; each
-//! brings along those that share tokens with it, whoever sent them, and then the rest of its group. Which caller's is chosen next is
-//! decided by priority, and within a priority by deficit round robin in tokens; which of that caller's, by priority, deadline and
-//! arrival.
+//! The budget is counted in rows that are to be computed, because those are what the engine pays for: unique tokens without
+//! those that it keeps from earlier passes, as far as that is known. What rows attend to without computing it costs a share
+//! ([`KEPT_PER_ROW`]). What is kept may be gone when the micro-batch runs: the scorer counts again. Rollouts are chosen one
+//! after another; each brings along those that share tokens with it, whoever sent them, and then the rest of its group. Which
+//! caller's is chosen next is decided by priority, and within a priority by deficit round robin in what rollouts cost; which of
+//! that caller's, by priority, deadline and arrival.
 //!
 //! Invariants, each a property test:
 //! - nothing is both taken and left; what was withdrawn or has expired is never taken;
-//! - the budget is kept, but for a rollout longer than the whole budget, which goes alone;
+//! - the budget is kept, but for a rollout that costs more than the whole budget, which goes alone;
 //! - within a caller, a rollout is passed over by later arrivals in at most `max_bypass` micro-batches: from then on only such
 //!   rollouts that arrived earlier are chosen before it;
 //! - between callers, one who has something waiting is passed over in at most `max_bypass` micro-batches in a row, and after that
@@ -31,11 +33,18 @@ use self::selection::Selection;
 
 pub use self::callers::Shares;
 
+/// So many kept tokens that a rollout attends to cost as much as one row that is computed: a block of keys of the attention
+/// kernel. That is about what it takes in the smallest models, and more than in large ones; and it bounds how many tokens a
+/// micro-batch can name, whatever is kept.
+pub const KEPT_PER_ROW: usize = 64;
+
 /// What the batcher needs to know of one waiting rollout.
 #[derive(Debug, Clone, Copy)]
 pub struct Waiting<'a> {
     /// Its tokens.
     pub tokens: &'a [u32],
+    /// How many of them, from the first on, need not be computed: the engine keeps them, and nothing is read there.
+    pub known: usize,
     /// Unique tokens of its other sequences (earlier turns that are scored), which no other rollout is expected to share.
     pub beside: usize,
     /// The caller's connection.
@@ -55,16 +64,22 @@ pub struct Waiting<'a> {
 }
 
 impl Waiting<'_> {
-    /// Tokens that it adds to a micro-batch in which it shares nothing.
+    /// What it adds to a micro-batch in which it shares nothing.
     pub fn cost(&self) -> usize {
-        self.tokens.len() + self.beside
+        self.cost_beyond(0)
+    }
+
+    /// What it adds to a micro-batch that has its first `shared` tokens already.
+    fn cost_beyond(&self, shared: usize) -> usize {
+        let rows = self.tokens.len() - self.known.max(shared);
+        rows + self.known.saturating_sub(shared).div_ceil(KEPT_PER_ROW) + self.beside
     }
 }
 
 /// The limits of one micro-batch.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Unique tokens.
+    /// Rows that are computed, see the module.
     pub max_tokens: NonZeroUsize,
     /// Rollouts.
     pub max_rollouts: usize,
@@ -132,8 +147,8 @@ pub fn plan(waiting: &[Waiting], shares: &mut Shares, now: Instant, demand: Dema
     let waited_enough = oldest + limits.max_wait;
     let urgent = live.iter().any(|&i| waiting[i].deadline.is_some_and(|deadline| deadline <= waited_enough));
     let is_due = demand == Demand::Now && (urgent || waited_enough <= now);
-    let submitted: usize = live.iter().map(|&i| waiting[i].cost()).sum();
-    let may_be_full = live.len() >= limits.max_rollouts || submitted >= max_tokens;
+    let waiting_tokens: usize = live.iter().map(|&i| waiting[i].tokens.len() + waiting[i].beside).sum();
+    let may_be_full = live.len() >= limits.max_rollouts || waiting_tokens >= max_tokens;
     if is_due || (demand != Demand::Met && may_be_full) {
         let choice = choose(waiting, &live, shares, limits);
         if is_due || choice.full {
@@ -152,8 +167,8 @@ pub fn plan(waiting: &[Waiting], shares: &mut Shares, now: Instant, demand: Dema
             shares.served(latest.keys().copied(), live.iter().map(|&i| waiting[i].caller));
             plan.batch = choice.taken;
         } else {
-            // Each arrival adds at most its own length to what is unique.
-            plan.full_from = submitted + (max_tokens - choice.unique);
+            // Each arrival adds at most its own length.
+            plan.full_from = waiting_tokens + max_tokens.saturating_sub(choice.cost);
         }
     }
     let waited_enough = (demand == Demand::Now).then_some(waited_enough);
@@ -166,8 +181,8 @@ pub fn plan(waiting: &[Waiting], shares: &mut Shares, now: Instant, demand: Dema
 
 struct Choice {
     taken: Vec<usize>,
-    /// Unique tokens of those taken.
-    unique: usize,
+    /// What those taken cost.
+    cost: usize,
     /// Whether waiting for more could not have added anything.
     full: bool,
     /// The callers' shares once this is served.
@@ -178,9 +193,9 @@ struct Choice {
 fn choose(waiting: &[Waiting], live: &[usize], shares: &Shares, limits: &Limits) -> Choice {
     let mut shares = shares.clone();
     if let [alone] = live {
-        let unique = waiting[*alone].cost();
-        let full = unique >= limits.max_tokens.get() || limits.max_rollouts <= 1;
-        return Choice { taken: vec![*alone], unique, full, shares };
+        let cost = waiting[*alone].cost();
+        let full = cost >= limits.max_tokens.get() || limits.max_rollouts <= 1;
+        return Choice { taken: vec![*alone], cost, full, shares };
     }
     let mut urgent = live.to_vec();
     urgent.sort_by_key(|&i| (urgency(&waiting[i], limits.max_bypass), i));
@@ -208,8 +223,8 @@ fn choose(waiting: &[Waiting], live: &[usize], shares: &Shares, limits: &Limits)
         }
     }
     let full = left_out || selection.is_full();
-    let (taken, unique) = selection.finish();
-    Choice { taken, unique, full, shares }
+    let (taken, cost) = selection.finish();
+    Choice { taken, cost, full, shares }
 }
 
 /// Sorts a caller's most urgent first: those passed over often enough, whatever the others' priority; then by priority, then

@@ -55,20 +55,39 @@ pub fn queue(rollouts: usize, tokens: usize) {
     }
 }
 
-/// A micro-batch was scored: `unique` tokens, of which the engine had kept `reused`, for rollouts of `submitted` tokens together,
-/// in a budget of `limit` unique tokens.
-pub fn batch(unique: usize, reused: usize, submitted: usize, rollouts: usize, limit: usize) {
+/// A scored micro-batch.
+#[derive(Debug, Clone, Copy)]
+pub struct Batch {
+    /// Its rollouts.
+    pub rollouts: usize,
+    /// Their tokens, each rollout for itself.
+    pub submitted: usize,
+    /// The same with each shared prefix once.
+    pub unique: usize,
+    /// Of those, what the engine had kept.
+    pub reused: usize,
+    /// Of those, what the engine computed again because it had no room to keep it.
+    pub recomputed: usize,
+    /// The budget for those that are computed.
+    pub limit: usize,
+}
+
+/// A micro-batch was scored.
+pub fn batch(batch: Batch) {
+    let Batch { rollouts, submitted, unique, reused, recomputed, limit } = batch;
     TOTALS.batches.fetch_add(1, Relaxed);
     TOTALS.tokens_submitted.fetch_add(submitted as u64, Relaxed);
     TOTALS.tokens_unique.fetch_add(unique as u64, Relaxed);
     TOTALS.tokens_reused.fetch_add(reused as u64, Relaxed);
+    TOTALS.tokens_recomputed.fetch_add(recomputed as u64, Relaxed);
     if let Some(handles) = handles::get() {
         handles.batches.increment(1);
         handles.tokens_submitted.increment(submitted as u64);
         handles.tokens_unique.increment(unique as u64);
         handles.tokens_reused.increment(reused as u64);
+        handles.tokens_recomputed.increment(recomputed as u64);
         handles.batch_rollouts.record(rollouts as f64);
-        handles.batch_fill.record(unique as f64 / limit as f64);
+        handles.batch_fill.record(unique.saturating_sub(reused) as f64 / limit as f64);
     }
 }
 

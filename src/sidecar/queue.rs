@@ -28,6 +28,7 @@ use super::fair::{Closed, FairSemaphore, Permit};
 use super::metrics::{self, Stage};
 use super::rejections::{cancelled, draining};
 use super::{Config, Identity, Ticket};
+use crate::engine::Prefixes;
 
 pub(super) use self::pending::{Admitted, Pending, SharedPrefix};
 
@@ -39,6 +40,8 @@ pub(super) struct Queue {
     /// `max_tokens` is the most that [`Self::set_budget`] may choose.
     limits: Limits,
     budget: AtomicUsize,
+    /// What the engine keeps, where it keeps something.
+    prefixes: Option<Arc<dyn Prefixes>>,
     shared: Shared,
     state: Mutex<State>,
     /// Something in `state` changed that may let a micro-batch go. The packer alone waits for it.
@@ -110,10 +113,16 @@ impl Queue {
                 share_prefixes: config.share_prefixes,
             },
             budget: AtomicUsize::new(max_tokens.get()),
+            prefixes: None,
             shared,
             state: Mutex::new(State::new()),
             changed: Condvar::new(),
         }
+    }
+
+    /// The same for an engine that keeps prefixes: what they cost is not counted.
+    pub(super) fn with_prefixes(self, prefixes: Option<Arc<dyn Prefixes>>) -> Self {
+        Self { prefixes, ..self }
     }
 
     /// Room for a rollout of so many tokens, where it can be had at once and nobody waits for it. A rollout of more tokens than
@@ -221,7 +230,7 @@ impl Queue {
         self.lock().abandoned
     }
 
-    /// Unique tokens of the micro-batches from now on, as far as the limits allow.
+    /// What micro-batches may cost from now on, as far as the limits allow.
     pub(super) fn set_budget(&self, tokens: usize) {
         self.budget.store(tokens, Ordering::Relaxed);
     }
@@ -236,7 +245,9 @@ impl Queue {
             let (demand, limits) = (state.due_demand(), self.limits(&state));
             let snapshot = state.snapshot();
             drop(state);
-            let view: Vec<_> = snapshot.iter().map(|(candidate, withdrawn)| candidate.waiting(*withdrawn)).collect();
+            let prefixes = self.prefixes.as_deref();
+            let view: Vec<_> =
+                snapshot.iter().map(|(candidate, withdrawn)| candidate.waiting(*withdrawn, prefixes)).collect();
             let plan = batcher::plan(&view, shares, now, demand, &limits);
             plan.bypassed.iter().for_each(|&i| snapshot[i].0.pass_over());
             state = self.lock();

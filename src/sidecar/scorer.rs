@@ -13,7 +13,7 @@ use tracing::info_span;
 
 use self::pace::Pace;
 use super::Config;
-use super::batcher::Shares;
+use super::batcher::{KEPT_PER_ROW, Shares};
 use super::health::{Health, ThreadGuard};
 use super::metrics::{self, Stage};
 use super::outcome::{Times, outcome};
@@ -134,8 +134,23 @@ impl Scorer {
             queue.engine_idle();
             let Ok(packed) = next.recv() else { return };
             queue.batch_taken();
-            if let Some(packed) = self.without_obsolete(packed) {
-                self.run(packed);
+            self.run_in_parts(packed);
+        }
+    }
+
+    /// Runs a micro-batch as a whole, or in parts where the engine would have to compute more rows of it than a micro-batch may
+    /// have: what the batcher counted as kept may be gone. Only a single rollout may be longer.
+    fn run_in_parts(&mut self, packed: Packed) {
+        let mut parts = vec![packed];
+        while let Some(part) = parts.pop() {
+            let Some(mut part) = self.without_obsolete(part) else { continue };
+            let members = part.pendings.len();
+            if members == 1 || self.engine.rows(&part.batch) <= self.terms.max_batch_tokens.max(1) {
+                self.run(part);
+            } else {
+                let later = part.pendings.split_off(members / 2);
+                parts.push(Packed::new(later, self.terms.share_prefixes));
+                parts.push(Packed::new(part.pendings, self.terms.share_prefixes));
             }
         }
     }
@@ -172,9 +187,16 @@ impl Scorer {
         match &scored {
             Ok(table) => {
                 let submitted = pendings.iter().map(|p| p.rollout().total_tokens()).sum();
-                let (unique, limit) = (batch.tokens.len(), self.terms.max_batch_tokens);
-                metrics::batch(unique, table.reused(), submitted, pendings.len(), limit);
-                self.pace.saw(batch.tokens.len().saturating_sub(table.reused()), forward);
+                let (unique, reused) = (batch.tokens.len(), table.reused());
+                metrics::batch(metrics::Batch {
+                    rollouts: pendings.len(),
+                    submitted,
+                    unique,
+                    reused,
+                    recomputed: table.recomputed(),
+                    limit: self.terms.max_batch_tokens,
+                });
+                self.pace.saw(unique.saturating_sub(reused) + reused.div_ceil(KEPT_PER_ROW), forward);
                 self.queue.set_budget(self.pace.budget(self.terms.max_batch_tokens));
             }
             Err(EngineError::Fatal(_)) => {

@@ -64,7 +64,7 @@ impl Started {
     ) -> Result<Self, StartError> {
         let rules = Rules::new(Arc::clone(engine.card()), config).map_err(StartError::Text)?;
         let (rules, engine, known_answer) = known_answer(rules, engine, generation, config).await?;
-        let queue = Arc::new(Queue::new(config, shared.clone()));
+        let queue = Arc::new(Queue::new(config, shared.clone()).with_prefixes(engine.prefixes()));
         let terms = scorer::Terms::of(config, generation);
         let threads = scorer::start(&queue, engine, terms, health).map_err(StartError::Thread)?;
         Ok(Self { served: Arc::new(Served { generation, rules, queue }), known_answer, threads })

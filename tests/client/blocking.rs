@@ -131,6 +131,7 @@ impl Rollouts for Wide {
             deadline_ms: None,
             aggregation: &PLAIN,
             require_completion: false,
+            answer_only: None,
             model_version: "",
             traceparent: "",
         }

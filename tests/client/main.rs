@@ -7,6 +7,7 @@ mod common;
 mod fake;
 mod process;
 mod time;
+mod version;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

@@ -2,8 +2,9 @@
 
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 
-use reward_sidecar::client::KeepAlive;
+use reward_sidecar::client::{KeepAlive, blocking};
 
 use super::*;
 
@@ -192,4 +193,35 @@ async fn a_future_that_is_dropped_withdraws_its_rollout() {
     drop(series);
     let cancellation = conversation.message().await.unwrap();
     assert_eq!((cancellation.cancel, cancellation.id), (true, asked.id));
+}
+
+/// A path that is mistyped is no server that takes its time. One that was connected to is waited for.
+#[tokio::test]
+async fn a_socket_that_never_was_is_not_waited_for() {
+    let (_folder, path) = socket();
+    let asked = Instant::now();
+    let builder = || Client::builder(address(&path)).back_off(PATIENT).socket_timeout(50 * MS);
+    let error = builder().connect().await.unwrap_err();
+    assert!(matches!(&error, ClientError::Disconnected { reason, .. } if reason.contains("No such file")), "{error}");
+    let shm = format!("shm://{}", path.display());
+    let error = tokio::task::spawn_blocking(move || {
+        blocking::Client::builder(shm).back_off(PATIENT).socket_timeout(50 * MS).connect().unwrap_err()
+    });
+    let error = error.await.unwrap();
+    assert!(matches!(&error, ClientError::Disconnected { reason, .. } if reason.contains("No such file")), "{error}");
+    assert!(asked.elapsed() < PATIENT.budget);
+
+    let mut fake = Fake::at(&path, Manners::default());
+    let client = builder().connect().await.unwrap();
+    let pending = client.submit(rollout("", "text")).await.unwrap();
+    fake.conversation().await.rollout().await.unwrap();
+    fake.kill();
+    std::fs::remove_file(&path).unwrap();
+    // Longer than a socket that never was is waited for.
+    tokio::time::sleep(100 * MS).await;
+    let mut fake = Fake::at(&path, Manners::default());
+    let mut conversation = fake.conversation().await;
+    let again = conversation.rollout().await.unwrap();
+    conversation.answer(&again).await;
+    assert_eq!(pending.await.unwrap().unwrap().reward, reward_of("text"));
 }

@@ -1,29 +1,53 @@
-"""Writes tests/fixtures/templates: each line is one case, [family, source, variables or their number, result]."""
+"""Writes tests/fixtures/templates: each line is one case, [family, source, number of the variables, result]. A result is the text
+that Jinja2 writes, or of longer ones of the random templates its hash (FNV-1a of 64 bits), or what kind of error there was."""
 
+import copy
 import json
 import pathlib
 import re
+import resource
+import warnings
 
 import corpus
 import methods
 import random_pairs
+import random_programs
 import reference
 
 FOLDER = pathlib.Path(__file__).resolve().parents[2] / "tests/fixtures/templates"
-RANDOM = 4000
+PAIRS = 5000
+PROGRAMS = 15500
+# Longest text of a random template that is stored as it is.
+SHORT = 40
 
 
-def write(name, cases):
-    lines, variables, kept = [], [], 0
+def render(source, given):
+    # Some filters change a list that they are given.
+    return reference.render(source, copy.deepcopy(given))
+
+
+def fnv(text):
+    value = 0xCBF29CE484222325
+    for byte in text.encode():
+        value = (value ^ byte) * 0x100000001B3 % 2**64
+    return f"{value:016x}"
+
+
+def write(name, cases, hashed=False):
+    lines, variables, numbers, kept = [], [], {}, 0
     for family, source, given in cases:
-        result = reference.render(source, given)
+        result = render(source, given)
         # What names an address in memory is another text each time.
         if re.search(r" at 0x[0-9a-f]+", result.get("text", "")):
             continue
-        if given not in variables[-20:]:
+        key = json.dumps(given)
+        if key not in numbers:
+            numbers[key] = len(variables)
             variables.append(given)
-        at = len(variables) - 1 - variables[::-1].index(given)
-        lines.append(json.dumps([family, source, at, result.get("text", {k: v for k, v in result.items()})], ensure_ascii=False))
+        stored = result.get("text", result)
+        if hashed and isinstance(stored, str) and len(stored) > SHORT:
+            stored = {"hash": fnv(stored)}
+        lines.append(json.dumps([family, source, numbers[key], stored], ensure_ascii=False))
         kept += 1
     with open(FOLDER / f"{name}.jsonl", "w", encoding="utf-8", newline="\n") as file:
         for line in [json.dumps(variables, ensure_ascii=False), *lines]:
@@ -32,7 +56,11 @@ def write(name, cases):
 
 
 if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    # What a random template asks for may be larger than the machine.
+    resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
     FOLDER.mkdir(parents=True, exist_ok=True)
     write("corpus", corpus.cases())
     write("methods", methods.cases())
-    write("random", random_pairs.cases(RANDOM))
+    write("random", random_pairs.cases(PAIRS), hashed=True)
+    write("programs", random_programs.cases(PROGRAMS, render), hashed=True)

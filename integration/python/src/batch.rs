@@ -4,18 +4,21 @@
 
 use std::collections::HashMap;
 
-use pyo3::exceptions::PyKeyError;
+use pyo3::exceptions::{PyIndexError, PyKeyError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyList, PyMappingProxy, PySlice, PyTuple};
+use pyo3::types::{PyDict, PyIterator, PyList, PyMappingProxy, PySlice, PyString, PyTuple};
 use reward_sidecar::reward::ReadRewards;
 
 use crate::arrays::{Array, full};
+use crate::columns::Columns;
 use crate::error::{Failure, class_of};
 use crate::gathered::Gathered;
 use crate::pickle::{Restore, restore};
 use crate::reads::reads_of;
 use crate::result::{Fields, Result};
+use crate::text::wrong_type;
+use crate::thinking::Thinking;
 
 /// The rewards of a batch of rollouts, in their order: what `Client.score` returns.
 ///
@@ -39,6 +42,11 @@ pub struct Batch {
     /// `assert batch.model_version == client.card().model_version`
     #[pyo3(get)]
     model_version: String,
+    /// For each rollout the model that gave its rewards: one and the same, but with `version="any"`.
+    ///
+    /// `set(batch.model_versions)`
+    #[pyo3(get)]
+    model_versions: Py<PyTuple>,
     rewards: Array<f32>,
     attributes: Array<f32>,
     tokens: Array<u32>,
@@ -47,31 +55,41 @@ pub struct Batch {
     errors: PyOnceLock<Py<PyList>>,
     unread: Vec<Vec<ReadRewards>>,
     reads: PyOnceLock<Py<PyList>>,
+    thinking: Vec<Option<Thinking>>,
     by_id: PyOnceLock<Py<PyMappingProxy>>,
 }
 
 /// The columns of a batch that comes out of a pickle.
 #[derive(FromPyObject)]
-pub struct Columns(
+pub struct Pickled(
     Py<PyTuple>,
     Py<PyTuple>,
     String,
+    Py<PyTuple>,
     Py<PyAny>,
     Py<PyAny>,
     Py<PyAny>,
     Py<PyAny>,
     Py<PyList>,
     Py<PyList>,
+    Vec<Option<Thinking>>,
 );
 
 impl Batch {
     pub fn new(py: Python<'_>, gathered: Gathered, ids: &[String]) -> PyResult<Self> {
         let (rows, columns) = (gathered.len(), gathered.names.len());
+        let one: &str = &gathered.model_version;
+        let model_versions = if gathered.versions.is_empty() {
+            PyTuple::new(py, vec![PyString::new(py, one); rows])?
+        } else {
+            PyTuple::new(py, gathered.versions.iter().map(|version| &**version))?
+        };
         Ok(Self {
             rows,
             failed: gathered.failures.len(),
             names: PyTuple::new(py, gathered.names)?.unbind(),
             ids: PyTuple::new(py, ids)?.unbind(),
+            model_versions: model_versions.unbind(),
             model_version: gathered.model_version,
             rewards: Array::of(gathered.rewards),
             attributes: Array::of_rows(gathered.attributes, columns),
@@ -81,13 +99,26 @@ impl Batch {
             errors: PyOnceLock::new(),
             unread: gathered.reads,
             reads: PyOnceLock::new(),
+            thinking: gathered.thinking,
             by_id: PyOnceLock::new(),
         })
     }
 
     /// Puts a batch together, as it comes out of a pickle.
-    pub fn restored(py: Python<'_>, columns: Columns) -> PyResult<Self> {
-        let Columns(names, ids, model_version, rewards, attributes, tokens, truncated, errors, reads) = columns;
+    pub fn restored(py: Python<'_>, columns: Pickled) -> PyResult<Self> {
+        let Pickled(
+            names,
+            ids,
+            model_version,
+            model_versions,
+            rewards,
+            attributes,
+            tokens,
+            truncated,
+            errors,
+            reads,
+            thinking,
+        ) = columns;
         let (rows, failed) = (rewards.bind(py).len()?, errors.bind(py).len());
         Ok(Self {
             rows,
@@ -95,6 +126,7 @@ impl Batch {
             names,
             ids,
             model_version,
+            model_versions,
             rewards: Array::given(py, rewards),
             attributes: Array::given(py, attributes),
             tokens: Array::given(py, tokens),
@@ -103,6 +135,7 @@ impl Batch {
             errors: full(py, errors),
             unread: Vec::new(),
             reads: full(py, reads),
+            thinking,
             by_id: PyOnceLock::new(),
         })
     }
@@ -119,6 +152,32 @@ impl Batch {
         class_of(py, first.code)?.call1((first.code, message, row, this)).map(Some)
     }
 
+    /// The rollout at a place, which counts from the end where it is negative.
+    fn rollout<'py>(&self, py: Python<'py>, place: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        let place: isize = place.extract().map_err(|_| wrong_type(place, &"a batch's index", "an int or a str"))?;
+        let row = if place < 0 { place.checked_add_unsigned(self.rows) } else { Some(place) };
+        let row = row.and_then(|row| usize::try_from(row).ok()).filter(|&row| row < self.rows);
+        let Some(row) = row else {
+            return Err(PyIndexError::new_err(format!("the batch has {} rollouts", self.rows)));
+        };
+        let mut of_row = None;
+        for error in self.errors(py)? {
+            if error.getattr("index")?.extract::<usize>()? == row {
+                of_row = Some(error.unbind());
+            }
+        }
+        Ok(Bound::new(py, self.row(py, row, of_row)?)?.into_any())
+    }
+
+    /// All rollouts, each by itself.
+    fn results<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, Result>>> {
+        let mut errors = HashMap::new();
+        for error in self.errors(py)? {
+            errors.insert(error.getattr("index")?.extract::<usize>()?, error.unbind());
+        }
+        (0..self.rows).map(|row| Bound::new(py, self.row(py, row, errors.remove(&row))?)).collect()
+    }
+
     /// One rollout by itself.
     fn row<'py>(&self, py: Python<'py>, row: usize, error: Option<Py<PyAny>>) -> PyResult<Result> {
         let item = |array: &Bound<'py, PyAny>| array.get_item(row);
@@ -132,10 +191,11 @@ impl Batch {
             item(&self.rewards(py)?)?.extract()?,
             item(&self.tokens(py)?)?.extract()?,
             item(&self.truncated(py)?)?.extract()?,
-            error.is_none().then(|| self.model_version.clone()),
+            if error.is_none() { Some(self.model_versions.bind(py).get_item(row)?.extract()?) } else { None },
             item(&self.attributes(py)?)?.unbind(),
             error,
             reads,
+            self.thinking.get(row).cloned().flatten(),
         );
         Result::restored(py, fields)
     }
@@ -149,12 +209,14 @@ impl Batch {
             &batch.names,
             &batch.ids,
             &batch.model_version,
+            &batch.model_versions,
             batch.rewards(py)?,
             batch.attributes(py)?,
             batch.tokens(py)?,
             batch.truncated(py)?,
             batch.errors(py)?,
             batch.reads(py)?,
+            batch.thinking.clone(),
         );
         restore(py, "_batch", columns)
     }
@@ -240,35 +302,73 @@ impl Batch {
         Ok(self.reads.get_or_try_init(py, make)?.bind(py).clone())
     }
 
+    /// For each rollout its `Thinking`, where `answer_only` asked for it to be taken out; else empty.
+    ///
+    /// `[thinking.unclosed for thinking in batch.thinking]`
+    #[getter]
+    fn thinking(&self) -> Vec<Option<Thinking>> {
+        self.thinking.clone()
+    }
+
     /// Each rollout by its id: a mapping from the ids that were given to `score` to `Result`; empty where none were.
     ///
     /// `batch.by_id["a1"].reward`
     #[getter]
     fn by_id<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyMappingProxy>> {
         let make = || {
-            let (results, mut errors) = (PyDict::new(py), HashMap::new());
-            for error in self.errors(py)? {
-                errors.insert(error.getattr("index")?.extract::<usize>()?, error.unbind());
-            }
-            for (row, id) in self.ids.bind(py).iter().enumerate() {
-                results.set_item(id, Bound::new(py, self.row(py, row, errors.remove(&row))?)?)?;
+            let results = PyDict::new(py);
+            if !self.ids.bind(py).is_empty() {
+                for (id, result) in self.ids.bind(py).iter().zip(self.results(py)?) {
+                    results.set_item(id, result)?;
+                }
             }
             PyResult::Ok(PyMappingProxy::new(py, results.as_mapping()).unbind())
         };
         Ok(self.by_id.get_or_try_init(py, make)?.bind(py).clone())
     }
 
-    /// float32 [n]: one attribute of all rollouts, by its name.
+    /// By a str one attribute of all rollouts, float32 [n]; by an int one rollout by itself, a `Result`.
     ///
-    /// `batch["helpfulness"].mean()`
-    fn __getitem__<'py>(&self, py: Python<'py>, attribute: &str) -> PyResult<Bound<'py, PyAny>> {
+    /// `batch["helpfulness"].mean()`, `batch[0].reward`
+    fn __getitem__<'py>(&self, py: Python<'py>, key: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        let Ok(attribute) = key.cast::<PyString>() else { return self.rollout(py, key) };
         let names = self.names.bind(py);
-        match names.iter().position(|name| name.extract::<&str>().is_ok_and(|name| name == attribute)) {
+        match names.iter().position(|name| name.eq(attribute).unwrap_or(false)) {
             Some(column) => self.attributes(py)?.get_item((PySlice::full(py), column)),
             None => {
                 Err(PyKeyError::new_err(format!("the model has no attribute '{attribute}'; it has {}", names.repr()?)))
             }
         }
+    }
+
+    /// Each rollout by itself, in their order.
+    ///
+    /// `best = max(batch, key=lambda result: result.reward)`
+    fn __iter__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyIterator>> {
+        PyList::new(py, self.results(py)?)?.try_iter()
+    }
+
+    /// The columns by their names: `id` where ids were given, `reward`, `tokens`, `truncated`, `error`, which is
+    /// a code or None, and each attribute.
+    ///
+    /// `polars.DataFrame(batch.to_dict())`
+    fn to_dict<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let mut columns = Columns::of(py);
+        if !self.ids.bind(py).is_empty() {
+            columns.add("id", &self.ids.bind(py).to_list())?;
+        }
+        columns.add("reward", &self.rewards(py)?)?;
+        columns.add("tokens", &self.tokens(py)?)?;
+        columns.add("truncated", &self.truncated(py)?)?;
+        columns.add_errors(self.rows, &self.errors(py)?)?;
+        columns.with_attributes(self.names.bind(py), &self.attributes(py)?)
+    }
+
+    /// The columns of `to_dict` as a pandas data frame. Needs pandas, which the package does not bring along.
+    ///
+    /// `batch.to_pandas().sort_values("reward")`
+    fn to_pandas<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        py.import("pandas")?.call_method1("DataFrame", (self.to_dict(py)?,))
     }
 
     fn __len__(&self) -> usize {
@@ -285,5 +385,5 @@ impl Batch {
 #[pyfunction]
 #[pyo3(signature = (*columns))]
 pub fn _batch(py: Python<'_>, columns: &Bound<'_, PyTuple>) -> PyResult<Batch> {
-    Batch::restored(py, columns.extract::<Columns>()?)
+    Batch::restored(py, columns.extract::<Pickled>()?)
 }

@@ -19,8 +19,8 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// The server has come back with another model while rollouts were on their way.
-    pub const MODEL_CHANGED: &'static str = "MODEL_CHANGED";
+    /// The server that was launched has ended.
+    pub const SERVER_EXITED: &'static str = "SERVER_EXITED";
 
     /// The exception. `index`: of the rollout that it is about.
     pub fn exception<'py>(&self, py: Python<'py>, index: Option<usize>) -> PyResult<Bound<'py, PyAny>> {
@@ -62,7 +62,7 @@ pub fn class_of<'py>(py: Python<'py>, code: &str) -> PyResult<&'py Bound<'py, Py
     static REJECTED: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     let (cell, name) = match code {
         "DEADLINE_EXCEEDED" => (&DEADLINE, "DeadlineExceeded"),
-        "BAD_ADDRESS" | "BAD_REPLY" | Failure::MODEL_CHANGED => (&ANY, "RewardSidecarError"),
+        "BAD_ADDRESS" | "BAD_REPLY" => (&ANY, "RewardSidecarError"),
         code if Code::ALL.iter().any(|known| known.name() == code) => (&REJECTED, "Rejected"),
         // Everything else that a client fails with.
         _ => (&CONNECTION, "ConnectionFailed"),

@@ -4,22 +4,49 @@
 //! Invariant: a lent slice is never handed out for longer than its array is held.
 #![allow(unsafe_code, reason = "the slices of arrays that are held, and nothing else")]
 
+use std::ops::Range;
+
 use numpy::{Element, PyArrayDescrMethods as _, PyArrayDyn, PyArrayMethods as _, PyUntypedArray};
 use numpy::{PyUntypedArrayMethods as _, get_array_module};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyList, PyTuple};
+use pyo3::types::{PyBool, PyList, PyMapping, PyMemoryView, PyTuple};
 use reward_sidecar::rollout::Ids;
+
+use crate::odd::OddRows;
+use crate::text::wrong_type;
+
+/// In what form rows were given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Each by itself.
+    Listed,
+    /// One array of two dimensions: rows of one length, which may be padded to it.
+    Grid,
+    /// One array, and where the rows begin and end.
+    Ragged,
+}
 
 /// The token ids of some rollouts, row by row.
 pub struct IdRows {
     /// Slices of `owners`; not `'static` at all, which is why they leave by [`IdRows::get`] alone.
     rows: Vec<Ids<'static>>,
     owners: Vec<Py<PyAny>>,
+    kind: Kind,
 }
 
 impl IdRows {
+    /// In what form they were given.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Leaves of one row only a part.
+    pub fn narrow(&mut self, row: usize, part: Range<usize>) {
+        self.rows[row] = slice(self.rows[row], part);
+    }
+
     /// How many rows.
     pub fn len(&self) -> usize {
         self.rows.len()
@@ -32,33 +59,36 @@ impl IdRows {
 
     /// One row by itself.
     pub fn of_one(ids: &Bound<'_, PyAny>, name: &str) -> PyResult<Self> {
-        let mut rows = Self { rows: Vec::with_capacity(1), owners: Vec::with_capacity(1) };
+        let mut rows = Self { rows: Vec::with_capacity(1), owners: Vec::with_capacity(1), kind: Kind::Listed };
         rows.add(ids, name)?;
         Ok(rows)
     }
 
     /// Many rows: a list with an array for each, an array with two dimensions, or a tuple of all ids in one array and the
     /// offsets at which rows begin and the last one ends.
-    pub fn of_many(ids: &Bound<'_, PyAny>, name: &str) -> PyResult<Self> {
+    pub fn of_many(ids: &Bound<'_, PyAny>, name: &str, odd: &mut OddRows) -> PyResult<Self> {
         if let Ok(pair) = ids.cast::<PyTuple>()
             && pair.len() == 2
         {
             return Self::ragged(&pair.get_item(0)?, &pair.get_item(1)?, name);
         }
         if ids.is_instance_of::<PyList>() || ids.is_instance_of::<PyTuple>() {
-            return Self::listed(ids, name);
+            return Self::listed(ids, name, odd);
         }
-        let is_array = ids.is_instance_of::<PyUntypedArray>();
+        if ids.is_instance_of::<PyMapping>() {
+            return Err(wrong_type(ids, &name, "its token ids: of a tokenizer's result the item 'input_ids'"));
+        }
+        let is_array = ids.is_instance_of::<PyUntypedArray>() || ids.is_instance_of::<PyMemoryView>();
         if !is_array && !ids.hasattr(intern!(ids.py(), "__array__"))? {
-            return Self::listed(ids, name);
+            return Self::listed(ids, name, odd);
         }
-        let array = as_array(ids)?;
+        let array = as_array(ids, name)?;
         match (array.dtype().kind(), array.ndim()) {
             // An array of arrays.
-            (b'O', 1) => Self::listed(&array, name),
+            (b'O', 1) => Self::listed(&array, name, odd),
             (_, 2) => {
                 let (rows, columns) = (array.shape()[0], array.shape()[1]);
-                Self::cut(&array, name, (0..=rows).map(|row| row * columns))
+                Self::cut(&array, name, (0..=rows).map(|row| row * columns), Kind::Grid)
             }
             (_, dimensions) => {
                 let message = format!("{name} has {dimensions} dimensions; {ROWS}");
@@ -67,23 +97,27 @@ impl IdRows {
         }
     }
 
-    fn listed(ids: &Bound<'_, PyAny>, name: &str) -> PyResult<Self> {
+    fn listed(ids: &Bound<'_, PyAny>, name: &str, odd: &mut OddRows) -> PyResult<Self> {
         let expected = ids.len().unwrap_or(0);
-        let mut rows = Self { rows: Vec::with_capacity(expected), owners: Vec::with_capacity(expected) };
-        for (row, ids) in ids.try_iter()?.enumerate() {
-            rows.add(&ids?, format_args!("{name}[{row}]"))?;
+        let (rows, owners) = (Vec::with_capacity(expected), Vec::with_capacity(expected));
+        let mut rows = Self { rows, owners, kind: Kind::Listed };
+        for (row, item) in ids.try_iter()?.enumerate() {
+            odd.take(row, ids.py(), rows.add(&item?, format_args!("{name}[{row}]")))?;
+            if rows.len() == row {
+                rows.rows.push(Ids::U32(&[]));
+            }
         }
         Ok(rows)
     }
 
     fn ragged(ids: &Bound<'_, PyAny>, offsets: &Bound<'_, PyAny>, name: &str) -> PyResult<Self> {
-        let wrong = |what: String| Err(PyValueError::new_err(format!("{name}: {what}")));
-        let array = as_array(ids)?;
+        let wrong = |what: String| {
+            let message = format!("{name}: {what}. A tuple of two is (ids, offsets); give two rows as a list");
+            Err(PyValueError::new_err(message))
+        };
+        let array = as_array(ids, name)?;
         if array.ndim() != 1 {
-            return wrong(format!(
-                "a tuple of two is (ids, offsets), and these ids have {} dimensions; {ROWS}",
-                array.ndim()
-            ));
+            return wrong(format!("these ids have {} dimensions, and all rows are one array of ids", array.ndim()));
         }
         let offsets = Self::of_one(offsets, &format!("{name}[1] (offsets)"))?;
         let offsets = match offsets.get(0).to_vec() {
@@ -98,7 +132,7 @@ impl IdRows {
                 array.len()
             ));
         }
-        Self::cut(&array, name, offsets.into_iter().map(|offset| offset as usize))
+        Self::cut(&array, name, offsets.into_iter().map(|offset| offset as usize), Kind::Ragged)
     }
 
     /// One array, cut into rows at these positions.
@@ -106,19 +140,20 @@ impl IdRows {
         array: &Bound<'_, PyUntypedArray>,
         name: &str,
         offsets: impl Iterator<Item = usize> + Clone,
+        kind: Kind,
     ) -> PyResult<Self> {
         let (ids, owner) = lend(array, &name)?;
         let ends = offsets.clone().skip(1);
-        let rows = offsets.zip(ends).map(|(begin, end)| match ids {
-            Ids::U32(ids) => Ids::U32(&ids[begin..end]),
-            Ids::I32(ids) => Ids::I32(&ids[begin..end]),
-            Ids::I64(ids) => Ids::I64(&ids[begin..end]),
-        });
-        Ok(Self { rows: rows.collect(), owners: vec![owner] })
+        let rows = offsets.zip(ends).map(|(begin, end)| slice(ids, begin..end));
+        Ok(Self { rows: rows.collect(), owners: vec![owner], kind })
     }
 
     fn add(&mut self, ids: &Bound<'_, PyAny>, name: impl std::fmt::Display) -> PyResult<()> {
-        let array = as_array(ids)?;
+        if ids.is_instance_of::<PyMapping>() {
+            return Err(wrong_type(ids, &name, "its token ids: of a tokenizer's result the item 'input_ids'"));
+        }
+        refuse_bools(ids, &name)?;
+        let array = as_array(ids, &name)?;
         if array.ndim() != 1 {
             let what = ids.get_type().name()?;
             let message = format!("{name} is a {what} of {} dimensions; a row is an array of token ids", array.ndim());
@@ -133,14 +168,51 @@ impl IdRows {
 
 const ROWS: &str = "give a list of arrays, an array of two dimensions, or (ids, offsets)";
 
-/// As it is, or as NumPy reads it: by the buffer protocol, by `__array__`, or item by item.
-fn as_array<'py>(ids: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyUntypedArray>> {
-    match ids.cast::<PyUntypedArray>() {
-        Ok(array) => Ok(array.clone()),
-        Err(_) => {
-            let array = get_array_module(ids.py())?.call_method1(intern!(ids.py(), "asarray"), (ids,))?;
-            Ok(array.cast_into::<PyUntypedArray>()?)
+/// Part of a row.
+fn slice(ids: Ids<'static>, part: Range<usize>) -> Ids<'static> {
+    match ids {
+        Ids::U32(ids) => Ids::U32(&ids[part]),
+        Ids::I32(ids) => Ids::I32(&ids[part]),
+        Ids::I64(ids) => Ids::I64(&ids[part]),
+    }
+}
+
+/// One id, whether a vocabulary may have it or not.
+pub fn value(ids: Ids<'_>, at: usize) -> i64 {
+    match ids {
+        Ids::U32(ids) => ids[at].into(),
+        Ids::I32(ids) => ids[at].into(),
+        Ids::I64(ids) => ids[at],
+    }
+}
+
+/// NumPy would make 0 and 1 of them.
+fn refuse_bools(ids: &Bound<'_, PyAny>, name: &dyn std::fmt::Display) -> PyResult<()> {
+    let Ok(list) = ids.cast::<PyList>() else { return Ok(()) };
+    match list.iter().position(|id| id.is_instance_of::<PyBool>()) {
+        None => Ok(()),
+        Some(at) => Err(PyTypeError::new_err(format!("{name}[{at}] is a bool; token ids are integers"))),
+    }
+}
+
+/// As it is, or as NumPy reads it: by the buffer protocol, by `__array__`, or item by item. `name` is for messages.
+pub fn as_array<'py>(ids: &Bound<'py, PyAny>, name: impl std::fmt::Display) -> PyResult<Bound<'py, PyUntypedArray>> {
+    if let Ok(array) = ids.cast::<PyUntypedArray>() {
+        return Ok(array.clone());
+    }
+    let py = ids.py();
+    if ids.getattr(intern!(py, "is_nested")).is_ok_and(|nested| nested.is_truthy().unwrap_or(false)) {
+        let message = format!("{name} is a nested tensor; give the list of its rows: {name}.unbind()");
+        return Err(PyTypeError::new_err(message));
+    }
+    match get_array_module(py)?.call_method1(intern!(py, "asarray"), (ids,)) {
+        Ok(array) => Ok(array.cast_into::<PyUntypedArray>()?),
+        Err(error) if error.is_instance_of::<PyTypeError>(py) || error.is_instance_of::<PyValueError>(py) => {
+            let (what, why) = (ids.get_type().name()?, error.value(py).to_string());
+            let message = format!("{name}: NumPy cannot read this {what} ({why}); give integers, on the CPU");
+            Err(PyTypeError::new_err(message))
         }
+        Err(error) => Err(error),
     }
 }
 

@@ -3,23 +3,33 @@
 //! | module | what |
 //! |---|---|
 //! | `client`, `stream`, `desk` | the classes that speak to a server: waiting, iterating, for an event loop |
-//! | `rows`, `line`, `options`, `text`, `ids` | rollouts, out of Python |
-//! | `gathered`, `batch`, `result`, `reads`, `pickle`, `arrays`, `error` | rewards and failures, into Python |
-//! | `wait`, `logs`, `process` | the interpreter's lock, signals and timeouts; `logging`; forks |
+//! | `rows`, `inputs`, `form`, `odd`, `line`, `options` | rollouts, out of Python: arguments and dicts |
+//! | `text`, `messages`, `chat`, `json`, `ids`, `padding`, `tokenizer` | what they are made of |
+//! | `gathered`, `batch`, `columns`, `result`, `reads`, `thinking`, `pickle`, `arrays`, `error` | rewards and failures, into Python |
+//! | `wait`, `guard`, `logs`, `process` | the interpreter's lock, signals and timeouts; `logging`; forks |
 //!
 //! Its one invariant: a client is only ever called without the interpreter's lock, and Python only with it.
 #![deny(unsafe_code)]
 
 mod arrays;
 mod batch;
+mod chat;
 mod client;
+mod columns;
 mod desk;
 mod error;
+mod form;
 mod gathered;
+mod guard;
 mod ids;
+mod inputs;
+mod json;
 mod line;
 mod logs;
+mod messages;
+mod odd;
 mod options;
+mod padding;
 mod pickle;
 mod process;
 mod reads;
@@ -27,6 +37,8 @@ mod result;
 mod rows;
 mod stream;
 mod text;
+mod thinking;
+mod tokenizer;
 mod wait;
 
 /// What `reward_sidecar/*.py` stands on.
@@ -48,6 +60,8 @@ mod _native {
     use super::result::{_result, Result};
     #[pymodule_export]
     use super::stream::Stream;
+    #[pymodule_export]
+    use super::thinking::{_thinking, Thinking};
 
     /// The package's version, which is the crate's.
     #[pymodule_export]

@@ -4,15 +4,19 @@ use std::sync::Arc;
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyString};
+use pyo3::types::{PyBool, PyDict, PyInt, PyString};
 use reward_sidecar::json::rollout::FORMS;
 use reward_sidecar::reward::Code;
 
+use crate::chat::{BESIDE, Beside, Completions};
 use crate::error::Failure;
+use crate::form::Form;
 use crate::ids::IdRows;
-use crate::options::{Aggregation, Options, finish_reason};
-use crate::rows::{Form, Rows};
-use crate::text::{prompt, text, wrong_type};
+use crate::messages::{completion, conversation, prompt};
+use crate::options::{Aggregation, OPTIONS, Options, finish_reason, meant};
+use crate::padding::{PADDING, Padding};
+use crate::rows::Rows;
+use crate::text::{text, wrong_type};
 
 /// A rollout out of a dict.
 pub struct Line {
@@ -22,9 +26,9 @@ pub struct Line {
 }
 
 /// The fields that say what is to be scored, each with its value.
-type Inputs<'py> = [Option<Bound<'py, PyAny>>; 6];
+type Inputs<'py> = [Option<Bound<'py, PyAny>>; 7];
 
-const INPUTS: [&str; 6] = ["prompt", "completion", "text", "input_ids", "prompt_ids", "completion_ids"];
+const INPUTS: [&str; 7] = ["prompt", "completion", "messages", "text", "input_ids", "prompt_ids", "completion_ids"];
 
 impl Line {
     /// Understands one. Fails with what is no mistake in the rollout: an interrupt, for instance.
@@ -60,7 +64,7 @@ fn parse(rollout: &Bound<'_, PyAny>, options: &Options, id: &mut Option<String>)
     let fields = rollout.cast::<PyDict>().map_err(|_| wrong_type(rollout, &"a rollout", "a dict"))?;
     let mut own = Options { aggregation: Arc::default(), ..options.clone() };
     let (mut aggregation, mut reason) = (Aggregation::default(), None);
-    let mut inputs = Inputs::default();
+    let (mut inputs, mut beside, mut padding) = (Inputs::default(), Beside::default(), Padding::default());
     for (key, value) in fields {
         let key = key.cast::<PyString>().map_err(|_| wrong_type(&key, &"a field's name", "a str"))?;
         let key = key.to_str()?;
@@ -68,40 +72,76 @@ fn parse(rollout: &Bound<'_, PyAny>, options: &Options, id: &mut Option<String>)
             continue;
         }
         match key {
-            "id" => *id = Some(text(&value, key)?),
-            "finish_reason" => reason = Some(finish_reason(&value, key)?),
+            "id" => *id = Some(name(&value)?),
+            "chosen" | "rejected" => {
+                let message = "chosen, rejected: a preference pair, which is two rollouts; send each for itself";
+                return Err(PyValueError::new_err(message).into());
+            }
+            "finish_reason" => reason = Some(finish_reason(&value)),
             _ => match INPUTS.iter().position(|&input| input == key) {
                 Some(input) => inputs[input] = Some(value),
                 None if own.take(key, &value, &mut aggregation)? => {}
-                None => return Err(PyValueError::new_err(format!("{key}: there is no such field")).into()),
+                None if beside.take(key, &value) || padding.take(key, &value) => {}
+                None => {
+                    let names =
+                        ["id", "finish_reason"].iter().chain(&INPUTS).chain(&BESIDE).chain(&PADDING).chain(&OPTIONS);
+                    let message = format!("{key}: there is no such field{}", meant(key, names));
+                    return Err(PyValueError::new_err(message).into());
+                }
             },
         }
     }
     own.aggregation = aggregation.finish(&options.aggregation);
     Ok(Arc::new(Rows {
         ids: id.iter().cloned().collect(),
-        form: form(&inputs)?,
+        form: form(&inputs, &beside, &padding)?,
         groups: Vec::new(),
         finish_reasons: reason.into_iter().collect(),
         options: own,
+        refused: Vec::new(),
     }))
 }
 
+/// An id: a text, or a whole number, which stands for its decimal digits.
+fn name(value: &Bound<'_, PyAny>) -> PyResult<String> {
+    if value.is_instance_of::<PyInt>() && !value.is_instance_of::<PyBool>() {
+        return Ok(value.to_string());
+    }
+    text(value, "id")
+}
+
 /// The one form that is there.
-fn form(inputs: &Inputs<'_>) -> Result<Form, Wrong> {
+fn form(inputs: &Inputs<'_>, beside: &Beside<'_>, padding: &Padding<'_>) -> Result<Form, Wrong> {
     let forms = || FORMS.map(|names| names.join(" and ")).join("; ");
     let wrong = |code: Code, message: String| Err(Wrong::Failure(Failure { code: code.name(), message }));
+    if inputs[..3].iter().all(Option::is_none) {
+        beside.refuse()?;
+    }
+    if inputs[4..].iter().all(Option::is_none) {
+        padding.refuse()?;
+    }
     match inputs {
-        [Some(given), Some(completion), None, None, None, None] => Ok(Form::Chat {
-            prompts: vec![prompt(given, "prompt")?],
-            completions: vec![text(completion, "completion")?],
-        }),
-        [None, None, Some(given), None, None, None] => Ok(Form::Texts(vec![text(given, "text")?])),
-        [None, None, None, Some(ids), None, None] => Ok(Form::Ids(IdRows::of_one(ids, "input_ids")?)),
-        [None, None, None, None, Some(prompt), Some(completion)] => Ok(Form::Pairs {
-            prompts: IdRows::of_one(prompt, "prompt_ids")?,
-            completions: IdRows::of_one(completion, "completion_ids")?,
-        }),
+        [Some(given), Some(answer), None, None, None, None, None] => {
+            let (text, messages) = completion(answer, "completion")?;
+            let completions = Completions::of_one(text, messages, beside)?;
+            Ok(Form::Chat { prompts: vec![prompt(given, "prompt")?], completions })
+        }
+        [None, None, Some(given), None, None, None, None] => {
+            let (prompt, text, messages) = conversation(given, "messages")?;
+            Ok(Form::Chat { prompts: vec![prompt], completions: Completions::of_one(text, messages, beside)? })
+        }
+        [None, None, None, Some(given), None, None, None] => Ok(Form::Texts(vec![text(given, "text")?])),
+        [None, None, None, None, Some(ids), None, None] => {
+            let mut ids = IdRows::of_one(ids, "input_ids")?;
+            padding.strip(&mut ids, "input_ids")?;
+            Ok(Form::Ids(ids))
+        }
+        [None, None, None, None, None, Some(prompt), Some(completion)] => {
+            let mut prompts = IdRows::of_one(prompt, "prompt_ids")?;
+            let mut completions = IdRows::of_one(completion, "completion_ids")?;
+            padding.strip_pairs(&mut prompts, &mut completions, ["prompt_ids", "completion_ids"])?;
+            Ok(Form::Pairs { prompts, completions })
+        }
         _ => {
             let given: Vec<_> =
                 INPUTS.iter().zip(inputs).filter_map(|(name, input)| input.as_ref().map(|_| *name)).collect();

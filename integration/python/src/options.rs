@@ -7,8 +7,9 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyMapping, PyString};
+use reward_sidecar::client::{Version, VersionPin};
 use reward_sidecar::json;
-use reward_sidecar::rollout::{AggregationSpec, FinishReason};
+use reward_sidecar::rollout::{AggregationSpec, AnswerOnly, FinishReason};
 
 use crate::text::{text, wrong_type};
 
@@ -17,6 +18,10 @@ use crate::text::{text, wrong_type};
 pub struct Options {
     pub group: String,
     pub aggregation: Arc<AggregationSpec>,
+    pub require_completion: bool,
+    pub answer_only: Option<AnswerOnly>,
+    /// The version that all of the series are held to.
+    pub version: Arc<VersionPin>,
     pub priority: i32,
     pub deadline_ms: Option<u64>,
     pub traceparent: String,
@@ -30,10 +35,17 @@ pub struct Aggregation {
 }
 
 impl Options {
+    /// Nothing but the version of a client.
+    pub fn held_to(version: Option<&str>) -> Self {
+        Self { version: pin(version).into(), ..Self::default() }
+    }
+
     /// Takes one option in; `false` where it is none. `None` has been left out before.
     pub fn take(&mut self, key: &str, value: &Bound<'_, PyAny>, aggregation: &mut Aggregation) -> PyResult<bool> {
         match key {
             "group" => self.group = text(value, key)?,
+            "require_completion" => self.require_completion = truth(value, key)?,
+            "answer_only" => self.answer_only = answer_only(value)?,
             "priority" => self.priority = number(value, key, "a 32-bit integer")?,
             "deadline_ms" => self.deadline_ms = Some(number(value, key, "a whole number of milliseconds")?),
             "traceparent" => self.traceparent = text(value, key)?,
@@ -43,15 +55,22 @@ impl Options {
     }
 
     /// All of them out of keyword arguments.
-    pub fn of(options: Option<&Bound<'_, PyDict>>, group: Option<&Bound<'_, PyString>>) -> PyResult<Self> {
-        let (mut these, mut aggregation) = (Self::default(), Aggregation::default());
+    pub fn of(
+        options: Option<&Bound<'_, PyDict>>,
+        group: Option<&Bound<'_, PyString>>,
+        default_version: Option<&str>,
+    ) -> PyResult<Self> {
+        let (mut these, mut aggregation) = (Self::held_to(default_version), Aggregation::default());
         if let Some(group) = group {
             these.group = text(group, "group")?;
         }
         for (key, value) in options.into_iter().flatten() {
             let key = key.cast::<PyString>()?;
-            if !value.is_none() && !these.take(key.to_str()?, &value, &mut aggregation)? {
-                return Err(PyTypeError::new_err(format!("there is no option '{key}'")));
+            match key.to_str()? {
+                _ if value.is_none() => {}
+                "version" => these.version = version(&value)?.into(),
+                key if these.take(key, &value, &mut aggregation)? => {}
+                key => return Err(PyTypeError::new_err(format!("there is no option '{key}'{}", meant(key, &OPTIONS)))),
             }
         }
         these.aggregation = aggregation.finish(&these.aggregation);
@@ -133,14 +152,76 @@ fn spec(value: &Bound<'_, PyAny>) -> PyResult<AggregationSpec> {
         .map_err(|what| PyValueError::new_err(format!("aggregation: {what}")))
 }
 
-/// Why a completion ended.
-pub fn finish_reason(value: &Bound<'_, PyAny>, name: impl std::fmt::Display) -> PyResult<FinishReason> {
-    if value.is_none() {
-        return Ok(FinishReason::Unspecified);
+/// Which model version is to answer: `"any"`, or one by its name.
+pub fn version(value: &Bound<'_, PyAny>) -> PyResult<VersionPin> {
+    Ok(pin(Some(&text(value, "version")?)))
+}
+
+fn pin(version: Option<&str>) -> VersionPin {
+    VersionPin::new(match version {
+        None => Version::First,
+        Some("any") => Version::Any,
+        Some(version) => Version::One(version.into()),
+    })
+}
+
+/// Why a completion ended: a word, an enum's member, SGLang's dict. What is none of these is unspecified, and refuses nothing.
+pub fn finish_reason(value: &Bound<'_, PyAny>) -> FinishReason {
+    let py = value.py();
+    if let Ok(word) = value.cast::<PyString>() {
+        return word.to_str().map(json::rollout::finish_reason).unwrap_or_default();
     }
-    let word = text(value, &name)?;
-    json::rollout::finish_reason(&word)
-        .ok_or_else(|| PyValueError::new_err(format!("{name}: '{word}' is not known; give 'stop', 'length' or None")))
+    if let Ok(fields) = value.cast::<PyMapping>() {
+        return fields.get_item(intern!(py, "type")).map(|word| finish_reason(&word)).unwrap_or_default();
+    }
+    // Of an enum's member: many have the word as their value, others as their name.
+    for attribute in [intern!(py, "value"), intern!(py, "name")] {
+        let word = value.getattr(attribute).ok().and_then(|word| word.cast_into::<PyString>().ok());
+        let reason = word.as_ref().and_then(|word| word.to_str().ok()).map(json::rollout::finish_reason);
+        if let Some(reason) = reason.filter(|reason| *reason != FinishReason::Unspecified) {
+            return reason;
+        }
+    }
+    // Of Arrow's scalars.
+    match value.call_method0(intern!(py, "as_py")) {
+        Ok(word) if word.is_instance_of::<PyString>() || word.is_instance_of::<PyDict>() => finish_reason(&word),
+        _ => FinishReason::Unspecified,
+    }
+}
+
+/// The names of all options, for those who misspell one.
+pub const OPTIONS: [&str; 10] = [
+    "weights",
+    "weighting",
+    "aggregation",
+    "group",
+    "require_completion",
+    "answer_only",
+    "version",
+    "deadline_ms",
+    "priority",
+    "traceparent",
+];
+
+/// What somebody who wrote `name` is to be told: the nearest of `names`, or nothing.
+pub fn meant<'a>(name: &str, names: impl IntoIterator<Item = &'a &'static str>) -> String {
+    json::nearest(name, names.into_iter().copied())
+        .map_or_else(String::new, |nearest| format!("; did you mean {nearest}?"))
+}
+
+/// Whether thinking is to be taken out: a bool, or the two marks that it stands between.
+fn answer_only(value: &Bound<'_, PyAny>) -> PyResult<Option<AnswerOnly>> {
+    if let Ok(wished) = value.extract::<bool>() {
+        return Ok(wished.then(AnswerOnly::default));
+    }
+    match value.extract::<(String, String)>() {
+        Ok((open, close)) if !open.is_empty() && !close.is_empty() => Ok(Some(AnswerOnly { open, close })),
+        _ => Err(wrong_type(value, &"answer_only", "a bool, or two str: (\"<think>\", \"</think>\")")),
+    }
+}
+
+fn truth(value: &Bound<'_, PyAny>, name: &str) -> PyResult<bool> {
+    value.extract().map_err(|_| wrong_type(value, &name, "a bool"))
 }
 
 fn number<'py, T: FromPyObjectOwned<'py>>(value: &Bound<'py, PyAny>, name: &str, wanted: &str) -> PyResult<T> {

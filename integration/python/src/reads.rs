@@ -1,10 +1,10 @@
 //! `Reads`: what the model says of one rollout at several places.
 //!
-//! Invariant: its three arrays have one row for each place.
+//! Invariant: its four arrays have one row for each place.
 
 use numpy::IntoPyArray as _;
 use pyo3::prelude::*;
-use reward_sidecar::reward::ReadRewards;
+use reward_sidecar::reward::{ReadEnd, ReadRewards};
 
 use crate::arrays::Array;
 use crate::pickle::{Restore, restore};
@@ -30,13 +30,18 @@ pub struct Reads {
     ///
     /// `reads.rewards.min()`
     rewards: Py<PyAny>,
+    /// int64 [m]: where the token that is read ends in what you sent: characters of the completion or text, or ids of the
+    /// completion or `input_ids`; -1 where that is not known, as of turns.
+    ///
+    /// `completion[:reads.ends[0]]` is the first step.
+    ends: Py<PyAny>,
 }
 
 #[pymethods]
 impl Reads {
     fn __reduce__<'py>(this: &Bound<'py, Self>) -> PyResult<Restore<'py>> {
         let reads = this.get();
-        restore(this.py(), "_reads", (&reads.tokens, &reads.attributes, &reads.rewards))
+        restore(this.py(), "_reads", (&reads.tokens, &reads.attributes, &reads.rewards, &reads.ends))
     }
 
     fn __len__(&self, py: Python<'_>) -> PyResult<usize> {
@@ -55,12 +60,20 @@ pub fn reads_of(py: Python<'_>, reads: &[ReadRewards], columns: usize) -> PyResu
     Ok(Reads {
         tokens: reads.iter().map(|read| read.tokens).collect::<Vec<_>>().into_pyarray(py).into_any().unbind(),
         attributes: Array::of_rows(attributes, columns).get(py, reads.len())?.clone().unbind(),
+        ends: reads.iter().map(end_of).collect::<Vec<_>>().into_pyarray(py).into_any().unbind(),
         rewards: array(reads.iter().map(|read| read.reward).collect()).get(py, reads.len())?.clone().unbind(),
     })
 }
 
+fn end_of(read: &ReadRewards) -> i64 {
+    match read.end {
+        Some(ReadEnd::Characters(end) | ReadEnd::Tokens(end)) => end.into(),
+        None => -1,
+    }
+}
+
 /// Reads, of the columns that their pickle holds.
 #[pyfunction]
-pub fn _reads(tokens: Py<PyAny>, attributes: Py<PyAny>, rewards: Py<PyAny>) -> Reads {
-    Reads { tokens, attributes, rewards }
+pub fn _reads(tokens: Py<PyAny>, attributes: Py<PyAny>, rewards: Py<PyAny>, ends: Py<PyAny>) -> Reads {
+    Reads { tokens, attributes, rewards, ends }
 }

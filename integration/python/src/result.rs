@@ -11,6 +11,7 @@ use crate::arrays::{Array, full};
 use crate::error::Failure;
 use crate::pickle::{Restore, restore};
 use crate::reads::reads_of;
+use crate::thinking::Thinking;
 
 /// The rewards of one rollout, or why it has none: what `Client.stream` gives, and `Batch.by_id`.
 ///
@@ -60,6 +61,11 @@ pub struct Result {
     error: PyOnceLock<Option<Py<PyAny>>>,
     unread: Vec<ReadRewards>,
     reads: PyOnceLock<Option<Py<PyAny>>>,
+    /// Its `Thinking`, where `answer_only` asked for it to be taken out; else `None`.
+    ///
+    /// `if result.thinking and result.thinking.unclosed: ...`
+    #[pyo3(get)]
+    thinking: Option<Thinking>,
 }
 
 /// The fields of a result whose Python objects are there already: out of a pickle, or of a batch.
@@ -74,6 +80,7 @@ pub struct Fields(
     pub Py<PyAny>,
     pub Option<Py<PyAny>>,
     pub Option<Py<PyAny>>,
+    pub Option<Thinking>,
 );
 
 impl Result {
@@ -91,6 +98,7 @@ impl Result {
             error: PyOnceLock::new(),
             unread: Vec::new(),
             reads: PyOnceLock::new(),
+            thinking: None,
         };
         match rewards {
             Ok(rewards) => Self {
@@ -100,6 +108,7 @@ impl Result {
                 model_version: Some(rewards.model_version.to_string()),
                 columns: rewards.attributes.len(),
                 attributes: Array::of(rewards.attributes),
+                thinking: rewards.thinking.as_ref().map(Into::into),
                 unread: rewards.reads,
                 ..none
             },
@@ -109,7 +118,7 @@ impl Result {
 
     /// Puts a result together.
     pub fn restored(py: Python<'_>, fields: Fields) -> PyResult<Self> {
-        let Fields(index, id, reward, tokens, truncated, model_version, attributes, error, reads) = fields;
+        let Fields(index, id, reward, tokens, truncated, model_version, attributes, error, reads, thinking) = fields;
         Ok(Self {
             index,
             id,
@@ -123,6 +132,7 @@ impl Result {
             error: full(py, error),
             unread: Vec::new(),
             reads: full(py, reads),
+            thinking,
         })
     }
 }
@@ -175,6 +185,7 @@ impl Result {
             self.attributes(py)?,
             self.error(py)?,
             self.reads(py)?,
+            self.thinking.clone(),
         );
         restore(py, "_result", fields)
     }

@@ -8,11 +8,16 @@ use std::sync::Arc;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
-use reward_sidecar::rollout::{FinishReason, InputRef, Message, RolloutRef, Rollouts};
+use reward_sidecar::reward::Rejection;
+use reward_sidecar::rollout::{FinishReason, RolloutRef, Rollouts};
 
-use crate::ids::IdRows;
-use crate::options::{Aggregation, Options, finish_reason};
-use crate::text::{prompts, text, texts};
+use crate::chat::Beside;
+use crate::form::Form;
+use crate::inputs::{Inputs, same_length};
+use crate::odd::OddRows;
+use crate::options::{self, Aggregation, Options, finish_reason};
+use crate::padding::Padding;
+use crate::text::{text, texts};
 use crate::wait::Limit;
 
 /// Rollouts in one of the four forms.
@@ -25,30 +30,27 @@ pub struct Rows {
     /// One for each row, or none.
     pub finish_reasons: Vec<FinishReason>,
     pub options: Options,
-}
-
-/// See `reward_sidecar::rollout::Input`.
-pub enum Form {
-    Chat { prompts: Vec<Arc<[Message]>>, completions: Vec<String> },
-    Texts(Vec<String>),
-    Ids(IdRows),
-    Pairs { prompts: IdRows, completions: IdRows },
+    /// Rows that are no rollouts, and why; in their order. What stands in their place is not to be asked.
+    pub refused: Vec<(usize, Rejection)>,
 }
 
 /// The arguments of `score`.
-pub struct Request {
+pub struct Request<'py> {
     pub rows: Arc<Rows>,
     pub raise_on_error: bool,
     pub limit: Limit,
+    /// What the token ids are of.
+    pub tokenizer: Option<Bound<'py, PyAny>>,
 }
 
-impl Request {
-    /// Understands the keyword arguments of `score`.
-    pub fn of(arguments: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
-        let (mut options, mut aggregation) = (Options::default(), Aggregation::default());
-        let mut inputs = Inputs::default();
-        let (mut ids, mut groups, mut finish_reasons) = (None, None, None);
-        let (mut raise_on_error, mut limit) = (true, Limit::default());
+impl<'py> Request<'py> {
+    /// Understands the keyword arguments of `score`. `version`: which one is to answer, where they do not say.
+    pub fn of(arguments: Option<&Bound<'py, PyDict>>, version: Option<&str>) -> PyResult<Self> {
+        let (mut options, mut aggregation) = (Options::held_to(version), Aggregation::default());
+        let (mut inputs, mut beside, mut padding) = (Inputs::default(), Beside::default(), Padding::default());
+        let (mut ids, mut groups, mut finish_reasons, mut finish_reason_of_all) = (None, None, None, None);
+        let mut odd = OddRows::default();
+        let (mut raise_on_error, mut limit, mut tokenizer) = (true, Limit::default(), None);
         for (key, value) in arguments.into_iter().flatten() {
             if value.is_none() {
                 continue;
@@ -57,15 +59,19 @@ impl Request {
             match key.to_str()? {
                 "id" => ids = Some(names(&value)?),
                 "timeout" => limit = Limit::of(Some(&value))?,
-                "groups" => groups = Some(texts(&value, "groups")?),
+                "groups" => groups = Some(texts(&value, "groups", &mut odd)?),
                 "finish_reasons" => finish_reasons = Some(value),
+                "finish_reason" => finish_reason_of_all = Some(value),
+                "version" => options.version = options::version(&value)?.into(),
+                "tokenizer" => tokenizer = Some(value),
                 "raise_on_error" => raise_on_error = value.is_truthy()?,
                 key if options.take(key, &value, &mut aggregation)? => {}
+                key if beside.take(key, &value) || padding.take(key, &value) => {}
                 key => inputs.take(key, value)?,
             }
         }
         options.aggregation = aggregation.finish(&options.aggregation);
-        let form = inputs.form()?;
+        let form = inputs.form(&beside, &padding, &mut odd)?;
         let same = |name: &str, rows: usize| same_length("the rollouts", form.len(), name, rows);
         let ids = ids.unwrap_or_default();
         if !ids.is_empty() {
@@ -76,64 +82,39 @@ impl Request {
         if !groups.is_empty() {
             same("groups", groups.len())?;
         }
-        let mut reasons = Vec::new();
-        if let Some(given) = finish_reasons {
-            if given.is_instance_of::<PyString>() {
-                let message = "finish_reasons is one str; give a list with one for each rollout";
-                return Err(PyTypeError::new_err(message));
-            }
-            for (row, reason) in given.try_iter()?.enumerate() {
-                reasons.push(finish_reason(&reason?, format_args!("finish_reasons[{row}]"))?);
-            }
-            same("finish_reasons", reasons.len())?;
-        }
-        let rows = Rows { ids, form, groups, finish_reasons: reasons, options };
-        Ok(Self { rows: Arc::new(rows), raise_on_error, limit })
+        let reasons = reasons(finish_reasons, finish_reason_of_all, form.len())?;
+        let rows = Rows { ids, form, groups, finish_reasons: reasons, options, refused: odd.into() };
+        Ok(Self { rows: Arc::new(rows), raise_on_error, limit, tokenizer })
     }
 }
 
-/// What is to be scored, as it is given: several forms, or half of one, are told apart later.
-#[derive(Default)]
-struct Inputs<'py>(Vec<(&'static str, Bound<'py, PyAny>)>);
-
-const INPUTS: [&str; 6] = ["prompts", "completions", "texts", "input_ids", "prompt_ids", "completion_ids"];
-
-impl<'py> Inputs<'py> {
-    fn take(&mut self, key: &str, value: Bound<'py, PyAny>) -> PyResult<()> {
-        match INPUTS.into_iter().find(|&name| name == key) {
-            Some(name) => self.0.push((name, value)),
-            None => return Err(PyTypeError::new_err(format!("there is no argument '{key}'"))),
+/// Why each completion ended: a list with one for each, or one for all.
+fn reasons(
+    of_each: Option<Bound<'_, PyAny>>,
+    of_all: Option<Bound<'_, PyAny>>,
+    rows: usize,
+) -> PyResult<Vec<FinishReason>> {
+    let given = match (of_each, of_all) {
+        (Some(_), Some(_)) => {
+            return Err(PyTypeError::new_err("finish_reason and finish_reasons say the same; give one of them"));
         }
-        self.0.sort_by_key(|(given, _)| INPUTS.iter().position(|name| name == given));
-        Ok(())
-    }
-
-    fn form(self) -> PyResult<Form> {
-        let form = match self.0.as_slice() {
-            [("prompts", given), ("completions", completions)] => {
-                let (prompts, completions) = (prompts(given, "prompts")?, texts(completions, "completions")?);
-                same_length("prompts", prompts.len(), "completions", completions.len())?;
-                Form::Chat { prompts, completions }
-            }
-            [("texts", given)] => Form::Texts(texts(given, "texts")?),
-            [("input_ids", ids)] => Form::Ids(IdRows::of_many(ids, "input_ids")?),
-            [("prompt_ids", prompts), ("completion_ids", completions)] => {
-                let prompts = IdRows::of_many(prompts, "prompt_ids")?;
-                let completions = IdRows::of_many(completions, "completion_ids")?;
-                same_length("prompt_ids", prompts.len(), "completion_ids", completions.len())?;
-                Form::Pairs { prompts, completions }
-            }
-            given => {
-                let given: Vec<_> = given.iter().map(|(name, _)| *name).collect();
-                let given = if given.is_empty() { "nothing".to_owned() } else { given.join(", ") };
-                return Err(PyTypeError::new_err(format!(
-                    "{given} cannot be scored; give one of: prompts and completions; texts; input_ids; \
-                     prompt_ids and completion_ids"
-                )));
-            }
-        };
-        Ok(form)
-    }
+        (None, None) => return Ok(Vec::new()),
+        (Some(given), None) if given.is_instance_of::<PyString>() => {
+            let message = "finish_reasons is one str; give a list with one for each rollout, or finish_reason for all";
+            return Err(PyTypeError::new_err(message));
+        }
+        (Some(given), None) => given,
+        (None, Some(one)) if one.is_instance_of::<PyString>() || one.is_instance_of::<PyDict>() => {
+            return Ok(vec![finish_reason(&one); rows]);
+        }
+        (None, Some(given)) => match given.try_iter() {
+            Ok(_) => given,
+            Err(_) => return Ok(vec![finish_reason(&given); rows]),
+        },
+    };
+    let reasons = given.try_iter()?.map(|reason| Ok(finish_reason(&reason?))).collect::<PyResult<Vec<_>>>()?;
+    same_length("the rollouts", rows, "finish_reasons", reasons.len())?;
+    Ok(reasons)
 }
 
 /// The caller's names for the rollouts: a list of them, or the one itself.
@@ -141,7 +122,8 @@ fn names(value: &Bound<'_, PyAny>) -> PyResult<Vec<String>> {
     if value.is_instance_of::<PyString>() {
         return Ok(vec![text(value, "id")?]);
     }
-    texts(value, "id")
+    // A name that is none says nothing about its rollout: it is the call that is wrong.
+    value.try_iter()?.enumerate().map(|(row, id)| text(&id?, format_args!("id[{row}]"))).collect()
 }
 
 /// A batch is asked for its rollouts by their names.
@@ -150,37 +132,6 @@ fn refuse_twins(ids: &[String]) -> PyResult<()> {
     match ids.iter().find(|id| !seen.insert(id.as_str())) {
         None => Ok(()),
         Some(twin) => Err(PyValueError::new_err(format!("id: '{twin}' stands there twice; give each rollout its own"))),
-    }
-}
-
-fn same_length(one: &str, rows: usize, other: &str, others: usize) -> PyResult<()> {
-    if rows != others {
-        return Err(PyValueError::new_err(format!("there are {rows} rows of {one} and {others} of {other}")));
-    }
-    Ok(())
-}
-
-impl Form {
-    fn len(&self) -> usize {
-        match self {
-            Self::Chat { completions, .. } => completions.len(),
-            Self::Texts(texts) => texts.len(),
-            Self::Ids(ids) => ids.len(),
-            Self::Pairs { completions, .. } => completions.len(),
-        }
-    }
-
-    fn get(&self, row: usize) -> InputRef<'_> {
-        match self {
-            Self::Chat { prompts, completions } => {
-                InputRef::Chat { messages: &prompts[row], completion: &completions[row] }
-            }
-            Self::Texts(texts) => InputRef::Text(&texts[row]),
-            Self::Ids(ids) => InputRef::TokenIds(ids.get(row)),
-            Self::Pairs { prompts, completions } => {
-                InputRef::PromptCompletionIds { prompt: prompts.get(row), completion: completions.get(row) }
-            }
-        }
     }
 }
 
@@ -198,6 +149,9 @@ impl Rollouts for Rows {
             priority: self.options.priority,
             deadline_ms: self.options.deadline_ms,
             aggregation: &self.options.aggregation,
+            require_completion: self.options.require_completion,
+            answer_only: self.options.answer_only.as_ref(),
+            model_version: self.options.version.wanted(),
             traceparent: &self.options.traceparent,
         }
     }

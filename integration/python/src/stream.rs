@@ -15,10 +15,12 @@ use reward_sidecar::client::{Answer, ClientError};
 use reward_sidecar::rollout::Rollouts;
 
 use crate::error::{Failure, rewards_of};
+use crate::guard::Guard;
 use crate::line::Line;
 use crate::options::Options;
 use crate::process::OfThisProcess;
 use crate::result::Result;
+use crate::tokenizer;
 use crate::wait::{Limit, detached, in_time};
 
 /// An iterator over results, as they finish: what `Client.stream` returns. For one thread at a time, and for the process that
@@ -35,6 +37,10 @@ pub struct Stream {
     options: Options,
     /// For each result.
     limit: Limit,
+    guard: Guard,
+    client: OfThisProcess<Client>,
+    /// What token ids are of; gone once it is known that the server's model has it.
+    tokenizer: Option<Py<PyAny>>,
     answers: OfThisProcess<Answers>,
     /// Taken out of `answers`.
     arrived: VecDeque<(u64, Answer)>,
@@ -56,12 +62,22 @@ const LOOK: Duration = Duration::from_millis(1);
 const LOOK_ROLLOUTS: usize = 64;
 
 impl Stream {
-    pub fn new(client: Client, source: Bound<'_, PyIterator>, options: Options, limit: Limit) -> Self {
+    pub fn new(
+        client: Client,
+        source: Bound<'_, PyIterator>,
+        options: Options,
+        limit: Limit,
+        guard: Guard,
+        tokenizer: Option<Py<PyAny>>,
+    ) -> Self {
         Self {
             source: Some(source.unbind()),
             options,
             limit,
+            guard,
+            tokenizer,
             answers: OfThisProcess::new(client.answers()),
+            client: OfThisProcess::new(client),
             arrived: VecDeque::new(),
             looked: Instant::now(),
             unlooked: 0,
@@ -83,6 +99,9 @@ impl Stream {
         self.taken += 1;
         match rows {
             Ok(rows) => {
+                if rows.form.has_ids() {
+                    self.check_tokenizer(py)?;
+                }
                 self.waiting = Some((rows, tag));
                 if let Some(id) = id {
                     self.ids.insert(tag, id);
@@ -93,8 +112,16 @@ impl Stream {
         }
     }
 
+    fn check_tokenizer(&mut self, py: Python<'_>) -> PyResult<()> {
+        if let (Some(tokenizer), Some(client)) = (&self.tokenizer, self.client.get()) {
+            tokenizer::check(py, client, tokenizer.bind(py), self.limit.begun(), &self.guard)?;
+            self.tokenizer = None;
+        }
+        Ok(())
+    }
+
     fn result(&mut self, py: Python<'_>, tag: u64, answer: Answer) -> PyResult<Result> {
-        match answer {
+        match self.options.version.check(answer) {
             // Nobody will answer the others either.
             Err(error) if error.is_final() => Err(Failure::from(&error).raised(py)),
             answer => Ok(Result::new(tag as usize, self.ids.remove(&tag), rewards_of(answer))),
@@ -140,10 +167,10 @@ impl Stream {
             } else if answers.unanswered() == 0 {
                 // Other threads have taken all the room.
                 let Some((rows, tag)) = &self.waiting else { return Ok(None) };
-                in_time(py, limit, |check| answers.submit(rows, 0, *tag, check))?;
+                in_time(py, limit, &self.guard, |check| answers.submit(rows, 0, *tag, check))?;
                 self.waiting = None;
             } else {
-                self.arrived.extend(in_time(py, limit, |check| answers.next(check))?);
+                self.arrived.extend(in_time(py, limit, &self.guard, |check| answers.next(check))?);
             }
             let arrived = &mut self.arrived;
             detached(py, || arrived.extend(std::iter::from_fn(|| answers.try_next())));
@@ -153,10 +180,12 @@ impl Stream {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> std::result::Result<(), PyTraverseError> {
-        visit.call(&self.source)
+        visit.call(&self.source)?;
+        visit.call(&self.tokenizer)
     }
 
     fn __clear__(&mut self) {
         self.source = None;
+        self.tokenizer = None;
     }
 }

@@ -12,6 +12,7 @@ use reward_sidecar::client::blocking::{Check, Stopped};
 use reward_sidecar::reward::{Code, Rejection};
 
 use crate::error::Failure;
+use crate::guard::Guard;
 use crate::logs;
 
 /// Does some of the client's work without the interpreter's lock.
@@ -19,13 +20,22 @@ pub fn detached<T: Send>(py: Python<'_>, work: impl FnOnce() -> T + Send) -> T {
     py.detach(|| logs::reporting(work))
 }
 
-/// The same for work that waits. A signal, Ctrl-C among them, ends it with what its handler raises; what the client reports
-/// meanwhile is logged.
-pub fn wait<T: Send>(py: Python<'_>, work: impl FnOnce(Check<'_>) -> Result<T, Stopped> + Send) -> PyResult<T> {
+/// The same for work that waits. A signal, Ctrl-C among them, ends it with what its handler raises, and so does the end of the
+/// server that `guard` watches; what the client reports meanwhile is logged.
+pub fn wait<T: Send>(
+    py: Python<'_>,
+    guard: &Guard,
+    work: impl FnOnce(Check<'_>) -> Result<T, Stopped> + Send,
+) -> PyResult<T> {
     let mut raised = None;
+    let look = |py: Python<'_>| {
+        logs::deliver(py)?;
+        py.check_signals()?;
+        guard.look(py)
+    };
     let done = detached(py, || {
-        work(&mut || match Python::try_attach(|py| logs::deliver(py).and_then(|()| py.check_signals())) {
-            Some(Ok(())) => true,
+        work(&mut || match Python::try_attach(look) {
+            Some(Ok(goes_on)) => goes_on,
             Some(Err(error)) => {
                 raised = Some(error);
                 false
@@ -37,7 +47,9 @@ pub fn wait<T: Send>(py: Python<'_>, work: impl FnOnce(Check<'_>) -> Result<T, S
     logs::deliver(py)?;
     done.map_err(|stopped| match (stopped, raised) {
         (Stopped::Interrupted, Some(error)) => error,
-        (Stopped::Interrupted, None) => Failure::from(&ClientError::Closed).raised(py),
+        (Stopped::Interrupted, None) => {
+            guard.failure().unwrap_or_else(|| Failure::from(&ClientError::Closed)).raised(py)
+        }
         (Stopped::Failed(error), _) => Failure::from(&error).raised(py),
     })
 }
@@ -46,9 +58,10 @@ pub fn wait<T: Send>(py: Python<'_>, work: impl FnOnce(Check<'_>) -> Result<T, S
 pub fn in_time<T: Send>(
     py: Python<'_>,
     limit: Limit,
+    guard: &Guard,
     work: impl FnOnce(Check<'_>) -> Result<T, Stopped> + Send,
 ) -> PyResult<T> {
-    let done = wait(py, |check| match work(&mut || !limit.has_passed() && check()) {
+    let done = wait(py, guard, |check| match work(&mut || !limit.has_passed() && check()) {
         Err(Stopped::Interrupted) if limit.has_passed() => Ok(None),
         done => done.map(Some),
     })?;

@@ -71,18 +71,30 @@ impl Bench {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(internal)?;
         let bench = Self { runtime, sidecar, client, engine, pool, ready, via };
         // First touches of memory, threads and the connection are nobody's throughput.
-        bench.score(Arc::new((0..4).map(|i| bench.made_up(i)).collect::<Vec<_>>()))?;
+        bench.score(&[Arc::new((0..4).map(|i| bench.made_up(i)).collect::<Vec<_>>())])?;
         Ok(bench)
     }
 
+    /// Measures a workload, and what it is compared with.
+    pub fn with_whole(&self, mut workload: Workload, repeat: u16) -> Result<Vec<Measured>, Failure> {
+        let whole = workload.whole.take();
+        let mut measured = self.workload(workload, repeat)?;
+        let Some(whole) = whole else { return Ok(vec![measured]) };
+        let whole = self.workload(*whole, repeat)?;
+        measured.same_bits = Some(measured.rewards == whole.rewards);
+        Ok(vec![measured, whole])
+    }
+
     /// Measures a workload: the whole path, then the engine alone with the same micro-batches, again and again.
-    pub fn workload(&self, workload: Workload, repeat: u16) -> Result<Measured, Failure> {
-        let rollouts: Arc<dyn Rollouts> = Arc::new(workload.rollouts);
-        let mut runs = Vec::new();
+    fn workload(&self, workload: Workload, repeat: u16) -> Result<Measured, Failure> {
+        let rounds = workload.rounds.into_iter().map(|round| Arc::new(round) as Arc<dyn Rollouts>);
+        let rounds: Vec<Arc<dyn Rollouts>> = rounds.collect();
+        let (mut runs, mut rewards) = (Vec::new(), Vec::new());
         for _ in 0..repeat {
             self.engine.restart();
             let before = metrics::totals();
-            let wall = self.score(Arc::clone(&rollouts))?;
+            let wall;
+            (wall, rewards) = self.score(&rounds)?;
             let totals = metrics::totals() - before;
             let Recording { batches, busy } = self.engine.restart();
 
@@ -97,7 +109,7 @@ impl Bench {
             };
             runs.push(Run { wall, totals, busy, alone, parts, peak });
         }
-        Ok(Measured { name: workload.name, runs })
+        Ok(Measured { name: workload.name, runs, rewards, same_bits: None })
     }
 
     /// Ends the sidecar, after a last question: how long one short rollout takes when nothing else is to be done.
@@ -115,7 +127,7 @@ impl Bench {
         let (mut path, mut engine) = (Vec::new(), Vec::new());
         for run in 0..LONE_RUNS as u32 {
             self.engine.restart();
-            path.push(self.score(Arc::new(vec![self.made_up(run)]))?);
+            path.push(self.score(&[Arc::new(vec![self.made_up(run)])])?.0);
             engine.push(self.engine.restart().busy);
         }
         path.sort_unstable();
@@ -130,16 +142,20 @@ impl Bench {
         Rollout { input: Some(Input::TokenIds(ids)), ..Rollout::default() }
     }
 
-    /// Sends everything as fast as it is taken and waits for all answers.
-    fn score(&self, rollouts: Arc<dyn Rollouts>) -> Result<Duration, Failure> {
-        let began = Instant::now();
-        let outcomes = self.client.score_all(rollouts, &mut || true).map_err(internal)?;
-        let wall = began.elapsed();
-        for outcome in outcomes {
-            // A workload that is partly rejected measures something else.
-            outcome.map_err(|rejection| Failure::usage("INPUT", format!("a rollout was rejected: {rejection}")))?;
+    /// Sends each round as fast as it is taken and waits for all its answers: the time, and the bits of all attributes.
+    fn score(&self, rounds: &[Arc<dyn Rollouts>]) -> Result<(Duration, Vec<u32>), Failure> {
+        let (mut wall, mut bits) = (Duration::ZERO, Vec::new());
+        for round in rounds {
+            let began = Instant::now();
+            let outcomes = self.client.score_all(Arc::clone(round), &mut || true).map_err(internal)?;
+            wall += began.elapsed();
+            for outcome in outcomes {
+                // A workload that is partly rejected measures something else.
+                let rejected = |rejection| Failure::usage("INPUT", format!("a rollout was rejected: {rejection}"));
+                bits.extend(outcome.map_err(rejected)?.attributes.iter().map(|value| value.to_bits()));
+            }
         }
-        Ok(wall)
+        Ok((wall, bits))
     }
 }
 

@@ -4,12 +4,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::batch::MicroBatch;
-use crate::engine::{Engine, EngineError, ModelCard, ScoreTable};
+use crate::engine::{Engine, EngineError, ModelCard, Prefixes, ScoreTable};
 
 /// See the module. Clones are the same engine.
 #[derive(Clone)]
 pub struct Recorded {
     card: Arc<ModelCard>,
+    prefixes: Option<Arc<dyn Prefixes>>,
     inner: Arc<Mutex<Inner>>,
 }
 
@@ -29,8 +30,12 @@ pub struct Recording {
 
 impl Recorded {
     pub fn new(engine: Box<dyn Engine>) -> Self {
-        let card = Arc::clone(engine.card());
-        Self { card, inner: Arc::new(Mutex::new(Inner { engine, batches: Vec::new(), busy: Duration::ZERO })) }
+        let (card, prefixes) = (Arc::clone(engine.card()), engine.prefixes());
+        Self {
+            card,
+            prefixes,
+            inner: Arc::new(Mutex::new(Inner { engine, batches: Vec::new(), busy: Duration::ZERO })),
+        }
     }
 
     /// Forgets all prefixes, and hands out what was noted.
@@ -62,6 +67,14 @@ impl Recorded {
 impl Engine for Recorded {
     fn card(&self) -> &Arc<ModelCard> {
         &self.card
+    }
+
+    fn rows(&self, batch: &MicroBatch) -> usize {
+        self.lock().engine.rows(batch)
+    }
+
+    fn prefixes(&self) -> Option<Arc<dyn Prefixes>> {
+        self.prefixes.clone()
     }
 
     fn score(&mut self, batch: &MicroBatch) -> Result<ScoreTable, EngineError> {

@@ -26,6 +26,10 @@ pub struct Measured {
     pub name: String,
     /// One or more.
     pub runs: Vec<Run>,
+    /// The bits of all attributes, in the order of its rollouts.
+    pub rewards: Vec<u32>,
+    /// Where the next one has the same rollouts in another way: whether all rewards have the same bits.
+    pub same_bits: Option<bool>,
 }
 
 /// One run of a workload: the whole path, and the engine alone.
@@ -142,6 +146,25 @@ impl fmt::Display for Report {
                 100.0 * run.efficiency()
             )?;
         }
+        for (measured, whole) in self.measured.iter().zip(self.measured.iter().skip(1)) {
+            let Some(same_bits) = measured.same_bits else { continue };
+            let (run, whole) = (measured.whole(), whole.whole());
+            let t = &run.totals;
+            writeln!(
+                f,
+                "\n{}: {} of {} tokens computed, {} reused, {} computed again for want of room; {:.2} times the tokens and {:.2} \
+                 times the seconds ({:.1} s) of the same turns at once; {} bits",
+                measured.name,
+                run.computed(),
+                t.tokens_submitted,
+                t.tokens_reused,
+                t.tokens_recomputed,
+                run.computed() as f64 / whole.computed() as f64,
+                run.wall.as_secs_f64() / whole.wall.as_secs_f64(),
+                run.wall.as_secs_f64(),
+                if same_bits { "the same" } else { "OTHER" }
+            )?;
+        }
         writeln!(f, "\nThe engine alone, with the same micro-batches:\n")?;
         writeln!(
             f,
@@ -233,6 +256,8 @@ impl Measured {
             "tokens_submitted": t.tokens_submitted,
             "tokens_unique": t.tokens_unique,
             "tokens_reused": t.tokens_reused,
+            "tokens_recomputed": t.tokens_recomputed,
+            "same_bits_at_once": self.same_bits,
             "micro_batches": t.batches,
             "wall_seconds": whole.wall.as_secs_f64(),
             "engine_busy_seconds": whole.busy.as_secs_f64(),

@@ -9,7 +9,37 @@ use crate::rollout::{Input, Message, Rollout};
 /// Rollouts with a name.
 pub struct Workload {
     pub name: String,
-    pub rollouts: Vec<Rollout>,
+    /// Sent one after the other, each once the one before it is answered.
+    pub rounds: Vec<Vec<Rollout>>,
+    /// What the rounds are compared with: the same rollouts in one round.
+    pub whole: Option<Box<Workload>>,
+}
+
+impl Workload {
+    fn at_once(name: String, rollouts: Vec<Rollout>) -> Self {
+        Self { name, rounds: vec![rollouts], whole: None }
+    }
+}
+
+/// A workload that is made up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum MadeUp {
+    /// 96 rollouts that share nothing but what the template says
+    Independent,
+    /// 8 conversations of three turns, 16 completions each
+    Groups,
+    /// 32 conversations of 8 turns, sent turn by turn, and the same turns sent at once
+    Turns,
+}
+
+impl MadeUp {
+    pub fn workload(self) -> Workload {
+        match self {
+            Self::Independent => independent(),
+            Self::Groups => groups(),
+            Self::Turns => turns(),
+        }
+    }
 }
 
 /// A rollout file; a line that is not a rollout is an error here.
@@ -23,21 +53,19 @@ pub fn read(path: &Path) -> Result<Workload, Failure> {
         })
         .collect::<Result<Vec<_>, _>>()?;
     let name = path.file_stem().map_or_else(|| "input".into(), |stem| stem.to_string_lossy().into_owned());
-    Ok(Workload { name, rollouts })
+    Ok(Workload::at_once(name, rollouts))
 }
 
-/// 96 rollouts that share nothing but what the template says.
-pub fn independent() -> Workload {
+fn independent() -> Workload {
     let mut words = Words(1);
     let rollouts = (0..96).map(|i| {
         let prompt = vec![user(words.sentence(20, 80))];
         rollout(format!("i{i}"), String::new(), prompt, words.sentence(10, 150))
     });
-    Workload { name: "independent (made up)".into(), rollouts: rollouts.collect() }
+    Workload::at_once("independent (made up)".into(), rollouts.collect())
 }
 
-/// 8 conversations of three turns, 16 completions each.
-pub fn groups() -> Workload {
+fn groups() -> Workload {
     let mut words = Words(2);
     let mut rollouts = Vec::new();
     for g in 0..8 {
@@ -51,7 +79,28 @@ pub fn groups() -> Workload {
             rollouts.push(rollout(format!("g{g}-{i}"), format!("g{g}"), prompt.clone(), words.sentence(20, 160)));
         }
     }
-    Workload { name: "groups of 16 (made up)".into(), rollouts }
+    Workload::at_once("groups of 16 (made up)".into(), rollouts)
+}
+
+/// Conversations as an agent or a person has them: each comes back a turn longer, after all others did.
+fn turns() -> Workload {
+    const CONVERSATIONS: usize = 32;
+    const TURNS: usize = 8;
+    let mut words = Words(3);
+    let mut conversations = vec![Vec::new(); CONVERSATIONS];
+    let mut rounds = Vec::new();
+    for turn in 0..TURNS {
+        let mut round = Vec::new();
+        for (c, messages) in conversations.iter_mut().enumerate() {
+            messages.push(user(words.sentence(10, 50)));
+            let completion = words.sentence(40, 120);
+            round.push(rollout(format!("c{c}-{turn}"), format!("c{c}"), messages.clone(), completion.clone()));
+            messages.push(Message::new("assistant", completion));
+        }
+        rounds.push(round);
+    }
+    let whole = Workload::at_once("the same turns at once".into(), rounds.concat());
+    Workload { name: "32 conversations, turn by turn (made up)".into(), rounds, whole: Some(Box::new(whole)) }
 }
 
 fn user(content: String) -> Message {

@@ -94,9 +94,15 @@ fn misfit(name: &str, data_type: &DataType) -> Option<&'static str> {
     let (fits, expected) = match name {
         "id" => (text || data_type.is_integer(), "text or whole numbers"),
         "prompt" | "completion" | "chosen" | "rejected" => {
-            (text || messages, "text, or a list of messages (structs of role and content)")
+            (text || messages, "text, or a list of messages (structs with a role that is text)")
         }
-        "messages" => (messages, "a list of messages (structs of role and content)"),
+        "messages" => (messages, "a list of messages (structs with a role that is text)"),
+        // Tables without a type for them keep JSON in texts.
+        "tools" | "documents" => {
+            let listed = element(data_type).is_some_and(|item| is_text(item) || is_object(item));
+            (text || listed, "a list of structs, or text with such a list as JSON")
+        }
+        "chat_template_kwargs" => (text || is_object(data_type), "a struct or a map, or text with an object as JSON"),
         "input_ids" | "prompt_ids" | "completion_ids" => {
             (element(data_type).is_some_and(DataType::is_integer), "a list of whole numbers")
         }
@@ -114,8 +120,12 @@ fn misfit(name: &str, data_type: &DataType) -> Option<&'static str> {
         }
         "aggregation" => (matches!(data_type, DataType::Struct(_)) && to_json::has_form(data_type), "a struct"),
         "finish_reason" => (to_json::has_form(data_type), "text or a struct"),
+        "answer_only" => (
+            matches!(data_type, DataType::Boolean | DataType::Null | DataType::Struct(_)),
+            "true or false, or a struct of open and close",
+        ),
         "require_completion" => (matches!(data_type, DataType::Boolean | DataType::Null), "true or false"),
-        // group, text, weighting
+        // group, text, weighting, chat_template
         _ => (text, "text"),
     };
     (!fits).then_some(expected)
@@ -145,9 +155,11 @@ fn element(data_type: &DataType) -> Option<&DataType> {
     }
 }
 
+fn is_object(data_type: &DataType) -> bool {
+    matches!(data_type, DataType::Struct(_) | DataType::Map(..)) && to_json::has_form(data_type)
+}
+
 fn is_message(data_type: &DataType) -> bool {
     let DataType::Struct(fields) = data_type else { return false };
-    to_json::has_form(data_type)
-        && fields.iter().any(|field| field.name() == "role" && is_text(field.data_type()))
-        && fields.iter().any(|field| field.name() == "content")
+    to_json::has_form(data_type) && fields.iter().any(|field| field.name() == "role" && is_text(field.data_type()))
 }

@@ -20,6 +20,7 @@ use crate::rollout::{Input, Message};
 
 /// Written by pyarrow; see tools/make_parquet.py, which says what is in it.
 const ROLLOUTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/parquet/rollouts.parquet");
+const CONVERSATIONS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/parquet/conversations.parquet");
 const PAIRS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/parquet/pairs.parquet");
 
 fn table(columns: Vec<(&str, ArrayRef)>) -> File {
@@ -90,6 +91,31 @@ fn pairs_of_pyarrow_are_read() {
     }
 }
 
+/// As the row of JSON Lines that says the same.
+#[test]
+fn conversations_of_pyarrow_are_read_as_they_are() {
+    let question = r#""prompt":[{"content":[{"text":"What is 2+2?","type":"text"}],"role":"user"}]"#;
+    let lines = [
+        format!(
+            "{{{question},\"completion\":[{},{},{}],{}}}",
+            r#"{"role":"assistant","tool_calls":[{"function":{"arguments":{"days":2},"name":"add"},"id":"c1"}]}"#,
+            r#"{"role":"tool","content":"4","tool_call_id":"c1"}"#,
+            r#"{"role":"assistant","content":"4."}"#,
+            r#""tools":[{"type":"function","function":{"name":"add"}}],"chat_template_kwargs":{"enable_thinking":false}"#
+        ),
+        format!(
+            "{{{question},\"completion\":[{}],{}}}",
+            r#"{"role":"assistant","content":"4."}"#, r#""documents":"[{\"title\": \"Sums\"}]","chat_template":"rag""#
+        ),
+    ];
+    let read = rows(File::open(CONVERSATIONS).unwrap(), ExtraColumns::Refuse, Destination::JsonLines);
+    assert_eq!(read.len(), lines.len());
+    for (row, line) in read.into_iter().zip(lines) {
+        let expected = crate::json::row::parse(line.as_bytes(), ExtraColumns::Refuse, row.id.as_deref());
+        assert_eq!(row.content.unwrap(), expected.content.unwrap());
+    }
+}
+
 #[test]
 fn columns_that_do_not_fit_are_named_with_their_type() {
     let numbers: ArrayRef = Arc::new(Float64Array::from(vec![1.0]));
@@ -104,6 +130,11 @@ fn columns_that_do_not_fit_are_named_with_their_type() {
     refused(vec![("input_ids", ids)], refuse, "it must be a list of whole numbers");
     refused(vec![("id", numbers.clone()), ("text", text())], refuse, "column id: of the type Float64");
     refused(vec![("messages", text())], refuse, "column messages: of the type Utf8; it must be a list of messages");
+    refused(
+        vec![("tools", numbers.clone())],
+        refuse,
+        "column tools: of the type Float64; it must be a list of structs, or",
+    );
     refused(vec![("txet", text())], refuse, "column txet: there is no such field; did you mean text?");
     refused(vec![("text", text()), ("reward", numbers)], ExtraColumns::Keep, "column reward: the rewards file has");
     refused(vec![("text", text()), ("error.code", text())], ExtraColumns::Keep, "column error.code: the rewards file");

@@ -38,6 +38,7 @@ use std::time::{Duration, Instant};
 
 use crate::client::link::Address;
 use crate::client::{BackOff, Builder as Options, Client as TaskClient, ClientError, KeepAlive, ServedModel};
+use crate::client::{Version, VersionPin};
 use crate::reward::{Code, Outcome, Rejection};
 use crate::rollout::{BadId, Rollouts};
 
@@ -100,7 +101,7 @@ trait Wire: std::fmt::Debug + Send + Sync {
 ///
 /// When the last clone is dropped, and the last [`Answers`], the connection is closed.
 #[derive(Debug, Clone)]
-pub struct Client(Arc<dyn Wire>);
+pub struct Client(Arc<dyn Wire>, Version);
 
 /// How a client is to be made.
 #[derive(Debug, Clone)]
@@ -144,9 +145,20 @@ impl Builder {
         Self { options: self.options.back_off(back_off), ..self }
     }
 
+    /// How long to wait, before the first connection, for a Unix socket that does not exist: mostly its path is mistyped.
+    /// Default: 2 s. A socket that was there once is waited for as long as [`BackOff`] allows.
+    pub fn socket_timeout(self, socket_timeout: Duration) -> Self {
+        Self { options: self.options.socket_timeout(socket_timeout), ..self }
+    }
+
     /// The deadline of rollouts that bring none of their own, in whole milliseconds. Default: none.
     pub fn deadline(self, deadline: Duration) -> Self {
         Self { options: self.options.deadline(deadline), ..self }
+    }
+
+    /// Which model version is to answer the rollouts of one [`Client::score_all`]. Default: that of its first rewards.
+    pub fn version(self, version: Version) -> Self {
+        Self { options: self.options.version(version), ..self }
     }
 
     /// How soon a server that hangs counts as lost. gRPC only; a lane has a heartbeat.
@@ -192,11 +204,12 @@ impl Builder {
 
     /// Returns at once and connects in the background; trouble shows with the first rollout.
     pub fn connect_lazy(self) -> Result<Client, ClientError> {
-        match Arm::of(&self.options.address)? {
+        let wire: Arc<dyn Wire> = match Arm::of(&self.options.address)? {
             #[cfg(target_os = "linux")]
-            Arm::Lane(path) => Ok(Client(Arc::new(Lane::new(&self.options, self.lane, &path)))),
-            Arm::Grpc(address) => Ok(Client(Arc::new(Grpc::start(&self.options, *address)?))),
-        }
+            Arm::Lane(path) => Arc::new(Lane::new(&self.options, self.lane, &path)),
+            Arm::Grpc(address) => Arc::new(Grpc::start(&self.options, *address)?),
+        };
+        Ok(Client(wire, self.options.version))
     }
 }
 
@@ -237,10 +250,10 @@ impl Client {
         Answers::new(Arc::clone(&self.0))
     }
 
-    /// Scores all, pipelined; the outcomes are in the order of the rollouts. Their deadlines count from this call. Ends with
-    /// the first [`ClientError`].
+    /// Scores all, pipelined; the outcomes are in the order of the rollouts, and of one model version ([`Builder::version`]).
+    /// Their deadlines count from this call. Ends with the first [`ClientError`].
     pub fn score_all(&self, rollouts: Arc<dyn Rollouts>, check: Check<'_>) -> Result<Vec<Outcome>, Stopped> {
-        let issued = Instant::now();
+        let (issued, pin) = (Instant::now(), VersionPin::new(self.1.clone()));
         let mut answers = self.answers();
         let mut outcomes = vec![None; rollouts.len()];
         let mut next = 0;
@@ -249,7 +262,7 @@ impl Client {
                 next += 1;
             }
             match answers.next(check)? {
-                Some((tag, answer)) => outcomes[tag as usize] = Some(answer?),
+                Some((tag, answer)) => outcomes[tag as usize] = Some(pin.check(answer)?),
                 None if next < outcomes.len() => {
                     // Others have taken all the room.
                     answers.submit_since(&rollouts, next, next as u64, issued, check)?;

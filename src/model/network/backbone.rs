@@ -51,7 +51,7 @@ pub struct Pass<'a> {
 impl<'a> Pass<'a> {
     /// The pass over what is left of a micro-batch.
     pub fn of(rest: &'a Resumed, ranks: &'a dyn Collective) -> Self {
-        let Resumed { batch, reads, past, keep } = rest;
+        let Resumed { batch, reads, past, keep, .. } = rest;
         Self { batch, reads, past, keep, ranks }
     }
 }

@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::tree::NodeId;
+use super::reuse::{self, PathHash};
+use super::tree::{NodeId, Place, Tree};
 use super::{Keep, Leaves, PrefixCache, Resumed};
 use crate::batch::{MicroBatch, Read, Segment};
 use crate::model::compute::kernels::{Past, PastRun};
@@ -15,6 +16,7 @@ pub(super) struct Resumption<'a> {
     segments: Vec<Progress>,
     leaves: Option<Leaves>,
     keep: Vec<Keep>,
+    recomputed: usize,
 }
 
 /// How far a segment's tokens are in the tree.
@@ -45,11 +47,13 @@ impl<'a> Resumption<'a> {
     pub(super) fn new(cache: &'a mut PrefixCache, batch: &'a MicroBatch, reads: &'a [u32]) -> Self {
         let none = Progress { known: 0, held: 0, at: None, shared: false, wanted: 0 };
         let segments = vec![none; batch.segments.len()];
-        Self { cache, batch, reads, segments, leaves: None, keep: Vec::new() }
+        Self { cache, batch, reads, segments, leaves: None, keep: Vec::new(), recomputed: 0 }
     }
 
     pub(super) fn run(mut self) -> Resumed {
-        self.find();
+        let ends = read_ends(self.batch, self.reads);
+        self.find(&ends);
+        self.remember(&ends);
         self.add();
         let Rest { batch, continued, rows } = self.rest();
         let past = self.past(&continued);
@@ -57,16 +61,11 @@ impl<'a> Resumption<'a> {
             keep.row = rows[keep.row as usize];
         }
         let reads = self.reads.iter().map(|&row| rows[row as usize]).collect();
-        Resumed { batch, reads, past, keep: self.keep }
+        Resumed { batch, reads, past, keep: self.keep, recomputed: self.recomputed }
     }
 
     /// Finds what is known, up to the first row that is read on each path.
-    fn find(&mut self) {
-        let mut end: Vec<u32> = self.batch.segments.iter().map(|segment| segment.tokens.end).collect();
-        for &row in self.reads {
-            let end = &mut end[self.batch.segment_of(row) as usize];
-            *end = row.min(*end);
-        }
+    fn find(&mut self, ends: &[u32]) {
         for (i, segment) in self.batch.segments.iter().enumerate() {
             let before = match segment.parent {
                 None => Some(NodeId::ROOT),
@@ -76,9 +75,33 @@ impl<'a> Resumption<'a> {
                 }
             };
             let Some(before) = before else { continue };
-            let tokens = &self.batch.tokens[segment.tokens.start as usize..end[i] as usize];
+            let tokens = &self.batch.tokens[segment.tokens.start as usize..ends[i] as usize];
             let (at, known) = self.cache.tree.descend(before, tokens, self.cache.pass);
             self.segments[i] = Progress { known, held: known, at: Some(at), ..self.segments[i] };
+        }
+    }
+
+    /// Tells what was used, and finds out what of it is computed again although an earlier pass has computed it.
+    fn remember(&mut self, ends: &[u32]) {
+        let PrefixCache { reuse, shortage, pass, .. } = &mut *self.cache;
+        reuse.begin();
+        // Of each segment: the hash of its path, and whether a row on that path is read.
+        let mut paths: Vec<(PathHash, bool)> = Vec::with_capacity(self.segments.len());
+        for ((segment, progress), &end) in self.batch.segments.iter().zip(&self.segments).zip(ends) {
+            let (mut hash, mut is_read) = segment.parent.map_or_else(Default::default, |parent| paths[parent as usize]);
+            for row in segment.tokens.clone() {
+                hash = hash.then(self.batch.tokens[row as usize]);
+                is_read |= row == end;
+                if (self.batch.positions[row as usize] as usize + 1).is_multiple_of(reuse::BLOCK)
+                    && let Some(back) = reuse.see(hash.value(), *pass)
+                    && !is_read
+                    && row as usize >= segment.tokens.start as usize + progress.known
+                {
+                    self.recomputed += reuse::BLOCK;
+                    shortage.saw(back.others * reuse::BLOCK);
+                }
+            }
+            paths.push((hash, is_read));
         }
     }
 
@@ -88,17 +111,26 @@ impl<'a> Resumption<'a> {
         at.filter(|_| held == self.batch.segments[segment as usize].tokens.len())
     }
 
-    /// Adds the rest while there is room: first what several rollouts share or queued ones want, then the ends of single ones.
+    /// Adds the rest while there is room: first what queued rollouts want, then what several rollouts share, then the ends of
+    /// single ones.
     fn add(&mut self) {
         for wanted in &self.batch.wanted {
-            let segment = self.batch.segment_of(wanted.row);
-            let tokens = wanted.row + 1 - self.batch.segments[segment as usize].tokens.start;
-            let progress = &mut self.segments[segment as usize];
-            progress.wanted = progress.wanted.max(tokens as usize);
+            let mut segment = self.batch.segment_of(wanted.row);
+            let mut tokens = (wanted.row + 1 - self.batch.segments[segment as usize].tokens.start) as usize;
+            loop {
+                let progress = &mut self.segments[segment as usize];
+                progress.wanted = progress.wanted.max(tokens);
+                let Some(parent) = self.batch.segments[segment as usize].parent else { break };
+                (segment, tokens) = (parent, self.batch.segments[parent as usize].tokens.len());
+            }
         }
         for (i, segment) in self.batch.segments.iter().enumerate() {
-            let Progress { shared, wanted, .. } = self.segments[i];
-            self.add_until(i, segment, if shared { segment.tokens.len() } else { wanted });
+            self.add_until(i, segment, self.segments[i].wanted, true);
+        }
+        for (i, segment) in self.batch.segments.iter().enumerate() {
+            if self.segments[i].shared {
+                self.add_until(i, segment, segment.tokens.len(), false);
+            }
         }
         // Before the rest makes room for itself.
         for wanted in &self.batch.wanted {
@@ -111,12 +143,12 @@ impl<'a> Resumption<'a> {
             }
         }
         for (i, segment) in self.batch.segments.iter().enumerate() {
-            self.add_until(i, segment, segment.tokens.len());
+            self.add_until(i, segment, segment.tokens.len(), false);
         }
     }
 
-    /// Adds the tokens of a segment up to `to`, as far as there is room.
-    fn add_until(&mut self, i: usize, segment: &Segment, to: usize) {
+    /// Adds the tokens of a segment up to `to`, as far as there is room; see [`PrefixCache::take_slots`] for `wanted`.
+    fn add_until(&mut self, i: usize, segment: &Segment, to: usize, wanted: bool) {
         let Progress { held, at, .. } = self.segments[i];
         let before = at.or_else(|| segment.parent.and_then(|parent| self.held_whole(parent)));
         let (Some(before), true) = (before, held < to) else { return };
@@ -124,7 +156,7 @@ impl<'a> Resumption<'a> {
         // What follows a row that is read may be there, and so may what another segment has brought, where prefixes are not shared.
         let (mut at, more) = self.cache.tree.descend(before, &tokens[held..], self.cache.pass);
         let mut held = held + more;
-        let slots = self.cache.take_slots(to - held, &mut self.leaves);
+        let slots = self.cache.take_slots(to - held, wanted, &mut self.leaves);
         if !slots.is_empty() {
             let row = segment.tokens.start + held as u32;
             self.keep.extend((row..).zip(&slots).map(|(row, &slot)| Keep { row, slot }));
@@ -200,4 +232,30 @@ impl<'a> Resumption<'a> {
         }
         past
     }
+}
+
+/// For each segment, its first row that is read, or else its end: up to there, what is known need not be computed.
+fn read_ends(batch: &MicroBatch, reads: &[u32]) -> Vec<u32> {
+    let mut ends: Vec<u32> = batch.segments.iter().map(|segment| segment.tokens.end).collect();
+    for &row in reads {
+        let end = &mut ends[batch.segment_of(row) as usize];
+        *end = row.min(*end);
+    }
+    ends
+}
+
+/// See [`PrefixCache::rows_left`].
+pub(super) fn rows_left(tree: &Tree, batch: &MicroBatch, reads: &[u32]) -> usize {
+    let ends = read_ends(batch, reads);
+    let mut left = 0;
+    // For each segment, where it ends in the tree, if all of it is there and nothing of it is read.
+    let mut whole: Vec<Option<Place>> = Vec::with_capacity(batch.segments.len());
+    for (segment, &end) in batch.segments.iter().zip(&ends) {
+        let before = segment.parent.map_or(Some(Place::ROOT), |parent| whole[parent as usize]);
+        let found = before.map(|at| tree.follow(at, &batch.tokens[segment.tokens.start as usize..end as usize]));
+        let known = found.map_or(0, |(_, known)| known);
+        left += segment.tokens.len() - known;
+        whole.push(found.filter(|(_, known)| *known == segment.tokens.len()).map(|(at, _)| at));
+    }
+    left
 }

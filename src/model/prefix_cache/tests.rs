@@ -203,11 +203,30 @@ fn what_is_wanted_stays_until_nobody_wants_it() {
     }
     assert_eq!(simulation.pass(&first(31), &[30], true), 1, "its 30 tokens were pinned");
     drop(wanting);
-    for i in 1..10 {
+    // Others have come back after 9 rollouts: what has not within several times that is worth nothing any more.
+    for i in 10..60 {
         let other = MicroBatch::pack(&[alone(i)], true);
         simulation.pass(&other, &rows(&other), true);
     }
     assert_eq!(simulation.pass(&first(31), &[30], true), 31);
+}
+
+#[test]
+fn what_a_queued_rollout_begins_with_stays() {
+    let mut simulation = Simulation::new(100);
+    let again = |simulation: &mut Simulation, i: u32| {
+        let batch = MicroBatch::pack(&[alone(i)], true);
+        simulation.pass(&batch, &rows(&batch), true)
+    };
+    assert_eq!([0, 1].map(|i| again(&mut simulation, i)), [40, 40]);
+    assert_eq!(simulation.cache.known(&alone(0)), 40);
+    assert_eq!(simulation.cache.known(&[&alone(0)[..10], &[7]].concat()), 10);
+    assert_eq!(again(&mut simulation, 2), 40);
+    assert_eq!(simulation.cache.known(&alone(1)), 20, "it was used later, but nobody had asked for it");
+    assert_eq!(again(&mut simulation, 0), 1);
+    // Nobody asks any more.
+    assert_eq!([3, 4, 5].map(|i| again(&mut simulation, i)), [40, 40, 40]);
+    assert_eq!(again(&mut simulation, 0), 40);
 }
 
 #[test]

@@ -8,7 +8,7 @@ mod team;
 #[cfg(test)]
 mod tests;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use candle_core::Device;
 use rayon::ThreadPool;
@@ -21,10 +21,11 @@ use crate::model::checkpoint::WeightSource;
 use crate::model::collective::shard::Shard;
 use crate::model::collective::{Solo, on_gpus};
 use crate::model::compute::backend::Backend;
+use crate::model::config::CacheSize;
 use crate::model::error::ModelError;
 use crate::model::network::backbone::{Pass, RankContext};
 use crate::model::network::decoder::DecoderSpec;
-use crate::model::prefix_cache::{KeyValues, PrefixCache, Resumed};
+use crate::model::prefix_cache::{KeyValues, Resumed, SharedCache};
 
 /// Loaded ranks.
 pub struct Ranks {
@@ -32,7 +33,7 @@ pub struct Ranks {
     /// Their threads, if there are several.
     team: Option<Team>,
     /// `None` where nothing is kept.
-    cache: Option<Mutex<PrefixCache>>,
+    cache: Option<Arc<SharedCache>>,
 }
 
 /// What a pass gave.
@@ -41,6 +42,8 @@ pub struct Passed {
     pub hidden: Vec<f32>,
     /// Tokens that earlier passes had computed.
     pub reused: usize,
+    /// Tokens that earlier passes had computed, too, and that there was no room to keep. An estimate.
+    pub recomputed: usize,
 }
 
 /// A pool of `threads` for forward passes.
@@ -54,26 +57,24 @@ pub fn pool(threads: usize) -> Result<ThreadPool, ModelError> {
 
 impl Ranks {
     /// Loads a rank onto each of `devices`, one after the other, each with all threads of `all`; later they share them
-    /// out. Together they have `cache_bytes` for the keys and values of prefixes; only the kernels use them.
+    /// out. Together they have room of `cache` for the keys and values of prefixes; only the kernels use it.
     pub fn load(
         spec: &DecoderSpec,
         weights: &dyn WeightSource,
         backend: Backend,
         devices: &[Device],
         all: &Arc<ThreadPool>,
-        cache_bytes: usize,
+        cache: CacheSize,
     ) -> Result<Self, ModelError> {
         let world = devices.len();
         spec.check_degree(world)?;
         // Before anything is loaded, for it may fail.
         let wire =
             if devices.iter().any(Device::is_cuda) && world > 1 { Wire::Gpus(on_gpus(devices)?) } else { Wire::Memory };
+        let heads = Shard::all(world).map(|shard| shard.heads(spec.heads).layout);
+        let bytes_per_token: usize = heads.map(|heads| KeyValues::bytes_per_token(spec.layers, heads)).sum();
         let slots = match backend {
-            Backend::Kernels(_) => {
-                let heads = Shard::all(world).map(|shard| shard.heads(spec.heads).layout);
-                let token: usize = heads.map(|heads| KeyValues::bytes_per_token(spec.layers, heads)).sum();
-                u32::try_from(cache_bytes / token).unwrap_or(u32::MAX)
-            }
+            Backend::Kernels(weights) => cache.tokens(bytes_per_token, spec.parameters().total() * weights.bytes()),
             Backend::Tensors(_) => 0,
         };
         let threads = (all.current_num_threads() / world).max(1);
@@ -86,29 +87,38 @@ impl Ranks {
         };
         let ranks = Shard::all(world).zip(devices).map(load).collect::<Result<Vec<_>, ModelError>>()?;
         let team = if world == 1 { None } else { Some(Team::start(&ranks, wire)?) };
-        let cache = (slots > 0).then(|| Mutex::new(PrefixCache::new(slots)));
+        let cache = (slots > 0).then(|| Arc::new(SharedCache::new(slots, bytes_per_token)));
         Ok(Self { ranks, team, cache })
     }
 
     /// One pass over `batch`; `reads` are the rows whose hidden states are wanted.
-    pub fn forward(&self, batch: &MicroBatch, reads: &[u32]) -> Result<Passed, PassError> {
+    pub fn forward(&mut self, batch: &MicroBatch, reads: &[u32]) -> Result<Passed, PassError> {
         let Some(cache) = &self.cache else {
             let all = Resumed { batch: batch.clone(), reads: reads.to_vec(), ..Resumed::default() };
-            return Ok(Passed { hidden: self.compute(all)?, reused: 0 });
+            return Ok(Passed { hidden: self.compute(all)?, reused: 0, recomputed: 0 });
         };
         // A pass that failed or panicked was not finished, which the next one sees.
-        let mut cache = cache.lock().unwrap_or_else(PoisonError::into_inner);
         let rest = cache.resume(batch, reads);
-        let reused = batch.tokens.len() - rest.batch.tokens.len();
+        let (reused, recomputed) = (batch.tokens.len() - rest.batch.tokens.len(), rest.recomputed);
         let hidden = self.compute(rest)?;
         cache.finish();
-        Ok(Passed { hidden, reused })
+        Ok(Passed { hidden, reused, recomputed })
+    }
+
+    /// How many rows of `batch` the next pass would compute.
+    pub fn rows(&self, batch: &MicroBatch, reads: &[u32]) -> usize {
+        self.cache.as_ref().map_or(batch.tokens.len(), |cache| cache.rows_left(batch, reads))
+    }
+
+    /// What is kept; `None` where nothing is.
+    pub fn cache(&self) -> Option<&Arc<SharedCache>> {
+        self.cache.as_ref()
     }
 
     /// Forgets what earlier passes have left.
     pub fn forget(&self) {
         if let Some(cache) = &self.cache {
-            cache.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            cache.clear();
         }
     }
 

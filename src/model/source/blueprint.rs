@@ -117,6 +117,7 @@ impl Blueprint {
             // They are the model's own as well, in whose place the other one stands.
             text.named_templates.clear();
         }
+        text.template_date.clone_from(&config.template_date);
         let reads = used.read.policy(report.as_ref().map(|report| &*report.name), &settings, &text)?;
         let mut head = used.head.spec();
         let all = match used.attributes.clone() {
@@ -175,6 +176,9 @@ impl Blueprint {
         fingerprint.add("template", self.text.chat_template.as_deref().unwrap_or_default().as_bytes());
         if !self.text.named_templates.is_empty() {
             fingerprint.add("named templates", format!("{:?}", self.text.named_templates).as_bytes());
+        }
+        if let Some(date) = &self.text.template_date {
+            fingerprint.add("template date", date.as_bytes());
         }
         // Maps print in the order of their keys, and floats so that they read back the same.
         fingerprint.add("variables", format!("{:?} {:?}", self.text.template_variables, self.text.bos).as_bytes());

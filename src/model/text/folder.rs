@@ -1,6 +1,12 @@
-//! Text assets of a folder in Hugging Face layout: `tokenizer.json`, else `tokenizer.model`; `tokenizer_config.json`,
-//! `special_tokens_map.json`, `chat_template.jinja`, `additional_chat_templates/NAME.jinja`. Each may be absent; the model then
-//! takes less. Templates in files of their own stand for all of `tokenizer_config.json`'s, as transformers has it.
+//! Text assets of a folder in Hugging Face layout: `tokenizer.json`, else `vocab.json` and `merges.txt`, else
+//! `tokenizer.model`; what `tokenizer_config.json` and older files beside them say of tokens; `chat_template.jinja` and
+//! `additional_chat_templates/NAME.jinja`, which stand for all templates of `tokenizer_config.json`. Each may be absent; the model
+//! then takes less.
+//!
+//! The invariant: the tokenizer is the one that `AutoTokenizer.from_pretrained` of transformers 5.23 makes of the folder, or none.
+//! But where there is a `tokenizer.json` its own normalizer and pre-tokenizer count: some classes of transformers
+//! (`Qwen2Tokenizer`, `LlamaTokenizer`, `GemmaTokenizer`) put theirs in their place, which are the same in what those models'
+//! authors publish.
 //!
 //! Whether text begins with a beginning-of-sequence token is what `tokenizer.json` says: `add_bos_token` and `add_eos_token`
 //! of `tokenizer_config.json` count only where there is none, as transformers has it since version 5
@@ -12,87 +18,160 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use super::class::{Class, REMEDY};
+use super::config::{Files, TokenizerConfig};
+use super::sentencepiece::hub::{self, Built, Prefix, Spaces};
 use super::sentencepiece::{self, Extra, ExtraToken};
+use super::{added, merges};
 use crate::engine::TextAssets;
 use crate::model::error::{ModelError, read_file, read_json, read_text};
 
-/// Fields of `tokenizer_config.json` and `special_tokens_map.json` that a template may use.
-const SPECIAL_TOKENS: [&str; 7] =
-    ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
-
 /// Reads the text assets, and says which files they came from.
 pub fn read(folder: &Path) -> Result<(TextAssets, Vec<PathBuf>), ModelError> {
-    let mut files = Vec::new();
-    let mut present = |name: &str| {
-        let path = folder.join(name);
+    let mut folder = Folder { folder, files: Vec::new() };
+    let files = Files {
+        special_tokens_map: folder.json("special_tokens_map.json")?,
+        tokenizer_config: folder.json("tokenizer_config.json")?,
+        added_tokens: folder.json("added_tokens.json")?,
+    };
+    let place = folder.folder.join("tokenizer_config.json");
+    let mut config = TokenizerConfig::read(&files).map_err(|e| ModelError::malformed(&place, e))?;
+    let tokenizer_json = folder.tokenizer(&files.tokenizer_config, &mut config)?;
+    let (chat_template, named_templates) = folder.templates(&files.tokenizer_config, &place)?;
+    let variables = config.special_tokens().map(|(name, token)| (name.to_owned(), token.content.clone())).collect();
+    let tokenizer_json = tokenizer_json.map(Into::into);
+    Ok((
+        TextAssets {
+            tokenizer_json,
+            chat_template,
+            named_templates,
+            template_variables: variables,
+            ..TextAssets::default()
+        },
+        folder.files,
+    ))
+}
+
+/// A folder, and the files that were read of it.
+struct Folder<'a> {
+    folder: &'a Path,
+    files: Vec<PathBuf>,
+}
+
+impl Folder<'_> {
+    fn find(&mut self, name: &str) -> Option<PathBuf> {
+        let path = self.folder.join(name);
         path.exists().then(|| {
-            files.push(path.clone());
+            self.files.push(path.clone());
             path
         })
-    };
-    let tokenizer = present("tokenizer.json");
-    let sentencepiece = if tokenizer.is_none() { present("tokenizer.model") } else { None };
-    let configs = [present("special_tokens_map.json"), present("tokenizer_config.json")];
-    let template_file = present("chat_template.jinja");
-    let named_files = named_template_files(folder)?;
-    files.extend(named_files.iter().map(|(_, path)| path.clone()));
-
-    let mut assets = match (tokenizer, sentencepiece) {
-        (Some(path), _) => TextAssets { tokenizer_json: Some(read_file(&path)?.into()), ..TextAssets::default() },
-        (None, Some(path)) => {
-            let extra = match &configs[1] {
-                Some(config) => extra(&read_json(config)?).map_err(|e| ModelError::malformed(config, e))?,
-                None => Extra::default(),
-            };
-            sentencepiece::read(&read_file(&path)?, &extra).map_err(|e| ModelError::malformed(&path, e))?
-        }
-        (None, None) => TextAssets::default(),
-    };
-    // The second file wins: `special_tokens_map.json` is what older versions wrote beside it.
-    for path in configs.iter().flatten() {
-        let config: BTreeMap<String, Value> = read_json(path)?;
-        for name in SPECIAL_TOKENS {
-            if let Some(token) = config.get(name).and_then(token_text) {
-                assets.template_variables.insert(name.into(), token.into());
-            }
-        }
-        if let Some(template) = config.get("chat_template").filter(|t| !t.is_null()) {
-            (assets.chat_template, assets.named_templates) =
-                templates(template).map_err(|e| ModelError::malformed(path, e))?;
-        }
     }
-    if template_file.is_some() || !named_files.is_empty() {
-        assets.chat_template = template_file.map(|path| read_text(&path)).transpose()?;
+
+    /// A JSON file's content; `Null` where there is no such file.
+    fn json(&mut self, name: &str) -> Result<Value, ModelError> {
+        self.find(name).map_or(Ok(Value::Null), |path| read_json(&path))
+    }
+
+    /// The templates of files, or else those of the configuration, which stands at `place`.
+    fn templates(&mut self, config: &Value, place: &Path) -> Result<Templates, ModelError> {
+        let default = self.find("chat_template.jinja");
+        let named = named_template_files(self.folder)?;
+        if default.is_none() && named.is_empty() {
+            let of_config = config.get("chat_template").filter(|template| !template.is_null());
+            return of_config.map_or(Ok(Templates::default()), templates).map_err(|e| ModelError::malformed(place, e));
+        }
+        self.files.extend(named.iter().map(|(_, path)| path.clone()));
         let read = |(name, path): (String, PathBuf)| Ok((name, read_text(&path)?));
-        assets.named_templates = named_files.into_iter().map(read).collect::<Result<_, ModelError>>()?;
+        let named = named.into_iter().map(read).collect::<Result<_, ModelError>>()?;
+        Ok((default.map(|path| read_text(&path)).transpose()?, named))
     }
-    Ok((assets, files))
-}
 
-/// What `tokenizer_config.json` adds to a SentencePiece model. Classes that begin a text with a token of their own accord
-/// are those of Llama and InternLM2; others are taken at their word.
-fn extra(config: &BTreeMap<String, Value>) -> Result<Extra, String> {
-    let flag = |name: &str| config.get(name).and_then(Value::as_bool);
-    let class = config.get("tokenizer_class").and_then(Value::as_str).unwrap_or_default();
-    let begins = ["Llama", "InternLM2"].iter().any(|family| class.starts_with(family));
-    let mut tokens = Vec::new();
-    if let Some(added) = config.get("added_tokens_decoder").and_then(Value::as_object) {
-        for (id, token) in added {
-            let text = token_text(token).filter(|text| !text.is_empty());
-            let (Ok(id), Some(text)) = (id.parse(), text) else {
-                return Err(format!("added_tokens_decoder has {id:?}: {token}, expected an id and a token's content"));
-            };
-            let special = token.get("special").and_then(Value::as_bool).unwrap_or(false);
-            tokens.push(ExtraToken { id, text: text.to_owned(), special });
+    /// The tokenizer, with all its tokens. What its class takes for granted is put into the configuration.
+    fn tokenizer(&mut self, said: &Value, config: &mut TokenizerConfig) -> Result<Option<Vec<u8>>, ModelError> {
+        if let Some(path) = self.find("tokenizer.json") {
+            let json = read_file(&path)?;
+            if config.is_silent() {
+                return Ok(Some(json));
+            }
+            let completed = added::complete(&json, config).map_err(|e| ModelError::malformed(&path, e.to_string()))?;
+            return Ok(Some(completed.unwrap_or(json)));
         }
+        let pair = [self.folder.join("vocab.json"), self.folder.join("merges.txt")];
+        let found = if pair.iter().all(|path| path.exists()) {
+            self.files.extend(pair.clone());
+            pair[0].clone()
+        } else if let Some(path) = self.find("tokenizer.model") {
+            path
+        } else {
+            return Ok(None);
+        };
+        let model = self.folder.join("config.json");
+        let model = if model.exists() { read_json(&model)? } else { Value::Null };
+        let refused = |class: &str| {
+            let reason =
+                format!("there is no tokenizer.json, and what {class} makes of this file is not known; {REMEDY}");
+            ModelError::malformed(&found, reason)
+        };
+        let class = Class::of(said, &model).map_err(|name| refused(&name))?;
+        if class == Class::InternLm2 && found.ends_with("tokenizer.model") {
+            return internlm2(&found, said, config).map(Some);
+        }
+        let Built { tokenizer, named, extra } = if found.ends_with("vocab.json") {
+            let vocabulary = read_json(&pair[0])?;
+            let prefix_space = flag(said, "add_prefix_space").unwrap_or(false);
+            let tokenizer = merges::tokenizer(class, vocabulary, &read_text(&pair[1])?, prefix_space)
+                .map_err(|e| ModelError::malformed(&found, e))?
+                .ok_or_else(|| refused(class.name()))?;
+            Built { tokenizer, named: Vec::new(), extra: Vec::new() }
+        } else {
+            let spaces = spaces(class, said).ok_or_else(|| refused(class.name()))?;
+            hub::build(&read_file(&found)?, spaces, &config.decoder).map_err(|e| ModelError::malformed(&found, e))?
+        };
+        config.or(class.special_tokens(), extra);
+        config.or(&named.iter().map(|(name, text)| (*name, text.as_str())).collect::<Vec<_>>(), Vec::new());
+        let malformed = |e: serde_json::Error| ModelError::malformed(&found, e.to_string());
+        let json = tokenizer.to_string().into_bytes();
+        let json = added::complete(&json, config).map_err(malformed)?.unwrap_or(json);
+        let put =
+            |flag_name: &str, name: &str| config.special_token(name).filter(|_| flag(said, flag_name) == Some(true));
+        let (before, behind) = (put("add_bos_token", "bos_token"), put("add_eos_token", "eos_token"));
+        added::surround(&json, before, behind).map(Some).map_err(malformed)
     }
-    let add_bos = flag("add_bos_token").unwrap_or(begins);
-    Ok(Extra { tokens, add_bos, add_eos: flag("add_eos_token").unwrap_or(false) })
 }
 
-/// A special token is its text, or an object with the text as `content`.
-fn token_text(value: &Value) -> Option<&str> {
-    value.as_str().or_else(|| value.get("content")?.as_str())
+fn flag(config: &Value, name: &str) -> Option<bool> {
+    config.get(name).and_then(Value::as_bool)
+}
+
+/// How a class treats spaces in a SentencePiece model; `None` for one that reads no such file.
+fn spaces(class: Class, said: &Value) -> Option<Spaces> {
+    match class {
+        Class::Llama => Some(Spaces::Llama(match (flag(said, "add_prefix_space"), said.get("legacy")) {
+            (Some(false), _) => Prefix::Never,
+            // Where it says nothing, as where it says `null`, transformers takes it for no.
+            (_, Some(Value::Bool(true))) => Prefix::Always,
+            _ => Prefix::First,
+        })),
+        Class::Gemma => Some(Spaces::Gemma),
+        Class::Plain => Some(Spaces::Plain),
+        Class::Qwen2 | Class::Gpt2 | Class::InternLm2 => None,
+    }
+}
+
+/// InternLM2's own code treats spaces as SentencePiece does, and begins a text with a token of its own accord.
+fn internlm2(path: &Path, said: &Value, config: &mut TokenizerConfig) -> Result<Vec<u8>, ModelError> {
+    let malformed = |e: String| ModelError::malformed(path, e);
+    let tokens = config.decoder.iter().map(|(id, token)| {
+        let id = usize::try_from(*id).map_err(|_| format!("token {:?} has id {id}", token.content))?;
+        Ok(ExtraToken { id, text: token.content.clone(), special: token.special })
+    });
+    let tokens = tokens.collect::<Result<_, _>>().map_err(malformed)?;
+    let add_bos = flag(said, "add_bos_token").unwrap_or(true);
+    let extra = Extra { tokens, add_bos, add_eos: flag(said, "add_eos_token").unwrap_or(false) };
+    let assets = sentencepiece::read(&read_file(path)?, &extra).map_err(malformed)?;
+    let named: Vec<_> = assets.template_variables.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+    config.or(&named, Vec::new());
+    Ok(assets.tokenizer_json.map(|json| json.to_vec()).unwrap_or_default())
 }
 
 /// Files of named templates, by their names.
@@ -154,12 +233,13 @@ mod tests {
         let named = json!([{"name": "tool_use", "template": "T"}, {"name": "default", "template": "D"}]);
         let config = json!({"bos_token": {"content": "<s>"}, "eos_token": "</s>", "chat_template": named});
         write(folder.path(), "tokenizer_config.json", &config);
-        write(folder.path(), "special_tokens_map.json", &json!({"eos_token": "<old>", "pad_token": "<pad>"}));
+        // It counts over the first, where that has no decoder.
+        write(folder.path(), "special_tokens_map.json", &json!({"eos_token": "<end>", "pad_token": "<pad>"}));
         let (assets, files) = read(folder.path()).unwrap();
         assert_eq!(assets.chat_template.as_deref(), Some("D"));
         assert_eq!(assets.named_templates, BTreeMap::from([("tool_use".into(), "T".into())]));
         let variables: Vec<_> = assets.template_variables.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-        assert_eq!(variables, [("bos_token", "<s>"), ("eos_token", "</s>"), ("pad_token", "<pad>")]);
+        assert_eq!(variables, [("bos_token", "<s>"), ("eos_token", "<end>"), ("pad_token", "<pad>")]);
         assert_eq!(files.len(), 2);
         std::fs::write(folder.path().join("chat_template.jinja"), "J").unwrap();
         // Files stand for all templates of the other file.

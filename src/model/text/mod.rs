@@ -1,10 +1,15 @@
 //! Tokenizer, chat template and special tokens out of a model's files: [`crate::engine::TextAssets`]. A source is one
 //! file here. Nothing is tokenised in this room.
 
+pub mod added;
+mod class;
+mod config;
 pub mod folder;
 pub mod gguf;
+mod merges;
 pub mod nemo;
 pub mod sentencepiece;
+mod token;
 
 use crate::engine::TextAssets;
 
@@ -18,7 +23,12 @@ pub fn over(this: TextAssets, below: TextAssets) -> TextAssets {
         named_templates: templates.named_templates.clone(),
         tokenizer_json: this.tokenizer_json.or(below.tokenizer_json),
         template_variables: below.template_variables.into_iter().chain(this.template_variables).collect(),
+        template_date: this.template_date.or(below.template_date),
         bos: this.bos,
         vocabulary: None,
     }
 }
+
+/// The tokenizers crate is the sidecar's.
+#[cfg(all(test, feature = "sidecar"))]
+mod tests;

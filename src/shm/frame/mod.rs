@@ -16,17 +16,17 @@
 
 mod card;
 mod chat;
+mod input;
+mod options;
 mod reply;
 mod rollout;
 
 pub use card::{CardAssembly, CardPart, card_words, read_card, write_card};
+pub use options::{CANCEL_WORDS, OptionsRecord, options_words, read_cancel, read_options, write_cancel, write_options};
 pub use reply::{
     Reply, ordinary_reply_words, read_reply, rejection_words, rewards_words, write_rejection, write_rewards,
 };
-pub use rollout::{
-    CANCEL_WORDS, MalformedRollout, OptionsRecord, RolloutRecord, options_words, read_cancel, read_options,
-    read_rollout, rollout_words, write_cancel, write_options, write_rollout,
-};
+pub use rollout::{MalformedRollout, RolloutRecord, read_rollout, rollout_words, write_rollout};
 
 /// Options of a lane at a time: they are kept by the sidecar.
 pub const MAX_OPTIONS: usize = 256;

@@ -1,15 +1,13 @@
-//! Rollouts, their options, and their withdrawal.
+//! Rollouts.
 //!
 //! ```text
-//!   options  0 │ number (32) │ bytes (32)
-//!            1 │ the bytes
-//!
 //!   rollout  0 │ number
 //!            1 │ form (8) │ finish (8) │ deadline given (8) │ flags (8) │ priority (32)
 //!            2 │ deadline: when the clock of both ends shows so many nanoseconds ([`clock`](crate::shm::clock))
 //!            3 │ options (32) │ bytes of the trace context (16) │ bytes of the id (16)
 //!            4 │ bytes of the group (32) │ bytes of the model version (32)
 //!            5 │ trace context, id, group, model version: each in whole words
+//!            . │ with ANSWER_ONLY: bytes of the opening mark (32) │ of the closing one (32) │ the marks, each in whole words
 //!            . │ by form
 //!                0 none         nothing
 //!                1 text         bytes (64) │ the bytes
@@ -27,11 +25,10 @@
 //!                               per message, those of the completion last:
 //!                                 bytes of its role (32) │ bytes of its content (31), score (1)
 //!                                 bytes of its JSON (64) │ role │ content │ JSON
-//!
-//!   cancel   0 │ number of the rollout
 //! ```
 //!
-//! Of the flags the lowest says that the completion must have a token ([`Rollout::require_completion`]); the others are 0.
+//! Of the flags the lowest says that the completion must have a token ([`Rollout::require_completion`]), the next, ANSWER_ONLY, that
+//! its thinking is to be taken out ([`Rollout::answer_only`]); the others are 0.
 //!
 //! The deadline is the one that the caller set when it submitted the rollout: however long the record lay in the ring, or
 //! its client was without a lane, that time counts.
@@ -39,21 +36,18 @@
 //! What breaks the form of a record breaks the lane. What has the form and makes no sense as a rollout (text that is not
 //! UTF-8, an unknown form) is a [`MalformedRollout`]: a rejection of that rollout alone.
 
-use super::chat::{self, RawChat};
-use super::{MAX_OPTIONS, MAX_OPTIONS_BYTES, kind, length};
-use crate::limits::{MAX_ID_BYTES, MAX_MESSAGES, MAX_NAME_BYTES};
+use super::chat;
+use super::input::{CHAT, CHAT_WITH_JSON, IDS, NONE, PROMPT_COMPLETION, Raw, TEXT};
+use super::kind;
+use crate::limits::{MAX_ID_BYTES, MAX_NAME_BYTES};
 use crate::reward::shortened;
-use crate::rollout::{FinishReason, Ids, Input, InputRef, Message, Rollout, RolloutRef};
+use crate::rollout::{AnswerOnly, FinishReason, Ids, Input, InputRef, Message, Rollout, RolloutRef};
 use crate::shm::Broken;
 use crate::shm::layout::WORD;
 use crate::shm::ring::{Producer, Record, Writer};
 
-const NONE: u8 = 0;
-const TEXT: u8 = 1;
-const IDS: u8 = 2;
-const PROMPT_COMPLETION: u8 = 3;
-const CHAT: u8 = 4;
-const CHAT_WITH_JSON: u8 = 5;
+const REQUIRE_COMPLETION: u8 = 1;
+const ANSWER_ONLY: u8 = 2;
 
 /// Longest trace context in bytes: a W3C `traceparent` of version 00 has 55, later ones may have more.
 const MAX_TRACE_BYTES: usize = 512;
@@ -80,7 +74,10 @@ pub fn rollout_words(rollout: &RolloutRef) -> usize {
         short(rollout.group, MAX_NAME_BYTES),
         short(rollout.model_version, MAX_NAME_BYTES),
     ];
+    let mark_words = |mark: &str| in_words(short(mark, MAX_NAME_BYTES).len());
+    let marks = rollout.answer_only.map_or(0, |marks| 1 + mark_words(&marks.open) + mark_words(&marks.close));
     5 + names.iter().map(|name| in_words(name.len())).sum::<usize>()
+        + marks
         + match &rollout.input {
             None => 0,
             Some(InputRef::Text(text)) => 1 + in_words(text.len()),
@@ -123,14 +120,22 @@ pub fn write_rollout(
     let group = short(rollout.group, MAX_NAME_BYTES);
     let version = short(rollout.model_version, MAX_NAME_BYTES);
     writer.word(number);
-    let require_completion = u8::from(rollout.require_completion);
-    let flags = u32::from_le_bytes([form, finish, u8::from(deadline_ns.is_some()), require_completion]);
+    let flag = |flag, set| if set { flag } else { 0 };
+    let wishes =
+        flag(REQUIRE_COMPLETION, rollout.require_completion) | flag(ANSWER_ONLY, rollout.answer_only.is_some());
+    let flags = u32::from_le_bytes([form, finish, u8::from(deadline_ns.is_some()), wishes]);
     writer.halves(flags, rollout.priority as u32);
     writer.word(deadline_ns.unwrap_or(0));
     writer.halves(options, trace.len() as u32 | (id.len() as u32) << 16);
     writer.halves(group.len() as u32, version.len() as u32);
     for name in [trace, id, group, version] {
         writer.bytes(name.as_bytes());
+    }
+    if let Some(marks) = rollout.answer_only {
+        let [open, close] = [&marks.open, &marks.close].map(|mark| short(mark, MAX_NAME_BYTES));
+        writer.halves(open.len() as u32, close.len() as u32);
+        writer.bytes(open.as_bytes());
+        writer.bytes(close.as_bytes());
     }
     match &rollout.input {
         None => {}
@@ -200,18 +205,19 @@ pub fn read_rollout(mut record: Record) -> Result<RolloutRecord, Broken> {
     let record = &mut record;
     let number = record.word("number")?;
     let (flags, priority) = record.halves("form")?;
-    let [form, finish, has_deadline, require_completion] = flags.to_le_bytes();
+    let [form, finish, has_deadline, wishes] = flags.to_le_bytes();
     let deadline_ns = record.word("deadline")?;
     let (options, names) = record.halves("options")?;
     let (group, version) = record.halves("group")?;
-    if has_deadline > 1 || require_completion > 1 {
+    if has_deadline > 1 || wishes & !(REQUIRE_COMPLETION | ANSWER_ONLY) != 0 {
         return Err(Broken::field("rollout", "a field is set that this version does not know"));
     }
     let trace = record.bytes((names & 0xffff) as usize, "traceparent")?;
     let id = record.bytes((names >> 16) as usize, "id")?;
     let group = record.bytes(group as usize, "group")?;
     let version = record.bytes(version as usize, "model_version")?;
-    let input = read_input(record, form)?;
+    let marks = if wishes & ANSWER_ONLY == 0 { None } else { Some(read_marks(record)?) };
+    let input = Raw::read(record, form)?;
     if record.remaining() > 0 {
         return Err(Broken::field("rollout", format!("{} words follow its end", record.remaining())));
     }
@@ -226,6 +232,10 @@ pub fn read_rollout(mut record: Record) -> Result<RolloutRecord, Broken> {
         })
     };
     let (id, group, model_version) = (text(id, "id"), text(group, "group"), text(version, "model_version"));
+    let answer_only = marks.map(|[open, close]| AnswerOnly {
+        open: text(open, "answer_only: open"),
+        close: text(close, "answer_only: close"),
+    });
     // A malformed trace context does not count, as on every transport.
     let traceparent = String::from_utf8(trace).unwrap_or_default();
     let input = match input {
@@ -274,7 +284,8 @@ pub fn read_rollout(mut record: Record) -> Result<RolloutRecord, Broken> {
             priority: priority as i32,
             deadline_ms: None,
             aggregation: Default::default(),
-            require_completion: require_completion != 0,
+            require_completion: wishes & REQUIRE_COMPLETION != 0,
+            answer_only,
             model_version,
             traceparent,
             tracestate: String::new(),
@@ -283,117 +294,8 @@ pub fn read_rollout(mut record: Record) -> Result<RolloutRecord, Broken> {
     Ok(RolloutRecord { number, options, deadline_ns: (has_deadline != 0).then_some(deadline_ns), rollout })
 }
 
-/// An input whose texts are bytes yet.
-enum Raw {
-    None,
-    Text(Vec<u8>),
-    Ids(Vec<u32>),
-    PromptCompletion(Vec<u32>, Vec<u32>),
-    Chat(Vec<(Vec<u8>, Vec<u8>, bool)>, Vec<u8>),
-    ChatWithJson(RawChat),
-    Unknown,
-}
-
-fn read_input(record: &mut Record, form: u8) -> Result<Raw, Broken> {
-    Ok(match form {
-        NONE => Raw::None,
-        TEXT => {
-            let bytes = record.word("text")?;
-            Raw::Text(record.bytes(length(bytes), "text")?)
-        }
-        IDS => {
-            let ids = record.word("input_ids")?;
-            Raw::Ids(record.values(length(ids), "input_ids", |id| id)?)
-        }
-        PROMPT_COMPLETION => {
-            let (prompt, completion) = record.halves("prompt_ids")?;
-            let prompt = record.values(prompt as usize, "prompt_ids", |id| id)?;
-            Raw::PromptCompletion(prompt, record.values(completion as usize, "completion_ids", |id| id)?)
-        }
-        CHAT => {
-            let (count, completion) = record.halves("messages")?;
-            // Each has at least its word of lengths, so a count beyond what the record holds is found before it is
-            // believed. More than the limit are not kept, since here they may be much larger than in the ring: intake
-            // rejects one above.
-            let mut messages = Vec::with_capacity((count as usize).min(MAX_MESSAGES + 1).min(record.remaining()));
-            for _ in 0..count {
-                let (role, content) = record.halves("messages")?;
-                let role = record.bytes(role as usize, "messages: role")?;
-                let message = (role, record.bytes((content >> 1) as usize, "messages: content")?, content & 1 != 0);
-                if messages.len() <= MAX_MESSAGES {
-                    messages.push(message);
-                }
-            }
-            Raw::Chat(messages, record.bytes(completion as usize, "completion")?)
-        }
-        CHAT_WITH_JSON => Raw::ChatWithJson(chat::read(record)?),
-        _ => {
-            // It is passed over: the next record begins where its length says.
-            while record.remaining() > 0 {
-                record.word("input")?;
-            }
-            Raw::Unknown
-        }
-    })
-}
-
-/// An entry of the table of options.
-#[derive(Debug, PartialEq, Eq)]
-pub struct OptionsRecord {
-    /// Below [`MAX_OPTIONS`].
-    pub number: u32,
-    /// What they mean.
-    pub bytes: Vec<u8>,
-}
-
-/// Words of the record of so many bytes of options.
-pub fn options_words(bytes: usize) -> usize {
-    1 + in_words(bytes)
-}
-
-/// Registers options under a number, once there is room. `Ok(false)`: not yet.
-///
-/// # Panics
-/// If the number or the bytes are beyond the limits: a mistake of this program's.
-pub fn write_options(producer: &mut Producer, number: u32, bytes: &[u8]) -> Result<bool, Broken> {
-    assert!((number as usize) < MAX_OPTIONS && bytes.len() <= MAX_OPTIONS_BYTES);
-    let Some(mut writer) = producer.begin(kind::OPTIONS, options_words(bytes.len()))? else { return Ok(false) };
-    writer.halves(number, bytes.len() as u32);
-    writer.bytes(bytes);
-    writer.publish();
-    Ok(true)
-}
-
-/// Reads an entry of the table of options.
-pub fn read_options(mut record: Record) -> Result<OptionsRecord, Broken> {
-    let (number, bytes) = record.halves("options")?;
-    if number as usize >= MAX_OPTIONS || bytes as usize > MAX_OPTIONS_BYTES {
-        let why = format!("number {number} of {bytes} bytes; at most {MAX_OPTIONS} of {MAX_OPTIONS_BYTES} bytes");
-        return Err(Broken::field("options", why));
-    }
-    let bytes = record.bytes(bytes as usize, "options")?;
-    match record.remaining() {
-        0 => Ok(OptionsRecord { number, bytes }),
-        words => Err(Broken::field("options", format!("{words} words follow their end"))),
-    }
-}
-
-/// Words of the record that withdraws a rollout, after its header.
-pub const CANCEL_WORDS: usize = 1;
-
-/// Withdraws the rollout of this number, once there is room for the record. `Ok(false)`: not yet.
-pub fn write_cancel(producer: &mut Producer, number: u64) -> Result<bool, Broken> {
-    let Some(mut writer) = producer.begin(kind::CANCEL, CANCEL_WORDS)? else { return Ok(false) };
-    writer.word(number);
-    writer.publish();
-    Ok(true)
-}
-
-/// Reads the number of the rollout that is withdrawn.
-pub fn read_cancel(mut record: Record) -> Result<u64, Broken> {
-    let number = record.word("number")?;
-    match record.remaining() {
-        0 => Ok(number),
-        words => Err(Broken::field("cancel", format!("{words} words follow its end"))),
-    }
+/// The marks of a thinking.
+fn read_marks(record: &mut Record) -> Result<[Vec<u8>; 2], Broken> {
+    let (open, close) = record.halves("answer_only")?;
+    Ok([record.bytes(open as usize, "answer_only: open")?, record.bytes(close as usize, "answer_only: close")?])
 }

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::limits::{MAX_MESSAGES, MAX_REJECTION_BYTES};
 use crate::reward::{ReadEnd, ReadRewards, Rewards, Thinking};
-use crate::rollout::{Extras, FinishReason, Input, Message, Rollout};
+use crate::rollout::{AnswerOnly, Extras, FinishReason, Input, Message, Rollout};
 use crate::shm::Broken;
 use crate::shm::layout::{HEADER, Place, Sizes};
 use crate::shm::region::Region;
@@ -48,20 +48,24 @@ fn rollouts() -> impl Strategy<Value = Rollout> {
             extras
         })),
     ];
+    let marks = prop::option::of((text(), text()).prop_map(|(open, close)| AnswerOnly { open, close }));
     let finish = prop::sample::select(vec![FinishReason::Unspecified, FinishReason::Stop, FinishReason::Length]);
-    (text(), input, finish, text(), any::<i32>(), text(), any::<bool>(), text()).prop_map(
-        |(id, input, finish_reason, group, priority, traceparent, require_completion, model_version)| Rollout {
-            id,
-            input,
-            finish_reason,
-            group,
-            priority,
-            deadline_ms: None,
-            aggregation: Default::default(),
-            require_completion,
-            model_version,
-            traceparent,
-            ..Rollout::default()
+    (text(), input, finish, text(), any::<i32>(), text(), any::<bool>(), text(), marks).prop_map(
+        |(id, input, finish_reason, group, priority, traceparent, require_completion, model_version, answer_only)| {
+            Rollout {
+                id,
+                input,
+                finish_reason,
+                group,
+                priority,
+                deadline_ms: None,
+                aggregation: Default::default(),
+                require_completion,
+                answer_only,
+                model_version,
+                traceparent,
+                ..Rollout::default()
+            }
         },
     )
 }
@@ -233,7 +237,7 @@ fn what_breaks_the_form_breaks_the_lane() {
         let why = raw(&words, read_rollout).unwrap_err().to_string();
         assert!(why.contains(says), "{why}");
     }
-    for (word, bits) in [(1, 2u64 << 24), (1, 2 << 16)] {
+    for (word, bits) in [(1, 4u64 << 24), (1, 2 << 16)] {
         let mut words = [7, 0, 0, 0, 0];
         words[word] |= bits;
         let why = raw(&words, read_rollout).unwrap_err().to_string();
@@ -261,14 +265,13 @@ fn more_messages_than_any_conversation_may_have_are_not_kept() {
     let read = raw(&words.concat(), read_rollout).unwrap();
     let Some(Input::Chat { messages, completion, .. }) = read.rollout.unwrap().input else { panic!("no chat") };
     assert_eq!((messages.len(), completion.as_str()), (MAX_MESSAGES + 1, "c"));
-    // With JSON: as many in the prompt, and some in the completion.
-    let head = [7, 5, 0, 0, 0, (2 * MAX_MESSAGES as u64) | (2 << 32), 1, 0, 0, b'c'.into()];
-    let words = [&head[..], &vec![0; 4 * MAX_MESSAGES + 4]].concat();
-    let Some(Input::Chat { messages, completion, extras }) = raw(&words, read_rollout).unwrap().rollout.unwrap().input
-    else {
-        panic!("no chat")
-    };
-    assert_eq!((messages.len(), completion.as_str(), extras), (MAX_MESSAGES + 1, "c", None));
+    // With JSON, those of the completion count as well.
+    let head = [7, 5, 0, 0, 0, MAX_MESSAGES as u64 | (3 << 32), 1, 0, 0, b'c'.into()];
+    let words = [&head[..], &vec![0; 2 * (MAX_MESSAGES + 3)]].concat();
+    let read = raw(&words, read_rollout).unwrap();
+    let Some(Input::Chat { messages, completion, extras }) = read.rollout.unwrap().input else { panic!("no chat") };
+    assert_eq!((messages.len(), completion.as_str()), (MAX_MESSAGES, "c"));
+    assert_eq!(extras.unwrap().completion.len(), 1);
 }
 
 #[test]

@@ -59,6 +59,11 @@ pub enum HandshakeError {
 }
 
 impl HandshakeError {
+    /// Whether there is nothing at all where the socket should be.
+    pub fn is_absent(&self) -> bool {
+        matches!(self, Self::Connect { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+
     /// Whether asking again later may help.
     pub fn is_transient(&self) -> bool {
         match self {

@@ -174,12 +174,12 @@ fn another_version_is_refused_by_either_end() {
     assert_eq!(greet(&hello(b"rw-lane\n", VERSION, 0)), Ok(()));
     assert!(greet(&hello(b"rw-lane\n", VERSION + 1, 0)).unwrap_err().contains("lane version 4, this sidecar 3"));
     let older = greet(&hello(b"rw-lane\n", VERSION - 1, 0)).unwrap_err();
-    assert!(older.contains("lane version 1, this sidecar 2; install the same release of both"), "{older}");
+    assert!(older.contains("lane version 2, this sidecar 3; install the same release of both"), "{older}");
     assert!(greet(&hello(b"rw-lane\n", VERSION, 1)).unwrap_err().contains("does not know"));
     assert!(greet(b"PRI * HTTP/2.0\r\n").unwrap_err().contains("something else"));
 
     for (answer, says) in [
-        ([b"rw-lane\n", &3u32.to_ne_bytes()[..], &[0; 36]].concat(), "lane version 3, this client 2"),
+        ([b"rw-lane\n", &4u32.to_ne_bytes()[..], &[0; 36]].concat(), "lane version 4, this client 3"),
         (vec![b'x'; 48], "no reward-sidecar"),
         (
             [b"rw-lane\n", &VERSION.to_ne_bytes()[..], &[0; 28], &1u32.to_ne_bytes(), &[0; 4]].concat(),

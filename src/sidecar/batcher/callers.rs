@@ -1,11 +1,12 @@
-//! Whose turn it is: by priority between callers, and by deficit round robin in tokens among those of one priority.
+//! Whose turn it is: by priority between callers, and by deficit round robin among those of one priority, in what their rollouts
+//! cost: rows that are computed, and a share of what those attend to.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use super::Waiting;
 use crate::sidecar::fair::RoundRobin;
 
-/// What a caller's turn is worth in tokens: about one ordinary rollout.
+/// What a caller's turn is worth in rows: about one ordinary rollout.
 const QUANTUM: usize = 1024;
 
 /// What the callers who have something waiting have been served with, from micro-batch to micro-batch.
@@ -120,11 +121,11 @@ impl<'a> Callers<'a> {
         self.filling.get_or_insert_with(|| self.turns.clone());
     }
 
-    /// Something of a caller was taken, and added so many unique tokens.
-    pub fn charge(&mut self, caller: u64, tokens: usize) {
-        self.turns.charge(caller, tokens);
+    /// Something of a caller was taken, and added so much.
+    pub fn charge(&mut self, caller: u64, cost: usize) {
+        self.turns.charge(caller, cost);
         if let Some(filling) = &mut self.filling {
-            filling.charge(caller, tokens);
+            filling.charge(caller, cost);
         }
         if let Some(&number) = self.numbers.get(&caller) {
             self.lines[number].passed_over = 0;

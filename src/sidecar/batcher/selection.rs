@@ -14,38 +14,38 @@ pub(super) struct Selection<'a> {
     taken: Vec<usize>,
     /// Those taken, by place.
     by_place: BTreeMap<usize, usize>,
-    unique: usize,
+    cost: usize,
 }
 
 impl<'a> Selection<'a> {
     /// An empty one.
     pub fn new(waiting: &'a [Waiting<'a>], places: Box<[usize]>, limits: &'a Limits) -> Self {
-        Self { waiting, places, limits, taken: Vec::new(), by_place: BTreeMap::new(), unique: 0 }
+        Self { waiting, places, limits, taken: Vec::new(), by_place: BTreeMap::new(), cost: 0 }
     }
 
     /// Whether nothing that costs a token fits any more.
     pub fn is_full(&self) -> bool {
-        self.unique >= self.limits.max_tokens.get() || self.taken.len() >= self.limits.max_rollouts
+        self.cost >= self.limits.max_tokens.get() || self.taken.len() >= self.limits.max_rollouts
     }
 
-    /// Takes a rollout in if the budget allows, and says how many unique tokens that added; the first always goes in.
+    /// Takes a rollout in if the budget allows, and says what that added; the first always goes in.
     pub fn add(&mut self, i: usize) -> Option<usize> {
         let shared = if self.limits.share_prefixes { self.shared(i) } else { 0 };
-        let added = self.waiting[i].cost() - shared;
-        let unique = self.unique + added;
-        let fits = unique <= self.limits.max_tokens.get() && self.taken.len() < self.limits.max_rollouts;
+        let added = self.waiting[i].cost_beyond(shared);
+        let cost = self.cost + added;
+        let fits = cost <= self.limits.max_tokens.get() && self.taken.len() < self.limits.max_rollouts;
         if !fits && !self.taken.is_empty() {
             return None;
         }
         self.taken.push(i);
         self.by_place.insert(self.places[i], i);
-        self.unique = unique;
+        self.cost = cost;
         Some(added)
     }
 
-    /// What was taken, in that order, and its unique tokens.
+    /// What was taken, in that order, and what it costs.
     pub fn finish(self) -> (Vec<usize>, usize) {
-        (self.taken, self.unique)
+        (self.taken, self.cost)
     }
 
     /// Tokens that those taken already brought: in lexicographic order, a neighbour shares the most.

@@ -1,13 +1,16 @@
 //! What the batcher promises, on random queues and on chosen ones.
 
+use std::collections::HashSet;
+
 use proptest::prelude::*;
 
 use super::*;
-use crate::batch::{MicroBatch, unique_tokens};
+use crate::batch::{common_prefix, unique_tokens};
 
 #[derive(Debug, Clone)]
 struct Rollout {
     tokens: Vec<u32>,
+    known: usize,
     beside: usize,
     caller: u64,
     group: String,
@@ -31,7 +34,7 @@ fn rollout() -> impl Strategy<Value = Rollout> {
     )
         .prop_map(|(tokens, beside, group, priority, arrived_ms, deadline_ms, bypassed, (caller, withdrawn))| {
             let group = group.into();
-            Rollout { tokens, beside, caller, group, priority, arrived_ms, deadline_ms, bypassed, withdrawn }
+            Rollout { tokens, known: 0, beside, caller, group, priority, arrived_ms, deadline_ms, bypassed, withdrawn }
         })
 }
 
@@ -41,6 +44,7 @@ fn view(rollouts: &[Rollout], zero: Instant) -> Vec<Waiting<'_>> {
         .iter()
         .map(|r| Waiting {
             tokens: &r.tokens,
+            known: r.known,
             beside: r.beside,
             caller: r.caller,
             group: &r.group,
@@ -58,10 +62,18 @@ fn limits(max_tokens: usize, max_rollouts: usize, share_prefixes: bool) -> Limit
     Limits { max_tokens, max_rollouts, max_wait: Duration::from_millis(10), max_bypass: 3, share_prefixes }
 }
 
+/// Rows that are computed, by the definition: each place on a path that is not known, once, or once for each rollout.
+fn rows(batch: &[Waiting], share: bool) -> usize {
+    let places = || batch.iter().flat_map(|w| (w.known..w.tokens.len()).map(|end| &w.tokens[..=end]));
+    let rows = if share { places().collect::<HashSet<_>>().len() } else { places().count() };
+    rows + batch.iter().map(|w| w.beside).sum::<usize>()
+}
+
 proptest! {
     #[test]
     fn a_plan_accounts_for_everyone_and_keeps_the_limits(
-        rollouts in prop::collection::vec(rollout(), 0..40),
+        mut rollouts in prop::collection::vec(rollout(), 0..40),
+        kept in prop::collection::vec(prop::collection::vec(0u32..3, 1..20), 0..4),
         max_tokens in 1usize..60,
         max_rollouts in 1usize..12,
         share: bool,
@@ -69,6 +81,10 @@ proptest! {
     ) {
         let zero = Instant::now();
         let now = zero + Duration::from_millis(50);
+        for rollout in &mut rollouts {
+            let found = kept.iter().map(|kept| common_prefix(kept, &rollout.tokens)).max();
+            rollout.known = found.unwrap_or(0).min(rollout.tokens.len() - 1);
+        }
         let waiting = view(&rollouts, zero);
         let limits = limits(max_tokens, max_rollouts, share);
         let plan = plan(&waiting, &mut Shares::default(), now, demand, &limits);
@@ -83,11 +99,9 @@ proptest! {
             let expired = !w.withdrawn && w.deadline.is_some_and(|d| d <= now);
             prop_assert_eq!(plan.expired.contains(&i), expired);
         }
-        let tokens: Vec<&[u32]> = plan.batch.iter().map(|&i| waiting[i].tokens).collect();
-        prop_assert!(tokens.len() <= max_rollouts);
-        let beside: usize = plan.batch.iter().map(|&i| waiting[i].beside).sum();
-        let unique = MicroBatch::pack(&tokens, share).tokens.len() + beside;
-        prop_assert!(unique <= max_tokens || tokens.len() == 1, "{unique} unique tokens");
+        prop_assert!(plan.batch.len() <= max_rollouts);
+        let rows = rows(&plan.batch.iter().map(|&i| waiting[i]).collect::<Vec<_>>(), share);
+        prop_assert!(rows <= max_tokens || plan.batch.len() == 1, "{rows} rows");
 
         for &i in &plan.bypassed {
             prop_assert_eq!(fate[i], 0);
@@ -113,6 +127,7 @@ proptest! {
         let limits = limits(20, 4, true);
         let mut queue: Vec<Rollout> = lengths.iter().enumerate().map(|(i, &n)| Rollout {
             tokens: (0..n as u32).map(|t| t + 100 * i as u32).collect(),
+            known: 0,
             beside: 0,
             caller: 0,
             group: String::new(),
@@ -129,7 +144,7 @@ proptest! {
         for _ in 0..limits.max_bypass as usize + patient {
             for _ in 0..flood {
                 time += 1;
-                queue.push(Rollout { tokens: vec![7; 19], beside: 0, caller: 0, group: String::new(), priority: 9, arrived_ms: time,
+                queue.push(Rollout { tokens: vec![7; 19], known: 0, beside: 0, caller: 0, group: String::new(), priority: 9, arrived_ms: time,
                     deadline_ms: Some(time + 10_000), bypassed: 0, withdrawn: false });
             }
             time += 100;
@@ -150,6 +165,7 @@ proptest! {
 fn plain(tokens: &[u32], arrived_ms: u64) -> Rollout {
     Rollout {
         tokens: tokens.to_vec(),
+        known: 0,
         beside: 0,
         caller: 0,
         group: String::new(),
@@ -367,16 +383,4 @@ proptest! {
     }
 }
 
-/// One rollout of a caller who comes later waits for a turn of the other, and not for all that it has waiting.
-#[test]
-fn a_backlog_of_one_caller_does_not_hold_up_another() {
-    let long = |first: u32| (first..first + 1000).collect::<Vec<u32>>();
-    let mut rollouts: Vec<Rollout> = (0..50).map(|i| plain(&long(10_000 * i), u64::from(i))).collect();
-    rollouts.push(Rollout { caller: 1, ..plain(&[1, 2, 3], 500) });
-    let batches = serve_all(&rollouts, &limits(1000, 10, true));
-    let place = batches.iter().position(|batch| batch.contains(&50)).unwrap();
-    assert!(place <= 2, "in micro-batch {place}");
-    // Within a caller it is the order of arrival.
-    let order: Vec<usize> = batches.concat().into_iter().filter(|&i| i < 50).collect();
-    assert!(order.is_sorted());
-}
+mod kept;

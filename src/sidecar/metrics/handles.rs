@@ -9,7 +9,7 @@ use super::stage::Stage;
 use crate::reward::Code;
 
 /// The transports whose counters are there from the start. Others appear with their first event.
-const TRANSPORTS: &[&str] = &["grpc", "shm"];
+const TRANSPORTS: &[&str] = &["grpc", "http", "shm"];
 
 static HANDLES: OnceLock<Handles> = OnceLock::new();
 
@@ -26,6 +26,7 @@ pub(super) struct Handles {
     pub tokens_submitted: Counter,
     pub tokens_unique: Counter,
     pub tokens_reused: Counter,
+    pub tokens_recomputed: Counter,
     pub stages: Vec<Histogram>,
     pub engine_failures: Counter,
 }
@@ -63,6 +64,7 @@ impl Handles {
             tokens_submitted: counter!(TOKENS_SUBMITTED),
             tokens_unique: counter!(TOKENS_UNIQUE),
             tokens_reused: counter!(TOKENS_REUSED),
+            tokens_recomputed: counter!(TOKENS_RECOMPUTED),
             stages: Stage::ALL.iter().map(|stage| histogram!(STAGE_SECONDS, "stage" => stage.name())).collect(),
             engine_failures: counter!(ENGINE_FAILURES),
         }
@@ -98,8 +100,10 @@ impl Handles {
 
     /// A counter that appears with its first event hides that event from `rate()`; so all that are known begin at zero.
     pub fn start_at_zero(&self) {
-        let Self { batches, tokens_submitted, tokens_unique, tokens_reused, engine_failures, .. } = self;
-        for counter in [batches, tokens_submitted, tokens_unique, tokens_reused, engine_failures] {
+        let Self {
+            batches, tokens_submitted, tokens_unique, tokens_reused, tokens_recomputed, engine_failures, ..
+        } = self;
+        for counter in [batches, tokens_submitted, tokens_unique, tokens_reused, tokens_recomputed, engine_failures] {
             counter.absolute(0);
         }
         for transport in &self.transports {

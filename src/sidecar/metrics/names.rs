@@ -39,13 +39,15 @@ names! {
     histogram BATCH_ROLLOUTS = "reward_sidecar_batch_rollouts",
         Count: "Rollouts in one scored micro-batch.";
     histogram BATCH_FILL = "reward_sidecar_batch_fill_ratio",
-        Ratio: "Unique tokens of a scored micro-batch as a share of max_batch_tokens.";
+        Ratio: "Computed tokens of a scored micro-batch as a share of max_batch_tokens.";
     counter TOKENS_SUBMITTED = "reward_sidecar_tokens_submitted_total",
         Count: "Tokens of the rollouts in scored micro-batches, each rollout for itself.";
     counter TOKENS_UNIQUE = "reward_sidecar_tokens_unique_total",
         Count: "Tokens in scored micro-batches: a shared prefix counts once in each.";
     counter TOKENS_REUSED = "reward_sidecar_tokens_reused_total",
         Count: "Those of the unique tokens that the engine had kept from earlier passes and did not compute.";
+    counter TOKENS_RECOMPUTED = "reward_sidecar_tokens_recomputed_total",
+        Count: "Unique tokens that were computed again because the prefix cache had no room to keep them; an estimate, in steps of 16.";
     histogram STAGE_SECONDS = "reward_sidecar_stage_seconds",
         Seconds: "Time per stage. intake: checks, template and tokens of a rollout; admission: from its receipt until it is in the queue, waiting for a tokenizer and for room included; queue: from there to the start of its forward pass; pack: packing of a micro-batch; forward: the forward pass of a micro-batch; reply: aggregation and answer of a scored rollout; total: from receipt to the answer of a scored rollout.";
     counter ENGINE_FAILURES = "reward_sidecar_engine_failures_total",

@@ -15,7 +15,7 @@ fn what_is_recorded_is_exposed() {
     answered("grpc", &Err(Rejection::new(Code::TooLong, "")));
     accepted("carrier-pigeon");
     stage(Stage::Forward, Duration::from_micros(700));
-    batch(10, 3, 40, 4, 20);
+    batch(Batch { rollouts: 4, submitted: 40, unique: 10, reused: 3, recomputed: 2, limit: 20 });
     let guards = (open_stream(), waits_for_tokenizer(), waits_for_room());
     exposition.run_upkeep();
     let after = exposition.render();
@@ -30,6 +30,7 @@ fn what_is_recorded_is_exposed() {
     assert!(rose("reward_sidecar_tokens_submitted_total") >= 40.0);
     assert!(rose("reward_sidecar_tokens_unique_total") >= 10.0);
     assert!(rose("reward_sidecar_tokens_reused_total") >= 3.0);
+    assert!(rose("reward_sidecar_tokens_recomputed_total") >= 2.0);
     assert!(sample(&after, "reward_sidecar_streams_open").unwrap() >= 1.0);
     assert!(sample(&after, "reward_sidecar_tokenizer_waiting_rollouts").unwrap() >= 1.0);
     assert!(sample(&after, "reward_sidecar_room_waiting_rollouts").unwrap() >= 1.0);

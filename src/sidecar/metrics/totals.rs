@@ -14,6 +14,7 @@ pub(super) static TOTALS: AtomicTotals = AtomicTotals {
     tokens_submitted: AtomicU64::new(0),
     tokens_unique: AtomicU64::new(0),
     tokens_reused: AtomicU64::new(0),
+    tokens_recomputed: AtomicU64::new(0),
     stage_ns: [const { AtomicU64::new(0) }; Stage::ALL.len()],
 };
 
@@ -26,6 +27,7 @@ pub(super) struct AtomicTotals {
     pub tokens_submitted: AtomicU64,
     pub tokens_unique: AtomicU64,
     pub tokens_reused: AtomicU64,
+    pub tokens_recomputed: AtomicU64,
     pub stage_ns: [AtomicU64; Stage::ALL.len()],
 }
 
@@ -46,6 +48,8 @@ pub struct Totals {
     pub tokens_unique: u64,
     /// Those of them that the engine had computed before.
     pub tokens_reused: u64,
+    /// Those that were computed again, since the engine had no room to keep them; an estimate.
+    pub tokens_recomputed: u64,
     /// Time recorded per stage, in the order of [`Stage::ALL`].
     pub stage_ns: [u64; Stage::ALL.len()],
 }
@@ -70,6 +74,7 @@ impl std::ops::Sub for Totals {
             tokens_submitted: self.tokens_submitted - earlier.tokens_submitted,
             tokens_unique: self.tokens_unique - earlier.tokens_unique,
             tokens_reused: self.tokens_reused - earlier.tokens_reused,
+            tokens_recomputed: self.tokens_recomputed - earlier.tokens_recomputed,
             stage_ns: std::array::from_fn(|i| self.stage_ns[i] - earlier.stage_ns[i]),
         }
     }
@@ -85,6 +90,7 @@ pub fn totals() -> Totals {
         tokens_submitted: TOTALS.tokens_submitted.load(Relaxed),
         tokens_unique: TOTALS.tokens_unique.load(Relaxed),
         tokens_reused: TOTALS.tokens_reused.load(Relaxed),
+        tokens_recomputed: TOTALS.tokens_recomputed.load(Relaxed),
         stage_ns: TOTALS.stage_ns.each_ref().map(|ns| ns.load(Relaxed)),
     }
 }

@@ -1,6 +1,6 @@
 //! An accepted rollout on its way to the engine, and the count of those that are not answered.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use crate::aggregate::Bound;
 use crate::batch::unique_tokens;
+use crate::engine::Prefixes;
 use crate::reward::Rejection;
 use crate::rollout::ValidRollout;
 use crate::sidecar::Ticket;
@@ -48,6 +49,9 @@ pub(super) struct Candidate {
     pub(super) rollout: ValidRollout,
     /// See [`Waiting::beside`].
     beside: usize,
+    /// How many of its first tokens stand before everything that is read.
+    before_reads: usize,
+    kept: KeptHint,
     /// The caller's connection.
     pub(super) caller: u64,
     pub(super) accepted: Instant,
@@ -69,13 +73,28 @@ impl Candidate {
             _ => rollout.total_tokens(),
         };
         let beside = all - rollout.tokens.len();
+        let before_reads = rollout.sequences(0).map(|sequence| sequence.first_read()).min().unwrap_or(0);
         let (accepted, bypassed) = (Instant::now(), AtomicU32::new(0));
-        Self { number: 0, rollout, beside, caller, accepted, deadline, bypassed, pin: Mutex::new(None) }
+        Self {
+            number: 0,
+            rollout,
+            beside,
+            before_reads,
+            kept: KeptHint::default(),
+            caller,
+            accepted,
+            deadline,
+            bypassed,
+            pin: Mutex::new(None),
+        }
     }
 
-    pub(super) fn waiting(&self, withdrawn: bool) -> Waiting<'_> {
+    /// `prefixes` are what the engine keeps.
+    pub(super) fn waiting(&self, withdrawn: bool, prefixes: Option<&dyn Prefixes>) -> Waiting<'_> {
+        let kept = prefixes.map_or(0, |prefixes| self.kept.of(&self.rollout.tokens, prefixes));
         Waiting {
             tokens: &self.rollout.tokens,
+            known: kept.min(self.before_reads),
             beside: self.beside,
             caller: self.caller,
             group: &self.rollout.group,
@@ -100,6 +119,25 @@ impl Candidate {
     /// Holds `pin` until this rollout is answered.
     pub(super) fn hold(&self, pin: &Arc<()>) {
         *self.pin.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(pin));
+    }
+}
+
+/// How many of a rollout's tokens the engine kept when it was last asked. Asked and written by the packer alone, once for
+/// every pass that may have changed it.
+#[derive(Default)]
+struct KeptHint {
+    /// One more than the version of what is kept that it belongs to; 0: never asked.
+    asked: AtomicU64,
+    tokens: AtomicUsize,
+}
+
+impl KeptHint {
+    fn of(&self, tokens: &[u32], prefixes: &dyn Prefixes) -> usize {
+        let version = prefixes.version() + 1;
+        if self.asked.swap(version, Ordering::Relaxed) != version {
+            self.tokens.store(prefixes.known(tokens), Ordering::Relaxed);
+        }
+        self.tokens.load(Ordering::Relaxed)
     }
 }
 

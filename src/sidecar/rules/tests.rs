@@ -6,7 +6,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::engine::{EchoEngine, Engine as _, ReadAt, ReadPolicy, Reduce};
-use crate::rollout::{ASSISTANT, Input, LengthPenalty, Message, Turn};
+use crate::limits;
+use crate::reward::Thinking;
+use crate::rollout::{ASSISTANT, AnswerOnly, Extras, Input, LengthPenalty, Message, Turn};
 
 const CONTEXT: u32 = 32;
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::Terms;
 use crate::batch::{MicroBatch, Wanted};
-use crate::engine::{EchoEngine, Engine, EngineError, ModelCard, ScoreTable};
+use crate::engine::{EchoEngine, Engine, EngineError, ModelCard, Prefixes, ScoreTable};
 use crate::reward::{Code, Outcome};
 use crate::rollout::{Input, Rollout};
 use crate::sidecar::health::Health;
@@ -26,6 +26,10 @@ struct Watched {
     card: Arc<ModelCard>,
     panics: Arc<AtomicBool>,
     fails: Arc<AtomicBool>,
+    /// Says that it keeps everything, which is not so.
+    boasts: Arc<AtomicBool>,
+    /// Tokens of its largest micro-batch of several rollouts.
+    largest: Arc<AtomicUsize>,
     /// The prefixes that others were said to want, and those others.
     wanted: Arc<Mutex<Vec<WantedPrefix>>>,
 }
@@ -36,6 +40,8 @@ impl Watched {
             card: Arc::clone(EchoEngine::new(64).card()),
             panics: Arc::default(),
             fails: Arc::default(),
+            boasts: Arc::default(),
+            largest: Arc::default(),
             wanted: Arc::default(),
         }
     }
@@ -46,10 +52,17 @@ impl Engine for Watched {
         &self.card
     }
 
+    fn prefixes(&self) -> Option<Arc<dyn Prefixes>> {
+        self.boasts.load(Ordering::SeqCst).then(|| Arc::new(parts::Everything) as Arc<dyn Prefixes>)
+    }
+
     fn score(&mut self, batch: &MicroBatch) -> Result<ScoreTable, EngineError> {
         assert!(!self.panics.load(Ordering::SeqCst), "as told");
         if self.fails.load(Ordering::SeqCst) {
             return Err(EngineError::Fatal("as told".into()));
+        }
+        if batch.reads.len() > 1 {
+            self.largest.fetch_max(batch.tokens.len(), Ordering::SeqCst);
         }
         for Wanted { row, by } in &batch.wanted {
             assert!(by.strong_count() > 0, "nobody wants it");
@@ -74,7 +87,7 @@ struct Running {
 impl Running {
     fn new(config: &Config, engine: &Watched) -> Self {
         let (health, shared) = (Health::default(), queue::Shared::new(config));
-        let queue = Arc::new(Queue::new(config, shared.clone()));
+        let queue = Arc::new(Queue::new(config, shared.clone()).with_prefixes(engine.prefixes()));
         let threads = super::start(&queue, Box::new(engine.clone()), Terms::of(config, 1), &health).unwrap();
         let rules = Rules::new(Arc::clone(&engine.card), config).unwrap();
         let served = Arc::new(Served { generation: 1, rules, queue: Arc::clone(&queue) });
@@ -369,3 +382,5 @@ fn what_is_kept_for_a_group_does_not_depend_on_others_of_that_name() {
     wanted.dedup();
     assert_eq!(wanted, [[5, 5, 5], [7, 8, 9]]);
 }
+
+mod parts;

@@ -3,12 +3,17 @@
 //! Invariant: every message has a role that is a text and no part that is an image, audio or video; the completion is an
 //! assistant's.
 
+use std::borrow::Cow;
+
 use serde::ser::{Serialize, SerializeMap as _, Serializer};
 
+use super::marks::Marks;
 use crate::json::value::{JsonError, Object, Value};
 use crate::limits::{MAX_MESSAGES, MAX_TEXT_BYTES};
-use crate::reward::{Code, Rejection};
+use crate::reward::{Code, Rejection, Thinking};
 use crate::rollout::{ASSISTANT, Extras, Message};
+use crate::sidecar::answer;
+use crate::sidecar::template::COMPLETION;
 
 /// A conversation that can be put into a template.
 pub struct Conversation<'a> {
@@ -40,7 +45,7 @@ pub struct Turn<'a> {
 enum Fields<'a> {
     Plain {
         role: &'a str,
-        content: &'a str,
+        content: Cow<'a, str>,
     },
     /// Without what is null, and its reasoning under all names.
     Json(Object<'a>),
@@ -97,7 +102,7 @@ impl<'a> Conversation<'a> {
             turns.push(Turn::of(message, || format!("chat.completion_messages[{i}]"))?);
         }
         if answer.is_empty() {
-            turns.push(Turn { fields: Fields::Plain { role: ASSISTANT, content: completion }, score: false });
+            turns.push(Turn { fields: Fields::Plain { role: ASSISTANT, content: completion.into() }, score: false });
         } else if !completion.is_empty() {
             let what = "chat.completion: given as text and as completion_messages; give one of both";
             return Err(Rejection::new(Code::Malformed, what));
@@ -134,6 +139,28 @@ impl<'a> Conversation<'a> {
     /// Whether the completion is without a word.
     pub fn says_nothing(&self) -> bool {
         self.turns[self.prompt..].iter().all(|turn| turn.content().is_none_or(str::is_empty) && !turn.says_more())
+    }
+
+    /// Takes the thinking out of the completion: what stands between these marks in the content of each of the assistant's
+    /// messages, and the reasoning beside it. Says what was taken, in characters of all those contents.
+    pub fn take_thinking(&mut self, (open, close): Marks) -> Thinking {
+        let (mut thinking, mut before) = (Thinking::default(), 0);
+        for turn in self.turns[self.prompt..].iter_mut().filter(|turn| turn.role() == ASSISTANT) {
+            if let Fields::Json(object) = &mut turn.fields {
+                REASONING.into_iter().for_each(|name| drop(object.remove(name)));
+            }
+            let Some(content) = turn.content() else { continue };
+            let parts = answer::thinking(content.as_bytes(), open.as_bytes(), close.as_bytes(), |byte| *byte == b'\n');
+            let characters = |byte: usize| before + content[..byte].chars().count() as u32;
+            thinking.taken.extend(parts.taken.iter().map(|part| characters(part.start)..characters(part.end)));
+            thinking.unclosed |= parts.unclosed;
+            before = characters(content.len());
+            if !parts.taken.is_empty() {
+                let answer = parts.answer_of(content);
+                turn.set_content(answer);
+            }
+        }
+        thinking
     }
 
     /// The field in which a message came.
@@ -175,7 +202,9 @@ impl<'a> Given<'a> {
 impl<'a> Turn<'a> {
     fn of(message: &'a Message, field: impl Fn() -> String) -> Result<Self, Rejection> {
         let Message { role, content, score, json } = message;
-        let Some(json) = json else { return Ok(Self { fields: Fields::Plain { role, content }, score: *score }) };
+        let Some(json) = json else {
+            return Ok(Self { fields: Fields::Plain { role, content: content.into() }, score: *score });
+        };
         if !(role.is_empty() && content.is_empty()) {
             let what = format!("{}: role and content given beside the JSON of the message; give one of both", field());
             return Err(Rejection::new(Code::Malformed, what));
@@ -213,6 +242,13 @@ impl<'a> Turn<'a> {
         match &self.fields {
             Fields::Plain { content, .. } => Some(content),
             Fields::Json(object) => object.get("content")?.as_text(),
+        }
+    }
+
+    fn set_content(&mut self, text: String) {
+        match &mut self.fields {
+            Fields::Plain { content, .. } => *content = text.into(),
+            Fields::Json(object) => object.insert("content", Value::Text(text.into())),
         }
     }
 
@@ -280,6 +316,17 @@ fn alias_reasoning(object: &mut Object) {
 pub(super) struct Shown<'a> {
     pub turn: &'a Turn<'a>,
     pub content: Option<&'a str>,
+    /// Whether what it says, but for who says it, is marked as the completion's.
+    pub marked: bool,
+}
+
+/// A value, marked or not.
+struct Said<'a, T>(&'a T, bool);
+
+impl<T: Serialize> Serialize for Said<'_, T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.1 { serializer.serialize_newtype_struct(COMPLETION, self.0) } else { self.0.serialize(serializer) }
+    }
 }
 
 impl Serialize for Shown<'_> {
@@ -288,13 +335,14 @@ impl Serialize for Shown<'_> {
         match &self.turn.fields {
             Fields::Plain { role, content } => {
                 map.serialize_entry("role", role)?;
-                map.serialize_entry("content", self.content.unwrap_or(content))?;
+                map.serialize_entry("content", &Said(&self.content.unwrap_or(content.as_ref()), self.marked))?;
             }
             Fields::Json(object) => {
                 for (name, value) in object.iter() {
+                    let marked = self.marked && name != "role" && name != "name";
                     match self.content.filter(|_| name == "content") {
-                        Some(content) => map.serialize_entry(name, content)?,
-                        None => map.serialize_entry(name, value)?,
+                        Some(content) => map.serialize_entry(name, &Said(&content, marked))?,
+                        None => map.serialize_entry(name, &Said(&value, marked))?,
                     }
                 }
             }

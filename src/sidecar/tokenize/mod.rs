@@ -5,8 +5,10 @@
 //! [`Bos`](crate::engine::Bos), and never added twice.
 
 mod conversation;
+mod marks;
 mod messages;
 mod opening;
+mod place;
 mod probe;
 mod terminator;
 mod tokens;
@@ -20,14 +22,17 @@ use tokenizers::Tokenizer;
 pub use self::conversation::Locate;
 pub use self::messages::{Conversation, bytes_of};
 use self::opening::Opening;
+pub use self::place::Place;
 use self::terminator::Terminator;
-pub use self::tokens::Form;
+pub use self::tokens::{Form, within};
 
+use self::marks::Marks;
 use self::messages::Given;
-use super::template::Template;
+use super::template::{Date, Template};
 use crate::engine::{Bos, TextAssets, Vocabulary};
 use crate::limits::MAX_NAME_BYTES;
 use crate::reward::{Code, Rejection};
+use crate::rollout::AnswerOnly;
 
 /// The model's tokenizer and chat template.
 pub struct Text {
@@ -47,6 +52,8 @@ pub struct Text {
     terminator: Option<Terminator>,
     opening: Option<Opening>,
     vocabulary: Option<Arc<Vocabulary>>,
+    /// What its thinking is marked by.
+    marks: Marks<'static>,
 }
 
 /// The template that is applied where none is named.
@@ -59,12 +66,16 @@ impl Text {
     /// Loads what the model brought; the error says what is wrong with it.
     pub fn new(assets: &TextAssets) -> Result<Self, String> {
         let tokenizer = assets.tokenizer_json.as_deref().map(load).transpose()?;
+        let date = match &assets.template_date {
+            Some(date) => Some(Date::parse(date).ok_or_else(|| format!("the template's date is no day: {date}"))?),
+            None => None,
+        };
         let mut templates = BTreeMap::new();
         if let Some(source) = &assets.chat_template {
-            templates.insert(DEFAULT.to_owned(), Template::new(source, &assets.template_variables, None)?);
+            templates.insert(DEFAULT.to_owned(), Template::new(source, &assets.template_variables, date)?);
         }
         for (name, source) in &assets.named_templates {
-            let template = Template::new(source, &assets.template_variables, None);
+            let template = Template::new(source, &assets.template_variables, date);
             templates.insert(name.clone(), template.map_err(|e| format!("the template named {name}: {e}"))?);
         }
         let (tokenizers_bos, tokenizers_eos) = match &tokenizer {
@@ -99,6 +110,7 @@ impl Text {
             named_bos,
             terminator: around.as_ref().and_then(|around| Terminator::find(around, &added, eos)),
             opening: around.as_ref().and_then(|around| Opening::find(around, &added)),
+            marks: marks::of_template(assets.chat_template.as_deref()),
             vocabulary: tokenizer.as_ref().map(|tokenizer| {
                 Arc::new(vocabulary::of(tokenizer, assets.template_variables.values().map(String::as_str)))
             }),
@@ -158,6 +170,11 @@ impl Text {
         self.terminator.as_ref().map_or(completion, |terminator| terminator.without(completion))
     }
 
+    /// The marks of a policy's thinking: those that are wished for, or else the template's own.
+    pub fn marks<'a>(&self, wished: &'a AnswerOnly) -> Marks<'a> {
+        if wished.open.is_empty() && wished.close.is_empty() { self.marks } else { (&wished.open, &wished.close) }
+    }
+
     /// Whether a user's words are a prompt that carries the chat template already.
     pub fn carries_template(&self, words: &str) -> bool {
         self.opening.as_ref().is_some_and(|opening| opening.is_in(words))
@@ -173,5 +190,7 @@ fn load(json: &[u8]) -> Result<Tokenizer, String> {
     Ok(tokenizer)
 }
 
+#[cfg(test)]
+mod reference_tests;
 #[cfg(test)]
 mod tests;

@@ -12,7 +12,8 @@ What the client has to report (a lost connection, a server that came back with a
 from ._client import AsyncClient, Best, Card, Client
 from ._errors import ConnectionFailed, DeadlineExceeded, Rejected, RewardSidecarError
 from ._launch import Server, launch
-from ._native import Batch, Reads, Result, Stream, __version__
+from ._native import Batch, Reads, Result, Stream, Thinking, __version__
+from ._tokenizer import Vocabulary, fingerprint
 
 __all__ = [
     "AsyncClient",
@@ -28,6 +29,9 @@ __all__ = [
     "RewardSidecarError",
     "Server",
     "Stream",
+    "Thinking",
+    "Vocabulary",
     "__version__",
+    "fingerprint",
     "launch",
 ]

@@ -6,7 +6,7 @@ import asyncio
 import inspect
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -15,6 +15,7 @@ import numpy as np
 
 from . import _native
 from ._desk import Desk
+from ._tokenizer import Vocabulary
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -46,14 +47,23 @@ class Card:
     """Longest rollout in tokens."""
     vocabulary_size: int
     """Token ids are below this."""
-    chat_template: str | None
-    """Jinja. `None`: it takes no conversations."""
+    chat_template: str | None = field(repr=False)
+    """Jinja. `None`: it takes no conversations that name no template."""
+    chat_templates: Mapping[str, str] = field(repr=False)
+    """Further templates by their names, for `chat_template=`."""
     in_flight_limit: int
     """Rollouts of one connection that may be unanswered at a time."""
     over_long: str
     """What happens to a rollout longer than the context: `reject` or `truncate-left`."""
     aggregations: tuple[str, ...]
     """Names for `aggregation=`."""
+    tokenizer: Vocabulary | None
+    """The tokenizer's vocabulary, as far as it is told. `None`: the model has no tokenizer."""
+
+    @classmethod
+    def _of(cls, fields: Mapping[str, Any]) -> Card:
+        tokenizer = fields["tokenizer"]
+        return cls(**{**fields, "tokenizer": None if tokenizer is None else Vocabulary(**tokenizer)})
 
 
 @dataclass(frozen=True)
@@ -87,16 +97,27 @@ class Best:
 
 def _candidates(prompt: Prompt | Ids, candidates: Sequence[Candidate], k: int, options: ScoreOptions) -> Request:
     """The arguments of `score` that ask for all candidates of one prompt."""
+    if isinstance(candidates, (str, bytes, Mapping)):
+        raise TypeError(f"candidates is of type {type(candidates).__name__}; give a list of str or of token ids")
     if not 0 < k <= len(candidates):
         raise ValueError(f"the best {k} of {len(candidates)} candidates cannot be found")
     rows: Any = [prompt] * len(candidates)
-    completions: Any = list(candidates)
+    # One array of all stays one: whether it is padded is seen, or said, there.
+    completions: Any = candidates if getattr(candidates, "ndim", 1) == 2 else list(candidates)
     request: Request = {**options}  # type: ignore[typeddict-item]
-    if isinstance(candidates[0], str):
+    if _is_text(prompt, candidates[0]):
         request["prompts"], request["completions"] = rows, completions
     else:
         request["prompt_ids"], request["completion_ids"] = rows, completions
     return request
+
+
+def _is_text(prompt: Any, candidate: Any) -> bool:
+    """Whether they go through the chat template, rather than being token ids. `as_py`: Arrow's texts have it."""
+    for part in (prompt, candidate):
+        if isinstance(part, (list, tuple)) and len(part) > 0 and isinstance(part[0], Mapping):
+            return True
+    return any(isinstance(part, str) or hasattr(part, "as_py") for part in (prompt, candidate))
 
 
 class Client(_native.Client):
@@ -106,8 +127,12 @@ class Client(_native.Client):
     share it. A lost connection is made anew, for up to `connect_timeout_s` seconds (30), and what was unanswered is asked
     again. A server that hangs is noticed within 10 s.
 
+    A path at which there is no socket is given up after 2 s, before the first connection, unless `connect_timeout_s` says
+    otherwise.
+
     `in_flight_limit`: most rollouts unanswered at a time. `deadline_ms`: milliseconds that rollouts may take that bring no
-    deadline of their own. `spin_us`: microseconds for which a lane is watched before this side sleeps.
+    deadline of their own. `spin_us`: microseconds for which a lane is watched before this side sleeps. `version` and
+    `tokenizer` are those of `score`, for calls that do not say.
 
     Arrays of token ids are read where they are: leave them as they are until the call returns.
 
@@ -117,6 +142,7 @@ class Client(_native.Client):
     """
 
     _desks: WeakKeyDictionary[asyncio.AbstractEventLoop, Desk]
+    _ended: Callable[[], str | None] | None = None
 
     def connect(self, timeout: float | None = None) -> Self:
         """Connects now rather than with the first rollout, and returns the client itself.
@@ -135,12 +161,13 @@ class Client(_native.Client):
 
             client.card().attributes          # ('helpfulness', 'relevance', ...)
         """
-        return Card(**self._card(timeout))
+        return Card._of(self._card(timeout))
 
     def best_of_n(
         self, prompt: Prompt | Ids, candidates: Sequence[Candidate], k: int = 1, **options: Unpack[ScoreOptions]
     ) -> Best:
-        """The best `k` of some candidates for one prompt: texts for a text or a conversation, token ids for token ids.
+        """The best `k` of some candidates for one prompt: texts or messages for a text or a conversation, token ids for token
+        ids.
 
         The options are those of `score`. Candidates that fail raise as there, or, with `raise_on_error=False`, are never
         among the best.
@@ -166,13 +193,19 @@ class Client(_native.Client):
         for desk in self.__dict__.pop("_desks", {}).values():
             desk.close()
 
+    def _follow(self, ended: Callable[[], str | None]) -> Self:
+        """Belongs to a server of which `ended` says, with a reason, that it will not answer any more."""
+        self._watch(ended)
+        self._ended = ended
+        return self
+
     def _desk(self) -> Desk:
         """The running event loop's desk."""
         desks: WeakKeyDictionary[asyncio.AbstractEventLoop, Desk]
         desks = self.__dict__.setdefault("_desks", WeakKeyDictionary())
         loop = asyncio.get_running_loop()
         if loop not in desks:
-            desks[loop] = Desk(self)
+            desks[loop] = Desk(self, self._ended, self._tokenizer)
         return desks[loop]
 
     def __getstate__(self) -> None:
@@ -215,7 +248,7 @@ class AsyncClient:
 
             (await client.card()).attributes  # ('helpfulness', 'relevance', ...)
         """
-        return Card(**await self._client._desk().card(timeout))
+        return Card._of(await self._client._desk().card(timeout))
 
     async def score(self, **request: Unpack[Request]) -> Batch:
         """Scores rollouts, and returns when all are answered: see `Client.score`. Cancelling it withdraws its rollouts.
@@ -249,10 +282,11 @@ class AsyncClient:
             async for result in client.stream(rollouts, group="g1"):
                 print(result.id, result.reward)
         """
-        defaults = _native.Defaults(group, **options)
+        tokenizer = options.pop("tokenizer", None)
+        defaults = _native.Defaults(self._client, group, **options)
         room = (await self.card(timeout)).in_flight_limit
         window = min(room, self._settings.get("in_flight_limit") or room)
-        results = self._client._desk().stream(rollouts, defaults, window, timeout)
+        results = self._client._desk().stream(rollouts, defaults, window, timeout, tokenizer)
         async with aclosing(results):
             async for result in results:
                 yield result
@@ -284,7 +318,9 @@ def _restore(address: str, settings: Settings) -> AsyncClient:
 
 
 # The forms in which the candidates of `best_of_n` are not given.
-_FORMS = frozenset({"prompts", "completions", "texts", "input_ids", "prompt_ids", "completion_ids", "groups"})
+_FORMS = frozenset(
+    {"prompts", "completions", "messages", "texts", "input_ids", "prompt_ids", "completion_ids", "groups"}
+)
 
 
 def _show_parameters(method: Callable[..., Any], shown: Callable[..., Any], left_out: frozenset[str]) -> None:

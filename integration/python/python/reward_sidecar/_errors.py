@@ -13,8 +13,8 @@ class RewardSidecarError(Exception):
 
     Most are of a kind: `Rejected` (the server does not score this rollout), `DeadlineExceeded` (there was no answer in
     time; also a `TimeoutError`), `ConnectionFailed` (there is no server to answer; also a `ConnectionError`). Of no kind
-    are `BAD_ADDRESS`, `BAD_REPLY` (the server's reply cannot be trusted), `MODEL_CHANGED` (the server came back with
-    another model meanwhile: score it again), and the reasons for which a launched server did not start.
+    are `BAD_ADDRESS`, `BAD_REPLY` (the server's reply cannot be trusted), `OTHER_TOKENIZER` (the token ids are not of the
+    model's tokenizer), and the reasons for which a launched server did not start.
 
         try:
             batch = client.score(texts=texts, timeout=10.0)
@@ -52,8 +52,8 @@ class RewardSidecarError(Exception):
 class Rejected(RewardSidecarError):
     """The server does not score this rollout: it is malformed, or asks for what the model does not have.
 
-    The code says why: `TOO_LONG`, `EMPTY`, `NO_INPUT`, `UNKNOWN_ATTRIBUTE`, `BAD_OPTION`, `TOKEN_OUT_OF_RANGE`, ... Trying
-    again does not help, but after `ENGINE_FAILED`.
+    The code says why: `TOO_LONG`, `EMPTY`, `MALFORMED`, `UNKNOWN_ATTRIBUTE`, `BAD_OPTION`, `EMPTY_COMPLETION`, ... Trying
+    again does not help, but after `ENGINE_FAILED`, and after `OTHER_VERSION` (another model took over meanwhile).
 
         except reward_sidecar.Rejected as error:
             if error.code == "TOO_LONG":
@@ -74,7 +74,7 @@ class ConnectionFailed(RewardSidecarError, ConnectionError):
 
     The code says why: `DISCONNECTED` (nobody answers at the address), `REFUSED` (what answers there is no sidecar of this
     version), `WRONG_OWNER` (another user listens there), `NEVER_ANSWERED` (connections are lost over this rollout),
-    `CLOSED` (the client is closed).
+    `SERVER_EXITED` (the server that was launched has ended), `CLOSED` (the client is closed).
 
         except ConnectionError:
             ...

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ._process import Process, always_logged, flags
+from ._process import Process, always_logged, flags, last_lines
 
 if TYPE_CHECKING:
     from . import Client
@@ -36,6 +36,8 @@ LONGEST_WAIT_S = 10.0
 LONG_LIFE_S = 60.0
 # How long a server that is stopped may take to answer what it has accepted, unless said otherwise.
 STOP_S = 30.0
+# How long the answers of a server that has ended are looked for.
+LAST_ANSWERS_S = 0.1
 
 
 def launch(
@@ -136,7 +138,7 @@ class Server:
         """A client of this server; `options` are those of `Client`: `server.client(in_flight_limit=64)`."""
         from . import Client
 
-        return Client(self.address, **options)
+        return Client(self.address, **options)._follow(_Ended(self._life))
 
     def stop(self, timeout_s: float = STOP_S) -> None:
         """Ends it. What it has accepted is answered first, for at most `timeout_s` seconds: `server.stop(timeout_s=5.0)`."""
@@ -156,6 +158,27 @@ class Server:
     def __repr__(self) -> str:
         state = "running" if self.returncode is None else f"ended with {self.returncode}"
         return f"<reward_sidecar.Server: {self._life.settings['model']} at {self.address}, {state}>"
+
+
+class _Ended:
+    """Whether a launched server has ended, for its clients. Knows no `Server`, which may be dropped."""
+
+    def __init__(self, life: _Life) -> None:
+        self._life = life
+        self._since: float | None = None
+
+    def __call__(self) -> str | None:
+        """Why it will not answer any more; `None` as long as it may."""
+        code = self._life.ended()
+        if code is None:
+            self._since = None
+            return None
+        # What it has answered before is read first.
+        self._since = self._since or time.monotonic()
+        if time.monotonic() - self._since < LAST_ANSWERS_S:
+            return None
+        how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
+        return f"the server has ended {how} ({code}); its last lines are:\n{last_lines(self._life.log())}"
 
 
 class _Life:
@@ -200,6 +223,17 @@ class _Life:
         with self._lock:
             kept = self._keeper is not None and self._keeper.is_alive() and not self._stopping.is_set()
             return None if kept else self.process.poll()
+
+    def ended(self) -> int | None:
+        """As `returncode`, without waiting for anybody: `None` also where another thread is starting or ending it, and in
+        another process than the one that launched it."""
+        if os.getpid() != self._owner or not self._lock.acquire(blocking=False):
+            return None
+        try:
+            kept = self._keeper is not None and self._keeper.is_alive() and not self._stopping.is_set()
+            return None if kept else self.process.poll()
+        finally:
+            self._lock.release()
 
     def log(self) -> str:
         """See `Server`."""

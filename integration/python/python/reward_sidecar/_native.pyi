@@ -1,15 +1,30 @@
 """The native half. What is public of it is exported by the package."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType, TracebackType
-from typing import Any
+from typing import Any, SupportsIndex, overload
 
 import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self, Unpack, disjoint_base, final
 
 from ._errors import RewardSidecarError
-from ._types import Aggregation, IdRows, Options, Prompt, Request, Rollout, Settings
+from ._types import (
+    Aggregation,
+    Completion,
+    FinishReason,
+    HasVocabulary,
+    IdRows,
+    Ids,
+    Json,
+    Masks,
+    Messages,
+    Options,
+    Prompt,
+    Request,
+    Rollout,
+    Settings,
+)
 
 __all__ = [
     "Batch",
@@ -19,10 +34,12 @@ __all__ = [
     "Reads",
     "Result",
     "Stream",
+    "Thinking",
     "__version__",
     "_batch",
     "_reads",
     "_result",
+    "_thinking",
     "run_cli",
 ]
 
@@ -42,7 +59,22 @@ class Reads:
     @property
     def rewards(self) -> NDArray[np.float32]:
         """[m]."""
+    @property
+    def ends(self) -> NDArray[np.int64]:
+        """[m]: where the token that is read ends in what was sent; -1 where that is not known."""
     def __len__(self) -> int: ...
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]: ...
+
+@final
+class Thinking:
+    """What was taken out of a completion before it was scored."""
+
+    @property
+    def taken(self) -> list[tuple[int, int]]:
+        """Begin and end of each part, in characters of a text, in ids of ids."""
+    @property
+    def unclosed(self) -> bool:
+        """Whether it was never closed."""
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]: ...
 
 @final
@@ -79,9 +111,25 @@ class Batch:
     @property
     def reads(self) -> list[Reads]:
         """For each rollout its reads, where the model reads rollouts at several places; else empty."""
-    def __getitem__(self, attribute: str, /) -> NDArray[np.float32]:
+    @property
+    def thinking(self) -> list[Thinking | None]:
+        """For each rollout what `answer_only` has taken out; empty where that was asked of none."""
+    @property
+    def model_versions(self) -> tuple[str, ...]:
+        """[n]: the model that gave each; one and the same, but with `version="any"`."""
+    @overload
+    def __getitem__(self, key: str, /) -> NDArray[np.float32]:
         """[n]: one attribute of all rollouts, by its name."""
+    @overload
+    def __getitem__(self, key: SupportsIndex, /) -> Result:
+        """One rollout by itself."""
+    def __iter__(self) -> Iterator[Result]:
+        """Each rollout by itself."""
     def __len__(self) -> int: ...
+    def to_dict(self) -> dict[str, Any]:
+        """The columns by their names: `id` where ids were given, `reward`, each attribute, `tokens`, `truncated`, `error`."""
+    def to_pandas(self) -> Any:
+        """The columns of `to_dict` as a pandas data frame; needs pandas."""
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]: ...
 
 @final
@@ -115,6 +163,9 @@ class Result:
     @property
     def reads(self) -> Reads | None:
         """Its reads, where the model reads at several places."""
+    @property
+    def thinking(self) -> Thinking | None:
+        """What `answer_only` has taken out of its completion."""
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]: ...
 
 @final
@@ -133,23 +184,43 @@ class Client:
     @property
     def address(self) -> str:
         """The address, as it was given."""
+    @property
+    def _tokenizer(self) -> HasVocabulary | str | None: ...
+    def _watch(self, watch: Callable[[], str | None]) -> None:
+        """From now on `watch()` is asked while a call waits: a str is why the server will not answer any more."""
     def _card(self, timeout: float | None = None) -> dict[str, Any]: ...
     def score(
         self,
         *,
         prompts: Iterable[Prompt] | None = None,
-        completions: Iterable[str] | None = None,
+        completions: Iterable[Completion] | None = None,
+        messages: Iterable[Messages] | None = None,
         texts: Iterable[str] | None = None,
         input_ids: IdRows | None = None,
         prompt_ids: IdRows | None = None,
         completion_ids: IdRows | None = None,
+        attention_mask: Masks | None = None,
+        lengths: Ids | None = None,
+        prompt_mask: Masks | None = None,
+        prompt_lengths: Ids | None = None,
+        completion_mask: Masks | None = None,
+        completion_lengths: Ids | None = None,
         id: str | Iterable[str] | None = None,
         weights: Mapping[str, float] | None = None,
         weighting: str | None = None,
         aggregation: Aggregation | str | None = None,
         group: str | None = None,
         groups: Iterable[str] | None = None,
-        finish_reasons: Iterable[str | None] | None = None,
+        finish_reason: FinishReason | Iterable[FinishReason] = None,
+        finish_reasons: Iterable[FinishReason] | None = None,
+        require_completion: bool | None = False,
+        answer_only: bool | tuple[str, str] | None = False,
+        version: str | None = None,
+        tokenizer: HasVocabulary | str | None = None,
+        tools: Sequence[Json] | Sequence[Sequence[Json] | None] | str | None = None,
+        documents: Sequence[Json] | Sequence[Sequence[Json] | None] | str | None = None,
+        chat_template_kwargs: Json | Sequence[Json | None] | str | None = None,
+        chat_template: str | Sequence[str | None] | None = None,
         deadline_ms: int | None = None,
         priority: int | None = None,
         traceparent: str | None = None,
@@ -158,11 +229,11 @@ class Client:
     ) -> Batch:
         """Scores rollouts, and returns when all are answered.
 
-        Exactly one form: `prompts` and `completions` (the model's chat template is applied); `texts` (which carry it
-        already); `input_ids`; `prompt_ids` and `completion_ids`.
+        Exactly one form: `prompts` and `completions`, or `messages` (the model's chat template is applied); `texts` (which
+        carry it already); `input_ids`; `prompt_ids` and `completion_ids`, padded only where a mask or lengths say so.
 
-        After `timeout` seconds it returns in any case. Raises `RewardSidecarError` for the first rollout that failed, with the whole `batch`; not with
-        `raise_on_error=False`. Raises `TypeError` or `ValueError` for arguments that cannot be meant, before anything
+        After `timeout` seconds it returns in any case. Raises `RewardSidecarError` for the first rollout that failed, with
+        the whole `batch`; not with `raise_on_error=False`. Raises `TypeError` or `ValueError` for arguments that cannot be meant, before anything
         is sent.
         """
     def stream(
@@ -173,6 +244,10 @@ class Client:
         weights: Mapping[str, float] | None = None,
         weighting: str | None = None,
         aggregation: Aggregation | str | None = None,
+        require_completion: bool | None = False,
+        answer_only: bool | tuple[str, str] | None = False,
+        version: str | None = None,
+        tokenizer: HasVocabulary | str | None = None,
         deadline_ms: int | None = None,
         priority: int | None = None,
         traceparent: str | None = None,
@@ -195,7 +270,7 @@ class Client:
 class Defaults:
     """What holds for each rollout of a stream."""
 
-    def __new__(cls, group: str | None = None, **options: Unpack[Options]) -> Self: ...
+    def __new__(cls, client: Client, group: str | None = None, **options: Unpack[Options]) -> Self: ...
 
 @final
 class Desk:
@@ -222,8 +297,11 @@ class Desk:
 def _batch(*columns: Any) -> Batch:
     """A batch, of its columns."""
 
-def _reads(tokens: Any, attributes: Any, rewards: Any) -> Reads:
+def _reads(tokens: Any, attributes: Any, rewards: Any, ends: Any) -> Reads:
     """Reads, of their columns."""
+
+def _thinking(taken: Any, unclosed: bool) -> Thinking:
+    """Thinking, of what its pickle holds."""
 
 def _result(*fields: Any) -> Result:
     """A result, of its fields."""

@@ -11,13 +11,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use reward_sidecar::client::blocking::{Answers, Client, Stopped, Submitter};
-use reward_sidecar::client::{Answer, ClientError, ServedModel};
+use reward_sidecar::client::{Answer, ClientError, ServedModel, VersionPin};
 use reward_sidecar::reward::Rejection;
 use reward_sidecar::rollout::Rollouts;
 
-use crate::error::Failure;
-use crate::gathered::Gathered;
+use crate::error::{Failure, rewards_of};
+use crate::gathered::{Cards, Gathered};
 use crate::logs;
+use crate::rows::Rows;
 
 /// Longest wait for an answer before looking whether the desk is closed.
 const PULSE: Duration = Duration::from_millis(50);
@@ -50,6 +51,8 @@ struct State {
 struct Call {
     rows: Arc<dyn Rollouts>,
     wanted: Wanted,
+    pin: Arc<VersionPin>,
+    cards: Cards,
     issued: Instant,
     answers: Vec<Option<Answer>>,
     missing: usize,
@@ -82,16 +85,27 @@ impl Counter {
     }
 
     /// Begins a call; returns its number.
-    pub fn begin(&self, rows: Arc<dyn Rollouts>, wanted: Wanted) -> Result<u64, ClientError> {
+    pub fn begin(&self, rows: Arc<Rows>, wanted: Wanted) -> Result<u64, ClientError> {
         let missing = rows.len();
-        let mut call =
-            Call { rows, wanted, issued: Instant::now(), answers: vec![None; missing], missing, submitted: 0 };
+        let mut call = Call {
+            pin: Arc::clone(&rows.options.version),
+            cards: Cards::of(&self.client),
+            wanted,
+            issued: Instant::now(),
+            answers: vec![None; missing],
+            missing,
+            submitted: 0,
+            rows: rows.clone(),
+        };
+        for (row, rejection) in &rows.refused {
+            call.resolve(*row, Ok(Err(rejection.clone())));
+        }
         let mut state = self.lock();
         if state.closed {
             return Err(ClientError::Closed);
         }
         let number = state.next;
-        state.next += missing.max(1) as u64;
+        state.next += rows.len().max(1) as u64;
         // Nobody overtakes those who wait.
         if !state.backlog.is_empty() || !call.submit(number, &self.submitter) {
             state.backlog.push_back(number);
@@ -233,7 +247,7 @@ impl Counter {
                 answers.wait(PULSE);
             }
             while let Some((tag, answer)) = answers.try_next() {
-                self.lock().answer(tag, answer);
+                self.lock().answer(tag, answer, &self.client);
             }
         }
     }
@@ -268,7 +282,7 @@ impl State {
         }
     }
 
-    fn answer(&mut self, tag: u64, answer: Answer) {
+    fn answer(&mut self, tag: u64, answer: Answer, client: &Client) {
         let Some((&number, call)) = self.calls.range_mut(..=tag).next_back() else { return };
         let place = (tag - number) as usize;
         if place >= call.answers.len() {
@@ -280,6 +294,8 @@ impl State {
         {
             call.fail(error);
         }
+        let answer = call.pin.check(answer);
+        call.cards.note(client, &answer);
         call.resolve(place, answer);
         if call.missing == 0
             && let Some(call) = self.calls.remove(&number)
@@ -310,6 +326,10 @@ impl Call {
     fn submit(&mut self, number: u64, submitter: &Submitter) -> bool {
         while self.submitted < self.answers.len() {
             let place = self.submitted;
+            if self.answers[place].is_some() {
+                self.submitted += 1;
+                continue;
+            }
             match submitter.try_submit(&self.rows, place, number + place as u64, self.issued) {
                 Ok(true) => self.submitted += 1,
                 Ok(false) => return false,
@@ -338,7 +358,8 @@ impl Call {
         let mut answers = self.answers.into_iter().map(|answer| answer.expect("none is missing"));
         match self.wanted {
             Wanted::Batch { raise_on_error, ids } => {
-                let gathered = Gathered::of(answers.collect(), client.known_card().as_deref());
+                let answers = answers.map(rewards_of).collect();
+                let gathered = Gathered::of(answers, &self.pin, &self.cards.all(client));
                 Done::Batch { gathered, raise_on_error, ids }
             }
             Wanted::Result { index, id } => {

@@ -34,6 +34,8 @@ pub struct Desk(OfThisProcess<Inner>);
 struct Inner {
     counter: Arc<Counter>,
     bell: UnixStream,
+    /// The version that a call is held to that does not say itself.
+    version: Option<String>,
 }
 
 /// What holds for each rollout of a stream.
@@ -43,9 +45,13 @@ pub struct Defaults(Options);
 #[pymethods]
 impl Defaults {
     #[new]
-    #[pyo3(signature = (group=None, **options))]
-    fn new(group: Option<&Bound<'_, PyString>>, options: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
-        Options::of(options, group).map(Self)
+    #[pyo3(signature = (client, group=None, **options))]
+    fn new(
+        client: &Bound<'_, Client>,
+        group: Option<&Bound<'_, PyString>>,
+        options: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<Self> {
+        Options::of(options, group, client.get().version()).map(Self)
     }
 }
 
@@ -62,12 +68,13 @@ impl Desk {
 impl Desk {
     #[new]
     fn new(py: Python<'_>, client: &Bound<'_, Client>) -> PyResult<Self> {
+        let version = client.get().version().map(str::to_owned);
         let client = client.get().connection(py)?;
         let (bell, ringing) = UnixStream::pair()?;
         bell.set_nonblocking(true)?;
         ringing.set_nonblocking(true)?;
         let counter = Counter::start(client, ringing).map_err(|error| PyOSError::new_err(error.to_string()))?;
-        Ok(Self(OfThisProcess::new(Inner { counter, bell })))
+        Ok(Self(OfThisProcess::new(Inner { counter, bell, version })))
     }
 
     /// What the loop is to watch for reading.
@@ -79,8 +86,9 @@ impl Desk {
     /// the loop's business.
     #[pyo3(signature = (**arguments))]
     fn score(&self, py: Python<'_>, arguments: Option<&Bound<'_, PyDict>>) -> PyResult<u64> {
-        let Request { rows, raise_on_error, .. } = Request::of(arguments)?;
-        let counter = &self.inner(py)?.counter;
+        let inner = self.inner(py)?;
+        let Request { rows, raise_on_error, .. } = Request::of(arguments, inner.version.as_deref())?;
+        let counter = &inner.counter;
         let wanted = Wanted::Batch { raise_on_error, ids: rows.ids.clone() };
         let begun = detached(py, || counter.begin(rows, wanted));
         begun.map_err(|error| Failure::from(&error).raised(py))

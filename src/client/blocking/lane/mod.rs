@@ -65,6 +65,7 @@ struct Config {
     in_flight_limit: usize,
     back_off: BackOff,
     deadline_ms: Option<u64>,
+    socket_timeout: Duration,
 }
 
 /// What the client's threads share.
@@ -94,6 +95,7 @@ impl Lane {
             in_flight_limit: builder.in_flight_limit,
             back_off: builder.back_off,
             deadline_ms: builder.deadline.map(|deadline| deadline.as_millis() as u64),
+            socket_timeout: builder.socket_timeout,
         };
         let shared = Shared {
             table: Table::default(),
@@ -232,6 +234,11 @@ impl Wire for Lane {
         let rollout = rollouts.get(index);
         if let Err(bad) = rollout.check_ids() {
             slot.resolve(Ok(Err(no_ids(bad))));
+            return Ok(true);
+        }
+        // On the lane they are cut to little more than the limit, and the sidecar would not know how long they were.
+        if let Err(rejection) = rollout.check_names() {
+            slot.resolve(Ok(Err(rejection)));
             return Ok(true);
         }
         let deadline = self.deadline(issued, rollout.deadline_ms);

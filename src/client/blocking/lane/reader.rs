@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::generations::{Generations, decoded};
 use super::table::Reply as Known;
 use super::{Config, Lane, Sending, Shared, table};
-use crate::client::back_off::random;
+use crate::client::back_off::{TELL, random};
 use crate::client::blocking::inbox::Inbox;
 use crate::client::{Answer, BadReply, ClientError, ServedModel};
 use crate::proto::code_from_wire;
@@ -62,6 +62,8 @@ struct Failures {
     since: Option<Instant>,
     /// Not before then.
     next: Option<Instant>,
+    /// The user has been told.
+    told: bool,
 }
 
 /// The lane is no more, and why.
@@ -160,9 +162,17 @@ impl Reader {
         }
         tracing::debug!(address = %lane.config.address, %error, "cannot connect");
         self.fail(&lane.config, error.to_string());
+        let back_off = &lane.config.back_off;
+        // A socket that was there once may come back.
+        let absent = error.is_absent() && lane.lock().card.is_none();
+        let budget = if absent { back_off.for_absent(lane.config.socket_timeout) } else { back_off.budget };
         let now = Instant::now();
         let (since, next) = (self.failures.since.unwrap_or(now), self.failures.next.unwrap_or(now));
-        if next.saturating_duration_since(since) > lane.config.back_off.budget {
+        if now.saturating_duration_since(since) >= TELL && !std::mem::replace(&mut self.failures.told, true) {
+            let give_up_s = budget.as_secs_f32();
+            tracing::warn!(address = %lane.config.address, %error, give_up_s, "no connection yet");
+        }
+        if next.saturating_duration_since(since) > budget {
             let (address, waited) = (lane.config.address.clone(), since.elapsed());
             let reason = self.failures.reason.as_str().into();
             self.give_up(lane, ClientError::Disconnected { address, reason, waited });

@@ -19,6 +19,17 @@ pub enum WeightType {
     Int8,
 }
 
+impl WeightType {
+    /// Bytes of one weight.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::Bf16 => 2,
+            Self::Int8 => 1,
+        }
+    }
+}
+
 /// A weight matrix `[n, k]`, stored as panels.
 #[derive(Debug)]
 pub struct PackedMatrix {

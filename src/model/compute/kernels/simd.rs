@@ -4,6 +4,9 @@
 //! Invariant: every operation is lane by lane, and rounds as `f32::mul_add` does.
 #![allow(unsafe_code)]
 
+/// Rows and columns of what [`Simd::transpose`] turns.
+pub(super) const SQUARE: usize = 8;
+
 /// Operations on rows of `WIDTH` floats. A value of an implementing type is the proof that its instructions are there.
 pub(super) trait Simd<const WIDTH: usize>: Copy {
     /// `WIDTH` floats in registers.
@@ -16,6 +19,17 @@ pub(super) trait Simd<const WIDTH: usize>: Copy {
 
     /// Asks for the line that holds a value, which will be wanted soon.
     fn prefetch(self, value: &f32);
+
+    /// Writes columns as rows, which begin `stride` apart.
+    #[inline(always)]
+    fn transpose(self, rows: [&[f32; SQUARE]; SQUARE], to: &mut [f32], stride: usize) {
+        for i in 0..SQUARE {
+            let to = &mut to[i * stride..][..SQUARE];
+            for (to, row) in to.iter_mut().zip(rows) {
+                *to = row[i];
+            }
+        }
+    }
 
     /// `WIDTH` pairs of small integers in registers.
     type Pairs: Copy;
@@ -93,7 +107,45 @@ pub(super) use x86::{Avx2, Avx512};
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::Simd;
+    use super::{SQUARE, Simd};
+
+    /// See [`Simd::transpose`]: pairs of values, then pairs of pairs, then halves of rows change places.
+    ///
+    /// # Safety
+    /// The machine has avx2.
+    #[inline(always)]
+    unsafe fn transpose(rows: [&[f32; SQUARE]; SQUARE], to: &mut [f32], stride: usize) {
+        // SAFETY: the caller has made sure of the instructions; loads are of whole rows, which need no alignment.
+        let columns = unsafe {
+            let mut r = [_mm256_setzero_ps(); SQUARE];
+            for (r, row) in r.iter_mut().zip(rows) {
+                *r = _mm256_loadu_ps(row.as_ptr());
+            }
+            let (p0, p1) = (_mm256_unpacklo_ps(r[0], r[1]), _mm256_unpackhi_ps(r[0], r[1]));
+            let (p2, p3) = (_mm256_unpacklo_ps(r[2], r[3]), _mm256_unpackhi_ps(r[2], r[3]));
+            let (p4, p5) = (_mm256_unpacklo_ps(r[4], r[5]), _mm256_unpackhi_ps(r[4], r[5]));
+            let (p6, p7) = (_mm256_unpacklo_ps(r[6], r[7]), _mm256_unpackhi_ps(r[6], r[7]));
+            let (q0, q1) = (_mm256_shuffle_ps::<0x44>(p0, p2), _mm256_shuffle_ps::<0xee>(p0, p2));
+            let (q2, q3) = (_mm256_shuffle_ps::<0x44>(p1, p3), _mm256_shuffle_ps::<0xee>(p1, p3));
+            let (q4, q5) = (_mm256_shuffle_ps::<0x44>(p4, p6), _mm256_shuffle_ps::<0xee>(p4, p6));
+            let (q6, q7) = (_mm256_shuffle_ps::<0x44>(p5, p7), _mm256_shuffle_ps::<0xee>(p5, p7));
+            [
+                _mm256_permute2f128_ps::<0x20>(q0, q4),
+                _mm256_permute2f128_ps::<0x20>(q1, q5),
+                _mm256_permute2f128_ps::<0x20>(q2, q6),
+                _mm256_permute2f128_ps::<0x20>(q3, q7),
+                _mm256_permute2f128_ps::<0x31>(q0, q4),
+                _mm256_permute2f128_ps::<0x31>(q1, q5),
+                _mm256_permute2f128_ps::<0x31>(q2, q6),
+                _mm256_permute2f128_ps::<0x31>(q3, q7),
+            ]
+        };
+        for (i, column) in columns.into_iter().enumerate() {
+            let to = &mut to[i * stride..][..SQUARE];
+            // SAFETY: as above; the store is of a whole row.
+            unsafe { _mm256_storeu_ps(to.as_mut_ptr(), column) }
+        }
+    }
 
     /// AVX2 and FMA.
     #[derive(Clone, Copy)]
@@ -133,6 +185,12 @@ mod x86 {
                 let a = _mm256_set1_ps(a);
                 [_mm256_fmadd_ps(a, b[0], c[0]), _mm256_fmadd_ps(a, b[1], c[1])]
             }
+        }
+
+        #[inline(always)]
+        fn transpose(self, rows: [&[f32; SQUARE]; SQUARE], to: &mut [f32], stride: usize) {
+            // SAFETY: `self` proves the instructions.
+            unsafe { transpose(rows, to, stride) }
         }
 
         #[inline(always)]
@@ -215,6 +273,12 @@ mod x86 {
                 let a = _mm512_set1_ps(a);
                 [_mm512_fmadd_ps(a, b[0], c[0]), _mm512_fmadd_ps(a, b[1], c[1])]
             }
+        }
+
+        #[inline(always)]
+        fn transpose(self, rows: [&[f32; SQUARE]; SQUARE], to: &mut [f32], stride: usize) {
+            // SAFETY: `self` proves the instructions, for they come with avx512f.
+            unsafe { transpose(rows, to, stride) }
         }
 
         #[inline(always)]

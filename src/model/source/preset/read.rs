@@ -17,12 +17,10 @@
 //! `{ special = "eos_token" }`: what the tokenizer's configuration calls so; of a model without a tokenizer, the single id
 //! in the field `eos_token_id` of the model's configuration. Where there is none of either, none is appended.
 
-use std::borrow::Cow;
-use std::collections::BTreeMap;
-
 use crate::engine::{ReadAt, ReadPolicy, Reduce, TextAssets};
 use crate::model::error::ModelError;
 use crate::model::settings::Settings;
+use crate::model::text::added;
 
 /// What is said of reads.
 #[derive(Debug, Clone, Default, PartialEq, serde::Deserialize)]
@@ -200,7 +198,7 @@ impl Tokens<'_> {
         let Some(json) = &self.text.tokenizer_json else {
             return Err(malformed(format!("{key} is {piece:?}, but the model has no tokenizer; {}", self.help(key))));
         };
-        let found = token_id(json, piece).map_err(|e| malformed(format!("the tokenizer cannot be read: {e}")))?;
+        let found = added::id_of(json, piece).map_err(|e| malformed(format!("the tokenizer cannot be read: {e}")))?;
         found.ok_or_else(|| {
             malformed(format!("{key} is {piece:?}, which the tokenizer does not know; {}", self.help(key)))
         })
@@ -217,48 +215,6 @@ impl Tokens<'_> {
             None => format!("give its id, {option} = ID, where [read] is said"),
         }
     }
-}
-
-/// The parts of a `tokenizer.json` that say which token has which id.
-#[derive(serde::Deserialize)]
-struct Tokenizer<'a> {
-    #[serde(borrow, default)]
-    added_tokens: Vec<Added<'a>>,
-    #[serde(borrow)]
-    model: Model<'a>,
-}
-
-#[derive(serde::Deserialize)]
-struct Added<'a> {
-    id: u32,
-    #[serde(borrow)]
-    content: Cow<'a, str>,
-}
-
-#[derive(serde::Deserialize)]
-struct Model<'a> {
-    #[serde(borrow)]
-    vocab: Vocabulary<'a>,
-}
-
-/// A map from pieces to ids, or a list of pieces with their scores.
-#[derive(serde::Deserialize)]
-#[serde(untagged)]
-enum Vocabulary<'a> {
-    Map(#[serde(borrow)] BTreeMap<Cow<'a, str>, u32>),
-    List(Vec<(Cow<'a, str>, f64)>),
-}
-
-/// The id of a piece as a whole.
-fn token_id(json: &[u8], piece: &str) -> Result<Option<u32>, serde_json::Error> {
-    let Tokenizer { added_tokens, model } = serde_json::from_slice(json)?;
-    if let Some(added) = added_tokens.iter().find(|added| added.content == piece) {
-        return Ok(Some(added.id));
-    }
-    Ok(match model.vocab {
-        Vocabulary::Map(map) => map.get(piece).copied(),
-        Vocabulary::List(list) => list.iter().position(|(known, _)| known == piece).map(|id| id as u32),
-    })
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! A SentencePiece model file as the `tokenizer.json` that gives the same ids.
+//! A SentencePiece model file as the `tokenizer.json` that gives the same ids. ([`hub`] is for models that transformers reads,
+//! which gives other ids for some texts.)
 //!
 //! What is done to a text, in SentencePiece's order: characters are rewritten by the precompiled map; spaces are removed
 //! from both ends and runs of them become one, if the model wants that; a space is put in front, if it wants that; spaces
@@ -13,6 +14,7 @@
 //! `transformers/convert_slow_tokenizer.py` recovers them.
 
 mod charsmap;
+pub mod hub;
 mod proto;
 
 use std::collections::HashMap;

@@ -26,3 +26,57 @@ fn a_completion_without_a_token_is_found_in_every_form() {
         assert_bad(&rules, required(untold), Code::BadOption, "require_completion");
     }
 }
+
+/// The tokens are those of the completion without its thinking, and the answer says what went.
+#[test]
+fn thinking_is_taken_out_where_the_answer_alone_is_wished() {
+    let rules = rules(ReadPolicy::default());
+    let marks = |open: &str, close: &str| Some(AnswerOnly { open: open.into(), close: close.into() });
+    let wishing = |rollout: Rollout, answer_only| Rollout { answer_only, ..rollout };
+    let plain = valid(&rules, chat(&["w0"], "w2 w3"));
+    assert_eq!(plain.report.thinking, None);
+    for (completion, taken, unclosed) in [
+        ("w2 w3", vec![], false),
+        ("w7 w1 w8\n\nw2 w3", vec![0..10], false),
+        ("w1 w1 w8 w2 w3", vec![0..8], false),
+        ("w2 w3 w7 w1 w1", vec![6..14], true),
+    ] {
+        let found = valid(&rules, wishing(chat(&["w0"], completion), marks("w7", "w8")));
+        assert_eq!(found.tokens, plain.tokens, "{completion:?}");
+        assert_eq!(found.report.thinking, Some(Thinking { taken, unclosed }), "{completion:?}");
+    }
+    // Characters, not bytes.
+    let found = valid(&rules, wishing(chat(&["w0"], "é é w8w2 w3"), marks("w7", "w8")));
+    assert_eq!((found.tokens, found.report.thinking.unwrap().taken), (plain.tokens, vec![0..6]));
+
+    let found = valid(&rules, wishing(apart([5], [17, 11, 18, 12]), marks("w7", "w8")));
+    assert_eq!((&found.tokens[..], found.report.thinking.unwrap().taken), (&[5, 12][..], vec![0..3]));
+    let several = wishing(apart([5], [17, 11]), marks("<think>", "</think>"));
+    assert_bad(&rules, several, Code::BadOption, "no single tokens");
+    for (rollout, names) in [
+        (wishing(ids([5]), marks("w7", "w8")), "does not tell the completion"),
+        (wishing(chat(&["w0"], "w1"), marks("w7", "")), "one mark"),
+    ] {
+        assert_bad(&rules, rollout, Code::BadOption, names);
+    }
+}
+
+/// All of the assistant's messages, their reasoning included.
+#[test]
+fn thinking_is_taken_out_of_messages() {
+    let rules = rules(ReadPolicy::default());
+    let json = |json: &str| Message { json: Some(json.into()), ..Message::default() };
+    let completion = vec![
+        json(r#"{"role": "assistant", "reasoning_content": "w9", "content": "w7 w7 w8w2"}"#),
+        Message::new("tool", "w7 w8"),
+        Message::new(ASSISTANT, "w1 w8w3"),
+    ];
+    let extras = Extras { completion, ..Extras::default() };
+    let messages = vec![Message::new("user", "w0")];
+    let input = Input::Chat { messages, completion: String::new(), extras: Some(extras.into()) };
+    let marks = AnswerOnly { open: "w7".into(), close: "w8".into() };
+    let found = valid(&rules, Rollout { answer_only: Some(marks), ..rollout(input) });
+    let tokens = [OPEN, USER, 10, OPEN, REPLY, 12, OPEN, 0, 17, 18, OPEN, REPLY, 13, END];
+    assert_eq!(&*found.tokens, tokens);
+    assert_eq!(found.report.thinking.unwrap().taken, [0..8, 10..15]);
+}

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::pack::pack_keys;
 use super::plan::{AttentionPlan, Piece, Place};
 use super::softmax::{self, Running, Seen};
 use super::{BLOCK, Kept};
@@ -159,26 +160,33 @@ impl<'a> Bundle<'a> {
     /// Packs the keys of a block as `[panel, head_dim, width]` and its values as `[panel, BLOCK, width]`. Places
     /// without a key keep what they held; no query sees them.
     fn gather(&self, owner: usize, block: usize, keys: &mut [f32], values: &mut [f32]) {
-        let layout = self.plan.layout();
-        let (head_dim, width) = (layout.head_dim, self.isa.width());
+        let width = self.isa.width();
+        // The positions of a path are all there, from the block's first on.
+        let mut found: [&[f32]; BLOCK] = [&[]; BLOCK];
+        let mut end = 0;
         for run in self.plan.runs(owner, block) {
-            for (slot, row) in (run.position - block * BLOCK..).zip(run.rows) {
-                let keys_and_values = match self.plan.place(row) {
-                    Place::Row(row) => &self.qkv[row * layout.row() + layout.heads * head_dim..][..layout.kept()],
-                    Place::Slot(slot) => &self.kept.0[slot * layout.kept()..][..layout.kept()],
-                };
-                let start = self.kv_head * head_dim;
-                let key = &keys_and_values[start..start + head_dim];
-                let panel = &mut keys[slot / width * head_dim * width..][..head_dim * width];
-                for (packed, k) in panel[slot % width..].iter_mut().step_by(width).zip(key) {
-                    *packed = *k;
-                }
-                let start = start + layout.kv_heads * head_dim;
-                let value = &keys_and_values[start..start + head_dim];
+            for (place, row) in (run.position - block * BLOCK..).zip(run.rows) {
+                let (key, value) = self.key_and_value(row);
+                found[place] = key;
+                end = end.max(place + 1);
                 for (panel, v) in values.chunks_exact_mut(BLOCK * width).zip(value.chunks(width)) {
-                    panel[slot * width..][..v.len()].copy_from_slice(v);
+                    panel[place * width..][..v.len()].copy_from_slice(v);
                 }
             }
+        }
+        pack_keys(self.isa, &found[..end], keys);
+    }
+
+    /// The key and the value of a run's row.
+    fn key_and_value(&self, row: usize) -> (&[f32], &[f32]) {
+        let layout = self.plan.layout();
+        match self.plan.place(row) {
+            Place::Row(row) => {
+                let row = &self.qkv[row * layout.row()..][..layout.row()];
+                let head = |head: usize| &row[head * layout.head_dim..][..layout.head_dim];
+                (head(layout.heads + self.kv_head), head(layout.heads + layout.kv_heads + self.kv_head))
+            }
+            Place::Slot(slot) => self.kept.key_and_value(layout, self.kv_head, slot),
         }
     }
 }

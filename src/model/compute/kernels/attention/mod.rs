@@ -7,6 +7,7 @@
 //! matrix of tokens by tokens.
 
 mod bundle;
+mod pack;
 mod past;
 mod plan;
 mod softmax;

@@ -1,0 +1,146 @@
+//! Conversations in published templates against the ids that transformers' `apply_chat_template(tokenize=True)` gives, as
+//! `tools/tokenizers` stores them.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+
+use super::{Conversation, Form, Locate, Text};
+use crate::engine::TextAssets;
+use crate::rollout::Message;
+
+/// A tokenizer's name, its file, the special tokens that have names, and what Python says of its vocabulary: fingerprint, size
+/// and hashes of blocks.
+type Stored = (String, Value, BTreeMap<String, String>, (String, u32, String));
+
+/// A template's family, its source, and for each tokenizer the digest of all ids and the first digits of each conversation's.
+type Row = (String, String, Vec<(String, String)>);
+
+fn lines() -> Vec<String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tokenizers/conversations.jsonl");
+    std::fs::read_to_string(path).unwrap().lines().map(str::to_owned).collect()
+}
+
+/// The tokenizers; the second is the first with another post-processor.
+fn tokenizers(line: &str) -> Vec<Stored> {
+    let mut stored: Vec<Stored> = serde_json::from_str(line).unwrap();
+    let (mut second, post_processor) = (stored[0].1.clone(), stored[1].1.take());
+    second["post_processor"] = post_processor;
+    stored[1].1 = second;
+    stored
+}
+
+fn digest(ids: &[u32]) -> [u8; 32] {
+    Sha256::digest(ids.iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<_>>()).into()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn ids(text: &Text, turns: &[(String, String)]) -> Option<Vec<u32>> {
+    let (last, before) = turns.split_last()?;
+    let messages: Vec<_> = before.iter().map(|(role, content)| Message::new(role.as_str(), content.as_str())).collect();
+    let rendered = rendered(text, &messages, &last.1)?;
+    Some(text.encode(&rendered, Form::Chat).unwrap())
+}
+
+fn rendered(text: &Text, messages: &[Message], completion: &str) -> Option<String> {
+    let conversation = Conversation::of(messages, completion, None).unwrap();
+    Some(text.render(&conversation, messages.len()..messages.len() + 1, Locate::Nothing).ok()?.text)
+}
+
+fn text((_, json, named, _): &Stored, template: &str) -> Text {
+    let text = Text::new(&TextAssets {
+        tokenizer_json: Some(json.to_string().into_bytes().into()),
+        chat_template: Some(template.into()),
+        template_variables: named.clone(),
+        ..TextAssets::default()
+    });
+    text.unwrap_or_else(|e| panic!("{template}: {e}"))
+}
+
+/// Python's `get_vocab()` and the lines in the protocol.
+#[test]
+fn a_vocabulary_has_the_fingerprint_that_python_computes() {
+    for stored in tokenizers(&lines()[1]) {
+        let text = text(&stored, "{{ messages }}");
+        let (vocabulary, (fingerprint, size, block_hashes)) = (text.vocabulary().unwrap(), stored.3);
+        assert_eq!((&vocabulary.fingerprint, vocabulary.size), (&fingerprint, size), "{}", stored.0);
+        assert_eq!(hex(&vocabulary.block_hashes), block_hashes, "{}", stored.0);
+    }
+}
+
+/// However an engine ends an answer: with the token that ends a turn, with all that the template writes there, with the
+/// model's end-of-sequence token, or with none of them.
+#[test]
+fn an_ended_completion_has_the_tokens_of_the_clean_one_in_every_family() {
+    let lines = lines();
+    let tokenizers = tokenizers(&lines[1]);
+    let turns =
+        |completion: &str| [("user".to_owned(), "What is 2+2?".to_owned()), ("assistant".into(), completion.into())];
+    let mut ends_with_words = Vec::new();
+    for line in &lines[2..] {
+        let (family, source, _): Row = serde_json::from_str(line).unwrap();
+        for stored in &tokenizers {
+            let text = text(stored, &source);
+            let clean = ids(&text, &turns("4.")).unwrap();
+            let rendered = rendered(&text, &[Message::new("user", "Q")], "ANSWER").unwrap();
+            let behind = rendered.rsplit_once("ANSWER").unwrap().1;
+            let token =
+                tokenizers[0].1["added_tokens"].as_array().unwrap().iter().map(|t| t["content"].as_str().unwrap());
+            let Some(token) = token.chain(["</s>"]).find(|token| behind.trim_start().starts_with(token)) else {
+                assert_eq!(text.without_terminator("4.<|im_end|>"), "4.<|im_end|>");
+                ends_with_words.push(family.clone());
+                continue;
+            };
+            if !stored.1["added_tokens"].as_array().unwrap().iter().any(|known| known["content"] == token) {
+                continue;
+            }
+            let eos = stored.2["eos_token"].as_str();
+            for end in ["", token, &format!("{token}\n"), behind, behind.trim(), eos] {
+                let ended = format!("4.{end}");
+                assert_eq!(
+                    ids(&text, &turns(text.without_terminator(&ended))),
+                    Some(clean.clone()),
+                    "{family} {end:?}\n{source}"
+                );
+            }
+        }
+    }
+    ends_with_words.dedup();
+    assert_eq!(ends_with_words, ["?"], "families whose templates end a turn with words, or not at all");
+}
+
+#[test]
+fn conversations_have_the_tokens_of_apply_chat_template() {
+    let lines = lines();
+    let conversations: Vec<Vec<(String, String)>> = serde_json::from_str(&lines[0]).unwrap();
+    assert_eq!(conversations.len(), 200);
+    let tokenizers = tokenizers(&lines[1]);
+    let (mut compared, mut refused, mut differences) = (0, 0, Vec::new());
+    for line in &lines[2..] {
+        let (family, source, expected): Row = serde_json::from_str(line).unwrap();
+        for (stored, (whole, each)) in tokenizers.iter().zip(expected) {
+            let (name, text) = (&stored.0, text(stored, &source));
+            let mut all = Sha256::new();
+            for (at, turns) in conversations.iter().enumerate() {
+                let found = ids(&text, turns).map(|ids| digest(&ids));
+                found.iter().for_each(|digest| all.update(digest));
+                let found = found.map_or_else(|| "----".to_owned(), |digest| hex(&digest[..2]));
+                if found != each[at * 4..][..4] {
+                    differences.push(format!("{family}, {name}, conversation {at}: {turns:?}\n{source}"));
+                }
+                compared += 1;
+                refused += usize::from(found == "----");
+            }
+            if hex(&all.finalize()) != whole {
+                differences.push(format!("{family}, {name}: the digest of all ids"));
+            }
+        }
+    }
+    assert!(differences.is_empty(), "{} of {compared}:\n{}", differences.len(), differences.join("\n"));
+    assert!(compared >= 9000 && refused * 10 < compared, "{compared}, {refused} refused");
+}
