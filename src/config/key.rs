@@ -133,7 +133,9 @@ impl Kind {
             (Kind::HttpAddressesOrOff, Value::String(text)) => text == OFF || text.parse::<HttpAddresses>().is_ok(),
             (Kind::EndpointOrOff, Value::String(text)) => text == OFF || is_endpoint(text),
             (Kind::LogFilter, Value::String(text)) => {
-                stray_word(text).is_none() && tracing_subscriber::EnvFilter::builder().parse(text).is_ok()
+                !text.is_empty()
+                    && stray_word(text).is_none()
+                    && tracing_subscriber::EnvFilter::builder().parse(text).is_ok()
             }
             (Kind::OneOf(words), Value::String(text)) => words.contains(&text.as_str()),
             (Kind::Device, Value::String(text)) => text.parse::<DeviceChoice>().is_ok(),
