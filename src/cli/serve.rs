@@ -16,7 +16,7 @@ use crate::sidecar::admin::{Admin, Readiness};
 use crate::sidecar::{Listeners, Sidecar, descriptors, metrics};
 use crate::telemetry::Telemetry;
 
-/// Serve rewards over gRPC, on TCP and on a Unix socket, and through shared memory.
+/// Serve rewards over gRPC, on TCP and on a Unix socket, over HTTP, as trainers' own clients speak it, and through shared memory.
 ///
 /// The whole configuration is checked, and every address and path is bound, before the model is loaded. Until it is, calls over
 /// gRPC wait, lanes are refused (clients ask again), and the admin port answers /health (200) and /ready (503).
@@ -44,6 +44,7 @@ Examples:
   reward-sidecar serve --model demo
   reward-sidecar serve --model ./my-reward-model --grpc 0.0.0.0:50051 --uds /run/reward-sidecar.sock
   reward-sidecar serve --model demo --shm /tmp/rewards.sock
+  reward-sidecar serve --model ./my-reward-model --http 127.0.0.1:8000      OpenRLHF: http://127.0.0.1:8000/get_reward
   reward-sidecar serve --model echo                       no model, to measure transports and to try a trainer out
   reward-sidecar serve --model demo --max-batch-tokens 8192 --print-config > sidecar.toml
   reward-sidecar serve --config sidecar.toml --otlp-endpoint http://127.0.0.1:4317";

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Extension;
+use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue};
 use axum::response::{IntoResponse, Response};
@@ -56,12 +57,19 @@ async fn begin<D: Dialect>(
         &identity.connection.to_le_bytes(),
         &raw,
     ]);
-    let mut held = Some(held);
+    let (mut raw, mut held) = (raw, Some(held));
     loop {
-        let mut request = Request::new(&path, &query, head.headers.clone(), raw.clone())?;
-        request.refuses_rejected = shared.gym_fails;
-        let work = work::<D>(shared.clone(), Arc::clone(&identity), request, wanted.clone(), received, held.take());
-        let (flight, own) = shared.flights.join(key, work);
+        // Whoever joins another's work keeps its body, within the budget, until it is answered.
+        let begin = || {
+            let sent = Sent {
+                path: path.clone(),
+                query: query.clone(),
+                headers: head.headers.clone(),
+                raw: std::mem::take(&mut raw),
+            };
+            work::<D>(shared.clone(), Arc::clone(&identity), sent, wanted.clone(), received, held.take())
+        };
+        let (flight, own) = shared.flights.join(key, begin);
         let reply = flight.reply().await.ok_or_else(failed)?;
         // It may have been the other's time that was up.
         if reply.expired && !own && D::HOLD.is_none_or(|hold| received.elapsed() < hold) {
@@ -71,6 +79,14 @@ async fn begin<D: Dialect>(
     }
 }
 
+/// A request as it was sent.
+struct Sent {
+    path: String,
+    query: String,
+    headers: HeaderMap,
+    raw: Bytes,
+}
+
 const ACCEPT: &str = "accept";
 /// KServe: how many bytes of a body are JSON.
 const BINARY_LENGTH: &str = "inference-header-content-length";
@@ -78,12 +94,15 @@ const BINARY_LENGTH: &str = "inference-header-content-length";
 async fn work<D: Dialect>(
     shared: Shared,
     identity: Arc<Identity>,
-    request: Request,
+    sent: Sent,
     wanted: Option<String>,
     received: Instant,
     held: Option<crate::sidecar::fair::Permit>,
 ) -> Reply {
     let score = async {
+        let Sent { path, query, headers, raw } = sent;
+        let mut request = Request::new(&path, &query, headers, raw)?;
+        request.refuses_rejected = shared.gym_fails;
         let (dialect, items) = D::parse(&request)?;
         if items.is_empty() || items.len() > body::MAX_INPUTS {
             let message = format!("{} inputs; a request has from 1 to {}", items.len(), body::MAX_INPUTS);

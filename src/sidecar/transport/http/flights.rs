@@ -38,8 +38,12 @@ pub(super) struct Flight {
 }
 
 impl Flights {
-    /// The work under this key that is under way, or else `work`, begun now; and whether it is the latter.
-    pub fn join(&self, key: Key, work: impl Future<Output = Reply> + Send + 'static) -> (Arc<Flight>, bool) {
+    /// The work under this key that is under way, or else what `begin` gives, begun now; and whether it is the latter.
+    pub fn join<W: Future<Output = Reply> + Send + 'static>(
+        &self,
+        key: Key,
+        begin: impl FnOnce() -> W,
+    ) -> (Arc<Flight>, bool) {
         let mut flights = self.lock();
         if let Some(flight) = flights.get(&key).and_then(Weak::upgrade) {
             drop(flights);
@@ -47,6 +51,7 @@ impl Flights {
         }
         let (answer, reply) = watch::channel(None);
         let answered = self.clone();
+        let work = begin();
         let work = tokio::spawn(async move {
             let reply = work.await;
             // First: who comes from now on asks anew.
@@ -108,20 +113,20 @@ mod tests {
     async fn equals_share_the_work_and_who_leaves_ends_nothing() {
         let flights = Flights::default();
         let (open, gate) = oneshot::channel();
-        let (first, began) = flights.join(key(&[b"a"]), after(gate, "first"));
+        let (first, began) = flights.join(key(&[b"a"]), || after(gate, "first"));
         assert!(began);
         let (_never, gate) = oneshot::channel();
-        let (second, began) = flights.join(key(&[b"a"]), after(gate, "second"));
+        let (second, began) = flights.join(key(&[b"a"]), || after(gate, "second"));
         assert!(!began);
         drop(first);
         open.send(()).unwrap();
         assert_eq!(second.reply().await.unwrap().body, "\"first\"");
         // Answered: who asks now asks anew, though the flight is still held.
         let (open, gate) = oneshot::channel();
-        let (third, began) = flights.join(key(&[b"a"]), after(gate, "third"));
+        let (third, began) = flights.join(key(&[b"a"]), || after(gate, "third"));
         assert!(began);
         drop(second);
-        let (fourth, began) = flights.join(key(&[b"a"]), async { unreachable!("joined") });
+        let (fourth, began) = flights.join(key(&[b"a"]), || async { unreachable!("joined") });
         assert!(!began, "the third is still under way");
         open.send(()).unwrap();
         assert_eq!(third.reply().await.unwrap().body, "\"third\"");
@@ -138,8 +143,8 @@ mod tests {
             let _held = held;
             std::future::pending().await
         };
-        let (first, _) = flights.join(key(&[b"a"]), work);
-        let (second, _) = flights.join(key(&[b"a"]), async { unreachable!("joined") });
+        let (first, _) = flights.join(key(&[b"a"]), || work);
+        let (second, _) = flights.join(key(&[b"a"]), || async { unreachable!("joined") });
         drop(first);
         assert!(!flights.lock().is_empty());
         drop(second);
