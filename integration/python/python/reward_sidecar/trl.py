@@ -8,6 +8,7 @@ Invariant: however many functions there are, each batch of completions is one re
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -86,7 +87,7 @@ class _AsyncBeside(_Beside):
 
 
 def _wrapped(batches: _Batches, function: Callable[..., Any]) -> _Beside:
-    is_async = asyncio.iscoroutinefunction(function) or asyncio.iscoroutinefunction(type(function).__call__)
+    is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
     return (_AsyncBeside if is_async else _Beside)(batches, function)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pickle
 import signal
@@ -227,6 +228,19 @@ def test_columns_mask_together_and_ask_once(watched: Watched) -> None:
     # Equal completions of another call are another question.
     funcs[0](**{**call, "completions": list(COMPLETIONS)})
     assert len(watched.asked) == 2
+
+
+def test_an_asynchronous_function_beside_is_masked_alike(client: Client) -> None:
+    from trl.trainer.utils import is_async_callable
+
+    async def judge(completions: list[Any], **_: Any) -> list[float]:
+        return [1.0] * len(completions)
+
+    reward, beside = reward_funcs(client, also=[judge])
+    assert is_async_callable(beside) and not is_async_callable(reward) and beside.__name__ == "judge"
+    call = {"prompts": PROMPTS, "completions": list(COMPLETIONS), "completion_ids": [[1]] * 4}
+    assert asyncio.run(beside(**call)) == [1.0, 1.0, None, 1.0]
+    assert reward(**call)[2] is None
 
 
 def test_raise_stops_with_the_reason(client: Client) -> None:
