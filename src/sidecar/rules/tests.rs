@@ -155,11 +155,13 @@ proptest! {
 /// A template that leaves out what was thought: its tokens are not those of the completion.
 #[test]
 fn a_length_that_cannot_be_counted_is_refused() {
-    let forgetful = "{% for m in messages %}<open>{{ m.role }} {{ m.content.split('w9')[-1] }} {% endfor %}\
-                     {% if add_generation_prompt %}<open>assistant {% else %}<end>{% endif %}";
-    let with = |over_long| {
+    let templated = |writer: &str, over_long| {
         let card = rules(ReadPolicy::default()).card().as_ref().clone();
-        let text = TextAssets { chat_template: Some(forgetful.into()), ..card.text.clone() };
+        let template = format!(
+            "{{% for m in messages %}}<open>{{{{ m.role }}}} {writer} {{% endfor %}}\
+             {{% if add_generation_prompt %}}<open>assistant {{% else %}}<end>{{% endif %}}"
+        );
+        let text = TextAssets { chat_template: Some(template), ..card.text.clone() };
         Rules::new(ModelCard { text, ..card }.into(), &Config { over_long, ..Config::default() }).unwrap()
     };
     let penalty = Some(LengthPenalty { per_token: 0.5, target_tokens: 0 });
@@ -168,16 +170,19 @@ fn a_length_that_cannot_be_counted_is_refused() {
         Rollout { aggregation: aggregation.into(), ..rollout }
     };
     for over_long in [OverLong::Reject, OverLong::TruncateLeft] {
-        let rules = with(over_long);
-        assert_eq!(valid(&rules, penalised(chat(&["w0"], "w1 w2  "))).completion_tokens, Some(2));
-        assert_bad(&rules, penalised(chat(&["w0"], "w8 w9 w1")), Code::BadMessages, "length_penalty");
-        assert_bad(&rules, penalised(chat(&["w0", "*w8 w9 w1", "w0"], "w1")), Code::BadMessages, "length_penalty");
+        let forgetful = templated("{{ m.content.split('w9')[-1] }}", over_long);
+        assert_eq!(valid(&forgetful, penalised(chat(&["w0"], "w1 w2  "))).completion_tokens, Some(2));
+        assert_eq!(valid(&forgetful, penalised(chat(&["w0"], "w8 w9 w1"))).completion_tokens, Some(1));
+        let twice = templated("{{ m.content }} {{ m.content }}", over_long);
+        assert_bad(&twice, penalised(chat(&["w0"], "w1")), Code::BadMessages, "length_penalty");
+        assert_bad(&twice, penalised(chat(&["w0", "*w1", "w0"], "w1")), Code::BadMessages, "length_penalty");
         // Who does not ask for the length is scored.
-        valid(&rules, chat(&["w0"], "w8 w9 w1"));
+        valid(&twice, chat(&["w0"], "w1"));
     }
     // The prompt is cut nevertheless: where it ends is known.
     let long = "w3 ".repeat(CONTEXT as usize);
-    let cut = valid(&with(OverLong::TruncateLeft), chat(&[&long], "w8 w9 w1"));
+    let forgetful = templated("{{ m.content.split('w9')[-1] }}", OverLong::TruncateLeft);
+    let cut = valid(&forgetful, chat(&[&long], "w8 w9 w1"));
     assert!(cut.truncated && cut.tokens.ends_with(&[REPLY, 11, END]), "{:?}", cut.tokens);
 }
 
