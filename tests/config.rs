@@ -281,7 +281,7 @@ fn wrong_types_name_key_and_source() {
     refused(None, &[], &["--log", "inof"], &["--log", "'inof'; did you mean 'info'?"]);
     refused(Some("log = \"verbose\""), &[], &[], &["log must be a level", "did you mean 'debug'?"]);
     refused(None, &[], &["--over-long", "truncate"], &["did you mean 'truncate-left'?"]);
-    refused(None, &[], &["--threads", "-1"], &["--threads", "a whole number from 0", "'-1'"]);
+    refused(None, &[], &["--threads", "-1"], &["--threads", "a whole number from 0", "found -1"]);
     refused(None, &[], &["--otlp-endpoint", "https://collector"], &["--otlp-endpoint", "no TLS"]);
     refused(Some("threads = "), &[], &[], &["sidecar.toml", "not valid TOML", "line 1"]);
 }

@@ -99,7 +99,6 @@ impl Server {
 #[test]
 fn idle_connections_of_grpc() {
     let mut server = Server::start();
-    server.serves();
     let idle: Vec<TcpStream> = (0..LIMIT).map(|_| TcpStream::connect(&server.grpc).unwrap()).collect();
     let said = log_until(&mut server.log, "descriptors that clients may have are in use");
     assert!(said.contains(&format!("(ulimit -n is {LIMIT}); further clients wait")), "{said}");

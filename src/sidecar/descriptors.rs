@@ -10,7 +10,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// What a lane takes: its connection, its bell, and its client's process.
-pub const PER_LANE: usize = 3;
+const PER_LANE: usize = 3;
 
 /// Set aside for what the process opens for a moment: a lane's memory, an exporter's connection, a file.
 const SPARE: usize = 8;
@@ -65,6 +65,14 @@ impl Descriptors {
     pub async fn connection(&self) -> Taken {
         let permit = Arc::clone(&self.permits).acquire_owned().await;
         Taken(permit.expect("the semaphore is never closed"))
+    }
+
+    /// Why another lane is not opened beside the `open` ones.
+    pub fn too_few_for_a_lane(&self, open: usize) -> String {
+        format!(
+            "with {open} lanes open, this process has too few descriptors left for another ({PER_LANE} each; ulimit -n is {})",
+            self.limit
+        )
     }
 
     /// Those of one lane; `None` while there are too few.

@@ -314,12 +314,8 @@ mod tests {
         assert!(
             refused(serde_json::json!({"partial_rotary_factor": 1.0, "rope_parameters": {"rope_theta": 1e4}})).is_ok()
         );
-        for config in [
-            serde_json::json!({"partial_rotary_factor": 0.5}),
-            serde_json::json!({"rope_percent": 0.25}),
-            serde_json::json!({"rope_parameters": {"partial_rotary_factor": 0.5}}),
-            serde_json::json!({"rope_scaling": {"partial_rotary_factor": 0.5}}),
-        ] {
+        let nested = |object: &str| serde_json::json!({object: {"partial_rotary_factor": 0.5}});
+        for config in [serde_json::json!({"rope_percent": 0.5}), nested("rope_parameters"), nested("rope_scaling")] {
             assert!(refused(config).unwrap_err().contains("turns all features"));
         }
     }

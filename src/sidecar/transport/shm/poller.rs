@@ -25,7 +25,7 @@ use crate::shm::Broken;
 use crate::shm::handshake::{self, Hello, Peer, Status};
 use crate::sidecar::Intake;
 use crate::sidecar::accepting::{self, Pauses};
-use crate::sidecar::descriptors::{PER_LANE, Taken};
+use crate::sidecar::descriptors::Taken;
 use crate::sidecar::metrics::{self, LaneEnd};
 
 /// A client that has not greeted within this time is sent away.
@@ -327,11 +327,7 @@ impl Poller {
             return handshake::refuse(&socket, status, &reason);
         }
         let Some(descriptors) = self.terms.descriptors.try_lane() else {
-            let (limit, open) = (self.terms.descriptors.limit, self.lanes.len());
-            let why = format!(
-                "with {open} lanes open, this process has too few descriptors left for another ({PER_LANE} each; ulimit -n \
-                 is {limit})"
-            );
+            let why = self.terms.descriptors.too_few_for_a_lane(self.lanes.len());
             metrics::lane_closed(LaneEnd::Refused);
             handshake::refuse(&socket, Status::Full, &why);
             return self.pauses.begin(|| why);
