@@ -15,12 +15,13 @@ BUILD  := $(CARGO) build --release --locked --bin reward-sidecar --example demo
 
 help:
 	@echo "make demo           build, fetch the demo model, serve it, score rollouts, show a table"
-	@echo "make test           everything CI runs: check, Rust tests, loom, a stock gRPC client, the Python package"
+	@echo "make test           everything CI runs: check, Rust tests, loom, a stock gRPC client, trainers' clients, the Python package"
 	@echo "make check          format, lints, each feature wall alone, documentation"
 	@echo "make loom           the lanes' rings and doorbells in every order that loom finds"
 	@echo "make tsan           the lanes' tests and the sidecar behind them under the thread sanitizer (needs rustup's rust-src)"
 	@echo "make bench          the measured table of the README, on this machine"
 	@echo "make python         the Python package, as a wheel in $(WHEELS)"
+	@echo "make trainers       our adapters in the trainers' own code: TRL, verl, OpenRLHF, ... (6 GB, half an hour)"
 	@echo "make observability  spans into a real OTLP collector, metrics into a real Prometheus"
 	@echo "make fixtures       write the tests' tiny checkpoints again (needs torch; about 5 GB)"
 	@echo "make templates      run Jinja2 over chat templates again, for tests/templates.rs"
@@ -33,7 +34,7 @@ demo:
 
 test: check
 	$(CARGO) test --release --locked
-	$(MAKE) --no-print-directory loom stock-client python-test
+	$(MAKE) --no-print-directory loom stock-client trainers-quick python-test
 
 check:
 	$(CARGO) fmt --all --check
@@ -72,6 +73,17 @@ $(VENV)/grpc: tools/grpc_python/requirements.txt
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	touch $@
 
+# Trainers' own clients over HTTP, as far as they need no torch.
+.PHONY: trainers-quick
+trainers-quick: $(VENV)/trainers
+	$(BUILD)
+	tools/trainers/quick.sh $(VENV)/bin/python target/trainers
+
+$(VENV)/trainers: tools/trainers/requirements-quick.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	touch $@
+
 # One wheel for every Python from 3.10 on. It takes the libraries that the binary is made of as they are.
 python: $(VENV)/maturin
 	$(BUILD)
@@ -90,6 +102,15 @@ python-test: python
 	$(EMPTY)/bin/python -m pip install --quiet --disable-pip-version-check $(WHEELS)/reward_sidecar-*.whl -r integration/python/tests/requirements.txt
 	cd integration/python && $(CURDIR)/$(EMPTY)/bin/ruff check --quiet && $(CURDIR)/$(EMPTY)/bin/ruff format --quiet --check
 	$(EMPTY)/bin/python -m pytest integration/python/tests
+
+# The trainers' own packages, in environments of their own: see tools/trainers/setup.sh.
+.PHONY: trainers
+trainers: python
+	tools/trainers/setup.sh
+	target/trainers/bin/python -m pytest integration/python/tests/trainers
+	if [ -x target/trainers-gym/bin/python ]; then \
+	  target/trainers-gym/bin/python -m pytest integration/python/tests/trainers/test_nemo_gym.py; \
+	fi
 
 observability:
 	$(BUILD)

@@ -125,9 +125,16 @@ fn cases(name: &str) -> Vec<(String, String, Outcome, Outcome)> {
     let file = std::fs::read_to_string(folder().join(format!("{name}.jsonl"))).unwrap();
     let mut lines = file.lines();
     let variables: Vec<Json> = serde_json::from_str(lines.next().unwrap()).unwrap();
+    let mut sources: Vec<String> = Vec::new();
     lines
         .map(|line| {
-            let (family, source, at, result): (String, String, usize, Json) = serde_json::from_str(line).unwrap();
+            let (family, source, at, result): (String, Json, usize, Json) = serde_json::from_str(line).unwrap();
+            let source = match source {
+                Json::Text(source) => source,
+                Json::Integer(same) => sources[usize::try_from(same).unwrap()].clone(),
+                other => panic!("{other:?} is no source"),
+            };
+            sources.push(source.clone());
             let reference = match result {
                 Json::Text(text) => Outcome::Text(text),
                 Json::Object(entries) => match entries.into_iter().next() {

@@ -6,6 +6,7 @@ use tracing::level_filters::LevelFilter;
 use super::address::is_address;
 use crate::model::DeviceChoice;
 use crate::secret::REDACTED;
+use crate::sidecar::HttpAddresses;
 use crate::sidecar::template::Date;
 
 /// Commands that take a setting as a flag, as a set of bits.
@@ -72,6 +73,8 @@ pub(super) enum Kind {
     DayOrOff,
     /// `HOST:PORT`, `:PORT`, or [`OFF`].
     AddressOrOff,
+    /// `HOST:PORT` or `unix:PATH`, several with commas between, or [`OFF`].
+    HttpAddressesOrOff,
     /// `http://HOST:PORT`, or [`OFF`].
     EndpointOrOff,
     /// Text that is not empty and that nobody is shown, or [`OFF`]. Its row has another beside it, `NAME_file`, for the file
@@ -127,9 +130,12 @@ impl Kind {
             (Kind::Secret, Value::String(text)) => !text.is_empty() && text != REDACTED,
             (Kind::DayOrOff, Value::String(text)) => text == OFF || Date::parse(text).is_some(),
             (Kind::AddressOrOff, Value::String(text)) => text == OFF || is_address(text),
+            (Kind::HttpAddressesOrOff, Value::String(text)) => text == OFF || text.parse::<HttpAddresses>().is_ok(),
             (Kind::EndpointOrOff, Value::String(text)) => text == OFF || is_endpoint(text),
             (Kind::LogFilter, Value::String(text)) => {
-                stray_word(text).is_none() && tracing_subscriber::EnvFilter::builder().parse(text).is_ok()
+                !text.is_empty()
+                    && stray_word(text).is_none()
+                    && tracing_subscriber::EnvFilter::builder().parse(text).is_ok()
             }
             (Kind::OneOf(words), Value::String(text)) => words.contains(&text.as_str()),
             (Kind::Device, Value::String(text)) => text.parse::<DeviceChoice>().is_ok(),
@@ -184,6 +190,9 @@ impl Kind {
             Kind::PathOrOff => "a path, or off".into(),
             Kind::Secret => format!("text that is not empty and not {REDACTED}, which stands for a secret, or off"),
             Kind::DayOrOff => "a day such as 2026-07-31, or off".into(),
+            Kind::HttpAddressesOrOff => {
+                "addresses such as 127.0.0.1:8000, :8000 or unix:/run/a.sock, with commas between, or off".into()
+            }
             Kind::AddressOrOff => {
                 "an address such as 127.0.0.1:50051, [::1]:50051, localhost:50051 or :50051 (all interfaces), or off"
                     .into()
@@ -272,6 +281,18 @@ mod tests {
         assert_eq!(Kind::OneOf(&["reject", "truncate-left"]).nearest("truncate").as_deref(), Some("truncate-left"));
         assert_eq!(Kind::OneOf(&["reject", "truncate-left"]).nearest("colour"), None);
         assert_eq!(Kind::Switch.nearest("yes").as_deref(), Some("true"));
+    }
+
+    #[test]
+    fn a_number_that_follows_the_machine_is_a_number_or_auto() {
+        let kind = Kind::CountOrAuto { ceiling: 100, ceiling_name: "MOST" };
+        let read = |text: &str| kind.parse(text).and_then(|value| kind.check(&value).map(|()| value));
+        assert_eq!(read("auto"), Ok(Value::String("auto".into())));
+        assert_eq!(read("0"), Ok(Value::Integer(0)));
+        assert!(matches!(read("101"), Err(Unfit::Above { value: 101, .. })));
+        for wrong in ["-1", "off", ""] {
+            assert_eq!(read(wrong), Err(Unfit::Not("a whole number from 0 to 100, or auto".into())), "{wrong}");
+        }
     }
 
     #[test]

@@ -140,7 +140,7 @@ pub(super) const KEYS: &[Key] = &[
         default: || text("127.0.0.1:50051"),
         commands: SERVE,
         value_name: "ADDR",
-        about: "TCP address of the gRPC server, HOST:PORT or :PORT (all interfaces), or off (the default where uds or shm is given); \
+        about: "TCP address of the gRPC server, HOST:PORT or :PORT (all interfaces), or off (the default where uds, shm or http is given); \
                 port 0 lets the system pick",
     },
     Key {
@@ -150,6 +150,30 @@ pub(super) const KEYS: &[Key] = &[
         commands: SERVE,
         value_name: "PATH",
         about: "Unix socket of the gRPC server, or off",
+    },
+    Key {
+        name: "http",
+        kind: Kind::HttpAddressesOrOff,
+        default: || text(OFF),
+        commands: SERVE,
+        value_name: "ADDR,...",
+        about: "Where HTTP is served, as trainers' own clients speak it: HOST:PORT or unix:PATH, several with commas between, or off",
+    },
+    Key {
+        name: "gym_on_rejection",
+        kind: Kind::OneOf(&["mask", "fail"]),
+        default: || text("mask"),
+        commands: SERVE,
+        value_name: "mask|fail",
+        about: "What NeMo-Gym's /verify is told of a rollout without a reward: a masked sample, or an error",
+    },
+    Key {
+        name: "http_connections",
+        kind: limit(limits::MAX_CONNECTIONS, "MAX_CONNECTIONS"),
+        default: || count(sidecar().http_connections),
+        commands: SERVE,
+        value_name: "N",
+        about: "Most HTTP connections that are open; under that pressure the longest idle one closes",
     },
     Key {
         name: "shm",

@@ -140,7 +140,9 @@ impl Merged {
     /// Defaults that depend on other settings: a server that was given Unix sockets alone opens no port.
     pub fn set_dependent_defaults(&mut self) {
         let off = off();
-        if (self.values["uds"].0 != off || self.values["shm"].0 != off) && self.values["grpc"].1 == Origin::Default {
+        if ["uds", "shm", "http"].iter().any(|other| self.values[*other].0 != off)
+            && self.values["grpc"].1 == Origin::Default
+        {
             self.values.insert("grpc", (off, Origin::Default));
         }
     }

@@ -76,6 +76,13 @@ pub struct Settings {
     /// Unix socket of the gRPC server.
     #[serde(deserialize_with = "unless_off")]
     pub uds: Option<PathBuf>,
+    /// Where HTTP is listened for.
+    #[serde(deserialize_with = "unless_off")]
+    pub http: Option<sidecar::HttpAddresses>,
+    /// What NeMo-Gym's route says of a rollout that has no reward.
+    pub gym_on_rejection: sidecar::GymOnRejection,
+    /// Most HTTP connections that are open.
+    pub http_connections: usize,
     /// Unix socket that hands out lanes.
     #[serde(deserialize_with = "unless_off")]
     pub shm: Option<PathBuf>,
@@ -164,6 +171,9 @@ impl Settings {
         sidecar::Config {
             grpc: self.grpc,
             uds: self.uds.clone(),
+            http: self.http.clone().unwrap_or_default().0,
+            gym_on_rejection: self.gym_on_rejection,
+            http_connections: self.http_connections,
             shm: self.shm.clone(),
             shm_lanes: self.shm_lanes,
             shm_ring_bytes: self.shm_ring_bytes,
@@ -221,7 +231,7 @@ impl Settings {
         if self.shm.is_some() && !cfg!(target_os = "linux") {
             return Err(ConfigError::NoLanes);
         }
-        if let (None, None, None) = (&self.grpc, &self.uds, &self.shm) {
+        if let (None, None, None, None) = (&self.grpc, &self.uds, &self.shm, &self.http) {
             return Err(ConfigError::NothingToListenOn);
         }
         let same = |first, second, value| Err(ConfigError::SameTwice { first, second, value });

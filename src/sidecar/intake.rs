@@ -161,6 +161,15 @@ impl Intake {
         Ok(())
     }
 
+    /// What would be scored of a rollout: its tokens and reads, or why it has none. Nothing is queued.
+    pub(super) async fn prove(&self, caller: &Identity, rollout: Rollout) -> Result<ValidRollout, Rejection> {
+        if self.0.draining.load(Ordering::SeqCst) {
+            return Err(draining());
+        }
+        let served = Arc::clone(&self.0.current.borrow());
+        self.0.tokenize(&served, caller, rollout).await.map(|(valid, _)| valid)
+    }
+
     /// To be called when a caller has left or cancelled: what it had waiting is answered, and makes room for others.
     pub fn sweep(&self) {
         self.0.each_queue(Queue::sweep);

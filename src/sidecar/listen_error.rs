@@ -22,6 +22,18 @@ pub enum ListenError {
         /// The system's reason.
         source: io::Error,
     },
+    /// A host's name.
+    #[error(
+        "cannot listen on {name} ({setting}): {source}; give an address of this machine, such as 127.0.0.1 (this machine alone)"
+    )]
+    Name {
+        /// The setting that has it.
+        setting: &'static str,
+        /// The name, and the port.
+        name: String,
+        /// The system's reason.
+        source: io::Error,
+    },
     /// A Unix socket's path.
     #[error("cannot listen on {} ({setting}): {why}", path.display())]
     Socket {

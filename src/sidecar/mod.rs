@@ -45,7 +45,7 @@ use self::observer::Observers;
 use self::served::Started;
 #[cfg(target_os = "linux")]
 use self::transport::shm;
-use self::transport::{Transport, grpc};
+use self::transport::{Transport, grpc, http};
 use crate::engine::Engine;
 
 pub use self::caller::Identity;
@@ -55,6 +55,7 @@ pub use self::listeners::Listeners;
 pub use self::observer::{Accepted, Answered, Observer};
 pub use self::served::Served;
 pub use self::ticket::{Cancellation, Interest, Ticket};
+pub use self::transport::http::{GymOnRejection, HttpAddress, HttpAddresses, NoAddress};
 
 /// Everything about the sidecar that may be configured. See [`crate::limits`] for the ceilings.
 #[derive(Debug, Clone, PartialEq)]
@@ -63,6 +64,12 @@ pub struct Config {
     pub grpc: Option<SocketAddr>,
     /// Path of the gRPC server's Unix socket.
     pub uds: Option<PathBuf>,
+    /// Where HTTP is listened for.
+    pub http: Vec<HttpAddress>,
+    /// What NeMo-Gym's route says of a rollout that has no reward.
+    pub gym_on_rejection: GymOnRejection,
+    /// Most connections that HTTP has open at a time, over all its addresses.
+    pub http_connections: usize,
     /// Path of the Unix socket that opens lanes in shared memory. Linux only.
     pub shm: Option<PathBuf>,
     /// How long the lanes' thread watches the rings before it sleeps, in microseconds.
@@ -121,6 +128,9 @@ impl Default for Config {
         Self {
             grpc: None,
             uds: None,
+            http: Vec::new(),
+            gym_on_rejection: GymOnRejection::Mask,
+            http_connections: 16_384,
             shm: None,
             shm_spin_us: 0,
             shm_lanes: 256,
@@ -153,6 +163,7 @@ pub struct Sidecar {
     threads: Vec<JoinHandle<()>>,
     transports: Vec<Box<dyn Transport>>,
     grpc_addr: Option<SocketAddr>,
+    http_addresses: Vec<HttpAddress>,
     /// Ends with the sidecar.
     watching: JoinSet<()>,
     /// The watch over the present generation's known answer.
@@ -226,19 +237,32 @@ impl Sidecar {
             watching.spawn(health.clone().watch_passes(Duration::from_millis(config.watchdog_ms)));
         }
         let descriptors = Descriptors::left()?;
-        let grpc_addr = listeners.grpc_addr();
+        let (grpc_addr, http_addresses) = (listeners.grpc_addr(), listeners.http.addresses());
         let mut transports: Vec<Box<dyn Transport>> = Vec::new();
         if config.grpc.is_some() || config.uds.is_some() {
             transports
                 .push(Box::new(grpc::Server::start(listeners.grpc, &config, &intake, &health, &descriptors).await));
+        }
+        if !http_addresses.is_empty() {
+            transports.push(Box::new(http::Server::start(listeners.http, &config, &intake, &health, &descriptors)));
         }
         #[cfg(target_os = "linux")]
         if let Some(lanes) = listeners.lanes {
             transports.push(Box::new(shm::Server::start(lanes, &config, intake.clone(), &health, &descriptors)?));
         }
         let threads = threads.into();
-        let mut sidecar =
-            Self { intake, config, health, shared, threads, transports, grpc_addr, watching, known_answer: None };
+        let mut sidecar = Self {
+            intake,
+            config,
+            health,
+            shared,
+            threads,
+            transports,
+            grpc_addr,
+            http_addresses,
+            watching,
+            known_answer: None,
+        };
         sidecar.watch(known_answer);
         Ok(sidecar)
     }
@@ -289,6 +313,11 @@ impl Sidecar {
     /// The address of the gRPC server, with the port that the system picked.
     pub fn grpc_addr(&self) -> Option<SocketAddr> {
         self.grpc_addr
+    }
+
+    /// Where HTTP is listened for, with the ports that the system picked.
+    pub fn http_addresses(&self) -> &[HttpAddress] {
+        &self.http_addresses
     }
 
     /// Refuses new work, answers what was accepted, waits until the answers have been read, and stops. `Err` when the time

@@ -1,5 +1,5 @@
-"""Writes tests/fixtures/templates: each line is one case, [family, source, number of the variables, result]. A result is the text
-that Jinja2 writes, or of longer ones of the random templates its hash (FNV-1a of 64 bits), or what kind of error there was."""
+"""Writes tests/fixtures/templates: each line is one case, [family, source, number of the variables, result]. A source that stood before is
+the number of its case. A result is the text that Jinja2 writes, or a longer one's hash (FNV-1a of 64 bits), or what kind of error there was."""
 
 import copy
 import json
@@ -34,7 +34,7 @@ def fnv(text):
 
 
 def write(name, cases, hashed=False):
-    lines, variables, numbers, kept = [], [], {}, 0
+    lines, variables, numbers, sources = [], [], {}, {}
     for family, source, given in cases:
         result = render(source, given)
         # What names an address in memory is another text each time.
@@ -47,12 +47,13 @@ def write(name, cases, hashed=False):
         stored = result.get("text", result)
         if hashed and isinstance(stored, str) and len(stored) > SHORT:
             stored = {"hash": fnv(stored)}
-        lines.append(json.dumps([family, source, numbers[key], stored], ensure_ascii=False))
-        kept += 1
+        # A source that stood before is the number of its case.
+        lines.append(json.dumps([family, sources.get(source, source), numbers[key], stored], ensure_ascii=False))
+        sources.setdefault(source, len(lines) - 1)
     with open(FOLDER / f"{name}.jsonl", "w", encoding="utf-8", newline="\n") as file:
         for line in [json.dumps(variables, ensure_ascii=False), *lines]:
             file.write(line.replace("\u2028", "\\u2028").replace("\x85", "\\u0085") + "\n")
-    print(f"{name}: {kept} cases")
+    print(f"{name}: {len(lines)} cases")
 
 
 if __name__ == "__main__":
@@ -60,7 +61,7 @@ if __name__ == "__main__":
     # What a random template asks for may be larger than the machine.
     resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
     FOLDER.mkdir(parents=True, exist_ok=True)
-    write("corpus", corpus.cases())
+    write("corpus", corpus.cases(), hashed=True)
     write("methods", methods.cases())
     write("random", random_pairs.cases(PAIRS), hashed=True)
     write("programs", random_programs.cases(PROGRAMS, render), hashed=True)

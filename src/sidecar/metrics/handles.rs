@@ -9,7 +9,7 @@ use super::stage::Stage;
 use crate::reward::Code;
 
 /// The transports whose counters are there from the start. Others appear with their first event.
-const TRANSPORTS: &[&str] = &["grpc", "shm"];
+const TRANSPORTS: &[&str] = &["grpc", "http", "shm"];
 
 static HANDLES: OnceLock<Handles> = OnceLock::new();
 

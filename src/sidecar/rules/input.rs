@@ -13,7 +13,7 @@ use crate::rollout::{AnswerOnly, Input, Reads, Rollout};
 use crate::sidecar::OverLong;
 use crate::sidecar::answer;
 use crate::sidecar::reading::{self, Found};
-use crate::sidecar::tokenize::{Conversation, Form, Locate, Place, Text, bytes_of};
+use crate::sidecar::tokenize::{Conversation, Form, Locate, Place, Text, bytes_of, within};
 
 /// Tokens, and what is known of them.
 pub(super) struct Tokens {
@@ -215,9 +215,7 @@ impl Rules {
         let tokens = match places {
             Some(places) => {
                 let (ids, bytes) = self.text.encode_located(text, form)?;
-                let at = |byte: usize| bytes.partition_point(|token| token.start < byte || token.end == 0);
-                let part = |place: &Place| at(place.bytes.start)..at(place.bytes.end);
-                let completion = Some(places.iter().map(part).collect());
+                let completion = Some(places.iter().map(|place| within(&bytes, &place.bytes)).collect());
                 Tokens { completion, origin: Origin::Written(bytes), ..Tokens::of(ids) }
             }
             None => Tokens::of(self.text.encode(text, form)?),

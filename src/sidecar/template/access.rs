@@ -42,13 +42,10 @@ pub(super) fn item(cx: &Rc<Cx>, value: &Value, key: &Value) -> Result<Value> {
     if let Some(found) = found {
         return Ok(found);
     }
-    if let Value::Text(name) = key
-        && let Some(found) = own_attribute(cx, value, name)?
-    {
-        return Ok(found);
+    if let Value::Text(name) = key {
+        return Ok(own_attribute(cx, value, name)?.unwrap_or_else(|| missing(cx, value, name)));
     }
     let shown = match key {
-        Value::Text(name) => format!("'{}'", crate::reward::shortened(name, 100)),
         Value::Int(number) => number.to_string(),
         other => format!("of type '{}'", other.type_name()),
     };
@@ -62,7 +59,7 @@ pub(super) fn only_attribute(cx: &Rc<Cx>, value: &Value, name: &str) -> Result<V
 }
 
 fn missing(cx: &Rc<Cx>, value: &Value, name: &str) -> Value {
-    cx.undefined(Undefined::Element(value.type_name(), format!("'{}'", crate::reward::shortened(name, 100))))
+    cx.undefined(Undefined::Attribute(value.type_name(), crate::reward::shortened(name, 100).to_owned()))
 }
 
 /// What every object in Python has, and the sandbox hides.

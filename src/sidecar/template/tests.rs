@@ -5,9 +5,16 @@ use serde::Serialize;
 use super::*;
 use crate::rollout::Message;
 
+/// A message as transformers gives it.
+#[derive(Serialize)]
+struct Shown<'a> {
+    role: &'a str,
+    content: &'a str,
+}
+
 #[derive(Serialize)]
 struct Variables<'a> {
-    messages: &'a [Message],
+    messages: Vec<Shown<'a>>,
     tools: (),
     documents: (),
     add_generation_prompt: bool,
@@ -18,6 +25,7 @@ fn template(source: &str) -> Template {
 }
 
 fn written(template: &Template, messages: &[Message], add_generation_prompt: bool) -> Result<String, Rejection> {
+    let messages = messages.iter().map(|m| Shown { role: &m.role, content: &m.content }).collect();
     template
         .render(&Variables { messages, tools: (), documents: (), add_generation_prompt })
         .map(|written| written.text)
@@ -122,18 +130,21 @@ impl Serialize for Mark<'_> {
 }
 
 /// A whole message of a completion.
-struct Mark2<'a>(&'a Message);
+struct Mark2<'a>(Shown<'a>);
 
 impl Serialize for Mark2<'_> {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_newtype_struct(COMPLETION, self.0)
+        serializer.serialize_newtype_struct(COMPLETION, &self.0)
     }
 }
 
 /// The written text with each part of the completion in brackets.
 fn marked(source: &str) -> String {
-    let message = Message::new("assistant", "said");
-    let variables = Marked { c: Mark(" héllo <think>a</think> b "), p: "pp", m: Mark2(&message) };
+    let variables = Marked {
+        c: Mark(" héllo <think>a</think> b "),
+        p: "pp",
+        m: Mark2(Shown { role: "assistant", content: "said" }),
+    };
     let Written { text, completion } = template(source).render(&variables).unwrap();
     let mut shown = String::new();
     let mut at = 0;

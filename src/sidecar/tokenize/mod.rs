@@ -24,7 +24,7 @@ pub use self::messages::{Conversation, bytes_of};
 use self::opening::Opening;
 pub use self::place::Place;
 use self::terminator::Terminator;
-pub use self::tokens::Form;
+pub use self::tokens::{Form, within};
 
 use self::marks::Marks;
 use self::messages::Given;

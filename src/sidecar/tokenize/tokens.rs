@@ -84,6 +84,13 @@ impl Text {
     }
 }
 
+/// Which tokens begin within a part of the text in which they stand at these bytes.
+pub fn within(bytes: &[Range<usize>], part: &Range<usize>) -> Range<usize> {
+    // Tokens that were put before the text's own have no bytes.
+    let at = |byte: usize| bytes.partition_point(|token| token.start < byte || token.end == 0);
+    at(part.start)..at(part.end)
+}
+
 /// The tokens that a tokenizer cuts out of a text before all else, but for white space.
 pub(super) fn added(tokenizer: &Tokenizer) -> Vec<String> {
     let added = tokenizer.get_added_tokens_decoder().into_values().map(|token| token.content);

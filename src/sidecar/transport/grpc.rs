@@ -3,7 +3,7 @@
 //! The invariant: per stream, at most the in-flight limit of rollouts are unanswered or their replies unread, so a
 //! stream's memory is bounded whatever its client does.
 
-mod accept;
+pub(super) mod accept;
 mod budget;
 mod call;
 mod listen;

@@ -3,6 +3,7 @@
 
 mod caller;
 pub(super) mod grpc;
+pub(super) mod http;
 #[cfg(target_os = "linux")]
 pub(super) mod shm;
 mod socket_file;

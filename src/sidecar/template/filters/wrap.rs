@@ -104,14 +104,12 @@ impl Paragraph<'_> {
     /// The end of the word, or the part of one, that begins here.
     fn word(&self, start: usize) -> usize {
         for at in start + 1..=self.characters.len() {
-            let letters =
-                self.is(at.checked_sub(1), is_letter) && at >= start + 1 && self.is(at.checked_sub(2), is_letter);
             let joined = self.is(at.checked_sub(3), is_letter)
                 && at.checked_sub(2).is_some_and(|at| self.hyphen(at))
                 && self.is(at.checked_sub(1), is_punctuated);
             let behind = self.is(Some(at + 1), is_letter)
                 && (self.is(Some(at + 2), is_letter) || self.hyphen(at + 2) && self.is(Some(at + 3), is_letter));
-            if self.hyphen(at) && (letters && self.is_pair(at) || joined) && behind {
+            if self.hyphen(at) && (self.is_pair(at) || joined) && behind {
                 return at + 1;
             }
             if at == self.characters.len() || self.is(Some(at), is_blank) || self.dashes(at).is_some() {

@@ -7,10 +7,7 @@ use std::rc::Rc;
 use super::super::access;
 use super::super::budget::{Error, Result};
 use super::super::value::{Args, Cx, Out, Text, Value};
-use super::{plain, represented, value};
-
-/// Escapes a text for HTML, where the format is safe for it.
-type Escape = Option<fn(&Rc<Cx>, &Text) -> Result<Text>>;
+use super::{Escape, plain, represented, value};
 
 pub(in super::super) fn format(cx: &Rc<Cx>, format: &Text, args: &Args, escape: Escape) -> Result<Text> {
     let mut out = Out::new(cx)?;

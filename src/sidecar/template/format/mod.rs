@@ -15,6 +15,9 @@ use super::budget::{Error, Result};
 use super::value::{Cx, Out, Text, Value, to_text};
 use crate::limits::MAX_TEXT_BYTES;
 
+/// Escapes a text for HTML, where the format is safe for it.
+pub(super) type Escape = Option<fn(&Rc<Cx>, &Text) -> Result<Text>>;
+
 /// How a value is to be written.
 #[derive(Debug, Clone)]
 struct Spec {

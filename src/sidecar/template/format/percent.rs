@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use super::super::budget::{Error, Kind, Result};
 use super::super::value::{Cx, Out, Text, Value};
-use super::{Spec, float, padded, plain, represented, size};
+use super::{Escape, Spec, float, padded, plain, represented, size};
 
 /// The values that are still to be written.
 struct Values<'a> {
@@ -35,12 +35,7 @@ impl Values<'_> {
 }
 
 /// Python's `str.__mod__`. `escape`: what is done to each text of a format that is safe for HTML.
-pub(in super::super) fn percent(
-    cx: &Rc<Cx>,
-    format: &Text,
-    all: &Value,
-    escape: Option<fn(&Rc<Cx>, &Text) -> Result<Text>>,
-) -> Result<Text> {
+pub(in super::super) fn percent(cx: &Rc<Cx>, format: &Text, all: &Value, escape: Escape) -> Result<Text> {
     let mut out = Out::new(cx)?;
     let mut values = Values { all, next: 0 };
     let mut by_name = false;
@@ -158,14 +153,7 @@ impl Field<'_, '_, '_> {
     }
 }
 
-fn write(
-    cx: &Rc<Cx>,
-    kind: char,
-    mut spec: Spec,
-    value: &Value,
-    escape: Option<fn(&Rc<Cx>, &Text) -> Result<Text>>,
-    out: &mut Out,
-) -> Result<()> {
+fn write(cx: &Rc<Cx>, kind: char, mut spec: Spec, value: &Value, escape: Escape, out: &mut Out) -> Result<()> {
     let number = |value: &Value| -> Result<f64> {
         match value {
             Value::Float(number) => Ok(*number),

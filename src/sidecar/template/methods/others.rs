@@ -5,7 +5,7 @@
 use std::rc::Rc;
 
 use super::super::budget::{Error, Result};
-use super::super::format::{format as braces, percent};
+use super::super::format::{Escape, format as braces, percent};
 use super::super::value::{Args, Cx, Native, Out, Text, Value, View, equal, iterate};
 use super::{none, receiver, table};
 
@@ -59,7 +59,7 @@ pub(super) fn join(cx: &Rc<Cx>, value: Value, args: Args) -> Result<Value> {
 
 pub(super) fn format(cx: &Rc<Cx>, value: Value, args: Args) -> Result<Value> {
     let text = receiver(cx, &value)?;
-    let escaping: Option<fn(&Rc<Cx>, &Text) -> Result<Text>> = if text.is_markup() { Some(escape) } else { None };
+    let escaping: Escape = if text.is_markup() { Some(escape) } else { None };
     Ok(Value::Text(braces(cx, text, &args, escaping)?))
 }
 
@@ -75,7 +75,7 @@ pub(super) fn format_map(cx: &Rc<Cx>, value: Value, args: Args) -> Result<Value>
 
 /// `text % values`.
 pub(in super::super) fn modulo(cx: &Rc<Cx>, text: &Text, values: &Value) -> Result<Value> {
-    let escaping: Option<fn(&Rc<Cx>, &Text) -> Result<Text>> = if text.is_markup() { Some(escape) } else { None };
+    let escaping: Escape = if text.is_markup() { Some(escape) } else { None };
     Ok(Value::Text(percent(cx, text, values, escaping)?))
 }
 

@@ -3,6 +3,7 @@
 //! The invariant: no tree is deeper than [`MAX_HEIGHT`] and [`MAX_BLOCKS`] allow, so that whatever walks it, or drops it, has stack enough.
 
 mod expression;
+mod primary;
 mod statement;
 
 use std::collections::HashMap;

@@ -18,7 +18,7 @@ pub(super) struct Macro {
 }
 
 impl Macro {
-    pub(super) fn new(run: &Rc<Run>, function: &Arc<Function>, frame: &Rc<Frame>) -> Result<Value> {
+    pub(super) fn value(run: &Rc<Run>, function: &Arc<Function>, frame: &Rc<Frame>) -> Result<Value> {
         run.keep(frame)?;
         let made = Self { run: run.clone(), function: function.clone(), frame: frame.clone() };
         Ok(Value::Object(Rc::new(made)))

@@ -102,7 +102,7 @@ impl Run {
             }
             Stmt::Macro(function) => {
                 self.line.set(function.line);
-                let made = Macro::new(self, function, frame)?;
+                let made = Macro::value(self, function, frame)?;
                 if let Some(name) = &function.name {
                     frame.set_at(name.slot, made);
                 }
@@ -139,7 +139,7 @@ impl Run {
 
     fn call_block(self: &Rc<Self>, block: &CallBlock, frame: &Rc<Frame>, out: &mut Out) -> Result<Flow> {
         self.line.set(block.line);
-        let caller = Macro::new(self, &block.function, frame)?;
+        let caller = Macro::value(self, &block.function, frame)?;
         let value = match &block.call {
             Some(call) => {
                 let callee = self.eval(&call.callee, frame)?;

@@ -2,6 +2,7 @@
 //!
 //! The invariant: maps keep their order; every text inside a newtype struct called [`COMPLETION`] is marked.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fmt;
 use std::rc::Rc;
@@ -16,7 +17,8 @@ pub const COMPLETION: &str = "$completion";
 
 /// The variables by their names.
 pub(in super::super) fn variables(cx: &Rc<Cx>, values: &impl Serialize) -> Result<HashMap<Rc<str>, Value>> {
-    let writer = Writer { cx, marked: false };
+    let keys = RefCell::new(Vec::new());
+    let writer = Writer { cx, keys: &keys, is_key: false, marked: false };
     match values.serialize(writer).map_err(|e| e.0)? {
         Value::Dict(dict) => {
             let name = |key: &Value| key.expect_text().map(|text| Rc::from(&**text));
@@ -54,12 +56,31 @@ type Written = std::result::Result<Value, Failed>;
 #[derive(Clone, Copy)]
 struct Writer<'a> {
     cx: &'a Rc<Cx>,
+    /// The keys that came first: most messages have the same.
+    keys: &'a RefCell<Vec<Text>>,
+    is_key: bool,
     marked: bool,
 }
 
+/// Most keys that are shared.
+const SHARED_KEYS: usize = 16;
+
 impl Writer<'_> {
     fn text(self, text: &str) -> Written {
-        Ok(Value::Text(Text::whole(self.cx, text.to_owned(), self.marked, false)?))
+        let shared = self.is_key && !self.marked;
+        if let Some(known) = self.keys.borrow().iter().find(|key| shared && ***key == *text) {
+            return Ok(Value::Text(known.clone()));
+        }
+        let text = Text::whole(self.cx, text.to_owned(), self.marked, false)?;
+        let mut keys = self.keys.borrow_mut();
+        if shared && keys.len() < SHARED_KEYS {
+            keys.push(text.clone());
+        }
+        Ok(Value::Text(text))
+    }
+
+    fn key(self) -> Self {
+        Self { is_key: true, ..self }
     }
 }
 
@@ -84,7 +105,7 @@ impl<'a> Many<'a> {
     }
 
     fn entry<T: Serialize + ?Sized>(&mut self, key: &'static str, value: &T) -> std::result::Result<(), Failed> {
-        let key = self.writer.text(key)?;
+        let key = self.writer.key().text(key)?;
         self.entries.push((key, value.serialize(self.writer)?));
         Ok(())
     }
@@ -284,7 +305,7 @@ impl ser::SerializeMap for Many<'_> {
     type Error = Failed;
 
     fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> std::result::Result<(), Failed> {
-        self.key = Some(key.serialize(self.writer)?);
+        self.key = Some(key.serialize(self.writer.key())?);
         Ok(())
     }
 

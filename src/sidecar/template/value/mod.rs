@@ -3,6 +3,7 @@
 //! The invariant: lists, tuples and dictionaries never change, and know how deep they are, so that no value contains itself and
 //! dropping or printing one needs a bounded stack; what does change (namespaces, frames) is emptied when the rendering ends.
 
+mod args;
 mod compare;
 mod dict;
 mod from_serde;
@@ -16,6 +17,7 @@ use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
 
+pub(super) use self::args::Args;
 pub(super) use self::compare::{contains, equal, hashable, less, order};
 pub(super) use self::dict::Dict;
 pub use self::from_serde::COMPLETION;
@@ -141,6 +143,8 @@ pub(super) enum Undefined {
     Name(Arc<str>),
     /// The kind of the value that lacks it, and its name or index.
     Element(&'static str, String),
+    /// The same by its name alone.
+    Attribute(&'static str, String),
     Hint(String),
 }
 
@@ -149,6 +153,7 @@ impl fmt::Display for Undefined {
         match self {
             Self::Name(name) => write!(f, "'{name}' is undefined"),
             Self::Element(kind, name) => write!(f, "a value of type '{kind}' has no element {name}"),
+            Self::Attribute(kind, name) => write!(f, "a value of type '{kind}' has no element '{name}'"),
             Self::Hint(hint) => f.write_str(hint),
         }
     }
@@ -381,54 +386,6 @@ impl Value {
     /// The value of an attribute of a namespace.
     pub(super) fn namespace_attribute(namespace: &Namespace, name: &str) -> Option<Value> {
         namespace.0.borrow().iter().find(|(key, _)| &**key == name).map(|(_, value)| value.clone())
-    }
-}
-
-/// The arguments of a call.
-#[derive(Default, Clone)]
-pub(super) struct Args {
-    pub(super) places: Vec<Value>,
-    pub(super) named: Vec<(Arc<str>, Value)>,
-}
-
-impl Args {
-    /// The arguments by the names of a function's parameters, of which the first `required` must be given.
-    pub(super) fn bind<const N: usize>(
-        self,
-        function: &str,
-        names: [&str; N],
-        required: usize,
-    ) -> Result<[Option<Value>; N]> {
-        let mut bound: [Option<Value>; N] = std::array::from_fn(|_| None);
-        if self.places.len() > N {
-            return Err(Error::type_error(format!(
-                "{function}() takes at most {N} arguments, {} are given",
-                self.places.len()
-            )));
-        }
-        for (place, value) in bound.iter_mut().zip(self.places) {
-            *place = Some(value);
-        }
-        for (name, value) in self.named {
-            let at = names.iter().position(|other| **other == *name);
-            match at.map(|at| &mut bound[at]) {
-                Some(place @ None) => *place = Some(value),
-                Some(_) => return Err(Error::type_error(format!("{function}() got two values for '{name}'"))),
-                None => return Err(Error::type_error(format!("{function}() has no argument '{name}'"))),
-            }
-        }
-        match bound.iter().take(required).position(Option::is_none) {
-            Some(at) => Err(Error::type_error(format!("{function}() lacks its argument '{}'", names[at]))),
-            None => Ok(bound),
-        }
-    }
-
-    /// The same for a function whose arguments have no names.
-    pub(super) fn positional<const N: usize>(self, function: &str, required: usize) -> Result<[Option<Value>; N]> {
-        match self.named.first() {
-            Some((name, _)) => Err(Error::type_error(format!("{function}() takes no keyword argument '{name}'"))),
-            None => self.bind(function, std::array::from_fn(|_| ""), required),
-        }
     }
 }
 

@@ -52,7 +52,7 @@ impl Text {
     }
 
     pub(in super::super) fn whole(cx: &Cx, text: String, marked: bool, markup: bool) -> Result<Self> {
-        let marks = if marked && !text.is_empty() { vec![0..text.len()] } else { Vec::new() };
+        let marks = (marked && !text.is_empty()).then_some(0..text.len()).into_iter().collect();
         Self::with(cx, text, marks, markup)
     }
 

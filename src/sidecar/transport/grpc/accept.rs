@@ -19,15 +19,19 @@ use crate::sidecar::accepting::{self, Pauses};
 use crate::sidecar::descriptors::{Descriptors, Taken};
 
 /// One connection.
-pub(super) struct Connection<S> {
+pub(in crate::sidecar::transport) struct Connection<S> {
     stream: S,
     identity: Arc<Identity>,
     _open: Open,
 }
 
-/// Room for connections, shared by all listeners of gRPC.
+/// Room for connections, shared by all listeners of one transport.
 #[derive(Debug, Clone)]
-pub(super) struct Room {
+pub(in crate::sidecar::transport) struct Room {
+    /// The transport, for the log and the metric.
+    of: &'static str,
+    /// The setting that says how many they are.
+    setting: &'static str,
     connections: Arc<Semaphore>,
     most: usize,
     descriptors: Descriptors,
@@ -38,8 +42,18 @@ type Open = (OwnedSemaphorePermit, Taken);
 
 impl Room {
     /// For at most `most` connections, and no more than there are descriptors.
-    pub(super) fn new(most: usize, descriptors: &Descriptors) -> Self {
-        Self { connections: Arc::new(Semaphore::new(most)), most, descriptors: descriptors.clone() }
+    pub(in crate::sidecar::transport) fn new(
+        of: &'static str,
+        setting: &'static str,
+        most: usize,
+        descriptors: &Descriptors,
+    ) -> Self {
+        Self { of, setting, connections: Arc::new(Semaphore::new(most)), most, descriptors: descriptors.clone() }
+    }
+
+    /// Whether whoever connects now has to wait.
+    pub(in crate::sidecar::transport) fn is_full(&self) -> bool {
+        self.connections.available_permits() == 0 || self.descriptors.try_connection().is_none()
     }
 
     /// Room for one more connection, once there is some.
@@ -48,7 +62,7 @@ impl Room {
             Ok(connection) => connection,
             Err(_) => {
                 pauses.begin(|| {
-                    format!("all {} connections are open (grpc_connections); further clients wait", self.most)
+                    format!("all {} connections are open ({}); further clients wait", self.most, self.setting)
                 });
                 Arc::clone(&self.connections).acquire_owned().await.expect("the semaphore is never closed")
             }
@@ -69,7 +83,7 @@ impl Room {
 }
 
 /// Where connections come from.
-pub(super) trait Listener: Send + Sync + 'static {
+pub(in crate::sidecar::transport) trait Listener: Send + Sync + 'static {
     /// The connection's bytes.
     type Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static;
 
@@ -99,11 +113,14 @@ impl Listener for UnixListener {
 }
 
 /// The connections of `listener`, in order, while there is `room`. Accepting ends with the stream.
-pub(super) fn connections<L: Listener>(listener: L, room: Room) -> ReceiverStream<io::Result<Connection<L::Stream>>> {
+pub(in crate::sidecar::transport) fn connections<L: Listener>(
+    listener: L,
+    room: Room,
+) -> ReceiverStream<io::Result<Connection<L::Stream>>> {
     let (accepted, connections) = mpsc::channel(1);
     tokio::spawn(async move {
         let accept_all = async {
-            let (mut full, mut refused) = (Pauses::of("grpc"), Pauses::of("grpc"));
+            let (mut full, mut refused) = (Pauses::of(room.of), Pauses::of(room.of));
             loop {
                 let open = room.next(&mut full).await;
                 let (stream, identity) = accept(&listener, &mut refused).await;

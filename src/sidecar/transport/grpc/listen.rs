@@ -126,7 +126,7 @@ impl Server {
             // An error means that the server itself was dropped.
             async move { drop(stopped.wait_for(|stop| *stop).await) }
         };
-        let room = Room::new(config.grpc_connections, descriptors);
+        let room = Room::new("grpc", "grpc_connections", config.grpc_connections, descriptors);
         let mut tasks = JoinSet::new();
         if let Some(listener) = listeners.tcp {
             let incoming = accept::connections(listener, room.clone());
