@@ -54,9 +54,9 @@ def fingerprint(tokenizer: HasVocabulary) -> str:
         if known is not None and known[0] == size:
             return known[1]
     except TypeError:
-        # It cannot be hashed, or not be referred to weakly.
-        return _hash(_pairs(tokenizer)).hexdigest()
-    made = _hash(_pairs(tokenizer)).hexdigest()
+        # Some cannot be hashed, or not be referred to weakly.
+        return _hex(_pairs(tokenizer))
+    made = _hex(_pairs(tokenizer))
     _known[tokenizer] = size, made
     return made
 
@@ -120,3 +120,7 @@ def _size(tokenizer: HasVocabulary) -> int:
 
 def _hash(pairs: Pairs) -> Any:
     return hashlib.sha256(b"".join(struct.pack("<II", id, len(token)) + token for id, token in pairs))
+
+
+def _hex(pairs: Pairs) -> str:
+    return str(_hash(pairs).hexdigest())
