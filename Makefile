@@ -21,6 +21,7 @@ help:
 	@echo "make tsan           the lanes' tests and the sidecar behind them under the thread sanitizer (needs rustup's rust-src)"
 	@echo "make bench          the measured table of the README, on this machine"
 	@echo "make python         the Python package, as a wheel in $(WHEELS)"
+	@echo "make trainers       our adapters in the trainers' own code: TRL, verl, OpenRLHF, ... (6 GB, half an hour)"
 	@echo "make observability  spans into a real OTLP collector, metrics into a real Prometheus"
 	@echo "make fixtures       write the tests' tiny checkpoints again (needs torch; about 5 GB)"
 	@echo "make templates      run Jinja2 over chat templates again, for tests/templates.rs"
@@ -78,7 +79,7 @@ trainers-quick: $(VENV)/trainers
 	$(BUILD)
 	tools/trainers/quick.sh $(VENV)/bin/python target/trainers
 
-$(VENV)/trainers: tools/trainers/requirements.txt
+$(VENV)/trainers: tools/trainers/requirements-quick.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	touch $@
@@ -101,6 +102,15 @@ python-test: python
 	$(EMPTY)/bin/python -m pip install --quiet --disable-pip-version-check $(WHEELS)/reward_sidecar-*.whl -r integration/python/tests/requirements.txt
 	cd integration/python && $(CURDIR)/$(EMPTY)/bin/ruff check --quiet && $(CURDIR)/$(EMPTY)/bin/ruff format --quiet --check
 	$(EMPTY)/bin/python -m pytest integration/python/tests
+
+# The trainers' own packages, in environments of their own: see tools/trainers/setup.sh.
+.PHONY: trainers
+trainers: python
+	tools/trainers/setup.sh
+	target/trainers/bin/python -m pytest integration/python/tests/trainers
+	if [ -x target/trainers-gym/bin/python ]; then \
+	  target/trainers-gym/bin/python -m pytest integration/python/tests/trainers/test_nemo_gym.py; \
+	fi
 
 observability:
 	$(BUILD)

@@ -19,9 +19,21 @@ pub const MAX_MESSAGES: usize = 4096;
 /// about ten, and whoever reads JSON recurses once per level.
 pub const MAX_JSON_DEPTH: usize = 64;
 
-/// Most steps of a chat template's program in one rendering. The published templates take a few hundred per message, so
-/// that [`MAX_MESSAGES`] fit ten times; one that loops for ever ends within a second.
+/// Longest source of a chat template in bytes: the longest published ones have some tens of thousands.
+pub const MAX_TEMPLATE_SOURCE_BYTES: usize = 1 << 20;
+
+/// Most steps of a chat template's program in one rendering; copying or searching 32 bytes counts as one. The published
+/// templates take a few hundred per message, so that [`MAX_MESSAGES`] fit ten times; one that loops for ever ends within two
+/// seconds.
 pub const MAX_TEMPLATE_STEPS: u64 = 20_000_000;
+
+/// Most bytes that the values of one rendering of a chat template hold at a time: eight texts of the longest rollout. One that
+/// doubles a text again and again ends there.
+pub const MAX_TEMPLATE_BYTES: usize = 64 << 20;
+
+/// Deepest evaluation of a chat template: statements, expressions and macros in one another. A tokenizer thread's stack (2 MiB)
+/// holds four times as many.
+pub const MAX_TEMPLATE_DEPTH: u32 = 400;
 
 /// Most rendered text of one rollout's scored turns, each with all before it: a conversation of n turns has n squared of
 /// it. Four times the longest rollout; the tokens are limited by [`MAX_ROLLOUT_TOKENS`].

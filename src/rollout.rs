@@ -45,6 +45,23 @@ fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Re
     Object::deserialize(deserializer).map(|Object(value)| value)
 }
 
+/// What is wrong within a field of an aggregation, with the field's name: serde says that of the outermost alone.
+fn named<T, E: serde::de::Error>(field: &str, read: Result<T, E>) -> Result<T, E> {
+    read.map_err(|error| E::custom(format!("{field}: {error}")))
+}
+
+fn clip<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Clip, D::Error> {
+    named("clip", object(deserializer))
+}
+
+fn length_penalty<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<LengthPenalty>, D::Error> {
+    named("length_penalty", optional_object(deserializer))
+}
+
+fn soft_length<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SoftLength>, D::Error> {
+    named("soft_length", optional_object(deserializer))
+}
+
 fn optional_object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
     Ok(Option::<Object<T>>::deserialize(deserializer)?.map(|Object(value)| value))
 }
@@ -224,19 +241,19 @@ pub struct AggregationSpec {
     #[serde(deserialize_with = "objects")]
     pub transforms: BTreeMap<String, Transform>,
     /// Bounds of the final reward.
-    #[serde(deserialize_with = "object")]
+    #[serde(deserialize_with = "clip")]
     pub clip: Clip,
     /// Added to the weighted sum.
     pub offset: Option<f64>,
     /// Taken off when the completion did not finish.
     pub unfinished_penalty: Option<f64>,
     /// Taken off per completion token over a target.
-    #[serde(deserialize_with = "optional_object")]
+    #[serde(deserialize_with = "length_penalty")]
     pub length_penalty: Option<LengthPenalty>,
     /// The reward, in place of what the attributes give, when the completion did not finish.
     pub unfinished_value: Option<f64>,
     /// Taken off the more, the nearer the completion is to a limit.
-    #[serde(deserialize_with = "optional_object")]
+    #[serde(deserialize_with = "soft_length")]
     pub soft_length: Option<SoftLength>,
 }
 

@@ -396,6 +396,80 @@ fn an_interrupted_run_leaves_the_earlier_rewards_whole() {
     assert!(std::fs::read_to_string(partial().unwrap()).unwrap().contains("\"id\":\"a\""));
 }
 
+/// What a signal ends is gone on with, row by row, and comes out as if nothing had been.
+#[test]
+fn an_interrupted_run_is_resumed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let rows: String = (0..6).map(|i| format!("{{\"id\":\"r{i}\",\"input_ids\":[1,2,{i}]}}\n")).collect();
+    std::fs::write(path("in.jsonl"), &rows).unwrap();
+    let (input, output, whole) = (path("in.jsonl"), path("out.jsonl"), path("whole.jsonl"));
+    let score = ["score", "--model", MODEL, "--weights", "attribute-0=1", "--log", "error"];
+    assert!(run(&[&score[..], &["--input", &input, "--output", &whole]].concat(), &[]).status.success());
+
+    let mut child = Command::new(env!("CARGO_BIN_EXE_reward-sidecar"))
+        .args(score)
+        .args(["--output", &output])
+        .env_clear()
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let first: String = rows.lines().take(2).map(|line| format!("{line}\n")).collect();
+    child.stdin.as_mut().unwrap().write_all(first.as_bytes()).unwrap();
+    let written = || {
+        let mut files = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path());
+        files.any(|path| {
+            let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+            name.ends_with(".partial") && std::fs::read_to_string(path).is_ok_and(|text| text.lines().count() == 2)
+        })
+    };
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while !written() {
+        assert!(std::time::Instant::now() < end, "nothing was written");
+        std::thread::yield_now();
+    }
+    // The input stays open: only the signal ends the run.
+    let stdin = child.stdin.take();
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let ended = child.wait_with_output().unwrap();
+    drop(stdin);
+    let said = text(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(130), "{said}");
+    assert!(said.contains("error[INTERRUPTED]: ended by SIGINT; 2 rows are in"), "{said}");
+    assert!(said.contains("out.jsonl.partial; the same command with --resume"), "{said}");
+
+    // Half a line, as a run that was killed leaves one.
+    let mut partial = std::fs::OpenOptions::new().append(true).open(path("out.jsonl.partial")).unwrap();
+    partial.write_all(b"{\"id\":\"r2").unwrap();
+    let resume = [&score[..], &["--input", &input, "--output", &output, "--resume"]].concat();
+    let resumed = run(&resume, &[]);
+    assert_eq!(resumed.status.code(), Some(0), "{}", text(&resumed.stderr));
+    assert!(text(&resumed.stderr).contains("2 rows were kept"), "{}", text(&resumed.stderr));
+    assert_eq!(std::fs::read_to_string(&output).unwrap(), std::fs::read_to_string(&whole).unwrap());
+    assert!(!folder.path().join("out.jsonl.partial").exists());
+
+    // The answers to other rows are not gone on with.
+    std::fs::write(path("out.jsonl.partial"), "{\"id\":\"x\",\"reward\":1}\n").unwrap();
+    refused(&resume, &[], &["error[INPUT]", "row 1 is 'r0'", "the answer to 'x'", "remove it"]);
+    let model = "{\"id\":\"r0\",\"reward\":1,\"model_version\":\"other@1\"}\n";
+    std::fs::write(path("out.jsonl.partial"), model).unwrap();
+    refused(&resume, &[], &["error[OUTPUT]", "was scored by other@1"]);
+    refused(&[&score[..], &["--resume"]].concat(), &[], &["error[OUTPUT]", "--resume: it needs --input"]);
+}
+
+#[test]
+fn a_compressed_file_and_a_file_without_its_flag_are_told_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("rows.jsonl.gz");
+    std::fs::write(&path, [0x1f, 0x8b, 8, 0]).unwrap();
+    let name = path.to_str().unwrap();
+    refused(&["score", "--model", "/no/such/model", "--input", name], &[], &["error[INPUT]", "gzip", "zcat"]);
+    refused(&["score", name], &[], &["unexpected argument", &format!("--input {name}")]);
+    refused(&["inspect", "--model", "dmeo"], &[], &["error[MODEL]", "did you mean \"demo\""]);
+    refused(&["inspect", "--model", "org/some-rm"], &[], &["hf download org/some-rm --local-dir some-rm"]);
+}
+
 #[test]
 fn variables_of_others_are_warned_of_and_misspelt_settings_are_errors() {
     let printed = |variable| run(&["serve", "--model", "echo", "--print-config"], &[(variable, "tcp://10.0.0.7:9464")]);

@@ -72,6 +72,15 @@ fn paths_in_the_documents_exist() {
     assert!(missing.is_empty(), "named, but not there: {missing:#?}");
 }
 
+/// Whoever gets a code finds it there.
+#[test]
+fn every_rejection_is_explained() {
+    let page = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/errors.md")).unwrap();
+    for code in reward_sidecar::reward::Code::ALL {
+        assert!(page.contains(&format!("| {} | ", code.name())), "docs/errors.md lacks {}", code.name());
+    }
+}
+
 #[test]
 fn what_looks_like_a_path_is_looked_for() {
     assert_eq!(spans("a `b` c\n```\n`d`\n```\n`e/f`"), ["b", "e/f"]);

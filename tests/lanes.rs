@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use common::*;
 use prost::Message as _;
 use reward_sidecar::client::blocking::{Client, Stopped};
-use reward_sidecar::client::{BackOff, ClientError};
+use reward_sidecar::client::{BackOff, ClientError, Version};
 use reward_sidecar::engine::{EchoEngine, ReadPolicy};
 use reward_sidecar::proto::v1;
 use reward_sidecar::reward::{Code, Outcome, Rewards};
@@ -461,7 +461,7 @@ async fn a_new_generation_is_known_to_the_client() {
         assert!(end.rewards.rewards(numbers[2], &rewards(3)).unwrap());
         end
     });
-    let client = quickly(Client::builder(format!("shm://{}", path.display())));
+    let client = quickly(Client::builder(format!("shm://{}", path.display()))).version(Version::Any);
     let (client, outcomes) = tokio::task::spawn_blocking(move || {
         let client = client.connect().unwrap();
         assert_eq!(&*client.card(&mut || true).unwrap().model.model_version, "before");

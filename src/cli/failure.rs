@@ -3,6 +3,7 @@
 use std::io::{self, ErrorKind, Write as _};
 
 use super::exit::{Exit, SIGPIPE};
+use super::signals::Stop;
 use crate::config::ConfigError;
 use crate::model::ModelError;
 use crate::sidecar::{DrainTimeout, ListenError, StartError};
@@ -40,6 +41,12 @@ impl Failure {
     /// The sidecar could be trusted no longer.
     pub fn failed(reason: &str) -> Self {
         Self::Fatal { code: "FAILED", message: reason.to_owned(), exit: Exit::INTERNAL }
+    }
+
+    /// A signal ended the command early, in good order; `what` says what was done by then.
+    pub fn interrupted(signal: Stop, what: &str) -> Self {
+        let message = format!("ended by {signal}; {what}");
+        Self::Fatal { code: "INTERRUPTED", message, exit: Exit::signal(signal.number()) }
     }
 
     /// Writing data failed.

@@ -15,16 +15,19 @@ mod parquet;
 mod pipeline;
 mod plan;
 mod progress;
+mod resume;
 mod rewards_file;
 mod rollout_file;
 mod score;
 mod serve;
+mod signals;
 mod weights;
 
 use std::ffi::OsString;
 use std::io::Write as _;
 use std::process::ExitCode;
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand};
 
 use self::exit::Exit;
@@ -76,20 +79,33 @@ pub fn run() -> ExitCode {
 
 /// The program with other `arguments`, the first of which is its name; returns the exit code.
 ///
-/// For once in a process, and for all of it: logging and metrics are the process's. `serve` waits for SIGTERM and SIGINT
-/// and afterwards leaves them without effect; the other commands leave signals as they are.
+/// For once in a process, and for all of it: logging and metrics are the process's. `serve` and `score` wait for SIGTERM and
+/// SIGINT and afterwards leave them without effect; the other commands leave signals as they are.
 pub fn run_from(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     let done = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli.command.run().unwrap_or_else(|failure| failure.report()),
         Err(refusal) => {
             // Help that was asked for is an answer. Where nobody reads it, the exit code still tells.
             let _ = refusal.print();
+            if let Some(hint) = usage_hint(&refusal) {
+                let _ = writeln!(std::io::stderr(), "\n{hint}");
+            }
             if refusal.use_stderr() { Exit::USAGE } else { Exit::DONE }
         }
     };
     // Only the end of a Rust program would do it unasked. All data has been flushed by its command, with its errors.
     let _ = std::io::stdout().flush();
     done.code()
+}
+
+/// What to write in place of a file's name without its flag, which other tools take.
+fn usage_hint(refusal: &clap::Error) -> Option<String> {
+    let unknown = refusal.kind() == ErrorKind::UnknownArgument;
+    let Some(ContextValue::String(argument)) = refusal.get(ContextKind::InvalidArg).filter(|_| unknown) else {
+        return None;
+    };
+    let is_file = !argument.starts_with('-') && std::path::Path::new(argument).exists();
+    is_file.then(|| format!("  tip: a file to read is given by --input {argument}, a model by --model {argument}"))
 }
 
 impl Command {

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::Access;
 
 use super::failure::Failure;
+use super::resume::{self, Kept};
 
 /// Writes a command's whole answer to standard output.
 pub fn print(text: &str) -> Result<(), Failure> {
@@ -83,6 +84,42 @@ impl Output {
             Ok(kind) => Ok(Self { name, kind }),
             Err(error) => Err(Failure::usage("OUTPUT", format!("cannot write {name}: {error}"))),
         }
+    }
+
+    /// Opens what an interrupted run has left, to go on behind its last complete line; or a file that a later run can go on from.
+    pub fn resume(path: &Path) -> Result<(Self, Kept), Failure> {
+        let fail = |path: &Path, error: io::Error| {
+            Failure::usage("OUTPUT", format!("cannot resume with {}: {error}", path.display()))
+        };
+        // Of a link to a file the file is replaced.
+        let target =
+            if path.exists() { path.canonicalize().map_err(|error| fail(path, error))? } else { path.to_owned() };
+        if target.metadata().is_ok_and(|found| !found.is_file()) {
+            return Err(fail(path, io::Error::other("this is no file")));
+        }
+        let temporary = resume::path_for(&target);
+        let (file, kept) = resume::open(&temporary).map_err(|error| fail(&temporary, error))?;
+        let replacement = Replacement { file, temporary, target, finished: false };
+        Ok((Self { name: path.display().to_string(), kind: Kind::Replacement(replacement) }, kept))
+    }
+
+    /// Leaves what was written where another run can go on from it; says where that is, and how much.
+    pub fn leave(self, resumable: bool) -> String {
+        let Kind::Replacement(mut replacement) = self.kind else { return format!("{} is not complete", self.name) };
+        let rows = resume::count_lines(&replacement.temporary).unwrap_or(0);
+        if !resumable || rows == 0 {
+            return format!("{} is as it was", self.name);
+        }
+        let place = resume::path_for(&replacement.target);
+        // What an earlier run has left there is not thrown away.
+        if replacement.temporary != place && !place.exists() && std::fs::rename(&replacement.temporary, &place).is_ok()
+        {
+            replacement.temporary = place;
+        }
+        replacement.finished = true;
+        let place = replacement.temporary.display();
+        let rows = if rows == 1 { "1 row is".to_owned() } else { format!("{rows} rows are") };
+        format!("{rows} in {place}; the same command with --resume goes on from there")
     }
 
     /// A buffered writer of this output. Flush it before [`Output::finish`].

@@ -7,12 +7,13 @@ mod writer;
 use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use self::reader::Read;
 use self::writer::{Pending, PendingOutcome};
 use super::failure::Failure;
 use super::progress::Progress;
+use super::resume::Kept;
 use super::rewards_file::RewardsFile;
 use super::rollout_file::Rows;
 use crate::json::row::{Content, ExtraColumns};
@@ -41,11 +42,26 @@ pub struct Job {
     pub window: usize,
     /// Rollouts that may be on their way through intake at a time.
     pub submissions: usize,
+    /// Rows at the beginning of the input that an earlier run has answered.
+    pub kept: Option<Kept>,
+    /// Turns true when no more rows are to be written.
+    pub interrupted: watch::Receiver<bool>,
 }
 
 /// Scores the whole input. Every row has been answered and written when this returns without an error.
 pub async fn run(sidecar: &Sidecar, job: Job, progress: Progress) -> Result<Progress, Failure> {
-    let Job { input, output, extra_columns, input_name, output_name, defaults, window, submissions } = job;
+    let Job {
+        input,
+        output,
+        extra_columns,
+        input_name,
+        output_name,
+        defaults,
+        window,
+        submissions,
+        kept,
+        mut interrupted,
+    } = job;
     let intake = sidecar.intake();
     let (read_to, mut rows) = mpsc::channel(READ_AHEAD);
     let (pending_to, pending) = mpsc::channel(window);
@@ -56,37 +72,48 @@ pub async fn run(sidecar: &Sidecar, job: Job, progress: Progress) -> Result<Prog
         .name("reader".into())
         .spawn(move || {
             // Fails only where nobody waits for it any more.
-            let _ = read_result_to.send(reader::read(input, extra_columns, &read_to));
+            let _ = read_result_to.send(reader::read(input, extra_columns, kept, &read_to));
         })
         .map_err(|e| Failure::internal(format!("cannot start a thread: {e}")))?;
     let card = intake.card().clone();
-    let writer = tokio::task::spawn_blocking(move || writer::write(pending, output, &card, progress));
+    let stop = interrupted.clone();
+    let writer = tokio::task::spawn_blocking(move || writer::write(pending, output, &card, progress, &stop));
 
     let interest = Interest::of(&Identity::new("file", None));
     let permits = Arc::new(Semaphore::new(submissions));
     let submitter = Submitter { intake: intake.clone(), interest, permits: permits.clone(), defaults };
-    while let Some(Read { number, consumed, row, batch }) = rows.recv().await {
-        let (answer, outcome) = oneshot::channel();
-        let (other_answer, other_outcome) = oneshot::channel();
-        let outcome = match &row.content {
-            Ok(Content::Pair { .. }) => PendingOutcome::Pair { chosen: outcome, rejected: other_outcome },
-            _ => PendingOutcome::One(outcome),
-        };
-        let pending = Pending { number, consumed, id: row.id, is_pair: row.is_pair, extra: row.extra, batch, outcome };
-        if pending_to.send(pending).await.is_err() {
-            // The writer failed: what is in flight need not be scored.
-            submitter.interest.withdraw();
-            break;
-        }
-        match row.content {
-            Ok(Content::One(rollout)) => submitter.submit(*rollout, answer).await,
-            Ok(Content::Pair { chosen, rejected }) => {
-                submitter.submit(*chosen, answer).await;
-                submitter.submit(*rejected, other_answer).await;
+    let feed = async {
+        while let Some(Read { number, consumed, row, batch }) = rows.recv().await {
+            let (answer, outcome) = oneshot::channel();
+            let (other_answer, other_outcome) = oneshot::channel();
+            let outcome = match &row.content {
+                Ok(Content::Pair { .. }) => PendingOutcome::Pair { chosen: outcome, rejected: other_outcome },
+                _ => PendingOutcome::One(outcome),
+            };
+            let pending =
+                Pending { number, consumed, id: row.id, is_pair: row.is_pair, extra: row.extra, batch, outcome };
+            if pending_to.send(pending).await.is_err() {
+                // The writer failed: what is in flight need not be scored.
+                submitter.interest.withdraw();
+                break;
             }
-            Err(rejection) => drop(answer.send(Err(rejection))),
+            match row.content {
+                Ok(Content::One(rollout)) => submitter.submit(*rollout, answer).await,
+                Ok(Content::Pair { chosen, rejected }) => {
+                    submitter.submit(*chosen, answer).await;
+                    submitter.submit(*rejected, other_answer).await;
+                }
+                Err(rejection) => drop(answer.send(Err(rejection))),
+            }
         }
-    }
+    };
+    let all_fed = tokio::select! {
+        () = feed => true,
+        Ok(_) = interrupted.wait_for(|interrupted| *interrupted) => {
+            submitter.interest.withdraw();
+            false
+        }
+    };
     drop(pending_to);
     // All are in, or answered, once every submission has given its permit back: no company is to be waited for.
     drop(permits.acquire_many(submissions as u32).await);
@@ -95,6 +122,9 @@ pub async fn run(sidecar: &Sidecar, job: Job, progress: Progress) -> Result<Prog
         .await
         .map_err(|e| Failure::internal(format!("the writer ended early: {e}")))?
         .map_err(|e| Failure::output(&output_name, &e))?;
+    if !all_fed {
+        return Err(Failure::internal("interrupted"));
+    }
     match read_result.try_recv() {
         Ok(Ok(())) => Ok(progress),
         Ok(Err(e)) => Err(Failure::usage("INPUT", format!("cannot read {input_name} to its end: {e}"))),

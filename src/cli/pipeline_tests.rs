@@ -64,8 +64,10 @@ fn score_with(
             defaults,
             window: 5,
             submissions: 3,
+            kept: None,
+            interrupted: watch::channel(false).1,
         };
-        let done = run(&sidecar, job, Progress::start(None)).await;
+        let done = run(&sidecar, job, Progress::start(None, (0, 0))).await;
         sidecar.drain().await.unwrap();
         done
     });

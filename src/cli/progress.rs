@@ -1,8 +1,9 @@
-//! How far along a long run is: a bar on stderr where that is a terminal, else nothing. At the end one line.
+//! How far along a long run is, on stderr: a bar where that is a terminal, else a line now and then. At the end one line.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::time::Instant;
+use std::io::Write as _;
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -13,9 +14,18 @@ use super::rewards_file::{RowAnswer, RowOutcome};
 use crate::reward::Outcome;
 use crate::sidecar::metrics::{self, Totals};
 
+/// How often a line says how far it is, where there is no bar: a few hundred in a night.
+const LINE_EVERY: Duration = Duration::from_secs(30);
+
 /// Counts answers.
 pub struct Progress {
     bar: ProgressBar,
+    /// Size of the input, where it is known.
+    bytes: Option<u64>,
+    /// When the next line is due.
+    line_at: Instant,
+    /// Rows, pairs counted once, that an earlier run has answered; and those of them with a rejection.
+    kept: (u64, u64),
     started: Instant,
     before: Totals,
     scored: u64,
@@ -24,8 +34,9 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// From now on. `bytes`: size of the input where it is known.
-    pub fn start(bytes: Option<u64>) -> Self {
+    /// From now on. `bytes`: size of the input where it is known. `kept`: rows that an earlier run has answered, and those of them
+    /// with a rejection.
+    pub fn start(bytes: Option<u64>, kept: (u64, u64)) -> Self {
         // Hidden by itself where stderr is no terminal.
         let bar = ProgressBar::with_draw_target(bytes, ProgressDrawTarget::stderr());
         let template = match bytes {
@@ -35,6 +46,9 @@ impl Progress {
         bar.set_style(ProgressStyle::with_template(template).expect("the templates above are well-formed"));
         Self {
             bar,
+            bytes,
+            line_at: Instant::now() + LINE_EVERY,
+            kept,
             started: Instant::now(),
             before: metrics::totals(),
             scored: 0,
@@ -60,13 +74,30 @@ impl Progress {
         }
         if !self.bar.is_hidden() {
             self.bar.set_position(bytes);
-            self.bar.set_message(format!("{} rollouts", self.scored + self.rejected_in_all()));
+            self.bar.set_message(rollouts(self.scored + self.rejected_in_all()));
+        } else if Instant::now() >= self.line_at {
+            self.line_at = Instant::now() + LINE_EVERY;
+            // Where stderr is gone, nobody reads it.
+            let _ = writeln!(std::io::stderr(), "{}", self.line(bytes, self.started.elapsed()));
         }
     }
 
     /// Whether nothing was rejected.
     pub fn all_scored(&self) -> bool {
-        self.rejected.is_empty()
+        self.rejected.is_empty() && self.kept.1 == 0
+    }
+
+    /// How far it is after `elapsed`, with the answers to `consumed` bytes of the input.
+    fn line(&self, consumed: u64, elapsed: Duration) -> String {
+        let mut line =
+            format!("{} after {:.0} s", rollouts(self.scored + self.rejected_in_all()), elapsed.as_secs_f64());
+        if let Some(bytes) = self.bytes.filter(|bytes| *bytes > 0 && consumed > 0) {
+            let done = consumed as f64 / bytes as f64;
+            let left = elapsed.as_secs_f64() * (1.0 - done) / done;
+            // Writing to a String cannot fail.
+            let _ = write!(line, ", {:.0} %, some {left:.0} s left", 100.0 * done);
+        }
+        line
     }
 
     fn count(&mut self, outcome: &Outcome) {
@@ -88,6 +119,7 @@ impl Progress {
             seconds: self.started.elapsed().as_secs_f64(),
             pairs: self.pairs.summary(),
             rejections: self.rejected,
+            kept: self.kept.0,
         }
     }
 
@@ -103,7 +135,10 @@ pub struct Summary {
     scored: u64,
     /// Rollouts that have none; a row that could not be read counts as one.
     rejected: u64,
-    /// Those by code.
+    /// Rows that an earlier run has answered, which count nowhere else; left out where there are none.
+    #[serde(skip_serializing_if = "is_zero")]
+    kept: u64,
+    /// Those that were rejected, by code.
     rejections: BTreeMap<&'static str, u64>,
     /// Tokens of all rollouts.
     tokens_submitted: u64,
@@ -120,7 +155,7 @@ impl Summary {
     /// For people: a line, and one more for a preference file.
     pub fn lines(&self) -> String {
         let Self { scored, rejected, tokens_submitted: submitted, tokens_unique: unique, seconds, .. } = self;
-        let mut lines = format!("{} rollouts: {scored} scored, {rejected} rejected", scored + rejected);
+        let mut lines = format!("{}: {scored} scored, {rejected} rejected", rollouts(scored + rejected));
         if *rejected > 0 {
             let codes: Vec<String> = self.rejections.iter().map(|(code, count)| format!("{code} {count}")).collect();
             // Writing to a String cannot fail.
@@ -130,11 +165,22 @@ impl Summary {
         let per_second = if *submitted == 0 { 0.0 } else { *submitted as f64 / seconds };
         let _ =
             write!(lines, "; {submitted} tokens submitted, {unique} unique; {seconds:.2} s, {per_second:.0} tokens/s");
+        if self.kept > 0 {
+            let _ = write!(lines, "\n{} rows were kept from an earlier run and are counted nowhere above", self.kept);
+        }
         if let Some(pairs) = &self.pairs {
             let _ = write!(lines, "\n{}", pairs.line());
         }
         lines
     }
+}
+
+fn rollouts(count: u64) -> String {
+    if count == 1 { "1 rollout".into() } else { format!("{count} rollouts") }
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 #[cfg(test)]
@@ -151,7 +197,15 @@ mod tests {
     ) -> String {
         let rejected = rejections.values().sum();
         let (tokens_submitted, tokens_unique, pairs) = (submitted, unique, None);
-        Summary { scored, rejected, rejections, tokens_submitted, tokens_unique, seconds, pairs }.lines()
+        Summary { scored, rejected, rejections, tokens_submitted, tokens_unique, seconds, pairs, kept: 0 }.lines()
+    }
+
+    #[test]
+    fn a_line_on_the_way() {
+        let mut progress = Progress::start(Some(200), (0, 0));
+        progress.count(&Err(crate::reward::Rejection::new(Code::TooLong, "x")));
+        assert_eq!(progress.line(50, Duration::from_secs(10)), "1 rollout after 10 s, 25 %, some 30 s left");
+        assert_eq!(Progress::start(None, (0, 0)).line(50, Duration::from_secs(10)), "0 rollouts after 10 s");
     }
 
     #[test]

@@ -119,7 +119,24 @@ pub fn parse(json: &Result<Vec<u8>, Rejection>, place: Place, extra_columns: Ext
         }
     };
     let row::Row { id, is_pair, content, extra } = row::parse(json, extra_columns, Some(&place.number().to_string()));
-    Row { id, is_pair, content: content.map_err(|error| place.rejection(error)), extra }
+    let hint = shape_hint(json, place);
+    let rejected = |error| {
+        let mut rejection = place.rejection(error);
+        rejection.message += hint;
+        rejection
+    };
+    Row { id, is_pair, content: content.map_err(rejected), extra }
+}
+
+/// What to do about a file that is JSON, but not a row a line.
+fn shape_hint(line: &[u8], place: Place) -> &'static str {
+    match (place, line.trim_ascii()) {
+        (Place::Line(_), b"{") => "; a row is one line: jq -c . FILE makes lines of printed JSON",
+        (Place::Line(_), [b'[', ..]) => {
+            "; a row is an object on a line of its own: jq -c '.[]' FILE makes lines of an array"
+        }
+        _ => "",
+    }
 }
 
 /// Parses the `number`th line of a file that has no pairs.
@@ -150,6 +167,17 @@ mod tests {
                 .message
                 .starts_with("line 7: chosen")
         );
+    }
+
+    #[test]
+    fn json_that_is_no_lines_is_told_what_makes_lines_of_it() {
+        let message = |json: &[u8]| {
+            parse(&Ok(json.to_owned()), Place::Line(1), ExtraColumns::Refuse).content.unwrap_err().message
+        };
+        assert!(message(b"[").ends_with("jq -c '.[]' FILE makes lines of an array"), "{}", message(b"["));
+        assert!(message(b"[{\"text\":\"t\"}]").contains("jq -c '.[]'"));
+        assert!(message(b"{").ends_with("jq -c . FILE makes lines of printed JSON"));
+        assert!(!message(b"  \"text\": 5").contains("jq"));
     }
 
     #[test]

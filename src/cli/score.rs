@@ -1,9 +1,11 @@
 //! `score`: a rollout file in, a rewards file out, in one process.
 
 use std::fs::File;
-use std::io::{self, BufReader, Write as _};
+use std::io::{self, BufRead, BufReader, IsTerminal as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+
+use tokio::sync::watch;
 
 use super::exit::Exit;
 use super::failure::Failure;
@@ -11,8 +13,10 @@ use super::output::{self, Output, is_standard};
 use super::parquet::{self, Destination};
 use super::pipeline::{self, Job};
 use super::progress::Progress;
+use super::resume::{self, Kept};
 use super::rewards_file::{self, RewardsFile};
 use super::rollout_file::{self, Rows};
+use super::signals::{Signals, Stop};
 use super::weights::Weights;
 use crate::aggregate;
 use crate::config::{self, Flags, Origin, SCORE};
@@ -50,6 +54,9 @@ pub struct Score {
     /// Write the summary to this file, too, as a JSON object
     #[arg(long, value_name = "FILE")]
     summary: Option<PathBuf>,
+    /// Go on from what an interrupted run of the same command has left in OUTPUT.partial, if there is anything. JSON Lines only
+    #[arg(long)]
+    resume: bool,
     #[command(flatten)]
     flags: Flags<SCORE>,
 }
@@ -101,6 +108,7 @@ In a Parquet file the same fields are columns; those of an object have its name 
 Examples:
   reward-sidecar score --model demo --input rollouts.jsonl --output rewards.jsonl
   reward-sidecar score --model demo --input pairs.parquet --output rewards.parquet --extra-columns keep --summary s.json
+  reward-sidecar score --model demo --input rollouts.jsonl --output rewards.jsonl --resume     as often as it takes
   zcat rollouts.jsonl.gz | reward-sidecar score --model demo --weights helpfulness=1 | jq .reward"#;
 
 impl Score {
@@ -121,6 +129,7 @@ impl Score {
             refuse_to_overwrite(&self.output, "rewards file", summary)?;
         }
 
+        self.check_resume()?;
         output::check(&self.output)?;
         self.summary.as_deref().map_or(Ok(()), output::check)?;
 
@@ -133,9 +142,12 @@ impl Score {
         };
         if self.weights.is_some() || self.weighting.is_some() {
             check_weights(&defaults, &card)?;
+        } else if card.default_weighting.is_none() {
+            warn_of_no_weighting(&card);
         }
         // Only now: what cannot be replaced is written in place, and a mistake above must not cost anybody an earlier result.
-        let output = Output::open(&self.output)?;
+        let (output, kept) = self.open_output(&card)?;
+        let kept_rows = kept.as_ref().map_or((0, 0), |kept| (kept.count, kept.rejected));
         let summary_output = self.summary.as_deref().map(Output::open).transpose()?;
         let file: Box<dyn RewardsFile> = if is_parquet(&self.output) {
             Box::new(parquet::Writer::new(output.writer()?, layout))
@@ -155,7 +167,8 @@ impl Score {
             known_answer_ms: 0,
             ..settings.sidecar()
         };
-        let scored = runtime.block_on(async {
+        let (interrupt, interrupted) = watch::channel(false);
+        let score_all = async {
             let sidecar = Sidecar::start(config, engine).await?;
             let job = Job {
                 input: rows,
@@ -167,17 +180,25 @@ impl Score {
                 window: settings.queue_rollouts,
                 // One more than there are threads: the next text is at hand when a thread is free.
                 submissions: settings.tokenizer_threads + 1,
+                kept,
+                interrupted,
             };
-            let scored = pipeline::run(&sidecar, job, Progress::start(input_bytes)).await;
+            let scored = pipeline::run(&sidecar, job, Progress::start(input_bytes, kept_rows)).await;
             // Everything has been answered, or nobody reads the answers.
             let drained = sidecar.drain().await;
             let progress = scored?;
             drained?;
             Ok::<_, Failure>(progress)
-        });
+        };
+        let ended = runtime.block_on(until_interrupted(score_all, interrupt));
         // The reader may wait on a standard input that never ends.
         runtime.shutdown_background();
-        let progress = scored?;
+        let progress = match ended? {
+            Ended::Done(scored) => (*scored)?,
+            Ended::Interrupted(signal) => {
+                return Err(Failure::interrupted(signal, &output.leave(!is_parquet(&self.output))));
+            }
+        };
         output.finish()?;
         let code = if progress.all_scored() { Exit::DONE } else { Exit::SOME_REJECTED };
         let summary = progress.finish();
@@ -198,12 +219,52 @@ impl Score {
         Ok(code)
     }
 
+    fn check_resume(&self) -> Result<(), Failure> {
+        let why = if !self.resume {
+            return Ok(());
+        } else if is_standard(&self.output) || is_standard(&self.input) {
+            "it needs --input FILE and --output FILE"
+        } else if is_parquet(&self.output) {
+            "a Parquet file cannot be gone on with: write JSON Lines, whose name does not end in .parquet"
+        } else {
+            return Ok(());
+        };
+        Err(Failure::usage("OUTPUT", format!("--resume: {why}")))
+    }
+
+    /// The output, and what an earlier run has written to it.
+    fn open_output(&self, card: &ModelCard) -> Result<(Output, Option<Kept>), Failure> {
+        if !self.resume {
+            return Ok((Output::open(&self.output)?, None));
+        }
+        let (output, kept) = Output::resume(&self.output)?;
+        match &kept.model_version {
+            Some(version) if **version != *card.model_version => {
+                let place = resume::path_for(&self.output);
+                let message = format!(
+                    "{} was scored by {version}, and this model is {}; remove it to begin anew",
+                    place.display(),
+                    card.model_version
+                );
+                Err(Failure::usage("OUTPUT", message))
+            }
+            _ => Ok((output, Some(kept))),
+        }
+    }
+
     /// The input. What is wrong with a table's columns is said here.
     fn open_input(&self, extra_columns: row::ExtraColumns) -> Result<Input, Failure> {
         let lines = |rows, bytes| Input { rows, bytes, layout: None };
         let path = &self.input;
         if is_standard(path) {
-            return Ok(lines(Box::new(rollout_file::JsonLines::new(BufReader::new(io::stdin()))), None));
+            if io::stdin().is_terminal() {
+                tracing::info!(
+                    "reading rollouts from the terminal, a line each, until Ctrl-D; --input FILE reads a file"
+                );
+            }
+            let mut input = BufReader::new(io::stdin());
+            refuse_gzip(&mut input, "standard input")?;
+            return Ok(lines(Box::new(rollout_file::JsonLines::new(input)), None));
         }
         let fail = |e: io::Error| Failure::usage("INPUT", format!("cannot read {}: {e}", path.display()));
         let file = File::open(path).map_err(fail)?;
@@ -219,7 +280,9 @@ impl Score {
             let layout = Some(reader.layout());
             return Ok(Input { rows: Box::new(reader), bytes, layout });
         }
-        Ok(lines(Box::new(rollout_file::JsonLines::new(BufReader::with_capacity(1 << 16, file))), bytes))
+        let mut input = BufReader::with_capacity(1 << 16, file);
+        refuse_gzip(&mut input, &path.display().to_string())?;
+        Ok(lines(Box::new(rollout_file::JsonLines::new(input)), bytes))
     }
 }
 
@@ -246,6 +309,57 @@ fn check_weights(defaults: &AggregationSpec, card: &ModelCard) -> Result<(), Fai
         };
         Failure::usage(rejection.code.name(), format!("--{}{attributes}", rejection.message))
     })
+}
+
+/// What comes of scoring, unless a signal comes first.
+enum Ended {
+    Done(Box<Result<Progress, Failure>>),
+    Interrupted(Stop),
+}
+
+/// Runs `score_all` until it is done. A signal ends it in good order, by `interrupt`, and a second one at once.
+async fn until_interrupted(
+    score_all: impl Future<Output = Result<Progress, Failure>>,
+    interrupt: watch::Sender<bool>,
+) -> Result<Ended, Failure> {
+    let mut signals = Signals::new().map_err(|e| Failure::internal(format!("cannot wait for signals: {e}")))?;
+    let mut score_all = std::pin::pin!(score_all);
+    let first = tokio::select! {
+        scored = &mut score_all => return Ok(Ended::Done(Box::new(scored))),
+        signal = signals.next() => signal,
+    };
+    interrupt.send_replace(true);
+    tracing::info!("{first}: ending; a second signal ends at once");
+    tokio::select! {
+        scored = &mut score_all => match scored {
+            // All was done, after all.
+            Ok(scored) => Ok(Ended::Done(Box::new(Ok(scored)))),
+            Err(_) => Ok(Ended::Interrupted(first)),
+        },
+        second = signals.next() => Err(Failure::Signal(second.number())),
+    }
+}
+
+/// The lines of a compressed file are none, and would be rejected one by one.
+fn refuse_gzip(input: &mut impl BufRead, name: &str) -> Result<(), Failure> {
+    const MAGIC: &[u8] = &[0x1f, 0x8b];
+    let begins = input.fill_buf().map_err(|e| Failure::usage("INPUT", format!("cannot read {name}: {e}")))?;
+    if begins.starts_with(MAGIC) {
+        let message = format!("{name} is compressed by gzip; uncompress it: zcat FILE | reward-sidecar score ...");
+        return Err(Failure::usage("INPUT", message));
+    }
+    Ok(())
+}
+
+/// Said once, before every row is rejected for it.
+fn warn_of_no_weighting(card: &ModelCard) {
+    let example = card.attributes.first().map(String::as_str).unwrap_or_default();
+    tracing::warn!(
+        "the model has {} attributes and names no default weighting, so a row without weights is NO_WEIGHTING: add \
+         --weights {example}=1, or name a default_weighting in a reward-model.toml; the attributes are: {}",
+        card.attributes.len(),
+        card.attributes.join(", ")
+    );
 }
 
 fn refuse_to_overwrite(input: &Path, what: &str, output: &Path) -> Result<(), Failure> {

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{info, warn};
 
 use super::engine;
 use super::exit::Exit;
 use super::failure::Failure;
 use super::output;
+use super::signals::Signals;
 use crate::config::{self, Flags, SERVE, Settings};
 use crate::model;
 use crate::sidecar::admin::{Admin, Readiness};
@@ -43,7 +43,7 @@ const EXAMPLES: &str = "\
 Examples:
   reward-sidecar serve --model demo
   reward-sidecar serve --model ./my-reward-model --grpc 0.0.0.0:50051 --uds /run/reward-sidecar.sock
-  reward-sidecar serve --model demo --shm /run/user/1000/reward-sidecar.sock
+  reward-sidecar serve --model demo --shm /tmp/rewards.sock
   reward-sidecar serve --model ./my-reward-model --http 127.0.0.1:8000      OpenRLHF: http://127.0.0.1:8000/get_reward
   reward-sidecar serve --model echo                       no model, to measure transports and to try a trainer out
   reward-sidecar serve --model demo --max-batch-tokens 8192 --print-config > sidecar.toml
@@ -81,7 +81,8 @@ impl Serve {
 
 async fn serve(settings: &Settings, model: model::Config) -> Result<(), Failure> {
     // Before anything that takes long: as process 1 of a container, no handler would mean no death.
-    let mut signals = Signals::new().map_err(|e| Failure::internal(format!("cannot wait for signals: {e}")))?;
+    let signals = Signals::new().and_then(Signals::and_hang_up);
+    let mut signals = signals.map_err(|e| Failure::internal(format!("cannot wait for signals: {e}")))?;
     let descriptors = descriptors::raise_limit();
     let admin = settings.admin.map(|address| Admin::start(address, metrics::install())).transpose()?;
     if let Some(admin) = &admin {
@@ -112,12 +113,23 @@ async fn serve(settings: &Settings, model: model::Config) -> Result<(), Failure>
     info!("loaded {} in {:.1?}; attributes: {}", card.model_version, started.elapsed(), card.attributes.join(", "));
 
     if card.default_weighting.is_none() {
-        warn!("the model names no default weighting: every rollout must bring its own weights");
+        let example = card.attributes.first().map(String::as_str).unwrap_or_default();
+        warn!(
+            "the model has {} attributes and names no default weighting, so a rollout without weights is NO_WEIGHTING: send \
+             weights such as {{\"{example}\": 1}} with each, or name a default_weighting in a reward-model.toml",
+            card.attributes.len()
+        );
     }
 
     let sidecar = Sidecar::start_on(listeners, settings.sidecar(), engine).await?;
     if let Some(address) = sidecar.grpc_addr() {
         info!("grpc: listening on {address}");
+    }
+    if let Some(address) = sidecar.grpc_addr().filter(|address| !address.ip().is_loopback()) {
+        warn!(
+            "grpc: {address} can be reached from other machines, and whoever reaches it is served: there is no TLS and no \
+             authentication here. Listen on 127.0.0.1 or on a Unix socket, or let a firewall or proxy keep others out"
+        );
     }
     if let Some(path) = &settings.uds {
         info!("grpc: listening on unix:{}", path.display());
@@ -171,58 +183,5 @@ fn abort_if_stuck() {
 fn set_ready(admin: &Option<Admin>, readiness: Readiness) {
     if let Some(admin) = admin {
         admin.set_ready(readiness);
-    }
-}
-
-/// The requests to stop.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hang_up: Signal,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Stop {
-    Terminate,
-    Interrupt,
-    HangUp,
-}
-
-impl Stop {
-    fn number(self) -> u8 {
-        match self {
-            Stop::Terminate => 15,
-            Stop::Interrupt => 2,
-            Stop::HangUp => 1,
-        }
-    }
-}
-
-impl std::fmt::Display for Stop {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Stop::Terminate => "SIGTERM",
-            Stop::Interrupt => "SIGINT",
-            Stop::HangUp => "SIGHUP",
-        })
-    }
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            // A terminal that was closed must not end the server differently from SIGTERM.
-            hang_up: signal(SignalKind::hangup())?,
-        })
-    }
-
-    async fn next(&mut self) -> Stop {
-        tokio::select! {
-            _ = self.terminate.recv() => Stop::Terminate,
-            _ = self.interrupt.recv() => Stop::Interrupt,
-            _ = self.hang_up.recv() => Stop::HangUp,
-        }
     }
 }

@@ -115,6 +115,9 @@ impl Table {
                 continue;
             }
             let mut rollout = entry.rollout.clone();
+            if rollout.model_version.is_empty() {
+                rollout.model_version = entry.waiter.model_version().unwrap_or_default();
+            }
             rollout.id = wire_id(number, &rollout.id);
             let bytes = rollout.encoded_len();
             if bytes > MAX_MESSAGE_BYTES {

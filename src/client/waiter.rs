@@ -18,6 +18,11 @@ pub(super) trait Waiter: std::fmt::Debug + Send {
     /// Gives it the answer. One who is gone does not get it.
     fn answer(self: Box<Self>, answer: Answer);
 
+    /// The model version that the rollout is held to by now, where nothing was known of that when it was submitted.
+    fn model_version(&self) -> Option<String> {
+        None
+    }
+
     /// The series of rollouts that this one belongs to, and its tag there; `None`: it is a single one.
     fn origin(&self) -> Option<Origin> {
         None

@@ -133,7 +133,9 @@ impl Kind {
             (Kind::HttpAddressesOrOff, Value::String(text)) => text == OFF || text.parse::<HttpAddresses>().is_ok(),
             (Kind::EndpointOrOff, Value::String(text)) => text == OFF || is_endpoint(text),
             (Kind::LogFilter, Value::String(text)) => {
-                stray_word(text).is_none() && tracing_subscriber::EnvFilter::builder().parse(text).is_ok()
+                !text.is_empty()
+                    && stray_word(text).is_none()
+                    && tracing_subscriber::EnvFilter::builder().parse(text).is_ok()
             }
             (Kind::OneOf(words), Value::String(text)) => words.contains(&text.as_str()),
             (Kind::Device, Value::String(text)) => text.parse::<DeviceChoice>().is_ok(),
@@ -279,6 +281,18 @@ mod tests {
         assert_eq!(Kind::OneOf(&["reject", "truncate-left"]).nearest("truncate").as_deref(), Some("truncate-left"));
         assert_eq!(Kind::OneOf(&["reject", "truncate-left"]).nearest("colour"), None);
         assert_eq!(Kind::Switch.nearest("yes").as_deref(), Some("true"));
+    }
+
+    #[test]
+    fn a_number_that_follows_the_machine_is_a_number_or_auto() {
+        let kind = Kind::CountOrAuto { ceiling: 100, ceiling_name: "MOST" };
+        let read = |text: &str| kind.parse(text).and_then(|value| kind.check(&value).map(|()| value));
+        assert_eq!(read("auto"), Ok(Value::String("auto".into())));
+        assert_eq!(read("0"), Ok(Value::Integer(0)));
+        assert!(matches!(read("101"), Err(Unfit::Above { value: 101, .. })));
+        for wrong in ["-1", "off", ""] {
+            assert_eq!(read(wrong), Err(Unfit::Not("a whole number from 0 to 100, or auto".into())), "{wrong}");
+        }
     }
 
     #[test]

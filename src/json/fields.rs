@@ -9,9 +9,9 @@ use super::error::{RolloutError, reason};
 use super::extra::{ExtraColumns, ExtraField};
 use super::finish_reason::Reason;
 use super::nearest::nearest;
-use super::values::{Completion, Id, Ids, Messages};
+use super::values::{Aggregation, Completion, Id, Ids, Messages};
 use crate::reward::Code;
-use crate::rollout::{AggregationSpec, AnswerOnlyField, Distinct, Object};
+use crate::rollout::{AnswerOnlyField, Distinct};
 
 /// The fields of a row, as far as they could be read.
 #[derive(Default)]
@@ -42,7 +42,7 @@ pub(super) struct Fields {
     pub weighting: Option<String>,
     pub deadline_ms: Option<u64>,
     pub priority: Option<i32>,
-    pub aggregation: Option<Object<AggregationSpec>>,
+    pub aggregation: Option<Aggregation>,
     /// Fields that are not a rollout's, in their order, where they are kept.
     pub extra: Vec<ExtraField>,
     /// `messages` as it was written, where extra fields are kept: beside a pair it is one of them.

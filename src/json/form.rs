@@ -9,7 +9,7 @@ use super::fields::Fields;
 use super::message::text_of;
 use super::values::{Completion, Ids, Messages};
 use crate::reward::{Code, Rejection};
-use crate::rollout::{ASSISTANT, AggregationSpec, Distinct, Extras, Input, Message, Object, Rollout};
+use crate::rollout::{ASSISTANT, AggregationSpec, Distinct, Extras, Input, Message, Rollout};
 
 /// The fields of each input form of one rollout that every caller may use, in the order in which messages list them.
 pub const FORMS: [&[&str]; 5] =
@@ -227,7 +227,7 @@ fn aggregation(fields: &mut Fields) -> Result<AggregationSpec, Rejection> {
     let twice = |field: &str| {
         Rejection::new(Code::BadOption, format!("{field}: given both by itself and in aggregation; give it once"))
     };
-    let mut spec = fields.aggregation.take().map(|Object(spec)| spec).unwrap_or_default();
+    let mut spec = fields.aggregation.take().map(|aggregation| aggregation.0).unwrap_or_default();
     if let Some(Distinct(weights)) = fields.weights.take() {
         if !spec.weights.is_empty() {
             return Err(twice("weights"));

@@ -114,11 +114,12 @@ fn what_is_to_become_of_a_rollout_that_was_cut_off() {
     assert!(rollout.require_completion);
     let soft = SoftLength { limit_tokens: 20, cache_tokens: 4, most: None };
     assert_eq!((rollout.aggregation.unfinished_value, rollout.aggregation.soft_length), (Some(-1.0), Some(soft)));
-    assert_bad(
-        r#"{"id":"a","text":"t","aggregation":{"soft_length":{"limit_tokens":20}}}"#,
-        Code::Malformed,
-        "cache_tokens",
-    );
+    let soft = r#"{"id":"a","text":"t","aggregation":{"soft_length":{"limit_tokens":20}}}"#;
+    assert_bad(soft, Code::Malformed, "aggregation: soft_length: missing field `cache_tokens` (line 7, column");
+    let clip = r#"{"id":"a","text":"t","aggregation":{"clip":[-1,1]}}"#;
+    assert_bad(clip, Code::Malformed, "aggregation: clip: invalid type: sequence, expected an object (line 7, column");
+    let named = good(r#"{"id":"a","text":"t","aggregation":"weighted_sum"}"#);
+    assert_eq!(named.aggregation.name, "weighted_sum");
 }
 
 #[test]

@@ -2,11 +2,12 @@
 
 use std::fmt;
 
-use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserialize as _, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
 use super::message::text_of;
 use crate::reward::{Code, Rejection};
-use crate::rollout::{ASSISTANT, Message};
+use crate::rollout::{ASSISTANT, AggregationSpec, Message};
 
 /// Token ids, or the first number that can be none.
 #[derive(Debug, PartialEq)]
@@ -135,6 +136,32 @@ impl<'de> serde::Deserialize<'de> for Completion {
             return Ok(Self::List(messages));
         }
         Ok(Self::Text(std::mem::take(&mut messages[0].content)))
+    }
+}
+
+/// How attributes become a reward: an object, or the name of an aggregation with nothing else said.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Aggregation(pub AggregationSpec);
+
+impl<'de> serde::Deserialize<'de> for Aggregation {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct AggregationVisitor;
+        impl<'de> Visitor<'de> for AggregationVisitor {
+            type Value = Aggregation;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object, or the name of an aggregation")
+            }
+
+            fn visit_str<E>(self, name: &str) -> Result<Aggregation, E> {
+                Ok(Aggregation(AggregationSpec { name: name.to_owned(), ..AggregationSpec::default() }))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Aggregation, A::Error> {
+                AggregationSpec::deserialize(MapAccessDeserializer::new(map)).map(Aggregation)
+            }
+        }
+        deserializer.deserialize_any(AggregationVisitor)
     }
 }
 

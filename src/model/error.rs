@@ -75,13 +75,13 @@ pub enum ModelError {
         found: String,
     },
     /// No architecture of that name is known.
-    #[error("{}: unknown architecture {found:?}; known: {known}", path.display())]
+    #[error("{}: unknown architecture {found:?}; the families that can be loaded are {known}", path.display())]
     UnknownArchitecture {
         /// The configuration.
         path: PathBuf,
         /// As the configuration calls it.
         found: String,
-        /// Names that are known.
+        /// Families that are known.
         known: String,
     },
     /// A setting changes the numbers in a way that is not implemented; ignoring it would give wrong rewards.

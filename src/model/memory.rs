@@ -35,8 +35,8 @@ impl Group {
     }
 }
 
-/// The process's control groups for memory, from its own up to the root of each hierarchy. In a container, the path may be the host's: then
-/// the root is the container's own.
+/// The process's control groups for memory, from its own up to the root of each hierarchy. In a container, the path may be
+/// the host's: then the root is the container's own.
 fn groups(root: &Path) -> Vec<Group> {
     let lines = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
     let mut groups = Vec::new();

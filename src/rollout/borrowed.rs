@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use super::{AggregationSpec, AnswerOnly, Extras, FinishReason, Input, Message, Rollout};
+use crate::limits::{MAX_ID_BYTES, MAX_NAME_BYTES};
+use crate::reward::{Code, Rejection};
 
 /// Rollouts that somebody owns for as long as they may be asked, and asked again over another connection.
 pub trait Rollouts: Send + Sync {
@@ -129,6 +131,21 @@ impl Ids<'_> {
 }
 
 impl RolloutRef<'_> {
+    /// Whether its names keep to the limits. An empty id is not for this to refuse: on some ways a rollout needs none.
+    ///
+    /// # Errors
+    /// Which name is too long, by how much: `BAD_ID` for the id, `BAD_OPTION` for the group.
+    pub fn check_names(&self) -> Result<(), Rejection> {
+        let names =
+            [("id", self.id, MAX_ID_BYTES, Code::BadId), ("group", self.group, MAX_NAME_BYTES, Code::BadOption)];
+        match names.into_iter().find(|(_, name, most, _)| name.len() > *most) {
+            None => Ok(()),
+            Some((field, name, most, code)) => {
+                Err(Rejection::new(code, format!("{field}: {} bytes; at most {most}", name.len())))
+            }
+        }
+    }
+
     /// Whether all its ids can be token ids.
     pub fn check_ids(&self) -> Result<(), BadId> {
         match &self.input {

@@ -1,12 +1,12 @@
 //! Which of the waiting rollouts go into the next micro-batch: a function of what waits, of the callers' shares so far, of the time
 //! and of the limits, and of nothing else.
 //!
-//! The budget is counted in rows that are to be computed, because those are what the engine pays for: unique tokens without those
-//! that it keeps from earlier passes, as far as that is known. What rows attend to without computing it costs a share
-//! ([`KEPT_PER_ROW`]). What is kept may be gone when the micro-batch runs: the scorer counts again. Rollouts are chosen one after another; each
-//! brings along those that share tokens with it, whoever sent them, and then the rest of its group. Which caller's is chosen next is
-//! decided by priority, and within a priority by deficit round robin in tokens; which of that caller's, by priority, deadline and
-//! arrival.
+//! The budget is counted in rows that are to be computed, because those are what the engine pays for: unique tokens without
+//! those that it keeps from earlier passes, as far as that is known. What rows attend to without computing it costs a share
+//! ([`KEPT_PER_ROW`]). What is kept may be gone when the micro-batch runs: the scorer counts again. Rollouts are chosen one
+//! after another; each brings along those that share tokens with it, whoever sent them, and then the rest of its group. Which
+//! caller's is chosen next is decided by priority, and within a priority by deficit round robin in what rollouts cost; which of
+//! that caller's, by priority, deadline and arrival.
 //!
 //! Invariants, each a property test:
 //! - nothing is both taken and left; what was withdrawn or has expired is never taken;
@@ -33,9 +33,9 @@ use self::selection::Selection;
 
 pub use self::callers::Shares;
 
-/// So many kept tokens that a rollout attends to cost as much as one row that is computed: a block of keys of the attention kernel. That is
-/// about what it takes in the smallest models, and far more than in large ones; and it bounds how many tokens a micro-batch can
-/// name, whatever is kept.
+/// So many kept tokens that a rollout attends to cost as much as one row that is computed: a block of keys of the attention
+/// kernel. That is about what it takes in the smallest models, and more than in large ones; and it bounds how many tokens a
+/// micro-batch can name, whatever is kept.
 pub const KEPT_PER_ROW: usize = 64;
 
 /// What the batcher needs to know of one waiting rollout.

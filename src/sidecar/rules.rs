@@ -2,23 +2,22 @@
 //! columns. A function of the model, the policy for what is too long, and the rollout alone.
 
 mod input;
+mod origin;
 mod text_bound;
 mod turns;
 
-use std::ops::Range;
 use std::sync::Arc;
 
 pub(super) use self::input::text_bytes;
 use self::input::{Source, Tokens};
 use self::text_bound::TextBound;
-use super::bindings::{Bindings, check_name};
+use super::bindings::Bindings;
 use super::reading;
 use super::tokenize::{Locate, Text};
 use super::{Config, OverLong};
 use crate::aggregate::Bound;
 use crate::batch::unique_tokens;
 use crate::engine::{ModelCard, TextAssets};
-use crate::limits;
 use crate::reward::{Code, Rejection};
 use crate::rollout::{Reads, Report, Rollout, ValidRollout};
 
@@ -80,7 +79,7 @@ impl Rules {
         let whole = rollout.require_completion || rollout.aggregation.needs_length();
         let locate = if whole { Locate::Whole } else { Locate::Nothing };
         let (mut tokens, mut found) = self.read(&mut source, locate)?;
-        if rollout.require_completion && tokens.completion.as_ref().is_some_and(Range::is_empty) {
+        if rollout.require_completion && tokens.completion_tokens() == Some(0) {
             return Err(input::no_completion());
         }
         let truncated = tokens.ids.len() > self.context();
@@ -98,7 +97,11 @@ impl Rules {
             self.truncate(&mut tokens, found.first)?;
             found = reading::find(&self.card.reads, "input", &tokens.ids)?;
         }
-        let completion_tokens = tokens.completion.as_ref().map(|c| c.len() as u32);
+        let completion_tokens = tokens.completion_tokens().map(|n| n as u32);
+        let mut ends = std::mem::take(&mut tokens.ends);
+        if let Some(thinking) = &thinking {
+            origin::before_taking(&mut ends, thinking);
+        }
         let bound = binding.bind(&rollout.aggregation, &self.card, completion_tokens.is_some())?;
         let reads = match &source {
             Source::Chat(conversation) if !scored.is_empty() => {
@@ -114,7 +117,7 @@ impl Rules {
             finish_reason: rollout.finish_reason,
             group: rollout.group,
             priority: rollout.priority,
-            report: Report { ends: Vec::new(), thinking },
+            report: Report { ends, thinking },
         };
         self.check_cost(&valid)?;
         Ok((valid, bound))
@@ -165,7 +168,8 @@ impl Rules {
         let bos = usize::from(self.text.opens_with_bos(&tokens.ids));
         let cut = tokens.ids.len() - self.context();
         // Where the form does not tell prompt from completion, all that the reads do not need may go.
-        if tokens.completion.as_ref().is_some_and(|c| bos + cut > c.start) {
+        let starts = tokens.completion.as_ref().and_then(|parts| parts.first()).map(|part| part.start);
+        if starts.is_some_and(|start| bos + cut > start) {
             return Err(self.too_long(tokens, "the completion alone does not fit, and only the prompt may be cut"));
         }
         if bos + cut > first {
@@ -173,20 +177,18 @@ impl Rules {
             return Err(self.too_long(tokens, &advice));
         }
         tokens.ids.drain(bos..bos + cut);
-        if let Some(completion) = &mut tokens.completion {
-            *completion = completion.start - cut..completion.end - cut;
+        for part in tokens.completion.iter_mut().flatten() {
+            *part = part.start - cut..part.end - cut;
         }
         Ok(())
     }
 }
 
 fn check_names(rollout: &Rollout) -> Result<(), Rejection> {
-    check_name("group", &rollout.group)?;
-    match rollout.id.len() {
-        0 => Err(Rejection::new(Code::BadId, "id: is missing or empty; every rollout needs one")),
-        1..=limits::MAX_ID_BYTES => Ok(()),
-        n => Err(Rejection::new(Code::BadId, format!("id: {n} bytes; at most {}", limits::MAX_ID_BYTES))),
+    if rollout.id.is_empty() {
+        return Err(Rejection::new(Code::BadId, "id: is missing or empty; every rollout needs one"));
     }
+    rollout.borrowed().check_names()
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 """Small templates of our own with the constructs that published families use, one list a family."""
 
+import random
+
 DEFAULTS = {"bos_token": "<s>", "eos_token": "</s>", "tools": None, "documents": None, "add_generation_prompt": False}
 
 TOOL = {
@@ -31,6 +33,45 @@ CONVERSATIONS = [
     {"messages": [A("first"), U("then")], "documents": [{"title": "T", "text": "body"}], "enable_thinking": False},
     {"messages": [U("x"), A("")], "tools": [TOOL, TOOL], "enable_thinking": True, "add_generation_prompt": True},
 ]
+
+ENDS = ["", " ", "\n", "\n\n", " \n ", "\t", "\u00a0", "\u001f", "\r\n"]
+WORDS = ["Hi", "h\u00e9 \U0001f600", "a\nb", "<think>\nso\n</think>\n\nyes", "<think></think>", "</think>", "x'y\"z", "{{ no }}", "<tool_response>r</tool_response>", "/no_think", "", "\u4f60\u597d", "1 < 2 & 3", "<|im_end|>", "\\n"]
+
+
+def conversations(count):
+    """Seeded conversations of every kind: systems, tools and their results, parts, thinking, no content, blanks at either end."""
+    for seed in range(count):
+        r = random.Random(f"conversation {seed}")
+        text = lambda: r.choice(ENDS) + " ".join(r.choice(WORDS) for _ in range(r.randrange(1, 3))) + r.choice(ENDS)
+        messages, tools = [], r.random() < 0.4
+        if r.random() < 0.5:
+            messages.append(S(text()))
+        for turn in range(r.randrange(1, 4)):
+            messages.append(U([{"type": "text", "text": text()}, {"type": "text", "text": text()}] if r.random() < 0.1 else text()))
+            more = {}
+            if r.random() < 0.25:
+                more["reasoning_content"] = r.choice([text(), None, ""])
+            if tools and r.random() < 0.6:
+                arguments = r.choice([{"city": text(), "n": r.choice([1, 1.5, None, True, [1, "a"], {"b": 1, "a": 2}])}, {}, '{"city": "Oslo"}'])
+                call = {"id": r.choice(["abc123def", "x", "call_0123"]), "type": "function", "function": {"name": "weather", "arguments": arguments}}
+                calls = [call] * r.choice([1, 1, 2])
+                messages.append(A(r.choice([None, "", text()]), tool_calls=[c["function"] for c in calls] if r.random() < 0.1 else calls, **more))
+                for call in calls:
+                    messages.append({"role": "tool", "name": "weather", "tool_call_id": call["id"], "content": r.choice([text(), '{"t": -1.0}', {"t": 1, "s": text()}, [1, 2], {"content": text()}])})
+                if r.random() < 0.3:
+                    continue
+            if turn or r.random() < 0.9:
+                messages.append(A(r.choice([text(), text(), text(), None, [{"type": "text", "text": text()}]]) if r.random() < 0.3 else text(), **more))
+        given = {"messages": messages, "add_generation_prompt": r.random() < 0.4}
+        if tools:
+            given["tools"] = [TOOL] * r.choice([1, 2])
+        if r.random() < 0.2:
+            given["documents"] = [{"title": text(), "text": text()} for _ in range(r.randrange(3))]
+        for name, values in {"enable_thinking": [True, False], "date_string": ["1 Jan 2025"], "controls": [{"length": "short"}], "custom_tools": [[TOOL], None], "tools_in_user_message": [True, False], "reasoning_effort": ["low"]}.items():
+            if r.random() < 0.15:
+                given[name] = r.choice(values)
+        yield given
+
 
 FAMILIES = {
     "llama3": [
@@ -81,5 +122,5 @@ FAMILIES = {
 def cases():
     for family, sources in FAMILIES.items():
         for source in sources:
-            for conversation in CONVERSATIONS:
+            for conversation in [*CONVERSATIONS, *conversations(120)]:
                 yield family, source, {**DEFAULTS, **conversation}

@@ -85,6 +85,9 @@ def block(r, depth=0):
     return "".join(block(r, depth + 1) for _ in range(2))
 
 
+VALUES = 200
+
+
 def pair(seed):
     r = random.Random(seed)
     inner = "".join(block(r) for _ in range(r.randrange(1, 4)))
@@ -92,8 +95,8 @@ def pair(seed):
     source = f"{{% set ns = namespace(n=0) %}}{{% set x = '' %}}{{{{ bos_token }}}}{{% for m in messages{filtered} %}}{inner}{{% endfor %}}{{{{ ns.n }}}}"
     if r.random() < 0.1:
         source = source.replace("\n", "\r\n")
-    variables = {"messages": conversation(r), "bos_token": "<s>", "tools": None, "documents": None, "add_generation_prompt": r.random() < 0.5}
-    return source, variables
+    v = random.Random(f"values {seed % VALUES}")
+    return source, {"messages": conversation(v), "bos_token": "<s>", "tools": None, "documents": None, "add_generation_prompt": v.random() < 0.5}
 
 
 def cases(count):

@@ -11,6 +11,7 @@ use pyo3::types::{PyDict, PyIterator, PyList, PyMappingProxy, PySlice, PyString,
 use reward_sidecar::reward::ReadRewards;
 
 use crate::arrays::{Array, full};
+use crate::columns::Columns;
 use crate::error::{Failure, class_of};
 use crate::gathered::Gathered;
 use crate::pickle::{Restore, restore};
@@ -60,7 +61,7 @@ pub struct Batch {
 
 /// The columns of a batch that comes out of a pickle.
 #[derive(FromPyObject)]
-pub struct Columns(
+pub struct Pickled(
     Py<PyTuple>,
     Py<PyTuple>,
     String,
@@ -104,8 +105,8 @@ impl Batch {
     }
 
     /// Puts a batch together, as it comes out of a pickle.
-    pub fn restored(py: Python<'_>, columns: Columns) -> PyResult<Self> {
-        let Columns(
+    pub fn restored(py: Python<'_>, columns: Pickled) -> PyResult<Self> {
+        let Pickled(
             names,
             ids,
             model_version,
@@ -347,33 +348,20 @@ impl Batch {
         PyList::new(py, self.results(py)?)?.try_iter()
     }
 
-    /// The columns by their names: `id` where ids were given, `reward`, each attribute, `tokens`, `truncated`, and `error`, which is
-    /// a code or None.
+    /// The columns by their names: `id` where ids were given, `reward`, `tokens`, `truncated`, `error`, which is
+    /// a code or None, and each attribute.
     ///
     /// `polars.DataFrame(batch.to_dict())`
     fn to_dict<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let columns = PyDict::new(py);
-        let ids = self.ids.bind(py);
-        if !ids.is_empty() {
-            columns.set_item("id", ids.to_list())?;
+        let mut columns = Columns::of(py);
+        if !self.ids.bind(py).is_empty() {
+            columns.add("id", &self.ids.bind(py).to_list())?;
         }
-        columns.set_item("reward", self.rewards(py)?)?;
-        let errors = PyList::new(py, vec![None::<&str>; self.rows])?;
-        for error in self.errors(py)? {
-            errors.set_item(error.getattr("index")?.extract()?, error.getattr("code")?)?;
-        }
-        let attributes = self.attributes(py)?;
-        for (column, name) in self.names.bind(py).iter().enumerate() {
-            // An attribute may be called as another column is.
-            let taken = ["id", "reward", "tokens", "truncated", "error"];
-            let name: String = name.extract()?;
-            let name = if taken.contains(&&*name) { format!("attributes.{name}") } else { name };
-            columns.set_item(name, attributes.get_item((PySlice::full(py), column))?)?;
-        }
-        columns.set_item("tokens", self.tokens(py)?)?;
-        columns.set_item("truncated", self.truncated(py)?)?;
-        columns.set_item("error", errors)?;
-        Ok(columns)
+        columns.add("reward", &self.rewards(py)?)?;
+        columns.add("tokens", &self.tokens(py)?)?;
+        columns.add("truncated", &self.truncated(py)?)?;
+        columns.add_errors(self.rows, &self.errors(py)?)?;
+        columns.with_attributes(self.names.bind(py), &self.attributes(py)?)
     }
 
     /// The columns of `to_dict` as a pandas data frame. Needs pandas, which the package does not bring along.
@@ -397,5 +385,5 @@ impl Batch {
 #[pyfunction]
 #[pyo3(signature = (*columns))]
 pub fn _batch(py: Python<'_>, columns: &Bound<'_, PyTuple>) -> PyResult<Batch> {
-    Batch::restored(py, columns.extract::<Columns>()?)
+    Batch::restored(py, columns.extract::<Pickled>()?)
 }

@@ -5,7 +5,7 @@
 //! | `client`, `stream`, `desk` | the classes that speak to a server: waiting, iterating, for an event loop |
 //! | `rows`, `inputs`, `form`, `odd`, `line`, `options` | rollouts, out of Python: arguments and dicts |
 //! | `text`, `messages`, `chat`, `json`, `ids`, `padding`, `tokenizer` | what they are made of |
-//! | `gathered`, `batch`, `result`, `reads`, `thinking`, `pickle`, `arrays`, `error` | rewards and failures, into Python |
+//! | `gathered`, `batch`, `columns`, `result`, `reads`, `thinking`, `pickle`, `arrays`, `error` | rewards and failures, into Python |
 //! | `wait`, `guard`, `logs`, `process` | the interpreter's lock, signals and timeouts; `logging`; forks |
 //!
 //! Its one invariant: a client is only ever called without the interpreter's lock, and Python only with it.
@@ -15,6 +15,7 @@ mod arrays;
 mod batch;
 mod chat;
 mod client;
+mod columns;
 mod desk;
 mod error;
 mod form;

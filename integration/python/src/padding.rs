@@ -81,10 +81,10 @@ impl<'py> Padding<'py> {
         match (0..PADDING.len()).find(|slot| self.0[*slot].is_some() && !slots.contains(slot)) {
             None => Ok(()),
             Some(slot) => {
-                let goes = slots.iter().map(|&slot| PADDING[slot]).collect::<Vec<_>>().join(", ");
-                let goes = if goes.is_empty() { "nothing of the kind".to_owned() } else { goes };
-                let message = format!("{}: with {what} goes {goes}", PADDING[slot]);
-                Err(PyTypeError::new_err(message))
+                let goes: Vec<_> = slots.iter().map(|&slot| PADDING[slot]).collect();
+                let goes =
+                    if goes.is_empty() { "is no padding".to_owned() } else { format!("goes {}", goes.join(", ")) };
+                Err(PyTypeError::new_err(format!("{}: with {what} {goes}", PADDING[slot])))
             }
         }
     }
@@ -160,33 +160,24 @@ fn is_one_id(ids: &IdRows, part: impl Fn(usize) -> Range<usize>) -> bool {
     all.next().is_none_or(|first| all.all(|id| id == first))
 }
 
-/// Refuses an array of two dimensions that may be padded: one with a row that begins or ends with the same id twice, or in
-/// which some rows and not others begin or end with id 0, which is the padding of many tokenizers. A single id of padding that
-/// has no other sign cannot be told from a token.
+/// Refuses an array of two dimensions that may be padded: one with a row that begins or ends with the same id twice. A single id
+/// of padding has no sign that a token could not have as well.
 fn refuse_untold(ids: &IdRows, name: &str, pair: Pair) -> PyResult<()> {
     if ids.kind() != Kind::Grid {
         return Ok(());
     }
-    let ends = |row: usize| {
-        let (ids, length) = (ids.get(row), ids.get(row).len());
-        (length >= 2).then(|| [[0, 1], [length - 1, length - 2]].map(|ends| ends.map(|at| value(ids, at))))
-    };
     let doubled = (0..ids.len()).find_map(|row| {
-        let pairs = ends(row)?;
-        let side = pairs.iter().position(|pair| pair[0] == pair[1])?;
-        Some((row, side, format!("two equal ids ({})", pairs[side][0])))
+        let (ids, length) = (ids.get(row), ids.get(row).len());
+        let ends = if length < 2 { Vec::new() } else { vec![[0, 1], [length - 1, length - 2]] };
+        let side = ends.iter().position(|&[at, beside]| value(ids, at) == value(ids, beside))?;
+        Some((row, side, value(ids, ends[side][0])))
     });
-    let zeros = |side: usize| {
-        let zero = |row: usize| ends(row).is_some_and(|pairs| pairs[side][0] == 0);
-        let row = (0..ids.len()).find(|&row| zero(row))?;
-        (!(0..ids.len()).all(zero)).then(|| (row, side, "id 0, as not all rows do".to_owned()))
-    };
-    let Some((row, side, what)) = doubled.or_else(|| zeros(0)).or_else(|| zeros(1)) else { return Ok(()) };
+    let Some((row, side, id)) = doubled else { return Ok(()) };
     let side = ["begins", "ends"][side];
     let [mask, lengths] = [pair.mask, pair.lengths].map(|slot| PADDING[slot]);
     let both = if pair.mask == WHOLE.mask { "" } else { ", or attention_mask= of prompt and completion together" };
     Err(PyValueError::new_err(format!(
-        "{name} is one array for all rows, and row {row} {side} with {what}: is that padding? Say where it is by {mask}=, of the \
+        "{name} is one array for all rows, and row {row} {side} with two equal ids ({id}): is that padding? Say where it is by {mask}=, of the \
          array's shape, or {lengths}=, one for each row{both}; if there is none, give a list of rows: list({name})"
     )))
 }

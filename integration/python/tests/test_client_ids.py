@@ -13,7 +13,7 @@ import pytest
 
 import reward_sidecar
 from clients import echoes_of, holding_still, wait_until_held
-from reward_sidecar import Batch, Client
+from reward_sidecar import Batch, Client, Rejected
 
 ROWS = [[5, 6, 7], [1, 2], [100_000, 0, 3, 4]]
 
@@ -119,6 +119,9 @@ def test_the_first_bad_id_of_a_row_is_named(client: Client) -> None:
         (["text"], "input_ids"),
         ("text", "input_ids"),
         (7, "not iterable"),
+        ({"input_ids": [[1]]}, "input_ids is of type dict; give .* item 'input_ids'"),
+        ([[True, 5]], r"input_ids\[0\]\[0\] is a bool"),
+        (([1, 2], [3, 4]), "give two rows as a list"),
         (([1, 2, 3], [0, 2]), "end with the number of ids, 3; these go from 0 to 2"),
         (([1, 2, 3], [1, 3]), "these go from 1 to 3"),
         (([1, 2, 3], [0, 2, 1, 3]), "never fall"),
@@ -130,8 +133,10 @@ def test_the_first_bad_id_of_a_row_is_named(client: Client) -> None:
     ],
 )
 def test_what_is_no_batch_of_ids(client: Client, ids: Any, message: str) -> None:
-    with pytest.raises((TypeError, ValueError), match=message):
+    # What is wrong with one row is that row's; what is wrong with all is the call's.
+    with pytest.raises((TypeError, ValueError, Rejected), match=message) as raised:
         client.score(input_ids=ids)
+    assert getattr(raised.value, "code", "MALFORMED") == "MALFORMED"
 
 
 def background(call: Any) -> tuple[threading.Thread, list[Batch]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pickle
 import signal
 import socket
 import threading
@@ -106,15 +107,37 @@ def test_a_batch_is_of_one_model(tmp_path: Path) -> None:
         # From the first: its card and one reply. From the second: its card and two.
         thread = threading.Thread(target=relay, args=(listener, servers, 2))
         thread.start()
+        rows, weights = [[1, 2], [3, 4]], {"attribute-0": 1.0}
         with Client(f"unix://{tmp_path}/relay.sock", in_flight_limit=1) as client:
-            rows, weights = [[1, 2], [3, 4]], {"attribute-0": 1.0}
             batch = client.score(input_ids=rows, weights=weights, raise_on_error=False)
-            assert batch.model_version == client.card().model_version
+        with before.client() as first, after.client() as second:
+            versions = first.card().model_version, second.card().model_version
+            assert batch.rewards[0] == first.score(input_ids=rows, weights=weights).rewards[0]
+        # The server refuses the other rollout: it is sent with the version that the first was scored by.
+        assert batch.model_version == versions[0]
+        assert [(error.index, error.code) for error in batch.errors] == [(1, "OTHER_VERSION")]
+        assert all(version in batch.errors[0].message for version in versions)
+        assert "was not scored" in batch.errors[0].message
+        # The connection ends here, and with it the relay.
         thread.join()
-        assert [(error.index, error.code) for error in batch.errors] == [(0, "MODEL_CHANGED")]
-        assert "score it again" in batch.errors[0].message
-        with after.client() as client:
-            assert batch.rewards[1] == client.score(input_ids=rows, weights=weights).rewards[1]
-        with before.client() as client:
-            version = client.card().model_version
-            assert version != batch.model_version and version in batch.errors[0].message
+
+
+def test_any_model_may_answer_where_that_is_said(tmp_path: Path) -> None:
+    # With weights in another type it is another version, of the same attributes.
+    model = REPOSITORY / "tests/fixtures/hf/llama3-sharded"
+    with (
+        reward_sidecar.launch(model, shm=False, uds=True) as before,
+        reward_sidecar.launch(model, shm=False, uds=True, dtype="bf16") as after,
+        socket.socket(socket.AF_UNIX) as listener,
+    ):
+        listener.bind(str(tmp_path / "relay.sock"))
+        listener.listen()
+        servers = [str(server.uds_address).removeprefix("unix://") for server in (before, after)]
+        thread = threading.Thread(target=relay, args=(listener, servers, 2))
+        thread.start()
+        with Client(f"unix://{tmp_path}/relay.sock", in_flight_limit=1) as client:
+            batch = client.score(input_ids=[[1, 2], [3, 4]], weights={"attribute-0": 1.0}, version="any")
+        thread.join()
+        assert batch.model_versions == (before.client().card().model_version, after.client().card().model_version)
+        assert pickle.loads(pickle.dumps(batch)).model_versions == batch.model_versions
+        assert [result.model_version for result in batch] == list(batch.model_versions)

@@ -10,7 +10,7 @@ import pytest
 
 import reward_sidecar
 from clients import echoes_of
-from reward_sidecar import Client, DeadlineExceeded, RewardSidecarError
+from reward_sidecar import Client, DeadlineExceeded, Rejected, RewardSidecarError
 
 MESSAGES: list[dict[str, Any]] = [
     {"role": "user", "content": "How do I make tea?"},
@@ -164,19 +164,13 @@ def test_what_the_server_rejects_has_its_code(client: Client, options: dict[str,
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "nothing cannot be scored; give one of: prompts and completions; texts"),
+        ({}, "nothing cannot be scored; give one of: prompts and completions; messages; texts"),
         ({"prompts": ["a"]}, "prompts cannot be scored"),
         ({"texts": ["a"], "input_ids": [[1]]}, "texts, input_ids cannot be scored"),
         ({"text": ["a"]}, "there is no argument 'text'"),
         ({"texts": "a"}, "texts is of type str; give a list of str"),
-        ({"texts": ["a", 1]}, r"texts\[1\] is of type int"),
         ({"prompts": "a", "completions": ["b"]}, "prompts is of type str"),
         ({"prompts": ["a", "b"], "completions": ["b"]}, "2 rows of prompts and 1 of completions"),
-        ({"prompts": [[{"role": "user"}]], "completions": ["b"]}, r"prompts\[0\]\[0\] has no 'content'"),
-        ({"prompts": [[{"role": "user", "content": "a", "x": 1}]], "completions": ["b"]}, "no 'x' in a message"),
-        ({"prompts": [{"role": "user", "content": "a"}], "completions": ["b"]}, "list of messages"),
-        ({"prompts": [7], "completions": ["b"]}, r"prompts\[0\] is of type int"),
-        ({"texts": ["\ud800"]}, "surrogates not allowed"),
         ({"input_ids": [[1]], "weights": [1.0]}, "weights is of type list"),
         ({"input_ids": [[1]], "weights": {"length": "1"}}, r"weights\['length'\] is of type str"),
         ({"input_ids": [[1]], "weights": {"length": 1}, "aggregation": {"weights": {"length": 1}}}, "give it once"),
@@ -186,7 +180,6 @@ def test_what_the_server_rejects_has_its_code(client: Client, options: dict[str,
         ({"input_ids": [[1]], "id": ["a", "b"]}, "1 rows of the rollouts and 2 of id"),
         ({"input_ids": [[1], [2]], "id": ["a", "a"]}, "id: 'a' stands there twice"),
         ({"input_ids": [[1]], "id": [7]}, r"id\[0\] is of type int"),
-        ({"input_ids": [[1]], "finish_reasons": ["done"]}, "give 'stop', 'length' or None"),
         ({"input_ids": [[1]], "finish_reasons": "stop"}, "give a list"),
         ({"input_ids": [[1]], "deadline_ms": -1}, "deadline_ms is of type int"),
         ({"input_ids": [[1]], "priority": 2**31}, "priority is of type int; give a 32-bit integer"),
@@ -197,6 +190,23 @@ def test_what_cannot_be_meant_is_said_before_anything_is_sent(arguments: dict[st
     client = Client("unix:///nowhere/reward.sock", connect_timeout_s=0.0)
     with pytest.raises((TypeError, ValueError), match=message):
         client.score(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"texts": [1]}, r"texts\[0\] is of type int"),
+        ({"prompts": [[{"content": "a"}]], "completions": ["b"]}, r"prompts\[0\]\[0\] has no 'role'"),
+        ({"prompts": [{"role": "user", "content": "a"}], "completions": ["b"]}, "list of messages"),
+        ({"prompts": [7], "completions": ["b"]}, r"prompts\[0\] is of type int"),
+        ({"texts": ["\ud800"]}, "surrogates not allowed"),
+    ],
+)
+def test_a_row_that_is_no_rollout_is_not_sent_either(arguments: dict[str, Any], message: str) -> None:
+    client = Client("unix:///nowhere/reward.sock", connect_timeout_s=0.0)
+    with pytest.raises(Rejected, match=message) as raised:
+        client.score(**arguments)
+    assert (raised.value.code, raised.value.index) == ("MALFORMED", 0)
 
 
 def test_groups_and_finish_reasons_go_by_row(client: Client) -> None:

@@ -75,14 +75,18 @@ def test_what_a_rollout_says_goes_first(client: Client) -> None:
 @pytest.mark.parametrize(
     ("rollout", "code", "message"),
     [
-        ({}, "NO_INPUT", "give one of: prompt and completion; text; input_ids; prompt_ids and completion_ids"),
+        (
+            {},
+            "NO_INPUT",
+            "give one of: prompt and completion; messages; text; input_ids; prompt_ids and completion_ids",
+        ),
         ({"prompt": "a"}, "MALFORMED", "prompt alone; this form takes prompt and completion"),
         ({"text": "a", "input_ids": [1]}, "SEVERAL_INPUTS", "text, input_ids: several input forms at once"),
         ({"input_ids": [1], "colour": "red"}, "MALFORMED", "colour: there is no such field"),
         ({"input_ids": [1.5]}, "MALFORMED", "input_ids has elements of type float64"),
         ({"input_ids": "abc"}, "MALFORMED", "input_ids"),
-        ({"input_ids": [1], "id": 7}, "MALFORMED", "id is of type int"),
-        ({"input_ids": [1], "finish_reason": "eos"}, "MALFORMED", "finish_reason: 'eos' is not known"),
+        ({"input_ids": [1], "id": 7.5}, "MALFORMED", "id is of type float"),
+        ({"input_ids": [1], "input_id": [1]}, "MALFORMED", "input_id: there is no such field; did you mean input_ids?"),
         ({"input_ids": [1], "weights": {"length": "x"}}, "MALFORMED", "weights['length'] is of type str"),
         ({"input_ids": []}, "EMPTY", ""),
         ({"input_ids": [-1]}, "TOKEN_OUT_OF_RANGE", "-1 at position 0"),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use arrow_array::RecordBatch;
 use tokio::sync::mpsc;
 
+use crate::cli::resume::Kept;
 use crate::cli::rollout_file::{self, RawRow, Row, Rows};
 use crate::json::row::ExtraColumns;
 use crate::reward::{Code, Rejection};
@@ -23,8 +24,14 @@ pub struct Read {
     pub batch: Option<(RecordBatch, usize)>,
 }
 
-/// Reads and parses until the input or the interest in it ends.
-pub fn read(mut rows: Box<dyn Rows>, extra_columns: ExtraColumns, read_to: &mpsc::Sender<Read>) -> io::Result<()> {
+/// Reads and parses until the input or the interest in it ends. Rows that an earlier run has answered are passed over; their ids
+/// count all the same.
+pub fn read(
+    mut rows: Box<dyn Rows>,
+    extra_columns: ExtraColumns,
+    mut kept: Option<Kept>,
+    read_to: &mpsc::Sender<Read>,
+) -> io::Result<()> {
     let mut recent = RecentIds::default();
     while let Some(RawRow { place, consumed, json, batch }) = rows.next()? {
         let mut row = rollout_file::parse(&json, place, extra_columns);
@@ -34,6 +41,11 @@ pub fn read(mut rows: Box<dyn Rows>, extra_columns: ExtraColumns, read_to: &mpsc
         {
             let message = format!("id: '{id}' was used by an earlier {}", place.unit());
             row.content = Err(Rejection::new(Code::DuplicateId, message));
+        }
+        if let Some(kept) = &mut kept
+            && kept.answers(row.id.as_deref(), place.number())?
+        {
+            continue;
         }
         if read_to.blocking_send(Read { number: place.number(), consumed, row, batch }).is_err() {
             break;
@@ -88,7 +100,7 @@ mod tests {
         let input =
             b"{\"id\":\"a\",\"text\":\"t\"}\n\nnonsense\n{\"id\":\"a\",\"text\":\"u\"}\n{\"id\":\"b\",\"text\":\"v\"}\n{\"id\":7,\"text\":\"t\"}\n{\"text\":\"w\"}";
         let (to, mut from) = mpsc::channel(16);
-        read(Box::new(JsonLines::new(&input[..])), ExtraColumns::Refuse, &to).unwrap();
+        read(Box::new(JsonLines::new(&input[..])), ExtraColumns::Refuse, None, &to).unwrap();
         drop(to);
         let mut found = Vec::new();
         while let Some(read) = from.blocking_recv() {

@@ -4,7 +4,7 @@ use std::io;
 
 use arrow_array::RecordBatch;
 use tokio::sync::mpsc::error::TryRecvError;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::cli::progress::Progress;
 use crate::cli::rewards_file::{RewardsFile, RowAnswer, RowOutcome};
@@ -29,12 +29,13 @@ pub enum PendingOutcome {
     Pair { chosen: oneshot::Receiver<Outcome>, rejected: oneshot::Receiver<Outcome> },
 }
 
-/// Writes answers in the order of the rows. What is ready is flushed before anything is waited for.
+/// Writes answers in the order of the rows, until it is `interrupted`. What is ready is flushed before anything is waited for.
 pub fn write(
     mut pending: mpsc::Receiver<Pending>,
     mut file: Box<dyn RewardsFile>,
     card: &ModelCard,
     mut progress: Progress,
+    interrupted: &watch::Receiver<bool>,
 ) -> io::Result<Progress> {
     loop {
         let next = match pending.try_recv() {
@@ -56,6 +57,11 @@ pub fn write(
                 RowOutcome::Pair { chosen: wait(chosen)?, rejected: wait(rejected)? }
             }
         };
+        if *interrupted.borrow() {
+            // What was answered by now may have been answered because of that.
+            file.flush()?;
+            return Err(io::ErrorKind::Interrupted.into());
+        }
         let answer = RowAnswer { id, number, is_pair, outcome, extra, batch };
         progress.answered(&answer, consumed);
         file.write(card, answer)?;

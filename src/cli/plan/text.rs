@@ -209,6 +209,11 @@ fn notes(plan: &Plan, page: &mut Page) {
     let computed: Vec<_> = plan.computed_dtypes.iter().map(|dtype| dtype.name()).collect();
     let computed = computed.join(" on CPUs and in ");
     page.section(&format!("The engine computes in {computed} on GPUs; the other types are arithmetic."));
+    if !cfg!(feature = "cuda") {
+        page.line(
+            "This program was built without CUDA (--features cuda): it runs on CPUs, and nothing above on a GPU.",
+        );
+    }
     if !plan.pipeline_built {
         page.line("Pipeline stages (--pp) are arithmetic: they are not built.");
     }

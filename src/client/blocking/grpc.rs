@@ -11,11 +11,11 @@ use tokio::runtime::{self, Handle};
 use tokio::time::Instant;
 use tracing::dispatcher::{self, Dispatch};
 
-use super::inbox::Inbox;
+use super::inbox::{Inbox, Slot};
 use super::{Check, PULSE, Stopped, Wire, no_ids};
 use crate::client::command::Command;
 use crate::client::link::Address;
-use crate::client::waiter::Waiter as _;
+use crate::client::waiter::{Answer, Origin, Waiter};
 use crate::client::{Builder, Client, ClientError};
 use crate::proto::ServedModel;
 use crate::rollout::Rollouts;
@@ -41,6 +41,38 @@ impl Grpc {
             .spawn(move || dispatcher::with_default(&subscriber, || runtime.block_on(driver.run())))
             .map_err(failed)?;
         Ok(Self { client, runtime: handle })
+    }
+}
+
+/// One who waits, with the rollout of its owner: what is known of it when it is sent may be more than when it was submitted.
+struct Asked {
+    slot: Slot,
+    rollouts: Arc<dyn Rollouts>,
+    index: usize,
+}
+
+impl std::fmt::Debug for Asked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Asked").field("slot", &self.slot).field("index", &self.index).finish_non_exhaustive()
+    }
+}
+
+impl Waiter for Asked {
+    fn is_gone(&self) -> bool {
+        self.slot.is_gone()
+    }
+
+    fn answer(self: Box<Self>, answer: Answer) {
+        self.slot.resolve(answer);
+    }
+
+    fn model_version(&self) -> Option<String> {
+        let version = self.rollouts.get(self.index).model_version;
+        (!version.is_empty()).then(|| version.to_owned())
+    }
+
+    fn origin(&self) -> Option<Origin> {
+        self.slot.origin()
     }
 }
 
@@ -100,13 +132,14 @@ impl Wire for Grpc {
             }
             return Ok(false);
         };
-        let slot = Box::new(inbox.slot(tag));
+        let slot = inbox.slot(tag);
         match rollout.to_owned() {
             Ok(rollout) => {
+                let asked = Asked { slot, rollouts: Arc::clone(rollouts), index };
                 // Where the client is closed, the slot is dropped, and has answered so.
-                let _ = self.client.hand_over(rollout, issued, deadline, permit, slot);
+                let _ = self.client.hand_over(rollout, issued, deadline, permit, Box::new(asked));
             }
-            Err(bad) => slot.answer(Ok(Err(no_ids(bad)))),
+            Err(bad) => slot.resolve(Ok(Err(no_ids(bad)))),
         }
         Ok(true)
     }

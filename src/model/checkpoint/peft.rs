@@ -15,6 +15,7 @@ const HARMLESS: &[&str] = &[
     "auto_mapping",
     "base_model_name_or_path",
     "ensure_weight_tying",
+    "eva_config",
     "exclude_modules",
     "inference_mode",
     "layers_pattern",
@@ -117,7 +118,8 @@ impl Config {
                 return refuse(
                     name,
                     value.to_string(),
-                    "no such field: it may change the numbers, and it is not known",
+                    "no such field: it is not known here, and may change the numbers. Merge the adapter into its base with \
+                     PEFT (merge_and_unload), and load what that saves",
                 );
             }
         }
@@ -137,13 +139,18 @@ impl Config {
         if let Some(alpha) = alpha_pattern.values().chain([&fields.lora_alpha]).find(|alpha| !alpha.is_finite()) {
             return refuse("lora_alpha", alpha.to_string(), "a finite number");
         }
+        let mut modules_to_save = fields.modules_to_save.unwrap_or_default();
+        // PEFT's `PeftModelForSequenceClassification` saves these whole, whether or not the configuration says so.
+        if fields.others.get("task_type").and_then(Value::as_str) == Some("SEQ_CLS") {
+            modules_to_save.extend(["score", "classifier"].map(str::to_owned));
+        }
         Ok(Self {
             rank: fields.r,
             alpha: fields.lora_alpha,
             rank_stabilised: fields.use_rslora.unwrap_or(false),
             rank_pattern,
             alpha_pattern,
-            modules_to_save: fields.modules_to_save.unwrap_or_default(),
+            modules_to_save,
             biases: bias != "none",
         })
     }
@@ -226,6 +233,14 @@ mod tests {
             assert!(message.contains(says), "{message}");
         }
         assert!(config(json!({"use_dora": false, "trainable_token_indices": null, "lora_dropout": 0.1})).is_ok());
+    }
+
+    #[test]
+    fn a_classifiers_head_is_saved_whole_even_where_the_configuration_does_not_say_so() {
+        let saves = |change: Value| config(change).unwrap().replaces("score.weight");
+        assert!(saves(json!({"modules_to_save": null, "task_type": "SEQ_CLS"})));
+        assert!(!saves(json!({"modules_to_save": null, "task_type": "CAUSAL_LM"})));
+        assert!(config(json!({"init_lora_weights": "eva", "eva_config": {"rho": 2.0}})).is_ok());
     }
 
     #[test]

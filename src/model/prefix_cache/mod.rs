@@ -65,6 +65,9 @@ pub struct PrefixCache {
     free: Vec<u32>,
     /// Names the pass: how many rollouts there were up to it.
     pass: u64,
+    /// The pass before it, and the one before that.
+    latest: u64,
+    before: u64,
     reuse: Reuse,
     shortage: Shortage,
     /// Whether what the latest pass was to leave behind is there.
@@ -79,6 +82,8 @@ impl PrefixCache {
             tree: Tree::default(),
             free: (0..slots).rev().collect(),
             pass: 0,
+            latest: 0,
+            before: 0,
             reuse: Reuse::new(slots),
             shortage: Shortage::new(slots),
             finished: true,
@@ -101,13 +106,17 @@ impl PrefixCache {
             let lost = self.tree.remove_born(self.pass);
             self.free.extend(lost);
         }
+        (self.before, self.latest) = (self.latest, self.pass);
         self.pass += rollouts(batch);
         Resumption::new(self, batch, reads).run()
     }
 
-    /// How many of these tokens, from the first on, are kept. A hint for what comes later: it may be gone by then.
-    pub fn known(&self, tokens: &[u32]) -> usize {
-        self.tree.follow(Place::ROOT, tokens).1
+    /// How many of these tokens of a rollout in the queue, from the first on, are kept. They stay for the next two passes, unless
+    /// those need room for what is pinned.
+    pub fn known(&mut self, tokens: &[u32]) -> usize {
+        let (place, known) = self.tree.follow(Place::ROOT, tokens);
+        self.tree.ask(place, self.pass);
+        known
     }
 
     /// How many rows [`Self::resume`] would leave of a micro-batch.
@@ -130,14 +139,18 @@ impl PrefixCache {
 
     /// Up to `n` slots: free ones first, then those of leaves that no rollout of this pass uses and none in the queue wants,
     /// those that are worth least first, from their ends. Where it is not known that somebody wants what they are for, those
-    /// that are worth more than a newcomer stay.
+    /// that are worth more than a newcomer stay, and those that rollouts in the queue begin with.
     fn take_slots(&mut self, n: usize, wanted: bool, leaves: &mut Option<Leaves>) -> Vec<u32> {
         if self.free.len() < n {
-            let leaves = leaves.get_or_insert_with(|| Leaves::of(&self.tree, self.pass, self.reuse.worth()));
-            let most = if wanted { f64::INFINITY } else { leaves.worth.of_newcomer() };
+            let leaves =
+                leaves.get_or_insert_with(|| Leaves::of(&self.tree, self.pass, self.before, self.reuse.worth()));
+            let most = if wanted { ASKED_FOR } else { leaves.worth.of_newcomer() };
             leaves.give_way(&mut self.tree, n - self.free.len(), most, &mut self.free);
         }
-        self.free.split_off(self.free.len() - n.min(self.free.len()))
+        let mut slots = self.free.split_off(self.free.len() - n.min(self.free.len()));
+        // Attention visits them in this order, and memory is read fastest from its beginning to its end.
+        slots.sort_unstable();
+        slots
     }
 }
 
@@ -146,20 +159,25 @@ fn rollouts(batch: &MicroBatch) -> u64 {
     batch.reads.chunk_by(|a, b| a.rollout == b.rollout).count().max(1) as u64
 }
 
-/// Leaves that may give way, those worth least first, and of those worth the same the longest unused. Made once per pass: what is used
-/// by the pass never gets in.
+/// Leaves that may give way, those worth least first, and of those worth the same the longest unused. Made once per pass:
+/// what is used by the pass never gets in.
 struct Leaves {
     heap: BinaryHeap<Reverse<Entry>>,
     pass: u64,
+    /// Who asked after this pass or a later one may still be in the queue: the next micro-batch is planned while one runs.
+    asked_since: u64,
     worth: Worth,
 }
+
+/// What a rollout in the queue begins with is worth more than anything that can be estimated.
+const ASKED_FOR: f64 = f64::MAX;
 
 /// A leaf: what it is worth, as bits, which are in order where no number is negative; when it was used last; its name.
 type Entry = (u64, u64, NodeId);
 
 impl Leaves {
-    fn of(tree: &Tree, pass: u64, worth: Worth) -> Self {
-        let mut leaves = Self { heap: BinaryHeap::new(), pass, worth };
+    fn of(tree: &Tree, pass: u64, asked_since: u64, worth: Worth) -> Self {
+        let mut leaves = Self { heap: BinaryHeap::new(), pass, asked_since, worth };
         leaves.heap = tree.ids().filter_map(|id| leaves.entry(tree, id)).map(Reverse).collect();
         leaves
     }
@@ -167,7 +185,9 @@ impl Leaves {
     fn entry(&self, tree: &Tree, id: NodeId) -> Option<Entry> {
         let node = tree.node(id);
         let may_go = id != NodeId::ROOT && node.children.is_empty() && node.used < self.pass && !node.is_pinned();
-        may_go.then(|| (self.worth.at(self.pass - node.used).to_bits(), node.used, id))
+        let is_asked_for = node.asked > 0 && node.asked >= self.asked_since;
+        let worth = if is_asked_for { ASKED_FOR } else { self.worth.at(self.pass - node.used) };
+        may_go.then(|| (worth.to_bits(), node.used, id))
     }
 
     /// Frees `n` slots, or all that leaves have that are worth no more than `most`.

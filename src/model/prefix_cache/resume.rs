@@ -127,10 +127,10 @@ impl<'a> Resumption<'a> {
         for (i, segment) in self.batch.segments.iter().enumerate() {
             self.add_until(i, segment, self.segments[i].wanted, true);
         }
-        for (i, segment) in
-            self.batch.segments.iter().enumerate().filter(|(i, _)| self.segments[*i].shared).collect::<Vec<_>>()
-        {
-            self.add_until(i, segment, segment.tokens.len(), false);
+        for (i, segment) in self.batch.segments.iter().enumerate() {
+            if self.segments[i].shared {
+                self.add_until(i, segment, segment.tokens.len(), false);
+            }
         }
         // Before the rest makes room for itself.
         for wanted in &self.batch.wanted {

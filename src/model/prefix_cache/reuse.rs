@@ -156,9 +156,9 @@ impl Reuse {
         let mut by_age = [0.0; BUCKETS];
         if self.returned_lru < ENOUGH * self.returned {
             let mut left = self.begun.max(self.returns.iter().sum());
-            for age in 0..BUCKETS {
-                by_age[age] = self.index(age, left);
-                left -= self.returns[age];
+            for (age, (worth, returns)) in by_age.iter_mut().zip(&self.returns).enumerate() {
+                *worth = self.index(age, left);
+                left -= returns;
             }
         }
         Worth { by_age }

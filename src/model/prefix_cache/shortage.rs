@@ -34,3 +34,21 @@ impl Shortage {
         Some(std::mem::take(&mut self.needed))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_speaks_ever_less_often() {
+        let mut shortage = Shortage::new(160);
+        let said: Vec<(usize, usize)> = (0..200)
+            .filter_map(|i| {
+                shortage.saw(16 * i);
+                shortage.take().map(|needed| (i, needed))
+            })
+            .collect();
+        // After 160, 320, 640, 1280 more tokens, ten of them a block: with what the latest blocks would have needed.
+        assert_eq!(said, [(9, 160), (29, 480), (69, 1120), (149, 2400)]);
+    }
+}

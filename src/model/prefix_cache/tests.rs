@@ -212,6 +212,24 @@ fn what_is_wanted_stays_until_nobody_wants_it() {
 }
 
 #[test]
+fn what_a_queued_rollout_begins_with_stays() {
+    let mut simulation = Simulation::new(100);
+    let again = |simulation: &mut Simulation, i: u32| {
+        let batch = MicroBatch::pack(&[alone(i)], true);
+        simulation.pass(&batch, &rows(&batch), true)
+    };
+    assert_eq!([0, 1].map(|i| again(&mut simulation, i)), [40, 40]);
+    assert_eq!(simulation.cache.known(&alone(0)), 40);
+    assert_eq!(simulation.cache.known(&[&alone(0)[..10], &[7]].concat()), 10);
+    assert_eq!(again(&mut simulation, 2), 40);
+    assert_eq!(simulation.cache.known(&alone(1)), 20, "it was used later, but nobody had asked for it");
+    assert_eq!(again(&mut simulation, 0), 1);
+    // Nobody asks any more.
+    assert_eq!([3, 4, 5].map(|i| again(&mut simulation, i)), [40, 40, 40]);
+    assert_eq!(again(&mut simulation, 0), 40);
+}
+
+#[test]
 fn ends_of_single_rollouts_leave_room_for_what_is_shared() {
     let mut simulation = Simulation::new(30);
     let [a, b] = [1, 2].map(|end| [&alone(0)[..30], &alone(end)[..20]].concat());

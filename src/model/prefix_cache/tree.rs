@@ -39,6 +39,8 @@ pub(super) struct Node {
     pub(super) children: BTreeMap<u32, NodeId>,
     /// The latest pass that used it.
     pub(super) used: u64,
+    /// The latest pass after which a rollout in the queue was known to begin with it; 0: none was.
+    pub(super) asked: u64,
     /// The pass that computed it.
     born: u64,
     /// Those who want it, while they live.
@@ -63,6 +65,7 @@ impl Default for Tree {
             slots: Vec::new(),
             children: BTreeMap::new(),
             used: 0,
+            asked: 0,
             born: 0,
             pins: Vec::new(),
         });
@@ -112,6 +115,16 @@ impl Tree {
         }
     }
 
+    /// Notes that somebody will come to a place, after a pass.
+    pub(super) fn ask(&mut self, place: Place, pass: u64) {
+        let mut id = place.node;
+        // Who asked for an end has asked for all before it.
+        while id != NodeId::ROOT && self.node(id).asked != pass {
+            self.0[id.0].asked = pass;
+            id = self.node(id).parent;
+        }
+    }
+
     /// Makes a node end after its first `len` tokens: itself, or a new one that it then continues.
     fn split(&mut self, id: NodeId, len: usize) -> NodeId {
         let node = &mut self.0[id.0];
@@ -120,9 +133,10 @@ impl Tree {
         }
         let rest = (node.tokens.split_off(len), node.slots.split_off(len));
         let (tokens, slots) = (std::mem::replace(&mut node.tokens, rest.0), std::mem::replace(&mut node.slots, rest.1));
-        let (parent, used, born, first, next) = (node.parent, node.used, node.born, tokens[0], node.tokens[0]);
+        let (parent, first, next) = (node.parent, tokens[0], node.tokens[0]);
+        let (used, asked, born) = (node.used, node.asked, node.born);
         let children = BTreeMap::from([(next, id)]);
-        let head = NodeId(self.0.insert(Node { parent, tokens, slots, children, used, born, pins: Vec::new() }));
+        let head = NodeId(self.0.insert(Node { parent, tokens, slots, children, used, asked, born, pins: Vec::new() }));
         self.0[id.0].parent = head;
         self.0[parent.0].children.insert(first, head);
         head
@@ -133,7 +147,7 @@ impl Tree {
         debug_assert_eq!(tokens.len(), slots.len());
         let first = tokens[0];
         let (tokens, children) = (tokens.to_vec(), BTreeMap::new());
-        let node = Node { parent, tokens, slots, children, used: pass, born: pass, pins: Vec::new() };
+        let node = Node { parent, tokens, slots, children, used: pass, asked: 0, born: pass, pins: Vec::new() };
         let id = NodeId(self.0.insert(node));
         let replaced = self.0[parent.0].children.insert(first, id);
         debug_assert!(replaced.is_none(), "two nodes begin alike");

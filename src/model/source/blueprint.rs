@@ -16,6 +16,7 @@ use crate::engine::{ReadPolicy, TextAssets};
 use crate::model::checkpoint::{ATTRIBUTE_WEIGHTS, Adapter, Composed, Rounding, SafetensorsFile, WeightSource};
 use crate::model::config::Config;
 use crate::model::error::ModelError;
+use crate::model::network::arch;
 use crate::model::network::head::HeadSpec;
 use crate::model::settings::Settings;
 use crate::model::text;
@@ -27,6 +28,9 @@ const MERGED: &str = "merged";
 /// those rules so that some text has other tokens counts it up, so that no version stands for two numbers. 2: chats begin as the
 /// template begins them, and an end of turn that a completion brings is taken off.
 const TEXT_RULES: &[u8] = b"2";
+
+/// Name of the weighting that is the default where no other is said to be.
+const DEFAULT: &str = "default";
 
 /// Everything that a model is made of.
 pub struct Blueprint {
@@ -87,6 +91,8 @@ impl Blueprint {
         if let Some(body) = used.body(&settings)?.map(str::to_owned) {
             settings.set("architectures", vec![body]);
         }
+        // Before anything is missed in it that only other architectures say.
+        arch::find(&settings)?;
 
         let mut parts = Parts { place: &place, files: &mut files, ingredients: &mut ingredients };
         parts.ingredients.push(Ingredient::Fact(format!("rounding {:?}", base.dtype)));
@@ -130,6 +136,9 @@ impl Blueprint {
             let weights = merged(&settings, &own, all, attributes)?;
             used.weightings.insert(MERGED.into(), weights);
             used.default_weighting = Some(MERGED.into());
+        }
+        if used.default_weighting.is_none() && used.weightings.contains_key(DEFAULT) {
+            used.default_weighting = Some(DEFAULT.into());
         }
         if let Some(attributes) = &attributes {
             check_weightings(attributes, &used.weightings, used.default_weighting.as_deref())

@@ -24,6 +24,11 @@ const DEMOS: &[Demo] = &[
     },
 ];
 
+/// What the demos are called.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    DEMOS.iter().map(|demo| demo.reference)
+}
+
 /// The demo of that name.
 pub fn find(reference: &str) -> Option<&'static Demo> {
     DEMOS.iter().find(|demo| demo.reference == reference)

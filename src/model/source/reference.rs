@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::manifest::AdapterPart;
 use super::preset::Preset;
-use super::{base, demo, pip};
+use super::{base, demo, locate, pip};
 use crate::model::checkpoint::{ADAPTER_CONFIG, Adapter};
 use crate::model::config::Config;
 use crate::model::error::{ModelError, read_text};
@@ -55,11 +55,11 @@ impl Found {
         if let Some(demo) = demo::find(reference) {
             return Self::composed(Place::Embedded(demo), config);
         }
-        let path = Path::new(reference);
         let unknown = |reason: &str| {
             let forms = FORMS.iter().map(|(form, what)| format!("  {form:<10} {what}")).collect::<Vec<_>>().join("\n");
             ModelError::Reference { reference: reference.to_owned(), reason: reason.to_owned(), forms }
         };
+        let path = &*locate::locate(reference).map_err(|reason| unknown(&reason))?;
         let extension = path.extension().and_then(|e| e.to_str());
         match (path.is_dir(), extension) {
             (true, _) if path.join(MANIFEST_FILE).exists() => {
@@ -70,10 +70,9 @@ impl Found {
             (true, _) => Err(unknown(&format!(
                 "the folder has none of {MANIFEST_FILE}, {ADAPTER_CONFIG}, config.json and model_config.yaml"
             ))),
-            (false, _) if !path.exists() => Err(unknown("no such file or folder")),
             (false, Some("toml")) => Self::composed(Place::Beside(path.to_path_buf()), config),
             (false, Some("gguf" | "nemo")) => Ok(Self::plain(path)),
-            (false, _) => Err(unknown("not a kind of file that holds a model")),
+            (false, _) => Err(unknown(&locate::no_model(path))),
         }
     }
 

@@ -237,7 +237,7 @@ fn what_breaks_the_form_breaks_the_lane() {
         let why = raw(&words, read_rollout).unwrap_err().to_string();
         assert!(why.contains(says), "{why}");
     }
-    for (word, bits) in [(1, 2u64 << 24), (1, 2 << 16)] {
+    for (word, bits) in [(1, 4u64 << 24), (1, 2 << 16)] {
         let mut words = [7, 0, 0, 0, 0];
         words[word] |= bits;
         let why = raw(&words, read_rollout).unwrap_err().to_string();

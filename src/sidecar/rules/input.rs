@@ -4,20 +4,37 @@
 
 use std::ops::Range;
 
+use super::origin::Origin;
 use super::{Rules, SHORTEN};
+use crate::engine::ReadAt;
 use crate::limits;
-use crate::reward::{Code, Rejection, Thinking};
-use crate::rollout::{AnswerOnly, Input, Rollout};
+use crate::reward::{Code, ReadEnd, Rejection, Thinking};
+use crate::rollout::{AnswerOnly, Input, Reads, Rollout};
 use crate::sidecar::OverLong;
 use crate::sidecar::answer;
 use crate::sidecar::reading::{self, Found};
-use crate::sidecar::tokenize::{Conversation, Form, Locate, Text, bytes_of};
+use crate::sidecar::tokenize::{Conversation, Form, Locate, Place, Text, bytes_of, within};
 
-/// Tokens, and how many of them, from which place on, are the completion's; `None` where nobody asked, or where the input
-/// form does not tell.
+/// Tokens, and what is known of them.
 pub(super) struct Tokens {
     pub ids: Vec<u32>,
-    pub completion: Option<Range<usize>>,
+    /// Which of them are the completion's: a range for each of its messages. `None` where nobody asked, or where the input
+    /// form does not tell.
+    pub completion: Option<Vec<Range<usize>>>,
+    /// Where each step ends in what the caller sent.
+    pub ends: Vec<Option<ReadEnd>>,
+    origin: Origin,
+}
+
+impl Tokens {
+    fn of(ids: Vec<u32>) -> Self {
+        Self { ids, completion: None, ends: Vec::new(), origin: Origin::Unknown }
+    }
+
+    /// How many are the completion's.
+    pub fn completion_tokens(&self) -> Option<usize> {
+        self.completion.as_ref().map(|parts| parts.iter().map(Range::len).sum())
+    }
 }
 
 /// An input whose JSON has been read.
@@ -98,8 +115,13 @@ impl Rules {
         reading::complete(&self.card.reads, text, &mut tokens.ids);
         reading::check_end(&self.card.reads, "input", text, &tokens.ids)?;
         let end = tokens.ids.len();
-        tokens.completion = tokens.completion.map(|c| c.start.min(end)..c.end.min(end));
+        for part in tokens.completion.iter_mut().flatten() {
+            *part = part.start.min(end)..part.end.min(end);
+        }
         let found = reading::find(&self.card.reads, "input", &tokens.ids)?;
+        if let Reads::Steps { ends, .. } = &found.reads {
+            tokens.ends = tokens.origin.ends(ends);
+        }
         Ok((tokens, found))
     }
 
@@ -109,25 +131,49 @@ impl Rules {
             Source::Chat(conversation) => {
                 self.check_prompt(conversation)?;
                 let completion = conversation.prompt()..conversation.turns().len();
-                let rendered = self.text.render(conversation, completion, locate)?;
-                self.encode(&rendered.text, Form::Chat, rendered.completion)
+                let steps = self.reads_steps() && completion.len() == 1;
+                let asked = if steps && locate == Locate::Nothing { Locate::Whole } else { locate };
+                let rendered = match self.text.render(conversation, completion.clone(), asked) {
+                    // Nobody has asked for more than where steps end.
+                    Err(_) if asked != locate => self.text.render(conversation, completion.clone(), locate)?,
+                    rendered => rendered?,
+                };
+                let mut tokens = self.encode(&rendered.text, Form::Chat, rendered.completion.as_deref())?;
+                if steps
+                    && let (Some([place]), Origin::Written(bytes)) =
+                        (rendered.completion.as_deref(), &mut tokens.origin)
+                {
+                    let completion = self.text.ending(conversation, completion.end).unwrap_or_default().to_owned();
+                    tokens.origin = Origin::Chat { bytes: std::mem::take(bytes), place: place.clone(), completion };
+                }
+                if locate == Locate::Nothing {
+                    tokens.completion = None;
+                }
+                Ok(tokens)
             }
             Source::Text(text) => {
                 check_bytes("text", text.len())?;
-                let mut tokens = self.encode(text, Form::Text, None)?;
+                let places = self.reads_steps().then_some(&[][..]);
+                let mut tokens = self.encode(text, Form::Text, places)?;
+                if let Origin::Written(bytes) = &mut tokens.origin {
+                    tokens.origin = Origin::Text { bytes: std::mem::take(bytes), text: (*text).to_owned() };
+                }
+                tokens.completion = None;
                 self.text.close(&mut tokens.ids);
                 Ok(tokens)
             }
             Source::TokenIds(ids) => {
                 self.check_ids("token_ids.ids", ids)?;
-                Ok(Tokens { ids: std::mem::take(ids), completion: None })
+                let ids = std::mem::take(*ids);
+                Ok(Tokens { origin: Origin::Ids(0..ids.len()), ..Tokens::of(ids) })
             }
             Source::PromptCompletionIds { prompt, completion } => {
                 self.check_ids("prompt_completion_ids.prompt", prompt)?;
                 self.check_ids("prompt_completion_ids.completion", completion)?;
                 let (start, mut ids) = (prompt.len(), std::mem::take(*prompt));
                 ids.append(completion);
-                Ok(Tokens { completion: Some(start..ids.len()), ids })
+                let whole = start..ids.len();
+                Ok(Tokens { completion: Some(vec![whole.clone()]), origin: Origin::Ids(whole), ..Tokens::of(ids) })
             }
         }
     }
@@ -145,7 +191,12 @@ impl Rules {
         Ok(())
     }
 
-    pub(super) fn encode(&self, text: &str, form: Form, completion: Option<Range<usize>>) -> Result<Tokens, Rejection> {
+    fn reads_steps(&self) -> bool {
+        matches!(self.card.reads.at, ReadAt::EveryToken { .. })
+    }
+
+    /// The tokens of a text; with places, where they stand in it, and which of them begin within each place.
+    pub(super) fn encode(&self, text: &str, form: Form, places: Option<&[Place]>) -> Result<Tokens, Rejection> {
         let text = reading::stripped(&self.card.reads, text);
         // What is cut has to be tokenized first: only where nothing is can a text be refused by its length.
         if self.over_long == OverLong::Reject
@@ -161,13 +212,13 @@ impl Rules {
             );
             return Err(Rejection::new(Code::TooLong, what));
         }
-        let tokens = match completion {
-            Some(completion) => {
-                let completion = completion.start.min(text.len())..completion.end.min(text.len());
-                let (ids, completion) = self.text.encode_part(text, completion, form)?;
-                Tokens { ids, completion: Some(completion) }
+        let tokens = match places {
+            Some(places) => {
+                let (ids, bytes) = self.text.encode_located(text, form)?;
+                let completion = Some(places.iter().map(|place| within(&bytes, &place.bytes)).collect());
+                Tokens { completion, origin: Origin::Written(bytes), ..Tokens::of(ids) }
             }
-            None => Tokens { ids: self.text.encode(text, form)?, completion: None },
+            None => Tokens::of(self.text.encode(text, form)?),
         };
         // A tokenizer may know more tokens than the model has embeddings for; the engine must not see those.
         self.check_ids("the text's tokens", &tokens.ids)?;

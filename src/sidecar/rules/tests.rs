@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::engine::{EchoEngine, Engine as _, ReadAt, ReadPolicy, Reduce};
+use crate::limits;
 use crate::reward::Thinking;
 use crate::rollout::{ASSISTANT, AnswerOnly, Extras, Input, LengthPenalty, Message, Turn};
 

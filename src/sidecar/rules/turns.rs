@@ -52,7 +52,9 @@ impl Rules {
             // A turn within the completion ends what the policy has written up to there.
             let rendered = self.text.render(conversation, i.min(conversation.prompt())..i + 1, locate)?;
             bytes_in_all += rendered.text.len();
-            let Tokens { mut ids, completion } = self.encode(&rendered.text, Form::Chat, rendered.completion)?;
+            let tokens = self.encode(&rendered.text, Form::Chat, rendered.completion.as_deref())?;
+            let completion_tokens = tokens.completion_tokens().map(|n| n as u32);
+            let Tokens { mut ids, .. } = tokens;
             reading::complete(&self.card.reads, true, &mut ids);
             reading::check_end(&self.card.reads, &field, true, &ids)?;
             reading::find(&self.card.reads, &field, &ids)?;
@@ -72,7 +74,7 @@ impl Rules {
                     limits::MAX_TURNS_BYTES
                 ));
             }
-            turns.push(Turn { tokens: ids, completion_tokens: completion.map(|c| c.len() as u32) });
+            turns.push(Turn { tokens: ids, completion_tokens });
         }
         Ok(turns.into())
     }

@@ -1,168 +1,166 @@
 //! `tojson` as transformers has it: `json.dumps` with `ensure_ascii` (false), `indent`, `separators` and `sort_keys`.
+//!
+//! The invariant: what is written is what Python's `json` writes, `NaN` and `Infinity` included.
 
 use std::fmt::Write as _;
+use std::rc::Rc;
 
-use minijinja::value::{Kwargs, Rest, ValueKind};
-use minijinja::{Error, ErrorKind, Value};
+use super::budget::{Error, Result};
+use super::value::{Args, Cx, Out, Value, float, order};
 
-use super::print::float;
-
-/// The filter.
-pub(super) fn to_json(value: &Value, places: Rest<Value>, named: Kwargs) -> Result<String, Error> {
-    let given = |at: usize, name: &str| -> Result<Option<Value>, Error> {
-        let value = match places.get(at) {
-            Some(value) => Some(value.clone()),
-            None => named.get::<Option<Value>>(name)?,
-        };
-        Ok(value.filter(|v| !v.is_none()))
+/// The filter. JSON of anything of the completion is the completion's as a whole.
+pub(super) fn to_json(cx: &Rc<Cx>, value: Value, args: Args) -> Result<Value> {
+    let [ascii, indent, separators, sort] =
+        args.bind("tojson", ["ensure_ascii", "indent", "separators", "sort_keys"], 0)?;
+    let truth = |value: Option<Value>| value.map_or(Ok(false), |value| value.truth(cx));
+    let indent = match indent {
+        None | Some(Value::None) => None,
+        Some(Value::Text(text)) => Some(text.to_string()),
+        Some(number) => {
+            let width = usize::try_from(number.expect_integer()?.max(0)).unwrap_or(usize::MAX);
+            cx.budget.fits(width)?;
+            Some(" ".repeat(width))
+        }
     };
-    let ascii = given(0, "ensure_ascii")?.is_some_and(|v| v.is_true());
-    let indent = match given(1, "indent")? {
-        None => None,
-        Some(text) if text.as_str().is_some() => text.as_str().map(str::to_owned),
-        Some(number) => Some(" ".repeat(usize::try_from(i64::try_from(number)?).unwrap_or(0).min(MAX_INDENT))),
+    let separators = match separators {
+        None | Some(Value::None) => (if indent.is_some() { "," } else { ", " }.to_owned(), ": ".to_owned()),
+        Some(pair) => {
+            let pair = super::value::collect(cx, &pair)?;
+            match pair.as_slice() {
+                [Value::Text(item), Value::Text(key)] => (item.to_string(), key.to_string()),
+                _ => return Err(Error::type_error("tojson: separators is a pair of texts")),
+            }
+        }
     };
-    let separators = match given(2, "separators")? {
-        None => (if indent.is_some() { "," } else { ", " }.to_owned(), ": ".to_owned()),
-        Some(pair) => match <[Value; 2]>::try_from(pair.try_iter()?.collect::<Vec<_>>()) {
-            Ok([item, key]) if item.as_str().is_some() && key.as_str().is_some() => (item.to_string(), key.to_string()),
-            _ => return Err(wrong("tojson: separators is a pair of texts")),
-        },
-    };
-    let sort = given(3, "sort_keys")?.is_some_and(|v| v.is_true());
-    named.assert_all_used()?;
-    if places.len() > 4 {
-        return Err(wrong("tojson takes ensure_ascii, indent, separators and sort_keys"));
-    }
-    let mut writer = Writer { out: String::new(), ascii, indent, separators, sort };
-    writer.value(value, 0)?;
-    Ok(writer.out)
+    let mut writer =
+        Writer { cx, out: Out::new(cx)?, ascii: truth(ascii)?, indent, separators, sort: truth(sort)?, marked: false };
+    writer.value(&value, 0)?;
+    let Writer { mut out, marked, .. } = writer;
+    out.mark_since(0, marked);
+    Ok(Value::Text(out.finish()?))
 }
 
-/// Widest indentation: wider ones are of no use, and are multiplied by the lines.
-const MAX_INDENT: usize = 64;
-
-/// Deepest nesting that is written.
-const MAX_DEPTH: usize = 128;
-
-struct Writer {
-    out: String,
+struct Writer<'a> {
+    cx: &'a Rc<Cx>,
+    out: Out<'a>,
     ascii: bool,
     indent: Option<String>,
     /// Between items, and between a key and its value.
     separators: (String, String),
     sort: bool,
+    marked: bool,
 }
 
-impl Writer {
-    fn value(&mut self, value: &Value, depth: usize) -> Result<(), Error> {
-        if depth > MAX_DEPTH {
-            return Err(wrong("tojson: the value is nested too deep"));
-        }
-        match value.kind() {
-            ValueKind::None => self.out.push_str("null"),
-            ValueKind::Bool => self.out.push_str(if value.is_true() { "true" } else { "false" }),
-            ValueKind::Number => self.out.push_str(&number(value)?),
-            ValueKind::String => self.text(value.as_str().unwrap_or_default()),
-            ValueKind::Seq => {
-                let items: Vec<_> = value.try_iter()?.collect();
-                self.between('[', ']', items.len(), depth, |this, n| this.value(&items[n], depth + 1))?;
+impl Writer<'_> {
+    fn value(&mut self, value: &Value, depth: usize) -> Result<()> {
+        let _depth = self.cx.budget.deeper()?;
+        match value {
+            Value::None => self.out.push("null"),
+            Value::Bool(true) => self.out.push("true"),
+            Value::Bool(false) => self.out.push("false"),
+            Value::Int(number) => self.out.push(&number.to_string()),
+            Value::Float(number) => self.out.push(&json_float(*number)),
+            Value::Text(text) => {
+                self.marked |= text.is_marked();
+                self.text(text)
             }
-            ValueKind::Map => {
-                let mut items = Vec::new();
-                for key in value.try_iter()? {
-                    items.push((key_text(&key)?, value.get_item(&key)?));
-                }
+            Value::List(sequence) | Value::Tuple(sequence) => {
+                let items = &sequence.items;
+                self.between(["[", "]"], items.len(), depth, |this, n| this.value(&items[n], depth + 1))
+            }
+            Value::Dict(dict) => {
+                let mut entries: Vec<&(Value, Value)> = dict.entries().iter().collect();
                 if self.sort {
-                    items.sort_by(|(a, _), (b, _)| a.cmp(b));
+                    let cx = self.cx;
+                    entries =
+                        super::sort::sorted(cx, entries, |a, b| Ok(order(cx, &a.0, &b.0)?.is_some_and(|o| o.is_lt())))?;
                 }
-                self.between('{', '}', items.len(), depth, |this, n| {
-                    this.text(&items[n].0);
-                    this.out.push_str(&this.separators.1.clone());
-                    this.value(&items[n].1, depth + 1)
-                })?;
+                let texts = entries.iter().map(|(key, _)| key_text(key)).collect::<Result<Vec<_>>>()?;
+                self.between(["{", "}"], entries.len(), depth, |this, n| {
+                    if let Value::Text(key) = &entries[n].0 {
+                        this.marked |= key.is_marked();
+                    }
+                    this.text(&texts[n])?;
+                    this.out.push(&this.separators.1)?;
+                    this.value(&entries[n].1, depth + 1)
+                })
             }
-            kind => return Err(wrong(format!("tojson: a value of kind {kind} is no JSON"))),
+            other => Err(Error::type_error(format!("tojson: a value of type '{}' is no JSON", other.type_name()))),
         }
-        Ok(())
     }
 
     fn between(
         &mut self,
-        open: char,
-        close: char,
+        [open, close]: [&str; 2],
         items: usize,
         depth: usize,
-        mut item: impl FnMut(&mut Self, usize) -> Result<(), Error>,
-    ) -> Result<(), Error> {
-        self.out.push(open);
+        mut item: impl FnMut(&mut Self, usize) -> Result<()>,
+    ) -> Result<()> {
+        self.out.push(open)?;
         for n in 0..items {
             if n > 0 {
-                self.out.push_str(&self.separators.0.clone());
+                self.out.push(&self.separators.0)?;
             }
-            self.line(depth + 1);
+            self.line(depth + 1)?;
             item(self, n)?;
         }
         if items > 0 {
-            self.line(depth);
+            self.line(depth)?;
         }
-        self.out.push(close);
-        Ok(())
+        self.out.push(close)
     }
 
-    fn line(&mut self, depth: usize) {
-        if let Some(indent) = &self.indent {
-            self.out.push('\n');
-            for _ in 0..depth {
-                self.out.push_str(indent);
+    fn line(&mut self, depth: usize) -> Result<()> {
+        match &self.indent {
+            Some(indent) => {
+                self.out.push("\n")?;
+                self.out.repeat(indent, depth)
             }
+            None => Ok(()),
         }
     }
 
-    fn text(&mut self, text: &str) {
-        self.out.push('"');
+    fn text(&mut self, text: &str) -> Result<()> {
+        let mut written = String::with_capacity(text.len() + 2);
+        written.push('"');
         for c in text.chars() {
             match c {
-                '"' => self.out.push_str("\\\""),
-                '\\' => self.out.push_str("\\\\"),
-                '\n' => self.out.push_str("\\n"),
-                '\r' => self.out.push_str("\\r"),
-                '\t' => self.out.push_str("\\t"),
-                '\u{8}' => self.out.push_str("\\b"),
-                '\u{c}' => self.out.push_str("\\f"),
+                '"' => written.push_str("\\\""),
+                '\\' => written.push_str("\\\\"),
+                '\n' => written.push_str("\\n"),
+                '\r' => written.push_str("\\r"),
+                '\t' => written.push_str("\\t"),
+                '\u{8}' => written.push_str("\\b"),
+                '\u{c}' => written.push_str("\\f"),
                 c if c < ' ' || (self.ascii && c > '~') => {
                     for unit in c.encode_utf16(&mut [0; 2]) {
-                        _ = write!(self.out, "\\u{unit:04x}");
+                        // Writing into a string cannot fail.
+                        _ = write!(written, "\\u{unit:04x}");
                     }
                 }
-                c => self.out.push(c),
+                c => written.push(c),
             }
         }
-        self.out.push('"');
+        written.push('"');
+        self.out.push(&written)
     }
 }
 
-fn number(value: &Value) -> Result<String, Error> {
-    if value.is_integer() {
-        return Ok(value.to_string());
-    }
-    Ok(match f64::try_from(value.clone())? {
+fn json_float(number: f64) -> String {
+    match number {
         n if n.is_nan() => "NaN".into(),
         n if n.is_infinite() => if n > 0.0 { "Infinity" } else { "-Infinity" }.into(),
         n => float(n),
-    })
+    }
 }
 
-fn key_text(key: &Value) -> Result<String, Error> {
-    Ok(match key.kind() {
-        ValueKind::String => key.to_string(),
-        ValueKind::None => "null".into(),
-        ValueKind::Bool => if key.is_true() { "true" } else { "false" }.into(),
-        ValueKind::Number => number(key)?,
-        kind => return Err(wrong(format!("tojson: a key of kind {kind} is no JSON"))),
+fn key_text(key: &Value) -> Result<String> {
+    Ok(match key {
+        Value::Text(text) => text.to_string(),
+        Value::None => "null".into(),
+        Value::Bool(value) => if *value { "true" } else { "false" }.into(),
+        Value::Int(number) => number.to_string(),
+        Value::Float(number) => json_float(*number),
+        other => return Err(Error::type_error(format!("tojson: a key of type '{}' is no JSON", other.type_name()))),
     })
-}
-
-fn wrong(message: impl Into<String>) -> Error {
-    Error::new(ErrorKind::BadSerialization, message.into())
 }

@@ -8,21 +8,24 @@ use serde::ser::{Serialize, SerializeMap as _, Serializer};
 
 use super::Text;
 use super::messages::{Conversation, Given, Shown};
+use super::place::{Place, place};
 use crate::reward::{Code, Rejection};
 use crate::rollout::ASSISTANT;
+use crate::sidecar::template::Written;
 
 /// A conversation as the model reads it.
 pub struct Rendered {
     /// The text, template included.
     pub text: String,
-    /// Where the completion stands in it; `None` where nobody asked.
-    pub completion: Option<Range<usize>>,
+    /// Where the completion stands in it: a place for each of the assistant's messages, in their order. `None` where nobody
+    /// asked.
+    pub completion: Option<Vec<Place>>,
 }
 
 /// What is to be found out of a completion's place in a rendered conversation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Locate {
-    /// Nothing: it costs another pass through the template.
+    /// Nothing: it costs a little.
     Nothing,
     /// Where it begins, so that the prompt before it can be cut. The place may end behind it.
     Start,
@@ -39,27 +42,40 @@ impl Text {
         completion: Range<usize>,
         locate: Locate,
     ) -> Result<Rendered, Rejection> {
-        let ending = match completion.end.checked_sub(1).and_then(|last| conversation.turns()[last].content()) {
-            Some(content) if conversation.turns()[completion.end - 1].role() == ASSISTANT => {
-                Some(self.without_terminator(content))
-            }
-            _ => None,
-        };
-        let view = View { text: self, conversation, completion, ending };
-        let text = view.apply()?;
-        let place = match locate {
-            Locate::Nothing => None,
-            Locate::Start => Some(view.exact_place(&text).or_else(|| {
-                let start = view.prompt_of(&text)?;
-                Some(start..text.len())
-            })),
-            Locate::Whole => Some(view.exact_place(&text)),
-        };
-        match place {
-            None => Ok(Rendered { text, completion: None }),
-            Some(Some(completion)) => Ok(Rendered { text, completion: Some(completion) }),
-            Some(None) => Err(not_found(locate)),
+        let view = View { text: self, conversation, ending: self.ending(conversation, completion.end), completion };
+        let own: Vec<usize> =
+            view.completion.clone().filter(|turn| conversation.turns()[*turn].role() == ASSISTANT).collect();
+        let mark = own.first().copied().filter(|_| locate != Locate::Nothing);
+        let Written { text, completion } = view.render(view.completion.end, mark, false)?;
+        if mark.is_none() {
+            return Ok(Rendered { text, completion: None });
         }
+        let mut places = Vec::with_capacity(own.len());
+        for &turn in &own {
+            let place = if places.is_empty() {
+                view.place(&text, &completion.ranges, turn)
+            } else {
+                let again = view.render(view.completion.end, Some(turn), false)?;
+                view.place(&text, &again.completion.ranges, turn)
+            };
+            match place {
+                Some(place) => places.push(place),
+                None if locate == Locate::Start && places.is_empty() => {
+                    let start = view.prompt_of(&text).ok_or_else(|| not_found(locate))?;
+                    places.push(Place { bytes: start..text.len(), pieces: Vec::new() });
+                    break;
+                }
+                None => return Err(not_found(locate)),
+            }
+        }
+        Ok(Rendered { text, completion: Some(places) })
+    }
+
+    /// What an assistant's message that a conversation ends with says, without an end of turn; `None` where it is no text.
+    pub fn ending<'a>(&self, conversation: &'a Conversation, end: usize) -> Option<&'a str> {
+        let last = conversation.turns().get(end.checked_sub(1)?)?;
+        let content = last.content()?;
+        Some(if last.role() == ASSISTANT { self.without_terminator(content) } else { content })
     }
 }
 
@@ -74,67 +90,36 @@ struct View<'a> {
 }
 
 impl View<'_> {
-    /// Where the template has put the completion: from the content of its first message to that of its last. What those say
-    /// beside their content, such as reasoning, may stand before it or behind it, which is not known.
-    fn exact_place(&self, text: &str) -> Option<Range<usize>> {
-        let Range { start: first, end } = self.completion;
-        let last = end.checked_sub(1)?;
+    /// Where the template has put what a message says, by the marks that it has left on it.
+    fn place(&self, text: &str, marked: &[Range<usize>], turn: usize) -> Option<Place> {
         let turns = self.conversation.turns();
-        if turns[first].says_more() || turns[last].says_more() {
-            return None;
+        let last = turn + 1 == self.completion.end;
+        let content = if last { self.ending } else { turns[turn].content() }.unwrap_or_default();
+        if !marked.is_empty() {
+            // What a message says beside its content has no text that the pieces could be found in.
+            return if turns[turn].says_more() {
+                Some(Place { bytes: marked[0].start..marked[marked.len() - 1].end, pieces: Vec::new() })
+            } else {
+                place(text, marked, content)
+            };
         }
-        let end = self.exact_place_of(last, text)?;
-        let start = if first == last { end.start } else { self.exact_place_of(first, text)?.start };
-        (start <= end.end).then_some(start..end.end)
-    }
-
-    /// Where the template has put one message's content. Another word in its place shows what the template writes before and
-    /// behind it; what stands between is the content, of which a template may have trimmed the ends.
-    fn exact_place_of(&self, turn: usize, text: &str) -> Option<Range<usize>> {
-        let content = self.content(turn)?;
-        let word = (0_u32..).map(|n| format!("COMPLETION{n}")).find(|word| !text.contains(word))?;
-        let other = self.apply_with(turn, &word).ok()?;
-        let found =
-            other.split_once(&word).filter(|(_, behind)| !behind.contains(&word)).and_then(|(before, behind)| {
-                let place = before.len()..text.len().checked_sub(behind.len())?;
-                let written = text.get(place.clone())?;
-                let is_content = content.contains(written) && written.trim() == content.trim();
-                (text.starts_with(before) && text.ends_with(behind) && is_content).then_some(place)
-            });
-        // Of nothing some templates write less than they write around a word. It stands where the policy began.
-        let is_whole = self.completion == (turn..turn + 1);
-        let empty = || {
-            (is_whole && content.trim().is_empty()).then(|| self.prompt_of(text)).flatten().map(|start| start..start)
-        };
-        found.or_else(empty)
+        // Of nothing there are no marks. It stands where the policy began, if nothing was written before.
+        let nothing = content.trim().is_empty() && !turns[turn].says_more();
+        let start = if nothing && turn == self.completion.start { self.prompt_of(text) } else { None }?;
+        Some(Place { bytes: start..start, pieces: Vec::new() })
     }
 
     /// The bytes of the prompt as the policy saw it, if the conversation's text begins with that.
     fn prompt_of(&self, text: &str) -> Option<usize> {
-        let prompt = self.render(&self.shown(self.completion.start, true)).ok()?;
+        let prompt = self.render(self.completion.start, None, true).ok()?.text;
         text.starts_with(&prompt).then_some(prompt.len())
     }
 
-    fn content(&self, turn: usize) -> Option<&str> {
-        if turn + 1 == self.completion.end { self.ending } else { self.conversation.turns()[turn].content() }
-    }
-
-    fn apply(&self) -> Result<String, Rejection> {
-        self.render(&self.shown(self.completion.end, false))
-    }
-
-    fn apply_with(&self, turn: usize, content: &str) -> Result<String, Rejection> {
-        let shown = self.shown(self.completion.end, false);
-        self.render(&Variables { others: [shown.others[0], Some((turn, content))], ..shown })
-    }
-
-    fn shown(&self, turns: usize, add_generation_prompt: bool) -> Variables<'_> {
+    /// The text of the first so many messages, of which what the policy has said in one may be marked.
+    fn render(&self, turns: usize, mark: Option<usize>, add_generation_prompt: bool) -> Result<Written, Rejection> {
         let ending = self.completion.end.checked_sub(1).zip(self.ending).filter(|(last, _)| *last < turns);
-        Variables { conversation: self.conversation, turns, others: [ending, None], add_generation_prompt }
-    }
-
-    fn render(&self, variables: &Variables) -> Result<String, Rejection> {
-        self.text.template(&self.conversation.given)?.render_values(variables)
+        let variables = Variables { conversation: self.conversation, turns, ending, mark, add_generation_prompt };
+        self.text.template(&self.conversation.given)?.render(&variables)
     }
 }
 
@@ -143,8 +128,10 @@ struct Variables<'a> {
     conversation: &'a Conversation<'a>,
     /// How many of its messages.
     turns: usize,
-    /// Messages that are shown with another content; of two for one message the last counts.
-    others: [Option<(usize, &'a str)>; 2],
+    /// The last message, and the content that it is shown with.
+    ending: Option<(usize, &'a str)>,
+    /// The message of which all that the policy says in it is marked.
+    mark: Option<usize>,
     add_generation_prompt: bool,
 }
 
@@ -167,10 +154,10 @@ struct Messages<'a>(&'a Variables<'a>);
 
 impl Serialize for Messages<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Variables { conversation, turns, others, .. } = self.0;
+        let Variables { conversation, turns, ending, mark, .. } = self.0;
         serializer.collect_seq(conversation.turns()[..*turns].iter().enumerate().map(|(at, turn)| {
-            let content = others.iter().flatten().rfind(|(turn, _)| *turn == at).map(|(_, content)| *content);
-            Shown { turn, content }
+            let content = ending.filter(|(last, _)| *last == at).map(|(_, content)| content);
+            Shown { turn, content, marked: *mark == Some(at) }
         }))
     }
 }
@@ -185,8 +172,8 @@ fn not_found(locate: Locate) -> Rejection {
     Rejection::new(
         Code::BadMessages,
         format!(
-            "chat: the model's chat template does not write this completion as it was sent, so {purpose}; {advice}, or send \
-             prompt_completion_ids"
+            "chat: the model's chat template does not tell where this completion stands (it writes nothing of it, or some of \
+             it twice), so {purpose}; {advice}, or send prompt_completion_ids"
         ),
     )
 }

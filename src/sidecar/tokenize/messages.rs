@@ -13,6 +13,7 @@ use crate::limits::{MAX_MESSAGES, MAX_TEXT_BYTES};
 use crate::reward::{Code, Rejection, Thinking};
 use crate::rollout::{ASSISTANT, Extras, Message};
 use crate::sidecar::answer;
+use crate::sidecar::template::COMPLETION;
 
 /// A conversation that can be put into a template.
 pub struct Conversation<'a> {
@@ -315,6 +316,17 @@ fn alias_reasoning(object: &mut Object) {
 pub(super) struct Shown<'a> {
     pub turn: &'a Turn<'a>,
     pub content: Option<&'a str>,
+    /// Whether what it says, but for who says it, is marked as the completion's.
+    pub marked: bool,
+}
+
+/// A value, marked or not.
+struct Said<'a, T>(&'a T, bool);
+
+impl<T: Serialize> Serialize for Said<'_, T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.1 { serializer.serialize_newtype_struct(COMPLETION, self.0) } else { self.0.serialize(serializer) }
+    }
 }
 
 impl Serialize for Shown<'_> {
@@ -323,13 +335,14 @@ impl Serialize for Shown<'_> {
         match &self.turn.fields {
             Fields::Plain { role, content } => {
                 map.serialize_entry("role", role)?;
-                map.serialize_entry("content", self.content.unwrap_or(content.as_ref()))?;
+                map.serialize_entry("content", &Said(&self.content.unwrap_or(content.as_ref()), self.marked))?;
             }
             Fields::Json(object) => {
                 for (name, value) in object.iter() {
+                    let marked = self.marked && name != "role" && name != "name";
                     match self.content.filter(|_| name == "content") {
-                        Some(content) => map.serialize_entry(name, content)?,
-                        None => map.serialize_entry(name, value)?,
+                        Some(content) => map.serialize_entry(name, &Said(&content, marked))?,
+                        None => map.serialize_entry(name, &Said(&value, marked))?,
                     }
                 }
             }

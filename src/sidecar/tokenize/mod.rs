@@ -8,6 +8,7 @@ mod conversation;
 mod marks;
 mod messages;
 mod opening;
+mod place;
 mod probe;
 mod terminator;
 mod tokens;
@@ -21,8 +22,9 @@ use tokenizers::Tokenizer;
 pub use self::conversation::Locate;
 pub use self::messages::{Conversation, bytes_of};
 use self::opening::Opening;
+pub use self::place::Place;
 use self::terminator::Terminator;
-pub use self::tokens::Form;
+pub use self::tokens::{Form, within};
 
 use self::marks::Marks;
 use self::messages::Given;

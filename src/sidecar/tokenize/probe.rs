@@ -41,7 +41,7 @@ pub(super) fn around(template: &Template) -> Option<Around> {
     let message = |role, content| Message { role, content };
     let messages = [message("user", QUESTION), message(ASSISTANT, ANSWER)];
     let variables = Variables { messages, add_generation_prompt: false, tools: None, documents: None };
-    let text = template.render_values(&variables).ok()?;
+    let text = template.render(&variables).ok()?.text;
     let (before, rest) = text.split_once(QUESTION)?;
     let (between, behind) = rest.split_once(ANSWER)?;
     let again = |text: &str| text.contains(QUESTION) || text.contains(ANSWER);

@@ -53,6 +53,18 @@ fn render(text: &Text, messages: &[Message], completion: &str, locate: Locate) -
     text.render(&conversation, messages.len()..messages.len() + 1, locate)
 }
 
+/// Where the completion stands.
+fn place(rendered: &Rendered) -> std::ops::Range<usize> {
+    rendered.completion.as_ref().unwrap()[0].bytes.clone()
+}
+
+/// The ids of a text, and which of them begin within a part of it.
+fn encode_part(text: &Text, of: &str, part: std::ops::Range<usize>, form: Form) -> (Vec<u32>, std::ops::Range<usize>) {
+    let (ids, bytes) = text.encode_located(of, form).unwrap();
+    let part = within(&bytes, &part);
+    (ids, part)
+}
+
 fn user(content: &str) -> Message {
     Message::new("user", content)
 }
@@ -62,9 +74,9 @@ fn a_conversation_is_rendered_and_its_completion_found() {
     let text = text(Some(CHATML), false);
     let rendered = render(&text, &[user(" two and two make ")], "four four", Locate::Whole).unwrap();
     assert_eq!(rendered.text, "<s>user two and two make </s> <s>assistant four four </s> ");
-    let place = rendered.completion.unwrap();
+    let place = place(&rendered);
     assert_eq!(&rendered.text[place.clone()], "four four");
-    let (ids, completion) = text.encode_part(&rendered.text, place, Form::Chat).unwrap();
+    let (ids, completion) = encode_part(&text, &rendered.text, place, Form::Chat);
     assert_eq!(ids, [1, 3, 5, 6, 5, 7, 2, 1, 4, 8, 8, 2]);
     assert_eq!(completion, 9..11);
     assert_eq!(text.encode(&rendered.text, Form::Chat).unwrap(), ids);
@@ -74,7 +86,7 @@ fn a_conversation_is_rendered_and_its_completion_found() {
 fn an_empty_completion_has_a_place_too() {
     let text = text(Some(CHATML), false);
     let rendered = render(&text, &[user("two")], "", Locate::Whole).unwrap();
-    let (ids, completion) = text.encode_part(&rendered.text, rendered.completion.unwrap(), Form::Chat).unwrap();
+    let (ids, completion) = encode_part(&text, &rendered.text, place(&rendered), Form::Chat);
     assert_eq!(ids, [1, 3, 5, 2, 1, 4, 2]);
     assert_eq!(completion, 6..6);
 }
@@ -84,7 +96,7 @@ fn exactly_one_beginning_whatever_the_text_brought() {
     let text = text(None, true);
     assert_eq!(text.encode("two and", Form::Text).unwrap(), [1, 5, 6]);
     assert_eq!(text.encode("<s>two and", Form::Text).unwrap(), [1, 5, 6]);
-    let (ids, part) = text.encode_part("two and", 4..7, Form::Text).unwrap();
+    let (ids, part) = encode_part(&text, "two and", 4..7, Form::Text);
     assert_eq!((&ids[part], ids.len()), (&[6][..], 3));
     assert_eq!(self::text(None, false).encode("two", Form::Text).unwrap(), [5]);
 }
@@ -95,7 +107,7 @@ fn a_conversation_begins_as_the_template_begins_it() {
     let begins = |template: &str, bos| {
         let text = Text::new(&TextAssets { bos, ..assets(Some(template), true) }).unwrap();
         let rendered = render(&text, &[user("two")], "four", Locate::Whole).unwrap();
-        let (ids, part) = text.encode_part(&rendered.text, rendered.completion.unwrap(), Form::Chat).unwrap();
+        let (ids, part) = encode_part(&text, &rendered.text, place(&rendered), Form::Chat);
         assert_eq!(ids[part], [8]);
         assert_eq!(ids, text.encode(&rendered.text, Form::Chat).unwrap());
         ids
@@ -161,7 +173,7 @@ fn no_beginning_is_added_where_the_model_was_trained_without() {
     let text = Text::new(&TextAssets { bos: Bos::Never, ..assets(None, true) }).unwrap();
     assert_eq!(text.encode("two and", Form::Text).unwrap(), [5, 6]);
     assert_eq!(text.encode("<s>two and", Form::Text).unwrap(), [1, 5, 6]);
-    let (ids, part) = text.encode_part("two and", 4..7, Form::Text).unwrap();
+    let (ids, part) = encode_part(&text, "two and", 4..7, Form::Text);
     assert_eq!((&ids[part], ids.len()), (&[6][..], 2));
 }
 
@@ -241,8 +253,7 @@ fn a_model_with_named_templates_alone_needs_a_name() {
 #[test]
 fn a_text_needs_a_tokenizer() {
     let text = Text::new(&TextAssets { tokenizer_json: None, ..assets(Some(CHATML), false) }).unwrap();
-    for rejection in
-        [text.encode("two", Form::Text).unwrap_err(), text.encode_part("two", 0..3, Form::Text).unwrap_err()]
+    for rejection in [text.encode("two", Form::Text).unwrap_err(), text.encode_located("two", Form::Text).unwrap_err()]
     {
         assert_eq!(rejection.code, Code::UnsupportedInput);
         assert!(rejection.message.contains("token_ids"), "{rejection}");
@@ -268,12 +279,12 @@ fn a_completion_is_found_whatever_a_template_trims() {
         {
             for prompt in ["two", "four ", "COMPLETION0 COMPLETION2"] {
                 let rendered = render(&text, &[user(prompt)], completion, Locate::Whole).unwrap();
-                let place = rendered.completion.unwrap();
+                let place = self::place(&rendered);
                 let found = &rendered.text[place.clone()];
                 assert_eq!(found.trim(), completion.trim(), "{template}");
                 // It is the one between what stands around any completion.
                 let other = render(&text, &[user(prompt)], "other", Locate::Whole).unwrap();
-                let other_place = other.completion.unwrap();
+                let other_place = self::place(&other);
                 assert_eq!(rendered.text[..place.start], other.text[..other_place.start], "{template}");
                 assert_eq!(rendered.text[place.end..], other.text[other_place.end..], "{template}");
             }
@@ -287,7 +298,7 @@ fn blanks_that_a_template_trims_count_for_nothing() {
     let text = text(Some(CHATML), false);
     let counted = |completion: &str| {
         let rendered = render(&text, &[user("two")], completion, Locate::Whole).unwrap();
-        text.encode_part(&rendered.text, rendered.completion.unwrap(), Form::Chat).unwrap().1.len()
+        encode_part(&text, &rendered.text, place(&rendered), Form::Chat).1.len()
     };
     for completion in
         ["four and", "four and   ", &format!("four and{}", " ".repeat(40)), "  four and", "\n\nfour and \n"]
@@ -299,33 +310,40 @@ fn blanks_that_a_template_trims_count_for_nothing() {
     }
 }
 
+/// As templates of models that think do: thoughts are left out, or taken apart and put together again.
 #[test]
-fn nothing_is_counted_of_a_completion_that_a_template_rewrites() {
-    // As templates of models that think do: the thoughts are left out.
-    let forgetful = "{% for m in messages %}<s>{{ m.role }} {{ m.content.split('</think>')[-1] }}{% endfor %}\
-                     {{ '<s>assistant ' if add_generation_prompt }}";
-    let text = text(Some(forgetful), false);
-    let render = |completion, locate| render(&text, &[user("two")], completion, locate);
-    let whole = render("and make</think>four", Locate::Whole).err().unwrap();
-    assert_eq!(whole.code, Code::BadMessages);
-    assert!(whole.message.contains("length_penalty") && whole.message.contains("prompt_completion_ids"), "{whole}");
-    assert!(render("four", Locate::Whole).is_ok());
-    // Where it begins is known nevertheless, and enough to cut what stands before.
-    let rendered = render("and make</think>four", Locate::Start).unwrap();
-    assert_eq!(&rendered.text[rendered.completion.unwrap()], "four");
-    assert!(render("and make</think>four", Locate::Nothing).unwrap().completion.is_none());
+fn what_a_template_keeps_of_a_completion_is_found() {
+    let found = |template: &str, completion: &str| {
+        let template = format!(
+            "{{% for m in messages %}}<s>{{{{ m.role }}}} {template}</s>{{% endfor %}}\
+             {{{{ '<s>assistant ' if add_generation_prompt }}}}"
+        );
+        let rendered = render(&text(Some(&template), false), &[user("two")], completion, Locate::Whole).unwrap();
+        rendered.text[place(&rendered)].to_owned()
+    };
+    let forgetful = "{{ m.content.split('</think>')[-1].lstrip('\n') }}";
+    assert_eq!(found(forgetful, "<think>and make</think>\n\nfour"), "four");
+    assert_eq!(found(forgetful, "four"), "four");
+    let remembering = "{% set parts = m.content.split('</think>') %}{% if parts | length > 1 %}<think>\n\
+        {{ parts[0].split('<think>')[-1].strip('\n') }}\n</think>\n\n{{ parts[1].lstrip('\n') }}\
+        {% else %}<think>\n\n</think>\n\n{{ m.content }}{% endif %}";
+    assert_eq!(found(remembering, "<think>\nand</think>four"), "<think>\nand\n</think>\n\nfour");
+    assert_eq!(found(remembering, "four"), "four");
+    assert_eq!(found("{{ m.content | upper }}", "four"), "FOUR");
+    assert_eq!(found(remembering, ""), "");
 }
 
 #[test]
 fn a_completion_without_a_place_is_not_cut_around() {
-    // A template that writes everything anew, and a prompt that is no beginning of it.
-    let shouting =
-        "{{ 'answer: ' if add_generation_prompt }}{% for m in messages %}{{ m.content | upper }}{% endfor %}";
-    let text = text(Some(shouting), false);
-    for (locate, says) in [(Locate::Whole, "length_penalty"), (Locate::Start, "shorten the prompt")] {
-        let rejection = render(&text, &[user("two")], "four", locate).err().unwrap();
-        assert_eq!(rejection.code, Code::BadMessages);
-        assert!(rejection.message.contains(says), "{rejection}");
+    // Templates that write nothing of it, or all of it twice, and a prompt that is no beginning of what they write.
+    for writer in ["{{ messages[0].content }}", "{% for m in messages %}{{ m.content }} {{ m.content }}{% endfor %}"] {
+        let text = text(Some(&format!("{{{{ 'answer: ' if add_generation_prompt }}}}{writer}")), false);
+        for (locate, says) in [(Locate::Whole, "length_penalty"), (Locate::Start, "shorten the prompt")] {
+            let rejection = render(&text, &[user("two")], "four", locate).err().unwrap();
+            assert_eq!(rejection.code, Code::BadMessages);
+            assert!(rejection.message.contains(says), "{rejection}");
+        }
+        assert!(render(&text, &[user("two")], "four", Locate::Nothing).unwrap().completion.is_none());
     }
 }
 
@@ -362,7 +380,7 @@ fn a_completion_is_found_in_every_presets_template() {
             let rendered = render(&text, &plain, completion, Locate::Whole)
                 .or_else(|_| render(&text, &principle, completion, Locate::Whole))
                 .unwrap_or_else(|rejection| panic!("{}: {completion:?}: {rejection}", path.display()));
-            let found = &rendered.text[rendered.completion.unwrap()];
+            let found = &rendered.text[place(&rendered)];
             assert_eq!(found.trim(), completion.trim(), "{}", path.display());
         }
     }

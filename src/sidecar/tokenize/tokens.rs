@@ -34,19 +34,14 @@ impl Text {
         Ok(self.with_bos(encoding.get_ids().to_vec(), form))
     }
 
-    /// As [`Self::encode`], with the range of tokens that begin within `part` of the text.
-    pub fn encode_part(
-        &self,
-        text: &str,
-        part: Range<usize>,
-        form: Form,
-    ) -> Result<(Vec<u32>, Range<usize>), Rejection> {
+    /// As [`Self::encode`], with the bytes of the text at which each token stands; a token that is put before them has none.
+    pub fn encode_located(&self, text: &str, form: Form) -> Result<(Vec<u32>, Vec<Range<usize>>), Rejection> {
         let tokenizer = self.tokenizer()?;
         let encoding = guarded(|| tokenizer.encode(text, false))?;
         let ids = self.with_bos(encoding.get_ids().to_vec(), form);
-        let added = ids.len() - encoding.len();
-        let place = |at: usize| added + encoding.get_offsets().partition_point(|&(begin, _)| begin < at);
-        Ok((ids, place(part.start)..place(part.end)))
+        let added = std::iter::repeat_n(0..0, ids.len() - encoding.len());
+        let bytes = added.chain(encoding.get_offsets().iter().map(|&(begin, end)| begin..end)).collect();
+        Ok((ids, bytes))
     }
 
     /// The one token of a mark, if it has one.
@@ -87,6 +82,13 @@ impl Text {
             )
         })
     }
+}
+
+/// Which tokens begin within a part of the text in which they stand at these bytes.
+pub fn within(bytes: &[Range<usize>], part: &Range<usize>) -> Range<usize> {
+    // Tokens that were put before the text's own have no bytes.
+    let at = |byte: usize| bytes.partition_point(|token| token.start < byte || token.end == 0);
+    at(part.start)..at(part.end)
 }
 
 /// The tokens that a tokenizer cuts out of a text before all else, but for white space.

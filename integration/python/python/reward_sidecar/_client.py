@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, M
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, SupportsIndex
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -60,6 +60,11 @@ class Card:
     tokenizer: Vocabulary | None
     """The tokenizer's vocabulary, as far as it is told. `None`: the model has no tokenizer."""
 
+    @classmethod
+    def _of(cls, fields: Mapping[str, Any]) -> Card:
+        tokenizer = fields["tokenizer"]
+        return cls(**{**fields, "tokenizer": None if tokenizer is None else Vocabulary(**tokenizer)})
+
 
 @dataclass(frozen=True)
 class Best:
@@ -90,13 +95,6 @@ class Best:
         return cls(indices, batch.rewards[scored], tuple(candidates[index] for index in indices), batch)
 
 
-def _is_completion(candidate: Candidate) -> bool:
-    """Whether it is a text or messages; else it is token ids."""
-    return isinstance(candidate, str) or (
-        isinstance(candidate, Sequence) and len(candidate) > 0 and not isinstance(candidate[0], SupportsIndex)
-    )
-
-
 def _candidates(prompt: Prompt | Ids, candidates: Sequence[Candidate], k: int, options: ScoreOptions) -> Request:
     """The arguments of `score` that ask for all candidates of one prompt."""
     if isinstance(candidates, (str, bytes, Mapping)):
@@ -107,7 +105,7 @@ def _candidates(prompt: Prompt | Ids, candidates: Sequence[Candidate], k: int, o
     # One array of all stays one: whether it is padded is seen, or said, there.
     completions: Any = candidates if getattr(candidates, "ndim", 1) == 2 else list(candidates)
     request: Request = {**options}  # type: ignore[typeddict-item]
-    if _is_completion(candidates[0]):
+    if _is_text(prompt, candidates[0]):
         request["prompts"], request["completions"] = rows, completions
     else:
         request["prompt_ids"], request["completion_ids"] = rows, completions
@@ -116,8 +114,9 @@ def _candidates(prompt: Prompt | Ids, candidates: Sequence[Candidate], k: int, o
 
 def _is_text(prompt: Any, candidate: Any) -> bool:
     """Whether they go through the chat template, rather than being token ids. `as_py`: Arrow's texts have it."""
-    if isinstance(prompt, (list, tuple)) and len(prompt) > 0 and isinstance(prompt[0], Mapping):
-        return True
+    for part in (prompt, candidate):
+        if isinstance(part, (list, tuple)) and len(part) > 0 and isinstance(part[0], Mapping):
+            return True
     return any(isinstance(part, str) or hasattr(part, "as_py") for part in (prompt, candidate))
 
 
@@ -162,7 +161,7 @@ class Client(_native.Client):
 
             client.card().attributes          # ('helpfulness', 'relevance', ...)
         """
-        return Card(**self._card(timeout))
+        return Card._of(self._card(timeout))
 
     def best_of_n(
         self, prompt: Prompt | Ids, candidates: Sequence[Candidate], k: int = 1, **options: Unpack[ScoreOptions]
@@ -249,7 +248,7 @@ class AsyncClient:
 
             (await client.card()).attributes  # ('helpfulness', 'relevance', ...)
         """
-        return Card(**await self._client._desk().card(timeout))
+        return Card._of(await self._client._desk().card(timeout))
 
     async def score(self, **request: Unpack[Request]) -> Batch:
         """Scores rollouts, and returns when all are answered: see `Client.score`. Cancelling it withdraws its rollouts.
@@ -319,7 +318,9 @@ def _restore(address: str, settings: Settings) -> AsyncClient:
 
 
 # The forms in which the candidates of `best_of_n` are not given.
-_FORMS = frozenset({"prompts", "completions", "messages", "texts", "input_ids", "prompt_ids", "completion_ids", "groups"})
+_FORMS = frozenset(
+    {"prompts", "completions", "messages", "texts", "input_ids", "prompt_ids", "completion_ids", "groups"}
+)
 
 
 def _show_parameters(method: Callable[..., Any], shown: Callable[..., Any], left_out: frozenset[str]) -> None:

@@ -297,8 +297,11 @@ class Desk:
 def _batch(*columns: Any) -> Batch:
     """A batch, of its columns."""
 
-def _reads(tokens: Any, attributes: Any, rewards: Any) -> Reads:
+def _reads(tokens: Any, attributes: Any, rewards: Any, ends: Any) -> Reads:
     """Reads, of their columns."""
+
+def _thinking(taken: Any, unclosed: bool) -> Thinking:
+    """Thinking, of what its pickle holds."""
 
 def _result(*fields: Any) -> Result:
     """A result, of its fields."""

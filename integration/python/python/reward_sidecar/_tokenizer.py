@@ -64,9 +64,13 @@ def fingerprint(tokenizer: HasVocabulary) -> str:
 def check(tokenizer: HasVocabulary | str, served: Mapping[str, Any] | None, model: str) -> None:
     """Raises where token ids of this tokenizer, or of the one with this fingerprint, are not the model's."""
     if not isinstance(tokenizer, str) and not hasattr(tokenizer, "get_vocab"):
-        raise TypeError(f"tokenizer is of type {type(tokenizer).__name__}; give a transformers tokenizer, or its fingerprint")
+        raise TypeError(
+            f"tokenizer is of type {type(tokenizer).__name__}; give a transformers tokenizer, or its fingerprint"
+        )
     if served is None:
-        message = f"tokenizer: the server says nothing of a tokenizer of its model {model}; leave tokenizer out to send ids"
+        message = (
+            f"tokenizer: the server says nothing of a tokenizer of its model {model}; leave tokenizer out to send ids"
+        )
         raise RewardSidecarError("OTHER_TOKENIZER", message)
     vocabulary = Vocabulary(**served)
     own = tokenizer if isinstance(tokenizer, str) else fingerprint(tokenizer)
@@ -74,7 +78,9 @@ def check(tokenizer: HasVocabulary | str, served: Mapping[str, Any] | None, mode
         where = f"its fingerprint is {vocabulary.fingerprint}, not {own}"
         if not isinstance(tokenizer, str):
             where = _difference(dict(_pairs(tokenizer)), vocabulary)
-        message = f"tokenizer: the token ids are of another tokenizer than that of the model {model}: {where}; send text"
+        message = (
+            f"tokenizer: the token ids are of another tokenizer than that of the model {model}: {where}; send text"
+        )
         raise RewardSidecarError("OTHER_TOKENIZER", message)
 
 
@@ -82,11 +88,11 @@ def _difference(own: dict[int, bytes], served: Vocabulary) -> str:
     """The first ids that are known to differ."""
     for id, token in sorted(served.samples):
         if own.get(id) != token.encode():
-            here = repr(own[id].decode(errors="replace")) if id in own else "no token"
-            return f"id {id} is {token!r} there and {here} here"
+            ours = repr(own[id].decode(errors="replace")) if id in own else "no token"
+            return f"id {id} is {token!r} there and {ours} here"
     there, here = served.block_hashes, _block_hashes(own)
-    for begin in range(0, max(len(there), len(here)), HASH_BYTES):
-        if there and there[begin : begin + HASH_BYTES] != here[begin : begin + HASH_BYTES]:
+    for begin in range(0, max(len(there), len(here)) if there else 0, HASH_BYTES):
+        if there[begin : begin + HASH_BYTES] != here[begin : begin + HASH_BYTES]:
             first = begin // HASH_BYTES * BLOCK_IDS
             return f"the first difference is among the ids {first} to {first + BLOCK_IDS - 1}"
     return f"it has {served.size} tokens, and this one {len(own)}"

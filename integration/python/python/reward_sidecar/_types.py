@@ -136,6 +136,8 @@ class Options(TypedDict, total=False):
     version: str | None
     """Which model version is to answer: one by its name, or `any`. Default: that of the first rewards; rollouts that another
     one scored fail with `OTHER_VERSION`."""
+    tokenizer: HasVocabulary | str | None
+    """Whose token ids they are: another tokenizer than the model's is refused. A transformers tokenizer, or its fingerprint."""
     deadline_ms: int | None
     """Milliseconds from the call after which a rollout is not scored any more."""
     priority: int | None
@@ -167,8 +169,6 @@ class ScoreOptions(Options, total=False):
     """Which of `completion_ids` count."""
     completion_lengths: Ids | None
     """How many of them count."""
-    tokenizer: HasVocabulary | str | None
-    """Whose token ids they are: another tokenizer than the model's is refused. A transformers tokenizer, or its fingerprint."""
     tools: Sequence[Json] | Sequence[Sequence[Json] | None] | str | None
     """Tools that the policy could call, as the chat template is to see them: for all rollouts, or a list for each."""
     documents: Sequence[Json] | Sequence[Sequence[Json] | None] | str | None

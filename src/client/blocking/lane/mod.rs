@@ -236,6 +236,11 @@ impl Wire for Lane {
             slot.resolve(Ok(Err(no_ids(bad))));
             return Ok(true);
         }
+        // On the lane they are cut to little more than the limit, and the sidecar would not know how long they were.
+        if let Err(rejection) = rollout.check_names() {
+            slot.resolve(Ok(Err(rejection)));
+            return Ok(true);
+        }
         let deadline = self.deadline(issued, rollout.deadline_ms);
         let now = Instant::now();
         if let Some(deadline) = deadline.filter(|deadline| deadline.has_passed(now.into())) {

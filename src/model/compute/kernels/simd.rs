@@ -25,8 +25,8 @@ pub(super) trait Simd<const WIDTH: usize>: Copy {
     fn transpose(self, rows: [&[f32; SQUARE]; SQUARE], to: &mut [f32], stride: usize) {
         for i in 0..SQUARE {
             let to = &mut to[i * stride..][..SQUARE];
-            for j in 0..SQUARE {
-                to[j] = rows[j][i];
+            for (to, row) in to.iter_mut().zip(rows) {
+                *to = row[i];
             }
         }
     }
@@ -118,8 +118,8 @@ mod x86 {
         // SAFETY: the caller has made sure of the instructions; loads are of whole rows, which need no alignment.
         let columns = unsafe {
             let mut r = [_mm256_setzero_ps(); SQUARE];
-            for i in 0..SQUARE {
-                r[i] = _mm256_loadu_ps(rows[i].as_ptr());
+            for (r, row) in r.iter_mut().zip(rows) {
+                *r = _mm256_loadu_ps(row.as_ptr());
             }
             let (p0, p1) = (_mm256_unpacklo_ps(r[0], r[1]), _mm256_unpackhi_ps(r[0], r[1]));
             let (p2, p3) = (_mm256_unpacklo_ps(r[2], r[3]), _mm256_unpackhi_ps(r[2], r[3]));
@@ -140,10 +140,10 @@ mod x86 {
                 _mm256_permute2f128_ps::<0x31>(q3, q7),
             ]
         };
-        for i in 0..SQUARE {
+        for (i, column) in columns.into_iter().enumerate() {
             let to = &mut to[i * stride..][..SQUARE];
             // SAFETY: as above; the store is of a whole row.
-            unsafe { _mm256_storeu_ps(to.as_mut_ptr(), columns[i]) }
+            unsafe { _mm256_storeu_ps(to.as_mut_ptr(), column) }
         }
     }
 

@@ -2,7 +2,7 @@
 
 use crate::model::error::ModelError;
 use crate::model::network::decoder::{DecoderSpec, Names};
-use crate::model::network::layers::{NormKind, Rotary, read_activation};
+use crate::model::network::layers::{NormKind, Rotary, read_activation, refuse_partial};
 use crate::model::settings::Settings;
 use crate::model::shapes::{Activation, HeadLayout};
 
@@ -20,8 +20,8 @@ pub struct Defaults {
     pub eps_value: f64,
     /// The activation's field, and its value.
     pub activation: (&'static str, Activation),
-    /// `partial_rotary_factor`.
-    pub partial_rotary: f64,
+    /// `partial_rotary_factor`; `None` where transformers turns all features of a head, whatever a configuration says of it.
+    pub partial_rotary: Option<f64>,
 }
 
 /// Llama's, which are those of most.
@@ -32,7 +32,7 @@ pub const DEFAULTS: Defaults = Defaults {
     eps: &["rms_norm_eps"],
     eps_value: 1e-6,
     activation: ("hidden_act", Activation::Silu),
-    partial_rotary: 1.0,
+    partial_rotary: None,
 };
 
 /// A plain decoder: root-mean-square norms, full attention, gated feed-forward layers, no biases, transformers' names.
@@ -84,6 +84,9 @@ pub fn read(settings: &Settings, defaults: &Defaults) -> Result<DecoderSpec, Mod
         eps = eps.or(settings.number(name)?);
     }
     let context = settings.size("max_position_embeddings")?.unwrap_or(defaults.context);
+    if defaults.partial_rotary.is_none() {
+        refuse_partial(settings)?;
+    }
     let (field, activation) = defaults.activation;
     Ok(DecoderSpec {
         layers,
@@ -95,7 +98,7 @@ pub fn read(settings: &Settings, defaults: &Defaults) -> Result<DecoderSpec, Mod
         embedding_scale: None,
         norm: NormKind::Rms,
         eps: eps.unwrap_or(defaults.eps_value),
-        rotary: Rotary::read(settings, head_dim, context, defaults.partial_rotary)?,
+        rotary: Rotary::read(settings, head_dim, context, defaults.partial_rotary.unwrap_or(1.0))?,
         attention_scale: (1.0 / (head_dim as f64).sqrt()) as f32,
         soft_cap: None,
         windows: vec![None; layers],

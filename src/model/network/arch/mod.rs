@@ -28,12 +28,18 @@ pub const ARCHITECTURES: &[&dyn Architecture] = &[
     &internlm2::InternLm2,
 ];
 
+/// The families, as the names of their architectures begin.
+fn families() -> Vec<&'static str> {
+    let family = |name: &'static str| name.split("For").next().unwrap_or(name);
+    ARCHITECTURES.iter().filter_map(|architecture| Some(family(architecture.names().first()?))).collect()
+}
+
 /// The architecture that a configuration names.
 pub fn find(settings: &Settings) -> Result<&'static dyn Architecture, ModelError> {
     let name = settings.architecture()?;
     ARCHITECTURES.iter().copied().find(|a| a.names().contains(&name)).ok_or_else(|| ModelError::UnknownArchitecture {
         path: settings.path().to_path_buf(),
         found: name.to_owned(),
-        known: ARCHITECTURES.iter().flat_map(|a| a.names()).copied().collect::<Vec<_>>().join(", "),
+        known: families().join(", "),
     })
 }

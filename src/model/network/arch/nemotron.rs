@@ -24,7 +24,7 @@ impl Architecture for Nemotron {
             eps: &["norm_eps", "layer_norm_eps", "layernorm_epsilon"],
             eps_value: 1e-5,
             activation: ("hidden_act", Activation::SquaredRelu),
-            partial_rotary: 0.5,
+            partial_rotary: Some(0.5),
             ..DEFAULTS
         };
         let spec = read(settings, &defaults)?;

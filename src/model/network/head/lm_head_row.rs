@@ -40,8 +40,15 @@ pub(super) fn load_rows(context: &HeadContext, rows: &[usize]) -> Result<Affine,
             return Err(settings.unsupported(field, "no such field where a row of the LM head is the reward"));
         }
     }
+    // transformers' Gemma 2 caps the logits at 30 where a configuration says nothing, and shares the embedding with the LM head.
+    let gemma2 = settings.architecture()?.starts_with("Gemma2");
+    if gemma2 && !settings.has("final_logit_softcapping") {
+        let expected =
+            "null: transformers' Gemma 2 takes 30 where the field is left out, which is not implemented here";
+        return Err(settings.unsupported("final_logit_softcapping", expected));
+    }
     let vocabulary = settings.required_size("vocab_size")?;
-    let tied = settings.flag("tie_word_embeddings")?.unwrap_or(false);
+    let tied = settings.flag("tie_word_embeddings")?.unwrap_or(gemma2);
     let is_there = |name: &&&str| weights.info(&format!("{name}.weight")).is_some();
     let embeddings = EMBEDDINGS.iter().filter(|_| tied);
     let name = LM_HEADS.iter().chain(embeddings).find(is_there).ok_or_else(|| context.absent("lm_head.weight"))?;

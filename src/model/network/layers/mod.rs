@@ -23,7 +23,7 @@ pub use feed_forward::{FeedForward, FeedForwardNames};
 pub use linear::Linear;
 pub use matrix::Matrix;
 pub use norm::{HeadNorm, Norm, NormKind};
-pub use rotary::Rotary;
+pub use rotary::{Rotary, refuse_partial};
 
 use crate::model::error::ModelError;
 

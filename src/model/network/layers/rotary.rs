@@ -73,6 +73,19 @@ pub struct RotaryTables {
 /// Names for the part of a head's features that is turned. The first is transformers'.
 const PARTIAL: [&str; 3] = ["partial_rotary_factor", "rope_percent", "rope_percentage"];
 
+/// Refuses a configuration that says that a part of a head's features is turned: for architectures whose
+/// `compute_default_rope_parameters` in transformers (5.23) does not look at it and turns all.
+pub fn refuse_partial(settings: &Settings) -> Loaded<()> {
+    let nested = ["rope_parameters", "rope_scaling"].map(|object| format!("{object}.{}", PARTIAL[0]));
+    for name in PARTIAL.iter().map(|name| (*name).to_owned()).chain(nested) {
+        if settings.number(&name)?.is_some_and(|part| part != 1.0) {
+            return Err(settings
+                .unsupported(&name, "1: transformers turns all features in this architecture, whatever it says"));
+        }
+    }
+    Ok(())
+}
+
 impl Rotary {
     /// Reads the scaling and base from a configuration: `rope_parameters` (transformers 5), else `rope_scaling` and
     /// `rope_theta`. `partial` is the part of a head's features that is turned where the configuration does not say.
@@ -292,6 +305,24 @@ impl InplaceOp3 for Turn {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_part_is_refused_where_transformers_turns_all() {
+        let refused = |config: serde_json::Value| {
+            refuse_partial(&Settings::new("config.json".as_ref(), config).unwrap()).map_err(|error| error.to_string())
+        };
+        assert!(
+            refused(serde_json::json!({"partial_rotary_factor": 1.0, "rope_parameters": {"rope_theta": 1e4}})).is_ok()
+        );
+        for config in [
+            serde_json::json!({"partial_rotary_factor": 0.5}),
+            serde_json::json!({"rope_percent": 0.25}),
+            serde_json::json!({"rope_parameters": {"partial_rotary_factor": 0.5}}),
+            serde_json::json!({"rope_scaling": {"partial_rotary_factor": 0.5}}),
+        ] {
+            assert!(refused(config).unwrap_err().contains("turns all features"));
+        }
+    }
 
     #[test]
     fn llama3_keeps_high_frequencies_and_stretches_low_ones() {

@@ -28,10 +28,8 @@ impl Task for PackKeys<'_> {
             let mut d = 0;
             while d + SQUARE <= head_dim {
                 let mut rows = [&[0.0; SQUARE]; SQUARE];
-                for j in 0..SQUARE {
-                    // There are so many: `d` stops before.
-                    let Some(row) = keys[j].get(d..).and_then(|row| row.first_chunk()) else { return };
-                    rows[j] = row;
+                for (row, key) in rows.iter_mut().zip(keys) {
+                    *row = key[d..].first_chunk().expect("`d` stops a square before the end");
                 }
                 simd.transpose(rows, &mut panel[d * WIDTH + at % WIDTH..], WIDTH);
                 d += SQUARE;
