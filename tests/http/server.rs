@@ -47,18 +47,9 @@ async fn a_body_that_is_too_long_is_413_before_it_is_sent() {
     let mut stream = connect(&sidecar).await;
     let head = "POST /get_reward HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n";
     stream.write_all(head.as_bytes()).await.unwrap();
-    let (mut from, mut to) = stream.split();
-    let send = async {
-        let chunk = [b"100000\r\n".as_slice(), &[b' '; 1 << 20], b"\r\n"].concat();
-        // Fails once the server has closed.
-        while to.write_all(&chunk).await.is_ok() {}
-    };
-    let mut answer = [0; 12];
-    let receive = async {
-        from.read_exact(&mut answer).await.unwrap();
-    };
-    tokio::select! { () = send => {}, () = receive => {} }
-    assert_eq!(&answer, b"HTTP/1.1 413");
+    // A byte more than the least limit, which a context this short has; nothing is left unread, so that nothing is reset.
+    stream.write_all(&[b"100001\r\n".as_slice(), &[b' '; (1 << 20) + 1]].concat()).await.unwrap();
+    assert_eq!(read(&mut stream).await.refused(413), "BODY_TOO_LARGE");
 }
 
 /// A sidecar whose engine waits, and what opens it.

@@ -121,7 +121,7 @@ impl Dialect for Verify {
         let mut sent = self.sent;
         sent.retain(|name, _| !own.contains(&name.as_str()));
         if let Some(instance) = said.remove(INSTANCE) {
-            let _ = sent.insert(INSTANCE.into(), with_mask(sent.get(INSTANCE), instance)?);
+            let _ = sent.insert(INSTANCE.into(), with_mask(sent.get(INSTANCE).map(|sent| &**sent), instance)?);
         }
         Ok(Reply::json(&Answer { sent, said }))
     }
@@ -172,7 +172,7 @@ fn masked(said: &mut Map<String, Value>, card: &ModelCard, rejection: &Rejection
 }
 
 /// The sender's `instance_config` with the mask in it.
-fn with_mask(sent: Option<&Box<RawValue>>, mask: Value) -> Result<Box<RawValue>, Refusal> {
+fn with_mask(sent: Option<&RawValue>, mask: Value) -> Result<Box<RawValue>, Refusal> {
     let sent = sent.and_then(|sent| serde_json::from_str::<Map<String, Value>>(sent.get()).ok());
     let mut config = sent.unwrap_or_default();
     config.extend(mask.as_object().cloned().unwrap_or_default());

@@ -65,7 +65,7 @@ impl Wire {
             None => {
                 width(&tensor.datatype).ok_or_else(|| no_integers(&tensor))?;
                 let mut values = Vec::new();
-                flatten(tensor.data.as_ref(), &mut |value| Some(values.push(value.as_i64()?)))
+                flatten(tensor.data.as_ref(), &mut |value| value.as_i64().map(|value| values.push(value)))
                     .ok_or_else(|| bad(&tensor, "data: not whole numbers"))?;
                 values
             }
@@ -99,7 +99,7 @@ impl Wire {
                 }
             }
             None => {
-                flatten(tensor.data.as_ref(), &mut |value| Some(texts.push(Ok(value.as_str()?.to_owned()))))
+                flatten(tensor.data.as_ref(), &mut |value| value.as_str().map(|text| texts.push(Ok(text.to_owned()))))
                     .ok_or_else(|| bad(&tensor, "data: not texts"))?;
             }
         }
