@@ -33,7 +33,7 @@ OnRejection: TypeAlias = Literal["raise"] | Literal["mask"] | Literal["group-mea
 mean of the group's scored members stands in. `group-out`: all members of the group are masked."""
 
 # Whether the client has the option by which a rollout without a completion token is rejected (EMPTY_COMPLETION).
-REQUIRE_COMPLETION: Final = False
+REQUIRE_COMPLETION: Final = True
 
 # Rejections that are about one rollout; all others are about the request or the server.
 ABOUT_ONE_ROLLOUT: Final = frozenset(
