@@ -1,5 +1,6 @@
 //! How chats and text become tokens, seen from outside: what is put before them, what is taken off a completion, which prompts
 //! are refused, what the card says of the tokenizer, and what `inspect` shows of it all.
+#![allow(clippy::needless_update, reason = "messages of the protocol gain fields")]
 
 mod common;
 
