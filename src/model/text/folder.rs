@@ -2,8 +2,8 @@
 //! `tokenizer.model`; what `tokenizer_config.json` and older files beside them say of tokens; `chat_template.jinja`. Each may be
 //! absent; the model then takes less.
 //!
-//! The invariant: the tokenizer is the one that `AutoTokenizer.from_pretrained` of transformers 5.23 makes of the folder, or none.
-//! But where there is a `tokenizer.json` its own normalizer and pre-tokenizer count: some classes of transformers
+//! The invariant: the tokenizer is the one that `AutoTokenizer.from_pretrained` of transformers 5.23 makes of the folder, or
+//! none. But where there is a `tokenizer.json` its own normalizer and pre-tokenizer count: some classes of transformers
 //! (`Qwen2Tokenizer`, `LlamaTokenizer`, `GemmaTokenizer`) put theirs in their place, which are the same in what those models'
 //! authors publish.
 //!

@@ -4,8 +4,8 @@
 //!
 //! The invariant: the ids are those of transformers, even where SentencePiece itself would give others.
 //!
-//! Source: `SentencePieceExtractor`, `SpmConverter.build_tokenizer_from_spm_proto` and `generate_merges` of transformers 5.23, and
-//! the constructors of `LlamaTokenizer` and `GemmaTokenizer`.
+//! Source: `SentencePieceExtractor`, `SpmConverter.build_tokenizer_from_spm_proto` and `generate_merges` of transformers 5.23,
+//! and the constructors of `LlamaTokenizer` and `GemmaTokenizer`.
 
 use std::collections::BTreeMap;
 
