@@ -10,7 +10,7 @@ WHEELS := target/wheels
 
 BUILD  := $(CARGO) build --release --locked --bin reward-sidecar --example demo
 
-.PHONY: demo test check loom tsan bench python observability fixtures templates deny cuda-check clean
+.PHONY: demo test check loom tsan bench python observability fixtures templates tokenizers deny cuda-check clean
 .DEFAULT_GOAL := help
 
 help:
@@ -25,6 +25,7 @@ help:
 	@echo "make observability  spans into a real OTLP collector, metrics into a real Prometheus"
 	@echo "make fixtures       write the tests' tiny checkpoints again (needs torch; about 5 GB)"
 	@echo "make templates      run Jinja2 over chat templates again, for tests/templates.rs"
+	@echo "make tokenizers     have transformers tokenize texts and conversations again (needs no torch)"
 	@echo "make cuda-check     compile and link the GPU binary, without a GPU (some 20 minutes; about 1 GB)"
 	@echo "make deny           licences, bans and sources of all dependencies (needs cargo-deny)"
 
@@ -129,6 +130,11 @@ templates:
 	$(CARGO) test --release --locked --test templates -- --nocapture | \
 	  sed -n 's/^.*differs: //p' | LC_ALL=C sort > target/templates-known.txt; true
 	mv target/templates-known.txt tests/fixtures/templates/known.txt
+
+tokenizers:
+	$(PYTHON) -m venv target/tokenizers-venv
+	target/tokenizers-venv/bin/python -m pip install --quiet --disable-pip-version-check -r tools/tokenizers/requirements.txt
+	target/tokenizers-venv/bin/python tools/tokenizers/make.py
 
 cuda-check:
 	tools/cuda/check.sh

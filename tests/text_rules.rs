@@ -1,5 +1,6 @@
 //! How chats and text become tokens, seen from outside: what is put before them, what is taken off a completion, which prompts
 //! are refused, what the card says of the tokenizer, and what `inspect` shows of it all.
+#![allow(clippy::needless_update, reason = "messages of the protocol gain fields")]
 
 mod common;
 
@@ -141,6 +142,23 @@ async fn a_completions_own_end_is_taken_off_once() {
     let replies = answers(&sidecar, vec![text("a", "four<|im_end|>"), ids("b", &[10, 4])]).await;
     assert_eq!(rewards(&replies[0]).attributes, EchoEngine::expected(&[BOS, 10, 4]));
     assert_eq!(rewards(&replies[1]).attributes, EchoEngine::expected(&[10, 4]));
+}
+
+/// Its tokens are symbols of a SentencePiece model, and a policy stops where the user's next turn would begin.
+#[tokio::test]
+async fn the_reference_models_own_ends_are_taken_off_too() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/nemo/nemotron-tp2");
+    let config = ModelConfig { model: folder.to_str().unwrap().into(), threads: 1, ..Default::default() };
+    let card = ModelEngine::load(&config).unwrap().card().clone();
+    let engine = EchoEngine::new(512).taking(card.text.clone(), card.reads.clone());
+    let sidecar = Sidecar::start(config_any_port(), Box::new(engine)).await.unwrap();
+    let ended = ["4.", "4.\n<extra_id_2>", "4.\n<extra_id_1>", "4.<extra_id_1>", "4.\n<extra_id_1>\n"];
+    let replies = answers(&sidecar, ended.map(|ended| chat(ended, "What is 2+2?", ended)).to_vec()).await;
+    for (reply, ended) in replies.iter().zip(ended) {
+        assert_eq!(rewards(reply).attributes, rewards(&replies[0]).attributes, "{ended:?}");
+    }
+    let twice = answers(&sidecar, vec![chat("a", "What is 2+2?", "4.<extra_id_1><extra_id_1>")]).await;
+    assert_ne!(rewards(&twice[0]).attributes, rewards(&replies[0]).attributes);
 }
 
 /// A scored turn is the completion of a rollout that ends with it.

@@ -163,8 +163,10 @@ fn sample_lines(chat: &Chat, line: &mut impl FnMut(&str, &dyn Display)) {
         Chat::Refused(reason) => line("sample", &format!("not shown: {reason}")),
         Chat::Taken { templated, read, others_begin_with } => {
             line("sample", &format!("user {QUESTION:?}, assistant {ANSWER:?}"));
-            line("  templated", templated);
-            if read != templated {
+            if read == templated {
+                line("  read", read);
+            } else {
+                line("  templated", templated);
                 line("  read", read);
             }
             if let Some(token) = others_begin_with {

@@ -1,11 +1,13 @@
 //! What the fuzz targets in `fuzz/` call: each takes bytes for a file, opens it, and reads all that can be read. Nothing
 //! may panic, and nothing may ask for more memory than the bytes could hold.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::model::checkpoint::{
     GgufFile, MappedFile, NemoCheckpoint, PytorchFile, SafetensorsFile, Slice, WeightSource, peft,
 };
+use crate::model::text::sentencepiece::hub::{self, Prefix, Spaces};
 use crate::model::text::{self, sentencepiece};
 
 fn file(bytes: &[u8]) -> MappedFile {
@@ -87,6 +89,9 @@ pub fn gguf(bytes: &[u8]) {
 /// A SentencePiece model.
 pub fn sentencepiece(bytes: &[u8]) {
     let _ = sentencepiece::read(bytes, &sentencepiece::Extra { add_bos: true, ..Default::default() });
+    for spaces in [Spaces::Llama(Prefix::First), Spaces::Plain] {
+        let _ = hub::build(bytes, spaces, &BTreeMap::new());
+    }
 }
 
 /// The `adapter_config.json` of an adapter.

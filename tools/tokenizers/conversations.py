@@ -20,7 +20,7 @@ WORDS = [
     "<think>", "</think>", "<s>", "[INST]", "<|im_end|>", "don't", "\u2581", "I'LL", "Rain:",
 ]
 # What the families write that is one token in their tokenizers.
-MARKERS = r"<\|[a-zA-Z_]+\|>|<\|/[a-z]\|>|<(?:start|end)_of_turn>|\[/?[A-Z_]+\]|</?[a-z_]*think>"
+MARKERS = r"<\|[a-zA-Z_]+\|>|<\|/[a-z]\|>|<(?:start|end)_of_turn>|\[/?[A-Z_]+\]|</?[a-z_]*think>|<[A-Z]+>"
 
 
 def words(rng):

@@ -74,6 +74,21 @@ GEMMA = {**LLAMA, "add_dummy_prefix": False, "pad_id": 0, "eos_id": 1, "bos_id":
 SYMBOLS = "<start_of_turn>,<end_of_turn>,<mask>"
 
 
+def saved(files):
+    """What the tokenizer of a folder is as one file."""
+    import make
+
+    return json.loads(make.load(files).backend_tokenizer.to_str())
+
+
+def older(files):
+    """As version 4 wrote Llama's: a space before every part of a text."""
+    file = saved(files)
+    space = {"type": "Prepend", "prepend": "\u2581"}
+    replace = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
+    return {**file, "normalizer": {"type": "Sequence", "normalizers": [space, replace]}, "pre_tokenizer": None}
+
+
 def config(**fields):
     return {"tokenizer_config.json": fields}
 
@@ -146,4 +161,17 @@ def folders():
     for model_type in ["mistral", "llama", "gemma2"]:
         yield f"spm-llama-class-of-{model_type}", {**llama, "config.json": {"model_type": model_type}, **config(tokenizer_class="LlamaTokenizer", add_bos_token=True)}
     yield "spm-no-class", {**llama, "config.json": {"model_type": "llama"}}
+    # A tokenizer.json of which a class takes vocabulary and merges alone.
+    file = {"tokenizer.json": older({**llama, **config(tokenizer_class="LlamaTokenizer", add_bos_token=True)})}
+    names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    for name, model_type, fields in [
+        ("llama", "llama", {"tokenizer_class": "LlamaTokenizer", "legacy": False}),
+        ("llama-legacy", "llama", {"tokenizer_class": "LlamaTokenizerFast", "legacy": True}),
+        ("llama-mistral", "mistral", {"tokenizer_class": "LlamaTokenizer"}),
+        ("plain", "llama", {"tokenizer_class": "PreTrainedTokenizerFast"}),
+    ]:
+        yield f"older-{name}", {**file, "config.json": {"model_type": model_type}, **config(**names, **fields)}
+    ends = {"eos_token": "<|endoftext|>", "unk_token": None, "pad_token": None}
+    for said in ["LlamaTokenizer", "Qwen2Tokenizer", "GPT2Tokenizer"]:
+        yield f"json-{said}", {**base, **config(tokenizer_class=said, bos_token="<s>", **ends)}
     yield "merges-qwen3", {**two, "config.json": {"model_type": "qwen3"}}

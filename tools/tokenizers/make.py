@@ -56,8 +56,8 @@ def around(tokenizer):
 
 
 def write_folders():
-    """A file's content stands once, and folders name it by its number."""
-    contents, cases = [], []
+    """A file's content and a text's ids stand once, and folders name them by their numbers."""
+    contents, cases, pool = [], [], []
     for name, files in folders.folders():
         tokenizer = load(files)
         numbers = {}
@@ -70,10 +70,12 @@ def write_folders():
         before, behind = around(tokenizer)
         assert all(tokenizer(text)["input_ids"] == before + own + behind for text, own in zip(TEXTS, ids)), name
         named = dict(sorted(tokenizer.special_tokens_map.items()))
-        cases.append([name, numbers, named, len(tokenizer), [before, behind], ids])
+        pool += [own for own in ids if own not in pool]
+        cases.append([name, numbers, named, len(tokenizer), [before, behind], [pool.index(own) for own in ids]])
     with open(FOLDER / "folders.jsonl", "w", encoding="utf-8", newline="\n") as file:
         line(file, TEXTS)
         line(file, contents)
+        line(file, pool)
         for case in cases:
             line(file, case)
     print(f"folders: {len(cases)}")

@@ -3,10 +3,8 @@
 //! `additional_chat_templates/NAME.jinja`, which stand for all templates of `tokenizer_config.json`. Each may be absent; the model
 //! then takes less.
 //!
-//! The invariant: the tokenizer is the one that `AutoTokenizer.from_pretrained` of transformers 5.23 makes of the folder, or none.
-//! But where there is a `tokenizer.json` its own normalizer and pre-tokenizer count: some classes of transformers
-//! (`Qwen2Tokenizer`, `LlamaTokenizer`, `GemmaTokenizer`) put theirs in their place, which are the same in what those models'
-//! authors publish.
+//! The invariant: the tokenizer is the one that `AutoTokenizer.from_pretrained` of transformers 5.23 makes of the folder, or
+//! none.
 //!
 //! Whether text begins with a beginning-of-sequence token is what `tokenizer.json` says: `add_bos_token` and `add_eos_token`
 //! of `tokenizer_config.json` count only where there is none, as transformers has it since version 5
@@ -22,7 +20,7 @@ use super::class::{Class, REMEDY};
 use super::config::{Files, TokenizerConfig};
 use super::sentencepiece::hub::{self, Built, Prefix, Spaces};
 use super::sentencepiece::{self, Extra, ExtraToken};
-use super::{added, merges};
+use super::{added, merges, rebuilt};
 use crate::engine::TextAssets;
 use crate::model::error::{ModelError, read_file, read_json, read_text};
 
@@ -86,10 +84,23 @@ impl Folder<'_> {
         Ok((default.map(|path| read_text(&path)).transpose()?, named))
     }
 
+    /// The model's own configuration, which is no file of the text's.
+    fn model(&self) -> Result<Value, ModelError> {
+        let path = self.folder.join("config.json");
+        if path.exists() { read_json(&path) } else { Ok(Value::Null) }
+    }
+
     /// The tokenizer, with all its tokens. What its class takes for granted is put into the configuration.
     fn tokenizer(&mut self, said: &Value, config: &mut TokenizerConfig) -> Result<Option<Vec<u8>>, ModelError> {
         if let Some(path) = self.find("tokenizer.json") {
-            let json = read_file(&path)?;
+            let mut json = read_file(&path)?;
+            let class = Class::of(said, &self.model()?).ok();
+            let words = class.and_then(|class| Some((class, words(class, said)?)));
+            if let Some((class, words)) = words {
+                let unknown = config.special_token("unk_token").unwrap_or("<unk>");
+                let rebuilt = rebuilt::rebuilt(&json, class, words, unknown);
+                json = rebuilt.map_err(|e| ModelError::malformed(&path, e.to_string()))?.unwrap_or(json);
+            }
             if config.is_silent() {
                 return Ok(Some(json));
             }
@@ -105,8 +116,7 @@ impl Folder<'_> {
         } else {
             return Ok(None);
         };
-        let model = self.folder.join("config.json");
-        let model = if model.exists() { read_json(&model)? } else { Value::Null };
+        let model = self.model()?;
         let refused = |class: &str| {
             let reason =
                 format!("there is no tokenizer.json, and what {class} makes of this file is not known; {REMEDY}");
@@ -136,6 +146,15 @@ impl Folder<'_> {
             |flag_name: &str, name: &str| config.special_token(name).filter(|_| flag(said, flag_name) == Some(true));
         let (before, behind) = (put("add_bos_token", "bos_token"), put("add_eos_token", "eos_token"));
         added::surround(&json, before, behind).map(Some).map_err(malformed)
+    }
+}
+
+/// How a class rewrites a text and cuts it into words, whatever a `tokenizer.json` says; `None` for one that takes the file's.
+fn words(class: Class, said: &Value) -> Option<(Value, Value)> {
+    match class {
+        Class::Llama | Class::Gemma => spaces(class, said).map(Spaces::words),
+        Class::Qwen2 | Class::Gpt2 => merges::words(class, flag(said, "add_prefix_space").unwrap_or(false)),
+        Class::InternLm2 | Class::Plain => None,
     }
 }
 

@@ -11,6 +11,24 @@ use super::class::Class;
 const QWEN2: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
+/// How a class rewrites a text and cuts it into words; `None` for one that has other files.
+pub fn words(class: Class, prefix_space: bool) -> Option<(Value, Value)> {
+    let byte_level = |use_regex| byte_level(prefix_space, use_regex);
+    match class {
+        Class::Qwen2 => {
+            let split = json!({"type": "Split", "pattern": {"Regex": QWEN2}, "behavior": "Isolated", "invert": false});
+            let words = json!({"type": "Sequence", "pretokenizers": [split, byte_level(false)]});
+            Some((json!({"type": "NFC"}), words))
+        }
+        Class::Gpt2 => Some((Value::Null, byte_level(true))),
+        Class::Llama | Class::Gemma | Class::InternLm2 | Class::Plain => None,
+    }
+}
+
+fn byte_level(prefix_space: bool, use_regex: bool) -> Value {
+    json!({"type": "ByteLevel", "add_prefix_space": prefix_space, "trim_offsets": true, "use_regex": use_regex})
+}
+
 /// The tokenizer, without added tokens; `None` for a class that has other files. The error is a sentence without the
 /// file's name.
 pub fn tokenizer(
@@ -19,16 +37,7 @@ pub fn tokenizer(
     merges: &str,
     prefix_space: bool,
 ) -> Result<Option<Value>, String> {
-    let byte_level = |prefix_space: bool, use_regex: bool| json!({"type": "ByteLevel", "add_prefix_space": prefix_space, "trim_offsets": true, "use_regex": use_regex});
-    let (normalizer, pre_tokenizer) = match class {
-        Class::Qwen2 => {
-            let split = json!({"type": "Split", "pattern": {"Regex": QWEN2}, "behavior": "Isolated", "invert": false});
-            let words = json!({"type": "Sequence", "pretokenizers": [split, byte_level(prefix_space, false)]});
-            (json!({"type": "NFC"}), words)
-        }
-        Class::Gpt2 => (Value::Null, byte_level(prefix_space, true)),
-        Class::Llama | Class::Gemma | Class::InternLm2 | Class::Plain => return Ok(None),
-    };
+    let Some((normalizer, pre_tokenizer)) = words(class, prefix_space) else { return Ok(None) };
     if let Some((token, id)) = vocabulary.iter().find(|(_, id)| id.as_u64().is_none_or(|id| id > u32::MAX.into())) {
         return Err(format!("token {token:?} has id {id}, expected a number of 32 bits"));
     }

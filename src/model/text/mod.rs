@@ -8,6 +8,7 @@ pub mod folder;
 pub mod gguf;
 mod merges;
 pub mod nemo;
+mod rebuilt;
 pub mod sentencepiece;
 mod token;
 

@@ -10,8 +10,8 @@ use tokenizers::Tokenizer;
 use super::folder;
 
 /// A folder's name, its files by their numbers, the special tokens that have names, the number of tokens, what is put before and
-/// behind a text, and the ids of each text.
-type Case = (String, BTreeMap<String, usize>, BTreeMap<String, String>, usize, [Vec<u32>; 2], Vec<Vec<u32>>);
+/// behind a text, and the ids of each text by their numbers.
+type Case = (String, BTreeMap<String, usize>, BTreeMap<String, String>, usize, [Vec<u32>; 2], Vec<usize>);
 
 fn write(folder: &Path, name: &str, content: &Value) {
     let bytes = match content {
@@ -31,6 +31,7 @@ fn every_folder_has_the_tokenizer_that_transformers_makes_of_it() {
     let mut lines = file.lines();
     let texts: Vec<String> = serde_json::from_str(lines.next().unwrap()).unwrap();
     let contents: Vec<Value> = serde_json::from_str(lines.next().unwrap()).unwrap();
+    let pool: Vec<Vec<u32>> = serde_json::from_str(lines.next().unwrap()).unwrap();
     let mut differences = Vec::new();
     let mut compared = 0;
     for line in lines {
@@ -45,6 +46,7 @@ fn every_folder_has_the_tokenizer_that_transformers_makes_of_it() {
             differences.push(format!("{name}: {found:?}, expected {:?}", (named, size)));
         }
         for (text, own) in texts.iter().zip(&ids) {
+            let own = &pool[*own];
             for (special, expected) in [(false, own.clone()), (true, [&before[..], own, &behind].concat())] {
                 let found = tokenizer.encode(text.as_str(), special).unwrap().get_ids().to_vec();
                 compared += 1;

@@ -23,6 +23,7 @@ pub use self::conversation::Locate;
 pub use self::messages::{Conversation, bytes_of};
 use self::opening::Opening;
 pub use self::place::Place;
+use self::probe::Around;
 use self::terminator::Terminator;
 pub use self::tokens::{Form, within};
 
@@ -99,8 +100,9 @@ impl Text {
             }
             Bos::Never => (None, None),
         };
-        let added = tokenizer.as_ref().map(tokens::added).unwrap_or_default();
         let around = templates.get(DEFAULT).and_then(probe::around);
+        let own = tokenizer.as_ref().zip(around.as_ref()).map(|(tokenizer, around)| markers(tokenizer, around));
+        let own = own.unwrap_or_default();
         let eos = assets.template_variables.get("eos_token").map(String::as_str);
         Ok(Self {
             text_bos,
@@ -108,8 +110,8 @@ impl Text {
             eos: tokenizers_eos.filter(|_| assets.bos != Bos::Never),
             tokenizers_bos,
             named_bos,
-            terminator: around.as_ref().and_then(|around| Terminator::find(around, &added, eos)),
-            opening: around.as_ref().and_then(|around| Opening::find(around, &added)),
+            terminator: around.as_ref().and_then(|around| Terminator::find(around, &own, eos)),
+            opening: around.as_ref().and_then(|around| Opening::find(around, &own)),
             marks: marks::of_template(assets.chat_template.as_deref()),
             vocabulary: tokenizer.as_ref().map(|tokenizer| {
                 Arc::new(vocabulary::of(tokenizer, assets.template_variables.values().map(String::as_str)))
@@ -179,6 +181,19 @@ impl Text {
     pub fn carries_template(&self, words: &str) -> bool {
         self.opening.as_ref().is_some_and(|opening| opening.is_in(words))
     }
+}
+
+/// Tokens that are no words: those that the tokenizer cuts out of a text before all else, and what a template writes in angle
+/// brackets that is one token, as the symbols of a SentencePiece model are.
+fn markers(tokenizer: &Tokenizer, around: &Around) -> Vec<String> {
+    let mut markers = tokens::added(tokenizer);
+    for text in [&around.before, &around.between, &around.behind, &around.next] {
+        let brackets = text.match_indices('<').filter_map(|(at, _)| Some(&text[at..=at + text[at..].find('>')?]));
+        markers.extend(brackets.filter(|marker| tokenizer.token_to_id(marker).is_some()).map(str::to_owned));
+    }
+    markers.sort();
+    markers.dedup();
+    markers
 }
 
 fn load(json: &[u8]) -> Result<Tokenizer, String> {

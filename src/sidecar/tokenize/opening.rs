@@ -8,7 +8,7 @@ use super::probe::Around;
 /// How such a prompt is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Opening {
-    /// The tokenizer's added tokens that the template writes before a question: with or without the first of them, since many
+    /// The tokenizer's own tokens that the template writes before a question: with or without the first of them, since many
     /// callers take a beginning-of-sequence token off.
     tokens: Vec<String>,
     /// What the template writes between a question and its answer, without white space at either end.
@@ -17,9 +17,8 @@ pub(super) struct Opening {
 
 impl Opening {
     /// `None` where the template opens with words, or writes nothing between question and answer.
-    pub fn find(around: &Around, added: &[String]) -> Option<Self> {
-        let tokens: Vec<String> =
-            added.iter().filter(|token| around.before.contains(token.as_str())).cloned().collect();
+    pub fn find(around: &Around, own: &[String]) -> Option<Self> {
+        let tokens: Vec<String> = own.iter().filter(|token| around.before.contains(token.as_str())).cloned().collect();
         let between = around.between.trim();
         (!tokens.is_empty() && !between.is_empty()).then(|| Self { tokens, between: between.to_owned() })
     }
@@ -40,7 +39,7 @@ mod tests {
         let around = Around {
             before: "<s><|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\n".into(),
             between: "<|im_end|>\n<|im_start|>assistant\n".into(),
-            behind: "<|im_end|>\n".into(),
+            ..Around::default()
         };
         let added = ["<s>", "<|im_start|>", "<|im_end|>", "<tool>"].map(String::from);
         let opening = Opening::find(&around, &added).unwrap();

@@ -81,37 +81,36 @@ fn an_ended_completion_has_the_tokens_of_the_clean_one_in_every_family() {
     let tokenizers = tokenizers(&lines[1]);
     let turns =
         |completion: &str| [("user".to_owned(), "What is 2+2?".to_owned()), ("assistant".into(), completion.into())];
-    let mut ends_with_words = Vec::new();
+    let (mut with_words, mut compared) = (Vec::new(), 0);
     for line in &lines[2..] {
         let (family, source, _): Row = serde_json::from_str(line).unwrap();
         for stored in &tokenizers {
             let text = text(stored, &source);
-            let clean = ids(&text, &turns("4.")).unwrap();
-            let rendered = rendered(&text, &[Message::new("user", "Q")], "ANSWER").unwrap();
-            let behind = rendered.rsplit_once("ANSWER").unwrap().1;
-            let token =
-                tokenizers[0].1["added_tokens"].as_array().unwrap().iter().map(|t| t["content"].as_str().unwrap());
-            let Some(token) = token.chain(["</s>"]).find(|token| behind.trim_start().starts_with(token)) else {
-                assert_eq!(text.without_terminator("4.<|im_end|>"), "4.<|im_end|>");
-                ends_with_words.push(family.clone());
+            let sample = rendered(&text, &[Message::new("user", "Q")], "ANSWER").unwrap();
+            // Some templates of the corpus are of one construct alone.
+            let Some((_, behind)) = sample.rsplit_once("ANSWER") else { continue };
+            let added = stored.1["added_tokens"].as_array().unwrap();
+            let mut added = added.iter().map(|token| token["content"].as_str().unwrap());
+            let Some(token) = added.find(|token| behind.trim_start().starts_with(token)) else {
+                assert_eq!(text.without_terminator("4.<|im_end|>"), "4.<|im_end|>", "{source}");
+                with_words.push(family.clone());
                 continue;
             };
-            if !stored.1["added_tokens"].as_array().unwrap().iter().any(|known| known["content"] == token) {
-                continue;
-            }
+            let clean = ids(&text, &turns("4."));
             let eos = stored.2["eos_token"].as_str();
             for end in ["", token, &format!("{token}\n"), behind, behind.trim(), eos] {
                 let ended = format!("4.{end}");
-                assert_eq!(
-                    ids(&text, &turns(text.without_terminator(&ended))),
-                    Some(clean.clone()),
-                    "{family} {end:?}\n{source}"
-                );
+                let found = ids(&text, &turns(text.without_terminator(&ended)));
+                assert_eq!(found, clean, "{family}, {}: {end:?}\n{source}", stored.0);
+                compared += 1;
             }
         }
     }
-    ends_with_words.dedup();
-    assert_eq!(ends_with_words, ["?"], "families whose templates end a turn with words, or not at all");
+    // Two templates of one construct each, and two families of which the corpus has no end of turn: what a completion brings
+    // is taken for the policy's words there.
+    with_words.dedup();
+    assert_eq!(with_words, ["qwen", "nemotron", "command_r"]);
+    assert!(compared > 100, "{compared}");
 }
 
 #[test]

@@ -14,18 +14,24 @@ pub(super) struct Terminator {
 }
 
 impl Terminator {
-    /// The terminator of a template, if what it writes behind an answer begins with one of the tokenizer's added tokens. A
-    /// policy may end with the whole of it, with that token alone, or with the end-of-sequence token that the model names.
-    pub fn find(around: &Around, added: &[String], eos: Option<&str>) -> Option<Self> {
-        let written = around.behind.trim();
-        let token = added.iter().filter(|token| written.starts_with(token.as_str())).max_by_key(|token| token.len())?;
-        let before = around.behind.len() - around.behind.trim_start().len();
-        let eos = eos.filter(|eos| added.iter().any(|token| token == eos));
-        let mut ends: Vec<String> =
-            [Some(written), Some(token), eos].into_iter().flatten().map(str::to_owned).collect();
-        ends.sort_by_key(|end| std::cmp::Reverse(end.len()));
+    /// The terminator of a template, if what it writes behind an answer begins with one of the tokens. A policy may end with the
+    /// whole of it, with that token alone, with the token that the template writes there where a question follows, or with
+    /// the end-of-sequence token that the model names.
+    pub fn find(around: &Around, tokens: &[String], eos: Option<&str>) -> Option<Self> {
+        let first = |text: &str| {
+            let text = text.trim_start();
+            tokens.iter().filter(|token| text.starts_with(token.as_str())).max_by_key(|token| token.len())
+        };
+        let (written, last, next) = (around.behind.trim(), first(&around.behind), first(&around.next));
+        let eos = eos.filter(|eos| last.is_some() && tokens.iter().any(|token| token == eos));
+        let whole = last.map(|_| written);
+        let ends = [whole, last.map(String::as_str), next.map(String::as_str), eos];
+        let mut ends: Vec<String> = ends.into_iter().flatten().map(str::to_owned).collect();
+        ends.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
         ends.dedup();
-        Some(Self { space: around.behind[..before].to_owned(), ends })
+        let behind = if last.is_some() { &around.behind } else { &around.next };
+        let space = behind.len() - behind.trim_start().len();
+        (!ends.is_empty()).then(|| Self { space: behind[..space].to_owned(), ends })
     }
 
     /// A completion without its terminator, and without the white space behind it; one that has none stays as it is.
@@ -43,7 +49,11 @@ mod tests {
     use super::*;
 
     fn terminator(behind: &str, eos: Option<&str>) -> Option<Terminator> {
-        let around = Around { before: String::new(), between: String::new(), behind: behind.into() };
+        followed(behind, "", eos)
+    }
+
+    fn followed(behind: &str, next: &str, eos: Option<&str>) -> Option<Terminator> {
+        let around = Around { behind: behind.into(), next: next.into(), ..Around::default() };
         let added = ["</s>", "<|im_end|>", "<|endoftext|>", "<|end|>", "<|e", "<end_of_turn>"].map(String::from);
         Terminator::find(&around, &added, eos)
     }
@@ -70,6 +80,19 @@ mod tests {
                 assert_eq!(found.without(plain), plain, "{behind:?}");
             }
         }
+    }
+
+    /// As the reference model's: a policy stops where the next turn would begin.
+    #[test]
+    fn the_token_that_begins_the_next_turn_ends_one_too() {
+        for found in [followed("\n<|end|>", "\n<|im_end|>User\n", None), followed("\n", "\n<|im_end|>User\n", None)] {
+            let found = found.unwrap();
+            for end in ["", "<|im_end|>", "\n<|im_end|>", "\n<|im_end|>\n"] {
+                assert_eq!(found.without(&format!("4.{end}")), "4.", "{end:?}");
+            }
+        }
+        // Of a turn that the template does not end, an end-of-sequence token is all that ends it.
+        assert_eq!(followed("", "<|im_end|>", Some("</s>")).unwrap().without("4.</s>"), "4.</s>");
     }
 
     /// Such a template's own end is words, which a policy may mean.

@@ -4,8 +4,8 @@
 //!
 //! The invariant: the ids are those of transformers, even where SentencePiece itself would give others.
 //!
-//! Source: `SentencePieceExtractor`, `SpmConverter.build_tokenizer_from_spm_proto` and `generate_merges` of transformers 5.23, and
-//! the constructors of `LlamaTokenizer` and `GemmaTokenizer`.
+//! Source: `SentencePieceExtractor`, `SpmConverter.build_tokenizer_from_spm_proto` and `generate_merges` of transformers 5.23,
+//! and the constructors of `LlamaTokenizer` and `GemmaTokenizer`.
 
 use std::collections::BTreeMap;
 
@@ -61,17 +61,9 @@ pub fn build(bytes: &[u8], spaces: Spaces, renamed: &BTreeMap<u64, Token>) -> Re
             return Err(format!("token {:?} has two ids, {other} and {id}", piece.text));
         }
     }
-    let replace = json!({"type": "Replace", "pattern": {"String": " "}, "content": SPACE});
     let (normalizer, pre_tokenizer) = match spaces {
-        Spaces::Llama(prefix) => {
-            let spaces = json!({"type": "Metaspace", "replacement": SPACE, "prepend_scheme": prefix, "split": false});
-            (Value::Null, spaces)
-        }
-        Spaces::Gemma => {
-            let pattern = json!({"String": " "});
-            (replace, json!({"type": "Split", "pattern": pattern, "behavior": "MergedWithPrevious", "invert": false}))
-        }
-        Spaces::Plain => (json!({"type": "Sequence", "normalizers": rewritten(&model, replace)}), Value::Null),
+        Spaces::Plain => (json!({"type": "Sequence", "normalizers": rewritten(&model)}), Value::Null),
+        Spaces::Llama(_) | Spaces::Gemma => spaces.words(),
     };
     let unigram = spaces == Spaces::Plain && model.algorithm == Algorithm::Unigram;
     let network = if unigram { unigram_model(&model) } else { bpe(&model, spaces, &ids, renamed)? };
@@ -90,10 +82,32 @@ pub fn build(bytes: &[u8], spaces: Spaces, renamed: &BTreeMap<u64, Token>) -> Re
     })
 }
 
-fn rewritten(model: &Model, replace: Value) -> Vec<Value> {
+impl Spaces {
+    /// How a class rewrites a text and cuts it into words, but for what a model's own map rewrites.
+    pub fn words(self) -> (Value, Value) {
+        match self {
+            Self::Llama(prefix) => {
+                let spaces =
+                    json!({"type": "Metaspace", "replacement": SPACE, "prepend_scheme": prefix, "split": false});
+                (Value::Null, spaces)
+            }
+            Self::Gemma => {
+                let (pattern, behavior) = (json!({"String": " "}), "MergedWithPrevious");
+                (space(), json!({"type": "Split", "pattern": pattern, "behavior": behavior, "invert": false}))
+            }
+            Self::Plain => (space(), Value::Null),
+        }
+    }
+}
+
+fn space() -> Value {
+    json!({"type": "Replace", "pattern": {"String": " "}, "content": SPACE})
+}
+
+fn rewritten(model: &Model) -> Vec<Value> {
     let map = (!model.charsmap.is_empty()).then(|| BASE64_STANDARD.encode(model.charsmap));
     let map = map.map(|map| json!({"type": "Precompiled", "precompiled_charsmap": map}));
-    map.into_iter().chain([replace]).collect()
+    map.into_iter().chain([space()]).collect()
 }
 
 fn unigram_model(model: &Model) -> Value {
