@@ -13,6 +13,7 @@ import transformers  # noqa: E402
 
 import conversations  # noqa: E402
 import folders  # noqa: E402
+import places  # noqa: E402
 
 FOLDER = pathlib.Path(__file__).resolve().parents[2] / "tests/fixtures/tokenizers"
 
@@ -87,3 +88,4 @@ if __name__ == "__main__":
     FOLDER.mkdir(parents=True, exist_ok=True)
     write_folders()
     conversations.write(FOLDER, load)
+    places.write(FOLDER, load)

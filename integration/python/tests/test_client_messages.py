@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -172,3 +173,24 @@ def test_every_form_of_a_line_is_known_to_a_stream(client: Client) -> None:
     results = sorted(client.stream(rows), key=lambda result: result.index)
     assert results[0].id == "7" and results[0].reward == results[1].reward
     assert [result.error.code if result.error else None for result in results] == [None, None, "MALFORMED", "MALFORMED"]
+
+
+def test_an_answer_alone_has_the_bits_of_the_shorter_completion(client: Client) -> None:
+    thought = "<think>two and two\nare four</think>\n\nFour."
+    plain = client.score(prompts=["u"], completions=["Four."])
+    assert plain.thinking == [] and plain[0].thinking is None
+    alone = client.score(prompts=["u", "u"], completions=[thought, "Four."], answer_only=True)
+    assert alone.rewards.tolist() == [plain.rewards[0]] * 2
+    assert [thinking and (thinking.taken, thinking.unclosed) for thinking in alone.thinking] == [([(0, 40)], False), ([], False)]
+    assert thought[40:] == "Four."
+    copy = pickle.loads(pickle.dumps(alone))
+    assert copy.thinking[0].taken == [(0, 40)] and copy[0].thinking.unclosed is False
+    # Marks of one's own, in a stream; what is never closed is said.
+    rows = [{"prompt": "u", "completion": "[hm]Four."}, {"prompt": "u", "completion": "Four.[hm"}]
+    results = sorted(client.stream(rows, answer_only=("[", "]")), key=lambda result: result.index)
+    assert [result.reward for result in results] == [plain.rewards[0]] * 2
+    assert [result.thinking and result.thinking.unclosed for result in results] == [False, True]
+    with pytest.raises(Rejected, match="does not tell the completion"):
+        client.score(texts=["u"], answer_only=True)
+    with pytest.raises(TypeError, match="answer_only"):
+        client.score(prompts=["u"], completions=["c"], answer_only="yes")  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use super::{Conversation, Form, Locate, Text};
+use super::{Conversation, Form, Locate, Text, within};
 use crate::engine::TextAssets;
 use crate::rollout::Message;
 
@@ -142,4 +142,45 @@ fn conversations_have_the_tokens_of_apply_chat_template() {
     }
     assert!(differences.is_empty(), "{} of {compared}:\n{}", differences.len(), differences.join("\n"));
     assert!(compared >= 9000 && refused * 10 < compared, "{compared}, {refused} refused");
+}
+
+/// A template's family, its source, and for each completion its tokens: -1 where the reference cannot tell, -2 where the template
+/// refuses it.
+type Places = (String, String, Vec<i64>);
+
+#[test]
+fn completions_have_as_many_tokens_as_the_reference_counts() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tokenizers/places.jsonl");
+    let file = std::fs::read_to_string(path).unwrap();
+    let mut rows = file.lines();
+    let completions: Vec<String> = serde_json::from_str(rows.next().unwrap()).unwrap();
+    let stored = &tokenizers(&lines()[1])[0];
+    let prompt = [Message::new("user", "What is 2+2?")];
+    let (mut compared, mut untold, mut differences) = (0, 0, Vec::new());
+    for row in rows {
+        let (family, source, counts): Places = serde_json::from_str(row).unwrap();
+        let text = text(stored, &source);
+        for (completion, expected) in completions.iter().zip(counts).filter(|(_, expected)| *expected >= 0) {
+            let conversation = Conversation::of(&prompt, completion, None).unwrap();
+            let counted = text.render(&conversation, 1..2, Locate::Whole).map(|rendered| {
+                let (_, bytes) = text.encode_located(&rendered.text, Form::Chat).unwrap();
+                let places = rendered.completion.unwrap();
+                places.iter().map(|place| within(&bytes, &place.bytes).len() as i64).sum::<i64>()
+            });
+            compared += 1;
+            match counted {
+                Ok(counted) if counted == expected => {}
+                Ok(counted) => {
+                    differences.push(format!("{family}: {completion:?} has {counted}, expected {expected}\n{source}"));
+                }
+                Err(_) => {
+                    untold += 1;
+                    differences.push(format!("{family}: {completion:?} is refused, expected {expected}\n{source}"));
+                }
+            }
+        }
+    }
+    let shown = differences.iter().take(8).map(String::as_str).collect::<Vec<_>>().join("\n\n");
+    assert!(differences.is_empty(), "{} of {compared}, {untold} refused:\n{shown}", differences.len());
+    assert!(compared > 2500, "{compared}");
 }

@@ -250,6 +250,20 @@ fn a_model_with_named_templates_alone_needs_a_name() {
     assert_eq!(text.render(&conversation, 1..2, Locate::Nothing).unwrap().text, "R two");
 }
 
+/// A model's folder may come from a stranger: a pattern that backtracks without end is given up, and costs its own text alone.
+#[test]
+fn a_pattern_that_backtracks_without_end_is_given_up() {
+    let assets = assets(None, false);
+    let mut json: serde_json::Value = serde_json::from_slice(assets.tokenizer_json.as_deref().unwrap()).unwrap();
+    // A look-ahead, so that it is not one of the patterns that take linear time.
+    json["pre_tokenizer"] = serde_json::json!({
+        "type": "Split", "pattern": {"Regex": "(?=(x+x+)+y)x"}, "behavior": "Isolated", "invert": false});
+    let text = Text::new(&TextAssets { tokenizer_json: Some(json.to_string().into_bytes().into()), ..assets }).unwrap();
+    let rejection = text.encode(&"x".repeat(4000), Form::Text).unwrap_err();
+    assert!(matches!(rejection.code, Code::Malformed | Code::TokenizerFailed), "{rejection}");
+    assert_eq!(text.encode("two", Form::Text).unwrap(), [5]);
+}
+
 #[test]
 fn a_text_needs_a_tokenizer() {
     let text = Text::new(&TextAssets { tokenizer_json: None, ..assets(Some(CHATML), false) }).unwrap();
