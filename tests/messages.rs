@@ -228,9 +228,10 @@ async fn a_completion_of_messages_is_counted_where_its_place_is_known() {
     let counted = |row: &str| Rollout { aggregation: Arc::clone(&aggregation), ..of_row(row) };
     let several = r#"{"prompt":"u","chat_template":"think","completion":[{"role":"assistant","content":"one"},
         {"role":"tool","content":"two","tool_call_id":"t"},{"role":"assistant","name":"a","content":"three"}]}"#;
-    let between = "one<|im_end|>\n<|im_start|>tool\ntwo<|im_end|>\n<|im_start|>assistant\nthree";
     for (row, completion) in [
-        (several, between),
+        // A tool's message is not the policy's.
+        (several, "onethree"),
+        (r#"{"prompt":"u","completion":[{"role":"assistant","reasoning_content":"r","content":"c"}]}"#, "c"),
         (r#"{"prompt":"u","completion":[{"role":"assistant","name":"a","content":"plain"}]}"#, "plain"),
     ] {
         for (transport, answer) in both.score(counted(row)).await {
@@ -240,7 +241,6 @@ async fn a_completion_of_messages_is_counted_where_its_place_is_known() {
         }
     }
     for row in [
-        r#"{"prompt":"u","completion":[{"role":"assistant","reasoning_content":"r","content":"c"}]}"#,
         r#"{"prompt":"u","completion":[{"role":"assistant","tool_calls":[]}]}"#,
         r#"{"prompt":"u","completion":[{"role":"assistant","content":[{"type":"text","text":"c"}]}]}"#,
     ] {

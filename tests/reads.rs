@@ -69,7 +69,8 @@ async fn every_step_is_read_and_the_rollout_is_made_of_its_steps() {
         ];
         let replies = batch(&sidecar, rollouts).await;
         let found = rewards(&replies[0]);
-        let expected = [read_of(&two[..3]), read_of(&two[..5])];
+        let ending = |tokens: &[u32]| v1::ReadRewards { end_tokens: Some(tokens.len() as u32), ..read_of(tokens) };
+        let expected = [ending(&two[..3]), ending(&two[..5])];
         assert_eq!(found.reads, expected);
         assert_eq!((found.reward, found.attributes[0], found.tokens), (15.0, 15.0, 6));
         let checksum: f64 = expected.iter().map(|read| f64::from(read.attributes[1])).product();

@@ -147,7 +147,8 @@ fn steps_are_listed_with_the_rollout() {
         let digits = |value: f32| value.to_string().parse::<f64>().unwrap();
         let [length, checksum] = EchoEngine::expected(tokens).map(digits);
         let attributes = serde_json::json!({"length": length, "checksum": checksum});
-        serde_json::json!({"tokens": tokens.len(), "reward": length, "attributes": attributes})
+        let tokens = tokens.len();
+        serde_json::json!({"tokens": tokens, "reward": length, "attributes": attributes, "end_tokens": tokens})
     };
     assert_eq!(steps["reads"], serde_json::json!([step(&[1, 9]), step(&[1, 9, 2, 9])]));
     assert_eq!(none["error"]["code"], "NO_READ_POSITION");

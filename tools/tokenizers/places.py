@@ -2,7 +2,8 @@
 completion's.
 
 The reference marks a completion with private characters, which no template looks at: one at either end of each of its parts, which
-are what it thinks and what it answers, without the blanks around them. What comes out between the first and the last of them is the
+are what it thinks and what it answers. Blanks beside them are within the marks if the template leaves the text then as it is
+without them, else outside. What comes out between the first and the last of them is the
 completion, and so are the marks of thinking beside it where the template has written them anew.
 """
 
@@ -39,7 +40,20 @@ def completions():
 
 
 def marked(parts):
-    return "".join(OPEN + part + CLOSE if at % 2 else part for at, part in enumerate(parts))
+    """All ways of marking, those with the blanks beside a part first."""
+    blanks = [at for at in range(0, len(parts), 2) if parts[at][-1:].isspace() and (at == 0 or at + 1 < len(parts) or parts[at].isspace())]
+    for chosen in sorted(range(1 << len(blanks)), key=lambda bits: -bits.bit_count()):
+        text = [OPEN + part + CLOSE if at % 2 else part for at, part in enumerate(parts)]
+        for bit, at in enumerate(blanks):
+            if not chosen >> bit & 1:
+                continue
+            mark = parts[at].rstrip()
+            space = parts[at][len(mark) :]
+            if at + 1 < len(parts):
+                text[at], text[at + 1] = mark, OPEN + space + text[at + 1].removeprefix(OPEN)
+            else:
+                text[at - 1], text[at] = text[at - 1].removesuffix(CLOSE), space + CLOSE
+        yield "".join(text)
 
 
 def rendered(tokenizer, source, prompt, completion):
@@ -49,23 +63,24 @@ def rendered(tokenizer, source, prompt, completion):
 
 def count(tokenizer, source, prompt, parts):
     """The number of tokens that begin within the completion; -1 where the marks do not tell, -2 where the template refuses."""
-    completion = "".join(parts)
     try:
-        plain, text = rendered(tokenizer, source, prompt, completion), rendered(tokenizer, source, prompt, marked(parts))
+        plain = rendered(tokenizer, source, prompt, "".join(parts))
+        ways = marked(parts) if len(parts) > 1 else [OPEN + parts[0] + CLOSE]
+        texts = [rendered(tokenizer, source, prompt, text) for text in ways]
     except Exception:  # noqa: BLE001 - whatever Jinja2 says
         return -2
-    if len(parts) == 1:
-        return 0
-    if text.replace(OPEN, "").replace(CLOSE, "") != plain or max(text.count(OPEN), text.count(CLOSE)) > len(parts) // 2:
-        return -1
+    text = next((text for text in texts if text.replace(OPEN, "").replace(CLOSE, "") == plain), "")
     if OPEN not in text or CLOSE not in text:
+        # Blanks that the template takes off are no tokens.
+        return 0 if len(parts) == 1 else -1
+    if max(text.count(OPEN), text.count(CLOSE)) > max(len(parts) // 2, 1):
         return -1
     start = text.index(OPEN)
     end = text.rindex(CLOSE) - text[: text.rindex(CLOSE)].count(OPEN) - text[: text.rindex(CLOSE)].count(CLOSE)
     # Marks of thinking at either end, which the policy has written, too.
     for mark in THINK:
         before = plain[:start].rstrip()
-        survives = text[text.index(OPEN) + 1 :].startswith(parts[1])
+        survives = len(parts) > 1 and text[text.index(OPEN) + 1 :].lstrip().startswith(parts[1])
         if survives and parts[0].strip() == mark and before.endswith(mark):
             start = len(before) - len(mark)
     offsets = tokenizer(plain, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]

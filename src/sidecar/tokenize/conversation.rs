@@ -103,10 +103,18 @@ impl View<'_> {
                 place(text, marked, content)
             };
         }
-        // Of nothing there are no marks. It stands where the policy began, if nothing was written before.
+        // Of nothing there are no marks. It stands where the policy began, if nothing was written before: as far as the text is
+        // what the policy saw, to which a template may add more (`<think>`) than to an answer.
         let nothing = content.trim().is_empty() && !turns[turn].says_more();
-        let start = if nothing && turn == self.completion.start { self.prompt_of(text) } else { None }?;
+        let start = if nothing && turn == self.completion.start { self.common_with_prompt(text) } else { None }?;
         Some(Place { bytes: start..start, pieces: Vec::new() })
+    }
+
+    /// The bytes at the beginning of a text that the policy saw as well.
+    fn common_with_prompt(&self, text: &str) -> Option<usize> {
+        let prompt = self.render(self.completion.start, None, true).ok()?.text;
+        let common = text.char_indices().zip(prompt.chars()).find(|((_, ours), theirs)| ours != theirs);
+        Some(common.map_or(text.len().min(prompt.len()), |((at, _), _)| at))
     }
 
     /// The bytes of the prompt as the policy saw it, if the conversation's text begins with that.

@@ -123,7 +123,8 @@ fn conversations_have_the_tokens_of_apply_chat_template() {
     for line in &lines[2..] {
         let (family, source, expected): Row = serde_json::from_str(line).unwrap();
         for (stored, (whole, each)) in tokenizers.iter().zip(expected) {
-            let (name, text) = (&stored.0, text(stored, &source));
+            // What a completion brings of its end is taken off by us alone.
+            let (name, text) = (&stored.0, Text { terminator: None, ..text(stored, &source) });
             let mut all = Sha256::new();
             for (at, turns) in conversations.iter().enumerate() {
                 let found = ids(&text, turns).map(|ids| digest(&ids));

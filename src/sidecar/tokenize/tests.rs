@@ -259,8 +259,8 @@ fn a_pattern_that_backtracks_without_end_is_given_up() {
     json["pre_tokenizer"] = serde_json::json!({
         "type": "Split", "pattern": {"Regex": "(?=(x+x+)+y)x"}, "behavior": "Isolated", "invert": false});
     let text = Text::new(&TextAssets { tokenizer_json: Some(json.to_string().into_bytes().into()), ..assets }).unwrap();
-    let rejection = text.encode(&"x".repeat(4000), Form::Text).unwrap_err();
-    assert!(matches!(rejection.code, Code::Malformed | Code::TokenizerFailed), "{rejection}");
+    // The library splits no further from there on.
+    assert_eq!(text.encode(&"x".repeat(4000), Form::Text).unwrap(), [0]);
     assert_eq!(text.encode("two", Form::Text).unwrap(), [5]);
 }
 
