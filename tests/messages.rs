@@ -219,7 +219,7 @@ async fn what_is_wrong_with_a_message_has_one_code() {
     both.stop().await;
 }
 
-/// Where the completion stands is known where it is its contents; what a template may write around those is not.
+/// A completion's messages are counted where the template writes them, and what it says beside its content with it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_completion_of_messages_is_counted_where_its_place_is_known() {
     let both = Both::start().await;
@@ -231,7 +231,16 @@ async fn a_completion_of_messages_is_counted_where_its_place_is_known() {
     for (row, completion) in [
         // A tool's message is not the policy's.
         (several, "onethree"),
-        (r#"{"prompt":"u","completion":[{"role":"assistant","reasoning_content":"r","content":"c"}]}"#, "c"),
+        (
+            r#"{"prompt":"u","chat_template":"think","completion":[
+                {"role":"assistant","reasoning_content":"r","content":"c"}]}"#,
+            "r\n</think>\n\nc",
+        ),
+        (
+            r#"{"prompt":"u","chat_template":"think","completion":[
+                {"role":"assistant","content":[{"type":"text","text":"c"}]}]}"#,
+            "c",
+        ),
         (r#"{"prompt":"u","completion":[{"role":"assistant","name":"a","content":"plain"}]}"#, "plain"),
     ] {
         for (transport, answer) in both.score(counted(row)).await {
@@ -240,10 +249,7 @@ async fn a_completion_of_messages_is_counted_where_its_place_is_known() {
             assert_eq!(rewards.reward, (rewards.tokens as usize - completion.len()) as f32, "{transport}: {row}");
         }
     }
-    for row in [
-        r#"{"prompt":"u","completion":[{"role":"assistant","tool_calls":[]}]}"#,
-        r#"{"prompt":"u","completion":[{"role":"assistant","content":[{"type":"text","text":"c"}]}]}"#,
-    ] {
+    for row in [r#"{"prompt":"u","completion":[{"role":"assistant","tool_calls":[]}]}"#] {
         for (transport, answer) in both.score(counted(row)).await {
             let rejection = answer.unwrap_err();
             assert_eq!(rejection.code, Code::BadMessages, "{transport}: {rejection}");

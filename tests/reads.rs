@@ -77,7 +77,7 @@ async fn every_step_is_read_and_the_rollout_is_made_of_its_steps() {
         assert_eq!(found.attributes[1], checksum as f32);
         assert_eq!(rejection(&replies[1]), Some(Code::NoReadPosition));
         assert_eq!(rejection(&replies[2]), Some(Code::NonFinite));
-        assert_eq!(rewards(&replies[3]).reads, [read_of(&one[..3])]);
+        assert_eq!(rewards(&replies[3]).reads, [ending(&one[..3])]);
         assert_eq!(rewards(&replies[3]).attributes, EchoEngine::expected(&one[..3]));
 
         let card = connect(&sidecar).await.get_model(v1::GetModelRequest {}).await.unwrap().into_inner();

@@ -1,6 +1,7 @@
-"""Writes src/sidecar/template/unicode.txt: the classes of characters that Python's text methods go by, and its case
+"""Writes src/sidecar/template/entities.txt, the entities of HTML 5, and unicode.txt: the classes of characters that Python's text methods go by, and its case
 mappings where they are not those of Rust. Run with the CPython that reference.py names."""
 
+import html.entities
 import pathlib
 import sys
 import unicodedata
@@ -42,6 +43,8 @@ def main():
         lines.append(name + " " + " ".join(f"{a:x}" if a == b else f"{a:x}-{b:x}" for a, b in ranges(holds)))
     for name, pairs in {"title_of": mappings(str.title, str.upper), "fold_of": mappings(str.casefold, str.lower)}.items():
         lines.append(name + " " + " ".join(f"{code:x}=" + "+".join(f"{ord(c):x}" for c in text) for code, text in pairs))
+    entities = [f"{name} " + "+".join(f"{ord(c):x}" for c in text) for name, text in html.entities.html5.items()]
+    (folder / "entities.txt").write_text("\n".join(entities) + "\n", encoding="ascii")
     (folder / "unicode.txt").write_text("\n".join(lines) + "\n", encoding="ascii")
 
 

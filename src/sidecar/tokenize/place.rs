@@ -20,8 +20,7 @@ pub struct Place {
 pub(super) fn place(written: &str, marked: &[Range<usize>], completion: &str) -> Option<Place> {
     let (first, last) = (marked.first()?, marked.last()?);
     let Some(pieces) = pieces(written, marked, completion) else {
-        // Made of the completion, in upper case for instance.
-        return (marked.len() == 1).then(|| Place { bytes: first.clone(), pieces: Vec::new() });
+        return (marked.len() == 1).then(|| made_of(written, first.clone(), completion));
     };
     let (mut start, mut end) = (first.start, last.end);
     let (first_piece, last_piece) = (pieces.first()?, pieces.last()?);
@@ -36,6 +35,22 @@ pub(super) fn place(written: &str, marked: &[Range<usize>], completion: &str) ->
         end = written.len() - behind.len() + tail.len();
     }
     Some(Place { bytes: start..end, pieces })
+}
+
+/// The place of a completion of which something else was made: within it, as in JSON, if it stands there as it is and once; else
+/// all of it, as in upper case.
+fn made_of(written: &str, marked: Range<usize>, completion: &str) -> Place {
+    let core = completion.trim();
+    let mut found = written[marked.clone()].match_indices(core);
+    match (found.next(), found.next()) {
+        (Some((at, _)), None) if !core.is_empty() => {
+            let start = marked.start + at;
+            let bytes = start..start + core.len();
+            let begins = completion.len() - completion.trim_start().len();
+            Place { pieces: vec![(bytes.clone(), begins)], bytes }
+        }
+        _ => Place { bytes: marked, pieces: Vec::new() },
+    }
 }
 
 fn pieces(written: &str, marked: &[Range<usize>], completion: &str) -> Option<Vec<(Range<usize>, usize)>> {
@@ -82,6 +97,8 @@ mod tests {
         assert_eq!(found("bot: <think>\n\n</think>\n\n[ok]</s>", "ok").as_deref(), Some("ok"));
         assert_eq!(found("bot: [ok]</s>", "<think>long</think>ok").as_deref(), Some("ok"));
         assert_eq!(found("bot: [OK]</s>", "ok").as_deref(), Some("OK"));
+        assert_eq!(found(r#"bot: [{"content": "ok"}]"#, "ok ").as_deref(), Some("ok"));
+        assert_eq!(found(r#"bot: [{"ok": "ok"}]"#, "ok").as_deref(), Some(r#"{"ok": "ok"}"#));
     }
 
     #[test]

@@ -79,8 +79,7 @@ pub fn refuse_partial(settings: &Settings) -> Loaded<()> {
     let nested = ["rope_parameters", "rope_scaling"].map(|object| format!("{object}.{}", PARTIAL[0]));
     for name in PARTIAL.iter().map(|name| (*name).to_owned()).chain(nested) {
         if settings.number(&name)?.is_some_and(|part| part != 1.0) {
-            return Err(settings
-                .unsupported(&name, "1: transformers turns all features in this architecture, whatever it says"));
+            return Err(settings.unsupported(&name, "1: transformers turns all features, whatever is said here"));
         }
     }
     Ok(())

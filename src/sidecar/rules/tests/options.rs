@@ -1,4 +1,5 @@
-//! What a rollout may demand beside its input: a model version, a completion with a token.
+//! What a rollout may demand beside its input: a model version, a completion with a token, its answer alone, a length that is
+//! counted.
 
 use super::*;
 
@@ -82,4 +83,37 @@ fn thinking_is_taken_out_of_messages() {
     let tokens = [OPEN, USER, 10, OPEN, REPLY, 12, OPEN, 0, 17, 18, OPEN, REPLY, 13, END];
     assert_eq!(&*found.tokens, tokens);
     assert_eq!(found.report.thinking.unwrap().taken, [0..8, 10..15]);
+}
+
+#[test]
+fn a_length_that_cannot_be_counted_is_refused() {
+    let templated = |writer: &str, over_long| {
+        let card = rules(ReadPolicy::default()).card().as_ref().clone();
+        let template = format!(
+            "{{% for m in messages %}}<open>{{{{ m.role }}}} {writer} {{% endfor %}}\
+             {{% if add_generation_prompt %}}<open>assistant {{% else %}}<end>{{% endif %}}"
+        );
+        let text = TextAssets { chat_template: Some(template), ..card.text.clone() };
+        Rules::new(ModelCard { text, ..card }.into(), &Config { over_long, ..Config::default() }).unwrap()
+    };
+    let penalty = Some(LengthPenalty { per_token: 0.5, target_tokens: 0 });
+    let penalised = |rollout: Rollout| {
+        let aggregation = crate::rollout::AggregationSpec { length_penalty: penalty, ..(*rollout.aggregation).clone() };
+        Rollout { aggregation: aggregation.into(), ..rollout }
+    };
+    for over_long in [OverLong::Reject, OverLong::TruncateLeft] {
+        let forgetful = templated("{{ m.content.split('w9')[-1] }}", over_long);
+        assert_eq!(valid(&forgetful, penalised(chat(&["w0"], "w1 w2  "))).completion_tokens, Some(2));
+        assert_eq!(valid(&forgetful, penalised(chat(&["w0"], "w8 w9 w1"))).completion_tokens, Some(1));
+        let twice = templated("{{ m.content }} {{ m.content }}", over_long);
+        assert_bad(&twice, penalised(chat(&["w0"], "w1")), Code::BadMessages, "length_penalty");
+        assert_bad(&twice, penalised(chat(&["w0", "*w1", "w0"], "w1")), Code::BadMessages, "length_penalty");
+        // Who does not ask for the length is scored.
+        valid(&twice, chat(&["w0"], "w1"));
+    }
+    // The prompt is cut nevertheless: where it ends is known.
+    let long = "w3 ".repeat(CONTEXT as usize);
+    let forgetful = templated("{{ m.content.split('w9')[-1] }}", OverLong::TruncateLeft);
+    let cut = valid(&forgetful, chat(&[&long], "w8 w9 w1"));
+    assert!(cut.truncated && cut.tokens.ends_with(&[REPLY, 11, END]), "{:?}", cut.tokens);
 }
