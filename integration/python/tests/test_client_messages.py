@@ -181,7 +181,10 @@ def test_an_answer_alone_has_the_bits_of_the_shorter_completion(client: Client) 
     assert plain.thinking == [] and plain[0].thinking is None
     alone = client.score(prompts=["u", "u"], completions=[thought, "Four."], answer_only=True)
     assert alone.rewards.tolist() == [plain.rewards[0]] * 2
-    assert [thinking and (thinking.taken, thinking.unclosed) for thinking in alone.thinking] == [([(0, 40)], False), ([], False)]
+    assert [thinking and (thinking.taken, thinking.unclosed) for thinking in alone.thinking] == [
+        ([(0, 40)], False),
+        ([], False),
+    ]
     assert thought[40:] == "Four."
     copy = pickle.loads(pickle.dumps(alone))
     assert copy.thinking[0].taken == [(0, 40)] and copy[0].thinking.unclosed is False
