@@ -262,8 +262,7 @@ impl Score {
                     "reading rollouts from the terminal, a line each, until Ctrl-D; --input FILE reads a file"
                 );
             }
-            let mut input = BufReader::new(io::stdin());
-            refuse_gzip(&mut input, "standard input")?;
+            let input = BufReader::new(io::stdin());
             return Ok(lines(Box::new(rollout_file::JsonLines::new(input)), None));
         }
         let fail = |e: io::Error| Failure::usage("INPUT", format!("cannot read {}: {e}", path.display()));
@@ -281,7 +280,10 @@ impl Score {
             return Ok(Input { rows: Box::new(reader), bytes, layout });
         }
         let mut input = BufReader::with_capacity(1 << 16, file);
-        refuse_gzip(&mut input, &path.display().to_string())?;
+        // A pipe may have nothing to read yet, and the model is loaded meanwhile.
+        if bytes.is_some() {
+            refuse_gzip(&mut input, &path.display().to_string())?;
+        }
         Ok(lines(Box::new(rollout_file::JsonLines::new(input)), bytes))
     }
 }

@@ -182,12 +182,12 @@ def test_an_answer_alone_has_the_bits_of_the_shorter_completion(client: Client) 
     alone = client.score(prompts=["u", "u"], completions=[thought, "Four."], answer_only=True)
     assert alone.rewards.tolist() == [plain.rewards[0]] * 2
     assert [thinking and (thinking.taken, thinking.unclosed) for thinking in alone.thinking] == [
-        ([(0, 40)], False),
+        ([(0, 37)], False),
         ([], False),
     ]
-    assert thought[40:] == "Four."
+    assert thought[37:] == "Four."
     copy = pickle.loads(pickle.dumps(alone))
-    assert copy.thinking[0].taken == [(0, 40)] and copy[0].thinking.unclosed is False
+    assert copy.thinking[0].taken == [(0, 37)] and copy[0].thinking.unclosed is False
     # Marks of one's own, in a stream; what is never closed is said.
     rows = [{"prompt": "u", "completion": "[hm]Four."}, {"prompt": "u", "completion": "Four.[hm"}]
     results = sorted(client.stream(rows, answer_only=("[", "]")), key=lambda result: result.index)

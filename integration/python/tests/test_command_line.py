@@ -73,4 +73,5 @@ def test_an_interrupt_ends_what_does_not_drain(script: Path, tiny: Path) -> None
     with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as score:
         read_until(score, "model loaded")
         score.send_signal(signal.SIGINT)
-        assert score.wait(PATIENCE_S) == -signal.SIGINT
+        # By the signal itself, or once it listens to it, with the code that shells give for it.
+        assert score.wait(PATIENCE_S) in (-signal.SIGINT, 128 + signal.SIGINT)
