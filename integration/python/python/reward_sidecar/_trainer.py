@@ -158,7 +158,8 @@ class Scorer:
 
     def _request(self, request: Request) -> Request:
         asked: dict[str, Any] = {**self._options, **request, "raise_on_error": self.on_rejection == "raise"}
-        if REQUIRE_COMPLETION:
+        # Of other forms nobody knows where the completion is.
+        if REQUIRE_COMPLETION and not {"completions", "completion_ids", "messages"}.isdisjoint(request):
             asked["require_completion"] = True
         return asked  # type: ignore[return-value]
 
