@@ -175,6 +175,30 @@ impl std::fmt::Display for Code {
     }
 }
 
+/// For property tests.
+#[cfg(all(test, not(loom)))]
+pub(crate) mod any {
+    use proptest::prelude::*;
+
+    use super::{ReadEnd, Thinking};
+
+    /// Any end of a read.
+    pub fn end() -> impl Strategy<Value = Option<ReadEnd>> {
+        prop_oneof![
+            Just(None),
+            any::<u32>().prop_map(|end| Some(ReadEnd::Characters(end))),
+            any::<u32>().prop_map(|end| Some(ReadEnd::Tokens(end))),
+        ]
+    }
+
+    /// Anything that was taken out of a completion.
+    pub fn thinking() -> impl Strategy<Value = Option<Thinking>> {
+        let part = (any::<u32>(), any::<u32>()).prop_map(|(start, end)| start..end);
+        let thinking = (prop::collection::vec(part, 0..4), any::<bool>());
+        prop::option::of(thinking.prop_map(|(taken, unclosed)| Thinking { taken, unclosed }))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -163,24 +163,11 @@ mod tests {
     use prost::Message as _;
 
     use super::*;
+    use crate::reward::any::{end, thinking};
 
     /// Short text of any characters.
     fn text() -> impl Strategy<Value = String> {
         vec(any::<char>(), 0..8).prop_map(String::from_iter)
-    }
-
-    fn end() -> impl Strategy<Value = Option<ReadEnd>> {
-        prop_oneof![
-            Just(None),
-            any::<u32>().prop_map(|end| Some(ReadEnd::Characters(end))),
-            any::<u32>().prop_map(|end| Some(ReadEnd::Tokens(end))),
-        ]
-    }
-
-    fn thinking() -> impl Strategy<Value = Option<Thinking>> {
-        let part = (any::<u32>(), any::<u32>()).prop_map(|(start, end)| start..end);
-        let thinking = (vec(part, 0..4), any::<bool>());
-        prop::option::of(thinking.prop_map(|(taken, unclosed)| Thinking { taken, unclosed }))
     }
 
     fn outcome() -> impl Strategy<Value = Outcome> {

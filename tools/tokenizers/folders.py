@@ -5,6 +5,7 @@ import io
 import json
 
 import sentencepiece
+from loading import load
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 LINES = """
@@ -76,9 +77,7 @@ SYMBOLS = "<start_of_turn>,<end_of_turn>,<mask>"
 
 def saved(files):
     """What the tokenizer of a folder is as one file."""
-    import make
-
-    return json.loads(make.load(files).backend_tokenizer.to_str())
+    return json.loads(load(files).backend_tokenizer.to_str())
 
 
 def older(files):

@@ -3,17 +3,16 @@
 
 import base64
 import json
-import os
 import pathlib
 import sys
-import tempfile
 
-os.environ["TRANSFORMERS_VERBOSITY"] = "error"
-import transformers  # noqa: E402
+from loading import load  # Before transformers: it says how much that is to tell.
 
-import conversations  # noqa: E402
-import folders  # noqa: E402
-import places  # noqa: E402
+import transformers
+
+import conversations
+import folders
+import places
 
 FOLDER = pathlib.Path(__file__).resolve().parents[2] / "tests/fixtures/tokenizers"
 
@@ -24,21 +23,6 @@ TEXTS = [
     "<|a|><|b|> <|x|> <|y|> <|z|>", "<tool> x <image>y<also><unread>", "[INST] the sky [/INST] is", "<start_of_turn>user\nthe <mask>",
     "<bos>the<eos> the", "<unk> <0x41>", "the<|im_end|>the <|im_end|> the",
 ]
-
-
-def write(folder, files):
-    for name, content in files.items():
-        path = pathlib.Path(folder) / name
-        if isinstance(content, bytes):
-            path.write_bytes(content)
-        else:
-            path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8", newline="\n")
-
-
-def load(files):
-    with tempfile.TemporaryDirectory() as folder:
-        write(folder, files)
-        return transformers.AutoTokenizer.from_pretrained(folder)
 
 
 def line(file, value):

@@ -80,9 +80,6 @@ def test_what_is_no_rollouts_fault_is_never_masked(client: Client) -> None:
         Scorer(nobody, "mask", ALL).score({"input_ids": [[1]]})
 
 
-@pytest.mark.skipif(
-    not _trainer.REQUIRE_COMPLETION, reason="the client has no require_completion yet: _trainer.REQUIRE_COMPLETION"
-)
 def test_nothing_is_no_completion(client: Client) -> None:
     answer = Scorer(client, "mask", ALL).score({"prompt_ids": [[1], [2]], "completion_ids": [[], [3]]})
     assert answer.column() == [None, 2.0] and answer.rejections[0].code == "EMPTY_COMPLETION"

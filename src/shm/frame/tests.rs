@@ -4,7 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::limits::{MAX_MESSAGES, MAX_REJECTION_BYTES};
-use crate::reward::{ReadEnd, ReadRewards, Rewards, Thinking};
+use crate::reward::any::{end, thinking};
+use crate::reward::{ReadRewards, Rewards};
 use crate::rollout::{AnswerOnly, Extras, FinishReason, Input, Message, Rollout};
 use crate::shm::Broken;
 use crate::shm::layout::{HEADER, Place, Sizes};
@@ -68,20 +69,6 @@ fn rollouts() -> impl Strategy<Value = Rollout> {
             }
         },
     )
-}
-
-fn end() -> impl Strategy<Value = Option<ReadEnd>> {
-    prop_oneof![
-        Just(None),
-        any::<u32>().prop_map(|end| Some(ReadEnd::Characters(end))),
-        any::<u32>().prop_map(|end| Some(ReadEnd::Tokens(end))),
-    ]
-}
-
-fn thinking() -> impl Strategy<Value = Option<Thinking>> {
-    let part = (any::<u32>(), any::<u32>()).prop_map(|(start, end)| start..end);
-    let thinking = (prop::collection::vec(part, 0..4), any::<bool>());
-    prop::option::of(thinking.prop_map(|(taken, unclosed)| Thinking { taken, unclosed }))
 }
 
 fn rewards() -> impl Strategy<Value = Rewards> {

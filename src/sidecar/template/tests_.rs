@@ -5,10 +5,9 @@
 use std::rc::Rc;
 
 use super::budget::{Error, Result};
-use super::filters;
 use super::methods::{self, table};
 use super::operators::modulo;
-use super::value::{Args, Cx, Native, Value, contains, equal, hashable, iterate, less, order, to_text};
+use super::value::{Args, Cx, Native, Value, contains, equal, iterate, less, order, to_text};
 
 /// The test of that name.
 pub(super) fn find(name: &str) -> Option<Native> {
@@ -69,11 +68,6 @@ fn of_values(name: &str) -> Option<Native> {
             let [other] = args.bind("sameas", ["other"], 1)?;
             Ok(Value::Bool(value.same(&other.unwrap_or(Value::None))))
         },
-        "filter" => |cx, value, args| {
-            let known = |name: &str| filters::find(name).is_some() || filters::REFUSED.contains(&name);
-            named(cx, &value, args, known)
-        },
-        "test" => |cx, value, args| named(cx, &value, args, |name| find(name).is_some()),
     )
 }
 
@@ -85,13 +79,6 @@ fn cased(cx: &Rc<Cx>, value: &Value, args: Args, method: &str) -> Result<Value> 
         Some(function) => function(cx, text, Args::default()),
         None => Err(Error::other(format!("there is no method '{method}'"))),
     }
-}
-
-/// Whether a value is the name of something.
-fn named(cx: &Rc<Cx>, value: &Value, args: Args, known: impl Fn(&str) -> bool) -> Result<Value> {
-    args.bind("the test", [], 0)?;
-    hashable(cx, value)?;
-    Ok(Value::Bool(matches!(value, Value::Text(name) if known(name))))
 }
 
 fn other(args: Args, name: &str) -> Result<Value> {

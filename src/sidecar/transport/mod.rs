@@ -8,6 +8,7 @@ pub(super) mod http;
 pub(super) mod shm;
 mod socket_file;
 
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::aggregate::AGGREGATIONS;
@@ -24,6 +25,18 @@ pub(super) trait Transport: Send + Sync {
     /// Ends once every answer has been read by its caller, and at `until` at the latest. All accepted rollouts have been answered by
     /// then. Returns how many answers are known not to have been read.
     async fn stop(self: Box<Self>, until: Instant) -> usize;
+}
+
+/// Waits for a server's tasks until `until` at the latest; `false` if some were still running then. `server` is for the log.
+async fn ended(tasks: &mut JoinSet<()>, until: Instant, server: &str) -> bool {
+    let ended = async {
+        while let Some(ended) = tasks.join_next().await {
+            if let Err(error) = ended {
+                tracing::error!(%error, "the {server} server's task failed");
+            }
+        }
+    };
+    tokio::time::timeout_at(until, ended).await.is_ok()
 }
 
 /// What is served here, and on which terms, for the wire.

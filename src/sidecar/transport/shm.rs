@@ -12,6 +12,7 @@ mod heartbeats;
 mod lane;
 mod outbox;
 mod poller;
+mod ungreeted;
 mod unread;
 
 use std::os::fd::OwnedFd;

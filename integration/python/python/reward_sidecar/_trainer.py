@@ -32,9 +32,6 @@ OnRejection: TypeAlias = Literal["raise"] | Literal["mask"] | Literal["group-mea
 """`raise`: the trainer's call fails. `mask`: the trainer is told, in its own way, that there is no reward. `group-mean`: the
 mean of the group's scored members stands in. `group-out`: all members of the group are masked."""
 
-# Whether the client has the option by which a rollout without a completion token is rejected (EMPTY_COMPLETION).
-REQUIRE_COMPLETION: Final = True
-
 # Rejections that are about one rollout; all others are about the request or the server.
 ABOUT_ONE_ROLLOUT: Final = frozenset(
     {
@@ -159,7 +156,7 @@ class Scorer:
     def _request(self, request: Request) -> Request:
         asked: dict[str, Any] = {**self._options, **request, "raise_on_error": self.on_rejection == "raise"}
         # Of other forms nobody knows where the completion is.
-        if REQUIRE_COMPLETION and not {"completions", "completion_ids", "messages"}.isdisjoint(request):
+        if not {"completions", "completion_ids", "messages"}.isdisjoint(request):
             asked["require_completion"] = True
         return asked  # type: ignore[return-value]
 

@@ -5,7 +5,6 @@
 use std::rc::Rc;
 
 use super::super::budget::{Error, Result};
-use super::super::tests_;
 use super::super::value::{Args, Cx, Items, Iterate, Native, Value, collect, deeper, equal, iterate};
 use super::keys::{Path, folded};
 
@@ -147,7 +146,7 @@ fn choose(cx: &Rc<Cx>, value: Value, args: Args, by_attribute: bool, keep: bool)
         // A test that does not exist is an error when the first item is looked at.
         let test = if args.places.is_empty() { None } else { Some(args.places.remove(0)) };
         let function = match &test {
-            Some(Value::Text(name)) => tests_::find(name),
+            Some(Value::Text(name)) => super::test(name),
             _ => None,
         };
         Ok(Box::new(Each(move |cx: &Rc<Cx>| {

@@ -10,8 +10,12 @@ mod sequences;
 mod texts;
 mod wrap;
 
+use std::rc::Rc;
+
+use super::budget::Result;
 use super::methods::table;
-use super::value::Native;
+use super::tests_;
+use super::value::{Args, Cx, Native, Value, hashable};
 
 /// Filters of Jinja2 that are refused when a template is loaded: two that give another text each time or depend on what
 /// Python's printing of addresses is, and two that no chat template needs.
@@ -20,6 +24,24 @@ pub(super) const REFUSED: [&str; 3] = ["pprint", "random", "urlize"];
 /// The filter of that name.
 pub(super) fn find(name: &str) -> Option<Native> {
     of_texts(name).or_else(|| of_sequences(name))
+}
+
+/// The test of that name. Those that ask whether there is a filter or a test of a name need to know all of both.
+pub(super) fn test(name: &str) -> Option<Native> {
+    table!(name,
+        "filter" => |cx, value, args| {
+            named(cx, &value, args, |name| find(name).is_some() || REFUSED.contains(&name))
+        },
+        "test" => |cx, value, args| named(cx, &value, args, |name| test(name).is_some()),
+    )
+    .or_else(|| tests_::find(name))
+}
+
+/// Whether a value is the name of something.
+fn named(cx: &Rc<Cx>, value: &Value, args: Args, known: impl Fn(&str) -> bool) -> Result<Value> {
+    args.bind("the test", [], 0)?;
+    hashable(cx, value)?;
+    Ok(Value::Bool(matches!(value, Value::Text(name) if known(name))))
 }
 
 fn of_texts(name: &str) -> Option<Native> {

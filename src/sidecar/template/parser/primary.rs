@@ -4,9 +4,9 @@
 
 use std::sync::Arc;
 
+use super::super::filters;
 use super::super::lexer::Token;
 use super::super::syntax::{Arguments, Call, Expr, FilterCall, Literal, Name, Slice, Slot, TestCall, Unary};
-use super::super::{filters, tests_};
 use super::{Parser, Result, Tall};
 
 impl Parser {
@@ -312,7 +312,7 @@ impl Parser {
             _ => (Arguments::default(), 0),
         };
         let mut height = self.above(&[height, arguments_height])?;
-        let function = tests_::find(&name);
+        let function = filters::test(&name);
         let mut test = Expr::Test(Box::new(TestCall { line, name: name.into(), function, value, arguments }));
         if negated {
             height = self.above(&[height])?;

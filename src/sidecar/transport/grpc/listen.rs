@@ -21,8 +21,8 @@ use crate::proto::v1::reward_service_server::RewardServiceServer;
 use crate::sidecar::descriptors::Descriptors;
 use crate::sidecar::health::Health;
 use crate::sidecar::listen_error::ListenError;
-use crate::sidecar::transport::Transport;
 use crate::sidecar::transport::socket_file::{self, SocketFile};
+use crate::sidecar::transport::{Transport, ended};
 use crate::sidecar::{Config, Intake, StartError};
 
 /// Rollouts that HTTP/2 may hold unread for one stream, in bytes: enough to keep a fast sender busy, small enough that
@@ -170,14 +170,7 @@ impl Transport for Server {
     async fn stop(mut self: Box<Self>, until: tokio::time::Instant) -> usize {
         self.ending.send_replace(true);
         self.stop.send_replace(true);
-        let ended = async {
-            while let Some(ended) = self.tasks.join_next().await {
-                if let Err(error) = ended {
-                    tracing::error!(%error, "the gRPC server's task failed");
-                }
-            }
-        };
-        if tokio::time::timeout_at(until, ended).await.is_ok() {
+        if ended(&mut self.tasks, until, "gRPC").await {
             return 0;
         }
         let unread = self.unread.now();

@@ -23,9 +23,9 @@ use super::state::Shared;
 use crate::sidecar::descriptors::Descriptors;
 use crate::sidecar::health::Health;
 use crate::sidecar::listen_error::ListenError;
-use crate::sidecar::transport::Transport;
 use crate::sidecar::transport::grpc::accept::{self, Connection, Room};
 use crate::sidecar::transport::socket_file::{self, SocketFile};
+use crate::sidecar::transport::{Transport, ended};
 use crate::sidecar::{Config, Identity, Intake, StartError};
 
 /// Connections that wait to be accepted: a trainer's whole step may connect at once. The system may allow fewer
@@ -205,14 +205,7 @@ impl Transport for Server {
     async fn stop(mut self: Box<Self>, until: tokio::time::Instant) -> usize {
         self.ending.send_replace(true);
         self.stop.send_replace(true);
-        let ended = async {
-            while let Some(ended) = self.tasks.join_next().await {
-                if let Err(error) = ended {
-                    tracing::error!(%error, "the HTTP server's task failed");
-                }
-            }
-        };
-        if tokio::time::timeout_at(until, ended).await.is_ok() {
+        if ended(&mut self.tasks, until, "HTTP").await {
             return 0;
         }
         let unread = *self.unread.borrow();

@@ -20,6 +20,7 @@ use tokio::runtime::Handle;
 
 use super::heartbeats::Heartbeats;
 use super::lane::Lane;
+use super::ungreeted::Ungreeted;
 use super::{Control, Stage, Terms, about};
 use crate::shm::Broken;
 use crate::shm::handshake::{self, Hello, Peer, Status};
@@ -57,15 +58,6 @@ pub(super) struct Poller {
     pauses: Pauses,
     /// The generation that all lanes have been told of.
     announced: u64,
-}
-
-/// A client that has connected and not greeted yet.
-struct Ungreeted {
-    socket: UnixStream,
-    peer: Peer,
-    hello: Hello,
-    until: Instant,
-    descriptors: Taken,
 }
 
 impl Poller {
