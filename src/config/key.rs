@@ -15,6 +15,10 @@ pub const SERVE: u8 = 1;
 pub const SCORE: u8 = 2;
 /// See [`SERVE`].
 pub const INSPECT: u8 = 4;
+/// See [`SERVE`].
+pub const HEALTH: u8 = 8;
+/// See [`SERVE`].
+pub const DOCTOR: u8 = 16;
 
 /// What a switched-off optional setting says.
 pub(super) const OFF: &str = "off";

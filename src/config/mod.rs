@@ -30,7 +30,7 @@ use crate::{model, sidecar};
 
 pub use error::ConfigError;
 pub use flags::Flags;
-pub use key::{INSPECT, SCORE, SERVE};
+pub use key::{DOCTOR, HEALTH, INSPECT, SCORE, SERVE};
 pub use layers::Origin;
 
 use environment::Environment;
@@ -304,4 +304,10 @@ pub fn load<const COMMAND: u8>(
 pub fn load_here<const COMMAND: u8>(flags: &Flags<COMMAND>) -> Result<Loaded, ConfigError> {
     #[allow(clippy::disallowed_methods, reason = "this is the one place that reads the environment")]
     load(flags, std::env::vars_os())
+}
+
+/// Where the service manager that started this process wants to be told of its state (systemd's `NOTIFY_SOCKET`).
+pub fn notify_socket() -> Option<OsString> {
+    #[allow(clippy::disallowed_methods, reason = "this is the one place that reads the environment")]
+    std::env::var_os("NOTIFY_SOCKET")
 }
