@@ -44,7 +44,8 @@ mod tests {
 
     #[test]
     fn every_shell_is_told_of_every_command() {
-        let names: Vec<String> = Cli::command().get_subcommands().map(|command| command.get_name().to_owned()).collect();
+        let names: Vec<String> =
+            Cli::command().get_subcommands().map(|command| command.get_name().to_owned()).collect();
         for shell in Shell::value_variants() {
             let text = text(*shell);
             assert!(names.iter().all(|name| text.contains(name)), "{shell}");

@@ -111,7 +111,8 @@ mod tests {
 
     #[test]
     fn what_to_change_stands_below_what_was_found() {
-        let findings = [Finding::ok("processor", "a fast one"), Finding::problem("gRPC port", "taken", "choose another")];
+        let findings =
+            [Finding::ok("processor", "a fast one"), Finding::problem("gRPC port", "taken", "choose another")];
         let page = page(&findings);
         let lines: Vec<&str> = page.lines().map(str::trim_start).collect();
         assert_eq!(lines, ["ok       processor    a fast one", "PROBLEM  gRPC port    taken", "-> choose another"]);

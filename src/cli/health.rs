@@ -14,7 +14,9 @@ use crate::config::{self, Flags, HEALTH};
 ///
 /// The server is the one whose admin port the configuration names (admin), here or at --admin.
 #[derive(Debug, clap::Args)]
-#[command(after_long_help = "Examples:\n  reward-sidecar health\n  reward-sidecar health --alive --admin 127.0.0.1:9464")]
+#[command(
+    after_long_help = "Examples:\n  reward-sidecar health\n  reward-sidecar health --alive --admin 127.0.0.1:9464"
+)]
 pub struct HealthCommand {
     /// Ask whether the process answers (/health), not whether it takes rollouts (/ready)
     #[arg(long)]

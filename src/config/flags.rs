@@ -35,7 +35,7 @@ fn flag(key: &Key) -> &'static str {
 }
 
 /// A path as anybody may read it: the help is also made into pages that are installed elsewhere.
-fn below_home(path: &str) -> String {
+pub(super) fn below_home(path: &str) -> String {
     let below = dirs::home_dir().and_then(|home| Path::new(path).strip_prefix(home).ok().map(Path::to_owned));
     below.map_or_else(|| path.to_owned(), |below| Path::new("~").join(below).display().to_string())
 }

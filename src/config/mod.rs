@@ -16,6 +16,7 @@ mod flags;
 mod key;
 mod keys;
 mod layers;
+mod reference;
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -32,6 +33,7 @@ pub use error::ConfigError;
 pub use flags::Flags;
 pub use key::{DOCTOR, HEALTH, INSPECT, SCORE, SERVE};
 pub use layers::Origin;
+pub use reference::reference;
 
 use environment::Environment;
 use layers::Merged;

@@ -18,8 +18,10 @@ const CACHE_WANTED: u64 = 1 << 30;
 pub fn lanes() -> Finding {
     use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 
-    let tried = memfd_create("reward-sidecar-doctor", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
-        .and_then(|file| ftruncate(&file, 4096).and_then(|()| fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW)));
+    let tried =
+        memfd_create("reward-sidecar-doctor", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).and_then(|file| {
+            ftruncate(&file, 4096).and_then(|()| fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW))
+        });
     match tried {
         Ok(()) => Finding::ok("lanes", "shared memory works (anonymous files; /dev/shm and its size do not matter)"),
         Err(error) => Finding::problem(
