@@ -297,7 +297,7 @@ pub fn load<const COMMAND: u8>(
     merged.set_flags(flags.values())?;
     merged.set_dependent_defaults();
     merged.read_secret_files()?;
-    merged.resolve_addresses(COMMAND & SERVE != 0)?;
+    merged.resolve_addresses(COMMAND)?;
     let settings = merged.settings();
     Ok(Loaded { settings, unknown_variables: environment.unknown().to_vec(), merged })
 }
