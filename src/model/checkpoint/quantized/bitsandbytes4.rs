@@ -161,11 +161,11 @@ impl Bits4 {
     }
 }
 
-/// The values of the codes of `fp4`: the largest one is 1.
+/// The values of the codes of `fp4`: the largest one is 1. The zero with a sign is written as a plain one there.
 fn fp4() -> [f32; 16] {
     std::array::from_fn(|code| {
         let magnitude = FP4[code % 8] / 12.0;
-        if code < 8 { magnitude } else { -magnitude }
+        if code <= 8 { magnitude } else { -magnitude }
     })
 }
 

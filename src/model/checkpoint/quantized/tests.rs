@@ -111,7 +111,10 @@ fn what_is_not_known_is_refused_by_name() {
         (json!([1]), "quantization_config = [1]"),
         (json!({"quant_method": "gptq", "bits": 5}), "quantization_config.bits = 5"),
         (json!({"quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin"}), "checkpoint_format = \"marlin\""),
-        (json!({"quant_method": "gptq", "bits": 4, "dynamic": {"+:.*up.*": {"bits": 8}}}), "quantization_config.dynamic"),
+        (
+            json!({"quant_method": "gptq", "bits": 4, "dynamic": {"+:.*up.*": {"bits": 8}}}),
+            "quantization_config.dynamic",
+        ),
         (json!({"quant_method": "gptq", "bits": 4, "rotate": "hadamard"}), "quantization_config.rotate"),
         (json!({"quant_method": "gptq", "bits": 4, "group_size": 0}), "group_size"),
         (json!({"quant_method": "awq", "bits": 4, "version": "gemv"}), "quantization_config.version = \"gemv\""),
