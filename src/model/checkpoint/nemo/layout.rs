@@ -17,6 +17,9 @@ use crate::model::error::ModelError;
 /// Where NeMo keeps its arrays.
 pub const WEIGHTS: &str = "model_weights";
 
+/// The head's matrix, of as many rows as it has outputs.
+pub const HEAD: &str = "model.rm_head.weight";
+
 /// Where a layer's arrays are, among the arrays.
 const LAYERS: &str = "model.decoder.layers.";
 
@@ -139,6 +142,7 @@ fn array_names(store: &Store, weights: &Weights) -> Vec<String> {
     match weights {
         Weights::Zarr => store.names().filter_map(name).collect(),
         Weights::File(file) => file.names(),
+        Weights::Distributed(items) => items.names(),
     }
 }
 
@@ -198,7 +202,7 @@ fn targets(array: &str, a: &Architecture) -> Option<(Vec<Target>, Vec<Option<usi
         }
         "model.decoder.final_layernorm.weight" => whole("model.norm.weight", &[a.hidden]),
         "model.decoder.final_layernorm.bias" if a.norm_bias => whole("model.norm.bias", &[a.hidden]),
-        "model.rm_head.weight" => whole("score.weight", &[a.outputs, a.hidden]),
+        HEAD => whole("score.weight", &[a.outputs, a.hidden]),
         "model.rm_head.bias" => whole("score.bias", &[a.outputs]),
         _ => None,
     }
