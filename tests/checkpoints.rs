@@ -55,7 +55,9 @@ fn compare(name: &str, table: &ScoreTable, reference: &Reference) {
 }
 
 /// Checkpoints and their twins in Hugging Face layout.
-const TWINS: [(&str, &str); 7] = [
+const TWINS: [(&str, &str); 9] = [
+    ("nemo/nemotron-dist", "hf/nemotron-head-bias-bf16"),
+    ("nemo/llama-nemo2", "hf/llama-head-bias-bf16"),
     ("nemo/nemotron-tp2", "hf/nemotron-head-bias-bf16"),
     ("nemo/nemotron-tp8", "hf/nemotron-head-bias-bf16"),
     ("nemo/nemotron-tp2.nemo", "hf/nemotron-head-bias-bf16"),

@@ -11,7 +11,7 @@ What is where in tests/fixtures:
 
     hf/NAME          folders in Hugging Face layout, safetensors
     bin/NAME         twins of those as pytorch_model.bin
-    nemo/NAME        twins as NeMo folders, and nemo/NAME.nemo as a tar file
+    nemo/NAME        twins as NeMo folders, and nemo/NAME.nemo as a tar file; distributed ones among them
     gguf/NAME        model.gguf, with the head in head.safetensors
     quantized/NAME   folders in Hugging Face layout whose matrices are codes and scales
     adapter/NAME     LoRA adapters in PEFT layout on folders in hf
@@ -53,6 +53,7 @@ from fixtures import (
     reward_models,
     sweep,
     tokenizers,
+    torch_dist,
     torch_files,
 )
 
@@ -65,7 +66,7 @@ def committed(folder: Path, only: str) -> None:
         if only in name:
             core.write(folder / "hf" / name, fixture)
     tokenizers.write_all(folder / "tokenizer", only)
-    for formats in (aliases, nemo, torch_files, gguf_files, adapters, quantized):
+    for formats in (aliases, nemo, torch_dist, torch_files, gguf_files, adapters, quantized):
         formats.write_all(folder, only)
     print(f"{core.size(folder) / 1e6:.2f} MB in {folder}")
 

@@ -33,11 +33,22 @@ pub enum Array {
     Tensor { name: String, shape: Vec<usize>, stacked: bool, precision: Precision },
 }
 
+/// Where NeMo keeps its arrays.
+pub const WEIGHTS: &str = "model_weights";
+
 impl Weights {
+    /// The folder that arrays are in.
+    pub fn folder(&self) -> &str {
+        match self {
+            Self::Distributed(items) => &items.folder,
+            Self::Zarr | Self::File(_) => WEIGHTS,
+        }
+    }
+
     /// Opens an array. A stacked one's first dimension is the layer.
-    pub fn open(&self, store: &Store, folder: &str, name: &str, stacked: bool) -> Result<Array, ModelError> {
+    pub fn open(&self, store: &Store, name: &str, stacked: bool) -> Result<Array, ModelError> {
         let file = match self {
-            Self::Zarr => return ZarrArray::open(store, format!("{folder}/{name}"), stacked).map(Array::Zarr),
+            Self::Zarr => return ZarrArray::open(store, format!("{WEIGHTS}/{name}"), stacked).map(Array::Zarr),
             Self::Distributed(items) => return items.array(store, name, stacked).map(Array::Distributed),
             Self::File(file) => file,
         };

@@ -14,9 +14,6 @@ use super::store::Store;
 use crate::model::checkpoint::WeightSource;
 use crate::model::error::ModelError;
 
-/// Where NeMo keeps its arrays.
-pub const WEIGHTS: &str = "model_weights";
-
 /// The head's matrix, of as many rows as it has outputs.
 pub const HEAD: &str = "model.rm_head.weight";
 
@@ -97,7 +94,7 @@ impl Layout {
     }
 
     fn add(&mut self, store: &Store, weights: &Weights, name: &str, a: &Architecture) -> Result<(), ModelError> {
-        let place = || store.place(&format!("{WEIGHTS}/{name}"));
+        let place = || store.place(&format!("{}/{name}", weights.folder()));
         let Some((targets, expected)) = targets(name, a) else {
             return Err(ModelError::Unsupported {
                 path: place(),
@@ -107,7 +104,7 @@ impl Layout {
             });
         };
         let stacked = name.starts_with(LAYERS);
-        let array = weights.open(store, WEIGHTS, name, stacked)?;
+        let array = weights.open(store, name, stacked)?;
         let fits = |(expected, found): (&Option<usize>, &usize)| expected.is_none_or(|n| n == *found);
         let found = array.matrix_shape();
         let matches = expected.len() == found.len() && expected.iter().zip(found).all(fits);

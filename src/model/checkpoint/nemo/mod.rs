@@ -14,9 +14,9 @@ mod zarr;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use array::{Array, Weights};
+use array::{Array, WEIGHTS, Weights};
 pub use config::ATTRIBUTE_WEIGHTS;
-use layout::{HEAD, Layout, WEIGHTS};
+use layout::{HEAD, Layout};
 use serde_json::Value;
 use store::Store;
 use torch_dist::{METADATA, TorchDist};
@@ -78,7 +78,10 @@ impl NemoCheckpoint {
         let (architecture, mut config) = config::translate(&nemo)?;
         let layout = Layout::open(&store, &weights, &architecture)?;
         let embedding = layout.tensors.get("model.embed_tokens.weight").ok_or_else(|| {
-            ModelError::malformed(&store.place(WEIGHTS), "holds no array model.embedding.word_embeddings.weight")
+            ModelError::malformed(
+                &store.place(weights.folder()),
+                "holds no array model.embedding.word_embeddings.weight",
+            )
         })?;
         config["vocab_size"] = embedding.shape[0].into();
         let tokenizer = tokenizer(&store, &nemo)?;
@@ -144,12 +147,8 @@ fn weights(store: &Store) -> Result<Weights, ModelError> {
         _ if store.length(&format!("{WEIGHTS}/{METADATA}")).is_some() => {
             return TorchDist::open(store, WEIGHTS).map(Weights::Distributed);
         }
-        Some("torch_dist") => {
-            return Err(ModelError::malformed(
-                &folder,
-                format!("is in the format torch_dist, but holds no {METADATA}"),
-            ));
-        }
+        Some("torch_dist") => return Err(without_metadata(&folder)),
+        _ if store.names().any(|name| name.ends_with(".distcp")) => return Err(without_metadata(&folder)),
         Some("zarr") | None => {}
         Some(other) => {
             let reason = format!("has sharded_backend {other:?}, expected \"zarr\"");
@@ -165,6 +164,13 @@ fn weights(store: &Store) -> Result<Weights, ModelError> {
         ));
     }
     Ok(Weights::Zarr)
+}
+
+fn without_metadata(folder: &Path) -> ModelError {
+    ModelError::malformed(
+        folder,
+        format!("is in the format torch_dist, but holds no {METADATA}, which says what is where"),
+    )
 }
 
 /// The SentencePiece model that the configuration names, else the only one that lies beside it.
@@ -210,10 +216,13 @@ impl WeightSource for NemoCheckpoint {
     }
 
     fn origin(&self, name: &str) -> PathBuf {
-        match self.layout.tensors.get(name) {
-            Some(placed) => self.store.place(self.layout.arrays[placed.array].folder().unwrap_or(WEIGHTS_FILE)),
-            None => self.store.place(WEIGHTS),
-        }
+        let array = self.layout.tensors.get(name).map(|placed| &self.layout.arrays[placed.array]);
+        let place = match (array.and_then(Array::folder), &self.weights) {
+            (Some(folder), _) => folder,
+            (None, Weights::File(_)) if array.is_some() => WEIGHTS_FILE,
+            (None, weights) => weights.folder(),
+        };
+        self.store.place(place)
     }
 
     fn bytes_read(&self) -> u64 {

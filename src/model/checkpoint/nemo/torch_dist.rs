@@ -70,6 +70,13 @@ impl TorchDist {
         Some(&self.arrays.get(name)?.shape)
     }
 
+    /// File, offset and length of an array's first item.
+    #[cfg(test)]
+    pub fn place(&self, name: &str) -> Option<(&str, (usize, usize))> {
+        let item = self.arrays.get(name)?.items.first()?;
+        Some((&item.file, (item.offset, item.length)))
+    }
+
     /// Opens an array and every item of it. A stacked one's first dimension is the layer.
     pub fn array(&self, store: &Store, name: &str, stacked: bool) -> Result<ChunkedArray, ModelError> {
         let metadata = store.place(&format!("{}/{METADATA}", self.folder));

@@ -15,23 +15,25 @@ pub struct SavedTensor {
 }
 
 impl SavedTensor {
-    /// The tensor at a place in a file. Its shape is `shape`, with or without dimensions of 1 in front. The error is a sentence
+    /// The tensor at a place in a file. Its shape is `shape`, with or without its dimensions of 1. The error is a sentence
     /// without the file's name.
     pub fn open(file: &MappedFile, place: Range<usize>, shape: [usize; 3]) -> Result<Self, String> {
         let bytes = file.bytes().get(place.clone()).ok_or("ends before an item that it is to hold")?;
         let archive = Archive::read(bytes)?;
         let pickle = Pickle::run(archive.pickle(bytes))?;
         let view = pickle.tensor(pickle.root()).ok_or("has an item that is no tensor")?;
-        let missing =
-            3usize.checked_sub(view.shape.len()).ok_or_else(|| format!("has a tensor of shape {:?}", view.shape))?;
-        if shape[missing..] != *view.shape || shape[..missing].iter().any(|&length| length != 1) {
-            return Err(format!("has a tensor of shape {:?}, expected {shape:?}", view.shape));
-        }
+        // Dimensions of 1 are there or not, and are never stepped along.
+        let mut steps = view.shape.iter().zip(view.strides).filter(|(length, _)| **length != 1);
+        let stride = |&length: &usize| match length {
+            1 => Some(0),
+            _ => steps.next().filter(|(found, _)| **found == length).map(|(_, stride)| *stride),
+        };
+        let strides = shape.iter().map(stride).collect::<Option<Vec<_>>>().filter(|_| steps.next().is_none());
+        let strides = strides.ok_or_else(|| format!("has a tensor of shape {:?}, expected {shape:?}", view.shape))?;
         let precision = super::precision(view.kind)
             .ok_or_else(|| format!("has a tensor of type {}, expected float32, float16 or bfloat16", view.kind))?;
         let storage = archive.storage(view.key).ok_or_else(|| format!("has an item without its data/{}", view.key))?;
         let storage = place.start + storage.start..place.start + storage.end;
-        let strides = [&[0; 3][..missing], view.strides].concat();
         let view = TensorView { shape: &shape, strides: &strides, ..view };
         Strided::new(&view, precision, storage)
             .map(|values| Self { values })
