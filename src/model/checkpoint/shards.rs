@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use super::{Slice, TensorInfo, WeightSource};
+use super::{RawInfo, Slice, TensorInfo, WeightSource};
 use crate::model::error::{ModelError, read_json};
 
 /// Opens one weights file of a format.
@@ -79,6 +79,14 @@ impl WeightSource for Shards {
 
     fn read_within(&self, name: &str, slice: &Slice) -> Result<Vec<f32>, ModelError> {
         self.file(name).ok_or_else(|| self.missing(name))?.read_within(name, slice)
+    }
+
+    fn raw_info(&self, name: &str) -> Option<RawInfo> {
+        self.file(name)?.raw_info(name)
+    }
+
+    fn read_raw(&self, name: &str, slice: &Slice) -> Result<Vec<u8>, ModelError> {
+        self.file(name).ok_or_else(|| self.missing(name))?.read_raw(name, slice)
     }
 
     fn names(&self) -> Vec<String> {
