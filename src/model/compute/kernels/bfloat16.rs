@@ -4,15 +4,25 @@ use half::bf16;
 
 use super::aligned::{Aligned, with_scratch};
 use super::float::{FloatBlock, FloatPanels, MAX_DEPTH};
-use super::panel::{BlockTask, Dimensions, Panels, pack};
+use super::panel::{BlockTask, Dimensions, Panels, Properties, pack};
+
+/// What is to be known of it.
+pub(super) const PROPERTIES: Properties = Properties {
+    name: "bf16",
+    version: "bf16-weights",
+    bytes: 2,
+    bits: 8,
+    rounds_by_rank: false,
+    pack: |rows, width, k| Box::new(Bfloat16::pack(rows, width, k)),
+};
 
 /// `[panel, k, width]`.
 #[derive(Debug)]
-pub(super) struct Bfloat16(Aligned<bf16>);
+struct Bfloat16(Aligned<bf16>);
 
 impl Bfloat16 {
     /// Packs rows of `k` weights, each rounded to the nearest bfloat16.
-    pub(super) fn pack(rows: &[&[f32]], width: usize, k: usize) -> Self {
+    fn pack(rows: &[&[f32]], width: usize, k: usize) -> Self {
         Self(pack(rows, width, k, bf16::from_f32))
     }
 }

@@ -34,6 +34,7 @@ mod simd;
 #[cfg(test)]
 pub(in crate::model) mod testing;
 mod tile;
+mod weight_type;
 
 pub use activation::{activate, gate};
 pub use addends::Addends;
@@ -42,7 +43,8 @@ pub use exp::exp;
 pub use feed_forward::{FeedForwardWeights, feed_forward};
 pub use isa::Isa;
 pub use linear::{linear, linear_continue};
-pub use matrix::{PackedMatrix, WeightType};
+pub use matrix::PackedMatrix;
 pub use norm::{layer_norm, rms_norm, rms_norm_heads};
 pub use peak::{Peak, peak};
 pub use rotary::rotary;
+pub use weight_type::WeightType;

@@ -14,9 +14,19 @@ use super::addends::{Addends, copy};
 use super::aligned::{Aligned, with_scratch};
 use super::grid::Block;
 use super::isa::Task;
-use super::panel::{BlockTask, Dimensions, Panels};
+use super::panel::{BlockTask, Dimensions, Panels, Properties};
 use super::simd::Simd;
 use super::tile::next_tile;
+
+/// What is to be known of it.
+pub(super) const PROPERTIES: Properties = Properties {
+    name: "int8",
+    version: "int8",
+    bytes: 1,
+    bits: 7,
+    rounds_by_rank: true,
+    pack: |rows, width, k| Box::new(Int8::pack(rows, width, k)),
+};
 
 /// What the largest weight of an output becomes.
 const WEIGHT_LIMIT: i32 = i8::MAX as i32;
@@ -54,7 +64,7 @@ fn nearest(x: f32) -> i32 {
 
 /// Packed weights and the scale of each output.
 #[derive(Debug)]
-pub(super) struct Int8 {
+struct Int8 {
     /// `[panel, k / 2, width, 2]`, with a zero past an odd `k`.
     values: Aligned<i8>,
     /// What a weight is multiplied by to get its value back.
@@ -63,7 +73,7 @@ pub(super) struct Int8 {
 
 impl Int8 {
     /// Packs rows of `k` weights, each row rounded by its largest value.
-    pub(super) fn pack(rows: &[&[f32]], width: usize, k: usize) -> Self {
+    fn pack(rows: &[&[f32]], width: usize, k: usize) -> Self {
         let each = width * 2 * k.div_ceil(2);
         let mut values = Aligned::zeros(rows.len().div_ceil(width) * each);
         let mut scales = vec![0.0; rows.len().next_multiple_of(width)];

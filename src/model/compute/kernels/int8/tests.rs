@@ -3,11 +3,16 @@
 use super::*;
 use crate::model::compute::kernels::isa::Isa;
 use crate::model::compute::kernels::linear::{linear, linear_continue};
-use crate::model::compute::kernels::matrix::{PackedMatrix, WeightType};
+use crate::model::compute::kernels::matrix::PackedMatrix;
 use crate::model::compute::kernels::testing::{assert_same_bits, floats, in_pool};
+use crate::model::compute::kernels::weight_type::WeightType;
 
 const SHAPES: [(usize, usize, usize); 7] =
     [(1, 1, 1), (2, 17, 3), (7, 33, 64), (13, 16, 577), (97, 65, 40), (5, 100, 1536), (205, 130, 7)];
+
+fn int8() -> WeightType {
+    WeightType::named("int8").unwrap()
+}
 
 /// The definition, in integers that nothing overflows.
 fn reference(x: &[f32], w: &[f32], k: usize) -> Vec<f32> {
@@ -36,7 +41,7 @@ fn every_instruction_set_gives_the_bits_of_the_definition() {
             *y = 0.0 + *y + b[i % n] + r[i];
         }
         for isa in Isa::available() {
-            let packed = PackedMatrix::pack_for(isa, WeightType::Int8, &[&w], k);
+            let packed = PackedMatrix::pack_for(isa, int8(), &[&w], k);
             for threads in 1..=2 {
                 let mut y = vec![f32::NAN; t * n];
                 in_pool(threads, || linear(&x, &packed, addends, &mut y));
@@ -51,7 +56,7 @@ fn every_instruction_set_gives_the_bits_of_the_definition() {
 fn sums_are_as_close_as_their_roundings() {
     for (t, n, k) in SHAPES {
         let (x, w) = (floats(t * k, 5), floats(n * k, 6));
-        let packed = PackedMatrix::pack_rows(WeightType::Int8, &[&w], k);
+        let packed = PackedMatrix::pack_rows(int8(), &[&w], k);
         let mut y = vec![0.0; t * n];
         linear(&x, &packed, Addends::NONE, &mut y);
         let largest = |v: &[f32]| v.iter().fold(0.0f64, |m, v| m.max(f64::from(v.abs())));
@@ -72,7 +77,7 @@ fn sums_are_as_close_as_their_roundings() {
 fn the_largest_values_of_all_do_not_overflow() {
     let k = 9001;
     for sign in [1.0f32, -1.0] {
-        let packed = PackedMatrix::pack_rows(WeightType::Int8, &[&vec![sign * 3e38; k]], k);
+        let packed = PackedMatrix::pack_rows(int8(), &[&vec![sign * 3e38; k]], k);
         let mut y = [0.0];
         linear(&vec![1e-5; k], &packed, Addends::NONE, &mut y);
         let exact = f64::from(sign) * 3e33 * k as f64;
@@ -83,7 +88,7 @@ fn the_largest_values_of_all_do_not_overflow() {
 #[test]
 fn what_is_not_finite_spoils_its_own_row_alone() {
     let (k, n) = (20, 18);
-    let packed = PackedMatrix::pack_rows(WeightType::Int8, &[&floats(n * k, 7)], k);
+    let packed = PackedMatrix::pack_rows(int8(), &[&floats(n * k, 7)], k);
     let clean = floats(3 * k, 8);
     let mut expected = vec![0.0; 3 * n];
     linear(&clean, &packed, Addends::NONE, &mut expected);
@@ -104,7 +109,7 @@ fn what_is_not_finite_spoils_its_own_row_alone() {
 fn a_later_run_of_columns_is_added() {
     let (t, n, k) = (3, 20, 31);
     let (x, w, start) = (floats(t * k, 1), floats(n * k, 2), floats(t * n, 3));
-    let packed = PackedMatrix::pack_rows(WeightType::Int8, &[&w], k);
+    let packed = PackedMatrix::pack_rows(int8(), &[&w], k);
     let mut y = start.clone();
     linear_continue(&x, &packed, Addends::NONE, &mut y);
     let expected: Vec<f32> = reference(&x, &w, k).iter().zip(&start).map(|(y, start)| start + y).collect();
