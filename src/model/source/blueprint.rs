@@ -67,6 +67,7 @@ impl Blueprint {
     pub fn open(config: &Config) -> Result<Self, ModelError> {
         let found = Found::find(config)?;
         let Opened { mut settings, weights, mut text, mut files, mut ingredients } = base::open(&found.base)?;
+        settings.ignore(&config.ignore_fields)?;
         let Found { name, place, manifest, .. } = found;
         files.extend(place.manifest_file());
         let mut manifest = manifest.unwrap_or_default();

@@ -76,10 +76,10 @@ fn presets_are_known_by_their_configurations() {
         (nemotron, None),
         (json!({}), None),
     ] {
-        let chosen = choose("auto", None, Path::new(""), &settings(config.clone())).unwrap();
+        let chosen = choose("auto", None, Path::new(""), &settings(config.clone()), &Tensors(&[])).unwrap();
         let name = chosen.as_ref().map(|chosen| &*chosen.preset.name);
         assert_eq!(name, expected, "{config}: {:?}", chosen.as_ref().map(|chosen| &chosen.why));
-        assert_eq!(choose("none", Some("armorm"), Path::new(""), &settings(config)).unwrap(), None);
+        assert_eq!(choose("none", Some("armorm"), Path::new(""), &settings(config), &Tensors(&[])).unwrap(), None);
     }
 }
 
@@ -87,7 +87,7 @@ fn presets_are_known_by_their_configurations() {
 fn what_was_asked_for_comes_before_what_was_found() {
     let armorm = || settings(json!({"architectures": ["LlamaForRewardModelWithGating"], "num_objectives": 19}));
     let why = |wanted, manifest| {
-        let chosen = choose(wanted, manifest, Path::new(""), &armorm()).unwrap().unwrap();
+        let chosen = choose(wanted, manifest, Path::new(""), &armorm(), &Tensors(&[])).unwrap().unwrap();
         (chosen.preset.name, chosen.why)
     };
     assert_eq!(why("inf-orm", Some("openrlhf")), ("inf-orm".into(), "asked for".into()));
@@ -96,7 +96,7 @@ fn what_was_asked_for_comes_before_what_was_found() {
     assert_eq!(why("auto", None), ("armorm".into(), reason.into()));
     // Looking for signs is not reading: what nobody else reads is still refused.
     let gating = settings(json!({"architectures": ["X"], "gating_temperature": 3}));
-    assert_eq!(choose("auto", None, Path::new(""), &gating).unwrap(), None);
+    assert_eq!(choose("auto", None, Path::new(""), &gating, &Tensors(&[])).unwrap(), None);
     assert!(gating.refuse_unread().is_err());
 }
 
@@ -181,12 +181,13 @@ fn a_file_names_others_relative_to_itself() {
     std::fs::create_dir(folder.path().join("below")).unwrap();
     write("below/first.toml", "name = 'first'\npreset = 'second.toml'\n");
     write("below/second.toml", "name = 'second'\nchat_template = 'T'\n");
-    let chosen = choose("auto", Some("below/first.toml"), folder.path(), &settings(json!({}))).unwrap().unwrap();
+    let chosen =
+        choose("auto", Some("below/first.toml"), folder.path(), &settings(json!({})), &Tensors(&[])).unwrap().unwrap();
     assert_eq!((&*chosen.preset.name, chosen.preset.chat_template.as_deref()), ("first", Some("T")));
     // What the command line names is relative to where it was typed.
-    assert!(choose("below/first.toml", None, folder.path(), &settings(json!({}))).is_err());
+    assert!(choose("below/first.toml", None, folder.path(), &settings(json!({})), &Tensors(&[])).is_err());
     let typed = folder.path().join("below/first.toml");
-    assert!(choose(typed.to_str().unwrap(), None, Path::new(""), &settings(json!({}))).is_ok());
+    assert!(choose(typed.to_str().unwrap(), None, Path::new(""), &settings(json!({})), &Tensors(&[])).is_ok());
 }
 
 #[test]
