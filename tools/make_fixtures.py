@@ -47,13 +47,14 @@ from fixtures import (
     gguf_files,
     internlm2,
     nemo,
+    published_models,
     reward_models,
     sweep,
     tokenizers,
     torch_files,
 )
 
-FOLDERS = {**architectures.ALL, **internlm2.ALL, **reward_models.ALL, **nemo.TWINS}
+FOLDERS = {**architectures.ALL, **internlm2.ALL, **reward_models.ALL, **published_models.ALL, **nemo.TWINS}
 
 
 def committed(folder: Path, only: str) -> None:
