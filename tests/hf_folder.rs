@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 #[derive(serde::Deserialize)]
 struct Reference {
     labels: Vec<String>,
-    /// What kind of head it is, where it is not a plain matrix; `tests/heads.rs` looks at those.
+    /// What kind of head it is, where it is not a plain matrix; `tests/heads` looks at those.
     head: Option<String>,
     cases: Vec<Case>,
 }
