@@ -158,7 +158,7 @@ fn what_was_asked_for_comes_before_what_was_found() {
     };
     assert_eq!(why("inf-orm", Some("openrlhf")), ("inf-orm".into(), "asked for".into()));
     assert_eq!(why("auto", Some("openrlhf")), ("openrlhf".into(), "named by the manifest".into()));
-    let reason = "known by architecture LlamaForRewardModelWithGating, num_objectives = 19";
+    let reason = "known by architecture LlamaForRewardModelWithGating, no field num_quantiles, num_objectives = 19";
     assert_eq!(why("auto", None), ("armorm".into(), reason.into()));
     // Looking for signs is not reading: what nobody else reads is still refused.
     let gating = settings(json!({"architectures": ["X"], "gating_temperature": 3}));
