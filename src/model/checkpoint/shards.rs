@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::names::{body, with_head, wrapped};
-use super::{Slice, TensorInfo, WeightSource};
+use super::{RawInfo, Slice, TensorInfo, WeightSource};
 use crate::model::error::{ModelError, read_json};
 
 /// Opens one weights file of a format.
@@ -123,6 +123,16 @@ impl WeightSource for Shards {
     fn read_within(&self, name: &str, slice: &Slice) -> Result<Vec<f32>, ModelError> {
         let (file, name) = self.place(name).ok_or_else(|| self.missing(name))?;
         file.read_within(name, slice)
+    }
+
+    fn raw_info(&self, name: &str) -> Option<RawInfo> {
+        let (file, name) = self.place(name)?;
+        file.raw_info(name)
+    }
+
+    fn read_raw(&self, name: &str, slice: &Slice) -> Result<Vec<u8>, ModelError> {
+        let (file, name) = self.place(name).ok_or_else(|| self.missing(name))?;
+        file.read_raw(name, slice)
     }
 
     fn names(&self) -> Vec<String> {

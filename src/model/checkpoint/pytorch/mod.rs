@@ -6,7 +6,8 @@
 //! `_orig_mod.`, which wrappers of the model put there, a few of them around one another; both are undone.
 
 mod archive;
-mod pickle;
+pub(super) mod pickle;
+mod saved;
 mod strided;
 
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use archive::Archive;
 use pickle::{Pickle, TensorView, Value};
+pub use saved::SavedTensor;
 use strided::Strided;
 
 use super::names::wrapped;
@@ -90,16 +92,24 @@ fn state_dict<'a>(pickle: &'a Pickle) -> Result<Vec<(&'a str, TensorView<'a>)>, 
     }
 }
 
+/// The precision of a type of storage, if it is one of plain weights.
+fn precision(kind: &str) -> Option<Precision> {
+    match kind {
+        "FloatStorage" => Some(Precision::F32),
+        "HalfStorage" => Some(Precision::F16),
+        "BFloat16Storage" => Some(Precision::Bf16),
+        _ => None,
+    }
+}
+
 impl Entry {
     /// The error is the end of a sentence about the tensor.
     fn new(view: &TensorView, archive: &Archive) -> Result<Self, String> {
         let bytes =
             archive.storage(view.key).ok_or_else(|| format!("has no entry data/{} in the archive", view.key))?;
-        let values = match view.kind {
-            "FloatStorage" => Ok(Strided::new(view, Precision::F32, bytes)?),
-            "HalfStorage" => Ok(Strided::new(view, Precision::F16, bytes)?),
-            "BFloat16Storage" => Ok(Strided::new(view, Precision::Bf16, bytes)?),
-            other => Err(other.to_owned()),
+        let values = match precision(view.kind) {
+            Some(precision) => Ok(Strided::new(view, precision, bytes)?),
+            None => Err(view.kind.to_owned()),
         };
         TensorInfo::elements(view.shape).ok_or_else(|| format!("has shape {:?}", view.shape))?;
         Ok(Self { shape: view.shape.to_vec(), values })
