@@ -49,6 +49,7 @@ from fixtures import (
     gguf_files,
     internlm2,
     nemo,
+    published_models,
     quantized,
     reward_models,
     sweep,
@@ -57,7 +58,7 @@ from fixtures import (
     torch_files,
 )
 
-FOLDERS = {**architectures.ALL, **internlm2.ALL, **reward_models.ALL, **nemo.TWINS}
+FOLDERS = {**architectures.ALL, **internlm2.ALL, **reward_models.ALL, **published_models.ALL, **nemo.TWINS}
 
 
 def committed(folder: Path, only: str) -> None:

@@ -111,6 +111,9 @@ fn to_text(Inspected { report, template, named_templates, sample }: &Inspected) 
     if !report.unread_settings.is_empty() {
         line("not looked at", &report.unread_settings.join(", "));
     }
+    if !report.ignored_settings.is_empty() {
+        line("left out", &report.ignored_settings.join(", "));
+    }
     for file in report.files.iter().take(FILES_SHOWN) {
         line("file", &file.display());
     }

@@ -30,6 +30,7 @@ pub struct ModelEngine {
     preset: Option<PresetReport>,
     pool: Arc<ThreadPool>,
     unread_settings: Vec<String>,
+    ignored_settings: Vec<String>,
     files: Vec<PathBuf>,
 }
 
@@ -106,6 +107,7 @@ impl ModelEngine {
             preset,
             pool,
             unread_settings,
+            ignored_settings: settings.ignored().to_vec(),
             files,
         })
     }
@@ -143,6 +145,7 @@ impl ModelEngine {
             degrees: self.spec.degrees(),
             threads: self.pool.current_num_threads(),
             unread_settings: self.unread_settings.clone(),
+            ignored_settings: self.ignored_settings.clone(),
             files: self.files.clone(),
         }
     }

@@ -53,6 +53,8 @@ pub struct Report {
     pub threads: usize,
     /// Fields of the configuration that were not looked at.
     pub unread_settings: Vec<String>,
+    /// Fields of the configuration that the user has said to leave out.
+    pub ignored_settings: Vec<String>,
     /// Files that the model was read from.
     pub files: Vec<PathBuf>,
 }

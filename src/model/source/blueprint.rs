@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use super::base::{self, Opened};
 use super::digest::{Fingerprint, Ingredient};
 use super::manifest::AdapterPart;
-use super::preset::{self, PresetReport, check_weightings};
+use super::preset::{self, PresetReport, Tokens, check_weightings};
 use super::reference::{Found, MANIFEST_FILE, Place};
 use crate::engine::{ReadPolicy, TextAssets};
 use crate::model::checkpoint::{ATTRIBUTE_WEIGHTS, Adapter, Composed, Rounding, SafetensorsFile, WeightSource};
@@ -67,6 +67,7 @@ impl Blueprint {
     pub fn open(config: &Config) -> Result<Self, ModelError> {
         let found = Found::find(config)?;
         let Opened { mut settings, weights, mut text, mut files, mut ingredients } = base::open(&found.base)?;
+        settings.ignore(&config.ignore_fields)?;
         let Found { name, place, manifest, .. } = found;
         files.extend(place.manifest_file());
         let mut manifest = manifest.unwrap_or_default();
@@ -126,6 +127,8 @@ impl Blueprint {
         text.template_date.clone_from(&config.template_date);
         let reads = used.read.policy(report.as_ref().map(|report| &*report.name), &settings, &text)?;
         let mut head = used.head.spec();
+        let tokens = Tokens { preset: report.as_ref().map(|report| &*report.name), settings: &settings, text: &text };
+        tokens.in_options(&mut head.options)?;
         let all = match used.attributes.clone() {
             Some(all) => Some(all),
             None => settings.labels()?,

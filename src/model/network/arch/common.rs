@@ -91,7 +91,7 @@ pub fn read(settings: &Settings, defaults: &Defaults) -> Result<DecoderSpec, Mod
         heads: HeadLayout { heads, kv_heads, head_dim },
         feed_forward,
         vocabulary,
-        context,
+        context: extended(settings, context)?,
         embedding_scale: None,
         norm: NormKind::Rms,
         eps: eps.unwrap_or(defaults.eps_value),
@@ -105,6 +105,27 @@ pub fn read(settings: &Settings, defaults: &Defaults) -> Result<DecoderSpec, Mod
         feed_forward_bias: false,
         names: Names::COMMON,
     })
+}
+
+/// The context with YaRN's extension of it: its factor times the context of the training, where that is more than the
+/// configuration states. transformers computes at any position, and other servers take this length.
+fn extended(settings: &Settings, stated: usize) -> Result<usize, ModelError> {
+    for object in ["rope_scaling", "rope_parameters"] {
+        let field = |name: &str| format!("{object}.{name}");
+        let kind = match settings.text(&field("rope_type"))? {
+            Some(kind) => Some(kind),
+            None => settings.text(&field("type"))?,
+        };
+        if kind != Some("yarn") {
+            continue;
+        }
+        let original = settings.size(&field("original_max_position_embeddings"))?.unwrap_or(stated);
+        let factor = settings.number(&field("factor"))?.unwrap_or(1.0);
+        // Far more than any model was extended to, and no product of it overflows.
+        let extended = (original as f64 * factor).clamp(0.0, f64::from(1u32 << 30)) as usize;
+        return Ok(stated.max(extended));
+    }
+    Ok(stated)
 }
 
 /// A flag that is false where the configuration leaves it out.

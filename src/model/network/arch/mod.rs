@@ -34,10 +34,26 @@ fn families() -> Vec<&'static str> {
     ARCHITECTURES.iter().filter_map(|architecture| Some(family(architecture.names().first()?))).collect()
 }
 
+/// What the names of classes with a head of their own end with, over the body of a family.
+const HEADS: [&str; 5] =
+    ["ForSequenceClassification", "ForCausalLM", "ForTokenClassification", "ForRewardModel", "ForPrmModel"];
+
+/// The name of the body under a class of a family with a head, in the spelling of transformers. What the head is, is for a
+/// preset to say, or for the head's own tensors.
+fn body_of(name: &str) -> Option<String> {
+    let family = HEADS.iter().find_map(|head| name.strip_suffix(head))?;
+    // As files of early 2023 spell it.
+    let family = if family == "LLaMA" { "Llama" } else { family };
+    Some(format!("{family}Model"))
+}
+
 /// The architecture that a configuration names.
 pub fn find(settings: &Settings) -> Result<&'static dyn Architecture, ModelError> {
     let name = settings.architecture()?;
-    ARCHITECTURES.iter().copied().find(|a| a.names().contains(&name)).ok_or_else(|| ModelError::UnknownArchitecture {
+    let body = body_of(name);
+    let is =
+        |a: &&dyn Architecture| a.names().contains(&name) || body.as_ref().is_some_and(|b| a.names().contains(&&**b));
+    ARCHITECTURES.iter().copied().find(is).ok_or_else(|| ModelError::UnknownArchitecture {
         path: settings.path().to_path_buf(),
         found: name.to_owned(),
         known: families().join(", "),

@@ -15,6 +15,7 @@ mod logits;
 mod mlp;
 mod quantile;
 mod score;
+mod urm;
 mod value;
 
 use crate::batch::MicroBatch;
@@ -115,6 +116,7 @@ pub const HEADS: &[&dyn HeadKind] = &[
     &value::Value,
     &score::Score,
     &ldl::Ldl,
+    &urm::Urm,
 ];
 
 /// Loads the head that a model's manifest or preset describes.
