@@ -122,8 +122,8 @@ impl TensorSpec {
     /// The part that a rank has in a model of these heads.
     pub fn held(&self, heads: HeadLayout, shard: Shard) -> Held {
         let all = || {
-            let (rows, columns) = (vec![0..self.outputs], 0..self.inputs);
-            Held { count: self.count, rows, repeated: self.outputs, columns }
+            let outputs = 0..self.outputs;
+            Held { count: self.count, rows: vec![outputs], repeated: self.outputs, columns: 0..self.inputs }
         };
         match self.cut {
             Cut::Nowhere => all(),
