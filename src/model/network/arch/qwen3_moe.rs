@@ -37,7 +37,8 @@ impl Architecture for Qwen3Moe {
         })?;
         // Unlike in Qwen 3 without experts, all layers have the window.
         let window = if settings.has("sliding_window") { settings.size("sliding_window")? } else { Some(4096) };
-        let window = window.filter(|_| flag(settings, "use_sliding_window").unwrap_or(false));
+        let slides = flag(settings, "use_sliding_window")?;
+        let window = window.filter(|_| slides);
         let bias = flag(settings, "attention_bias")?;
         Ok(DecoderSpec {
             qkv_bias: bias,
