@@ -46,6 +46,7 @@ from fixtures import (
     aliases,
     architectures,
     core,
+    decoders,
     gguf_files,
     internlm2,
     nemo,
@@ -58,7 +59,7 @@ from fixtures import (
     torch_files,
 )
 
-FOLDERS = {**architectures.ALL, **internlm2.ALL, **reward_models.ALL, **published_models.ALL, **nemo.TWINS}
+FOLDERS = {**architectures.ALL, **internlm2.ALL, **reward_models.ALL, **published_models.ALL, **decoders.ALL, **nemo.TWINS}
 
 
 def committed(folder: Path, only: str) -> None:

@@ -4,14 +4,24 @@
 //! [`super::decoder`] it describes. What would change the numbers and is not implemented is refused.
 
 mod architecture;
+mod cohere;
+mod cohere2;
 mod common;
+mod experts;
 mod gemma2;
+mod gemma3;
+mod granite;
 mod internlm2;
 mod llama;
 mod mistral;
+mod mixtral;
 mod nemotron;
+mod olmo2;
+mod phi3;
 mod qwen2;
 mod qwen3;
+mod qwen3_moe;
+mod smollm3;
 
 use crate::model::error::ModelError;
 use crate::model::settings::Settings;
@@ -26,6 +36,15 @@ pub const ARCHITECTURES: &[&dyn Architecture] = &[
     &qwen3::Qwen3,
     &gemma2::Gemma2,
     &internlm2::InternLm2,
+    &gemma3::Gemma3,
+    &qwen3_moe::Qwen3Moe,
+    &mixtral::Mixtral,
+    &phi3::Phi3,
+    &olmo2::Olmo2,
+    &granite::Granite,
+    &cohere::Cohere,
+    &cohere2::Cohere2,
+    &smollm3::SmolLm3,
 ];
 
 /// The families, as the names of their architectures begin.

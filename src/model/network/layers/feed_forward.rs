@@ -35,16 +35,16 @@ enum Weights {
 
 impl FeedForward {
     /// Loads this rank's share of the matrices: `up` is the gate, where there is one, and the way in, `[features, hidden]`
-    /// each; `down` leads back. The gate goes through the activation and multiplies the other; without one, the way in goes
-    /// through it.
+    /// each or the one on top of the other; `down` leads back. The gate goes through the activation and multiplies the
+    /// other; without one, the way in goes through it.
     pub fn load(
         context: &RankContext,
         up: &[Matrix],
         down: Matrix,
+        gated: bool,
         activation: Activation,
         bias: bool,
     ) -> Loaded<Self> {
-        let gated = up.len() > 1;
         let down = [down];
         let weights = match context.backend {
             Backend::Kernels(weights) => Weights::Packed {

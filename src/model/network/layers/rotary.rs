@@ -59,9 +59,9 @@ pub enum Scaling {
 #[derive(Debug, Clone)]
 pub struct Rotary {
     /// One for each pair of features.
-    inverse_frequencies: Vec<f32>,
+    pub(super) inverse_frequencies: Vec<f32>,
     /// Factor of cosines and sines.
-    attention_factor: f32,
+    pub(super) attention_factor: f32,
 }
 
 /// Cosines and sines of a micro-batch, `[tokens, pairs]` each.
