@@ -79,6 +79,10 @@ mod tests {
     fn wrappers_are_taken_off_where_all_names_have_them() {
         assert_eq!(wrapped(&["module._orig_mod.a", "module._orig_mod.b"]), "module._orig_mod.");
         assert_eq!(wrapped(&["module.a", "b"]), "");
+        assert_eq!(wrapped(&["_orig_mod.a"]), "_orig_mod.");
         assert_eq!(wrapped(&[]), "");
+        // Nobody wraps a model this often: what is left is a name that no model has.
+        let hostile = "module.".repeat(150_000);
+        assert_eq!(wrapped(&[&hostile, &hostile]).len(), MAX_WRAPPERS * "module.".len());
     }
 }
