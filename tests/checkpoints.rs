@@ -158,6 +158,22 @@ fn quantised_weights_are_scored_as_what_they_stand_for_at_every_degree() {
 fn options_in_a_file_of_their_own_are_listed_and_make_another_version() {
     let report = load(&fixture("quantized/modelopt-fp8"), 1).report();
     assert!(report.files.iter().any(|file| file.ends_with("hf_quant_config.json")));
+    assert_eq!(report.quantisation.as_deref(), Some("modelopt"));
+    let folder = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(fixture("quantized/modelopt-fp8")).unwrap().map(Result::unwrap) {
+        fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
+    }
+    let version = |folder: &Path| load(folder, 1).card().model_version.rsplit('@').next().unwrap().to_owned();
+    assert_eq!(version(folder.path()), version(&fixture("quantized/modelopt-fp8")));
+    let path = folder.path().join("hf_quant_config.json");
+    fs::write(&path, fs::read_to_string(&path).unwrap().replace("\"score\"", "\"score\", \"lm_head\"")).unwrap();
+    assert_ne!(version(folder.path()), version(&fixture("quantized/modelopt-fp8")));
+    // It is a file like the others, of which every byte counts where it is taken in.
+    let changed = fs::read_to_string(&path).unwrap().replace("\"FP8\"", "\"FP8_PER_CHANNEL_PER_TOKEN\"");
+    fs::write(&path, changed).unwrap();
+    let config = Config { model: folder.path().to_str().unwrap().into(), threads: 1, ..Config::default() };
+    let refused = ModelEngine::load(&config).err().unwrap().to_string();
+    assert!(refused.contains("weight_scale") && refused.contains("expected"), "{refused}");
 }
 
 #[test]

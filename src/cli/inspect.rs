@@ -102,6 +102,9 @@ fn to_text(Inspected { report, template, named_templates, sample }: &Inspected) 
     line("vocabulary", &format!("{} ids", shape.vocabulary));
     line("parameters", &format!("{} and {} in the head", report.parameters.total(), report.head_parameters));
     line("precision", &report.precision);
+    if let Some(format) = &report.quantisation {
+        line("quantised", &format!("{format} in the files, read as plain weights; activations are not rounded"));
+    }
     for (rank, bytes) in report.bytes_per_rank.iter().enumerate() {
         line("memory", &format!("rank {rank}: {:.1} MiB of weights", *bytes as f64 / f64::from(1 << 20)));
     }

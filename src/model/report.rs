@@ -39,6 +39,8 @@ pub struct Report {
     pub chat_template: bool,
     /// Type of the arithmetic.
     pub precision: &'static str,
+    /// The format by which the weights are quantised in the files, as the configuration names it; `None` if they are not.
+    pub quantisation: Option<String>,
     /// Weights of the backbone, by where they stand.
     pub parameters: Parameters,
     /// Weights of the head.

@@ -3,7 +3,7 @@
 //! A value is `round((code - zero) * scale)` in the type of the scales, or as the format says.
 
 use super::method::Matrix;
-use super::scales::{Scales, Table};
+use super::scales::{Scales, Table, read_bytes};
 use crate::model::checkpoint::{ElementType, Slice, WeightSource};
 use crate::model::compute::dtype::Precision;
 use crate::model::error::ModelError;
@@ -69,9 +69,7 @@ impl Scaled {
         let [height, width] = self.scales.block;
         let rows = slice.rows.start / height..slice.rows.end.div_ceil(height);
         let columns = slice.columns.start / width..slice.columns.end.div_ceil(width);
-        let bytes = files.read_raw(name, &Slice { rows: rows.clone(), columns: columns.clone() })?;
-        let values = bytes.into_iter().map(|byte| byte as i8).collect();
-        Ok(Some(Table::new(&rows, &columns, values, false)))
+        read_bytes(files, name, rows, columns).map(Some)
     }
 }
 
