@@ -38,7 +38,7 @@ demo:
 
 test: check
 	$(CARGO) test --release --locked
-	$(MAKE) --no-print-directory loom stock-client trainers-quick python-test
+	$(MAKE) --no-print-directory hot-loops loom stock-client trainers-quick python-test
 
 check:
 	$(CARGO) fmt --all --check
@@ -48,6 +48,12 @@ check:
 	  $(CARGO) check --release --locked --lib --no-default-features --features $$wall || exit 1; \
 	done
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked --no-deps --lib
+
+# Whether the compiler has kept the accumulators of the linear layers in registers, which no result would tell.
+.PHONY: hot-loops
+hot-loops:
+	$(BUILD)
+	if [ "$$(uname -m)" = x86_64 ]; then $(PYTHON) tools/hot_loops.py target/release/reward-sidecar; fi
 
 # A build of its own, since other crates know the flag, too.
 loom:

@@ -5,7 +5,7 @@ use std::ops::{Deref, DerefMut};
 use std::thread::LocalKey;
 
 /// Bytes of a cache line; also those of the widest register. A load that straddles two lines costs twice.
-const LINE: usize = 64;
+pub(super) const LINE: usize = 64;
 
 /// A buffer of numbers whose first one lies at the start of a cache line.
 #[derive(Debug, Default)]

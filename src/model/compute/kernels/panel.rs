@@ -14,7 +14,7 @@ use super::grid::Block;
 use super::isa::Isa;
 
 /// Rows of activations that meet all weights before the next ones do. A multiple of every tile's height.
-pub(super) const BLOCK_ROWS: usize = 96;
+pub(super) const BLOCK_ROWS: usize = 192;
 
 /// The size of a weight matrix `[n, k]`, and the instruction set for whose tiles it is packed.
 #[derive(Debug, Clone, Copy)]
