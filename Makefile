@@ -29,6 +29,7 @@ help:
 	@echo "make cuda-check     compile and link the GPU binary, without a GPU (some 20 minutes; about 1 GB)"
 	@echo "make book           the documentation as a book, in target/book"
 	@echo "make dist           packages for other machines, in target/dist"
+	@echo "make newcomer       install each of them where nothing is, and compare the rewards (as root; needs debootstrap)"
 	@echo "make deny           licences, bans and sources of all dependencies (needs cargo-deny)"
 
 demo:
@@ -151,6 +152,11 @@ $(VENV)/book: Makefile
 .PHONY: dist
 dist:
 	packaging/dist.sh
+
+.PHONY: newcomer
+newcomer:
+	$(BUILD)
+	packaging/newcomer.sh
 
 cuda-check:
 	tools/cuda/check.sh

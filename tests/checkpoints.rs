@@ -109,6 +109,21 @@ fn a_gguf_base_takes_a_head_from_beside_it() {
 }
 
 #[test]
+fn a_classifier_in_a_gguf_file_is_the_head() {
+    for (name, labels) in [("classifier-yarn", &["good", "bad", "odd"][..]), ("classifier-linear", &["LABEL_0"])] {
+        let folder = fixture("gguf").join(name);
+        let (reference, path) = (reference(&folder), folder.join("model.gguf"));
+        let mut whole = load(&path, 1);
+        assert_eq!(whole.card().attributes, labels, "{name}");
+        let table = score(&mut whole, &reference);
+        compare(name, &table, &reference);
+        for tp in [2, 4] {
+            assert_eq!(bits(&score(&mut load(&path, tp), &reference)), bits(&table), "{name}, tp {tp}");
+        }
+    }
+}
+
+#[test]
 fn adapters_in_the_layout_of_peft_are_merged() {
     for name in ["llama", "internlm2", "nemotron-patterns", "qwen3-rslora-bin"] {
         let folder = fixture("adapter").join(name);

@@ -12,7 +12,7 @@ What is where in tests/fixtures:
     hf/NAME          folders in Hugging Face layout, safetensors
     bin/NAME         twins of those as pytorch_model.bin
     nemo/NAME        twins as NeMo folders, and nemo/NAME.nemo as a tar file; distributed ones among them
-    gguf/NAME        model.gguf, with the head in head.safetensors
+    gguf/NAME        model.gguf, with the head in head.safetensors or in itself
     quantized/NAME   folders in Hugging Face layout whose matrices are codes and scales
     adapter/NAME     LoRA adapters in PEFT layout on folders in hf
     tokenizer/NAME   SentencePiece models; `cases` are pairs of `text` and `ids`, without BOS and EOS

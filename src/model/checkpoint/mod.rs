@@ -10,6 +10,7 @@ mod dense;
 mod folder;
 pub(crate) mod gguf;
 mod mapped;
+mod names;
 mod nemo;
 pub(crate) mod peft;
 mod pytorch;

@@ -68,7 +68,7 @@ fn nemo(path: &Path) -> Result<Opened, ModelError> {
     })
 }
 
-/// A GGUF file, which never holds a head.
+/// A GGUF file, with the head of a classifier or without.
 fn gguf(path: &Path) -> Result<Opened, ModelError> {
     let file = GgufFile::open(path)?;
     Ok(Opened {

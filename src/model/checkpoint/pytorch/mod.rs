@@ -18,18 +18,13 @@ use pickle::{Pickle, TensorView, Value};
 pub use saved::SavedTensor;
 use strided::Strided;
 
+use super::names::wrapped;
 use super::{MappedFile, Slice, TensorInfo, WeightSource};
 use crate::model::compute::dtype::Precision;
 use crate::model::error::ModelError;
 
 /// Keys under which training frameworks put the model's own state dict.
 const WRAPPERS: [&str; 4] = ["state_dict", "model", "module", "model_state_dict"];
-
-/// What wrappers of a model put before the names of its tensors.
-const PREFIXES: [&str; 2] = ["module.", "_orig_mod."];
-
-/// Wrappers around one another at most: data-parallel, compiled and a trainer's own are three.
-const MAX_WRAPPERS: usize = 8;
 
 /// The tensors of one file.
 #[derive(Debug)]
@@ -64,30 +59,15 @@ fn tensors(file: &MappedFile) -> Result<BTreeMap<String, Entry>, String> {
     let pickle = Pickle::run(archive.pickle(file.bytes()))?;
     let views = state_dict(&pickle)?;
     let names: Vec<&str> = views.iter().map(|(name, _)| *name).collect();
-    let wrapped = prefix(&names).len();
+    let outer = wrapped(&names).len();
     let mut tensors = BTreeMap::new();
     for (name, view) in &views {
         let entry = Entry::new(view, &archive).map_err(|reason| format!("tensor {name:?} {reason}"))?;
-        if tensors.insert(name[wrapped..].to_owned(), entry).is_some() {
+        if tensors.insert(name[outer..].to_owned(), entry).is_some() {
             return Err(format!("tensor {name:?} is there twice"));
         }
     }
     Ok(tensors)
-}
-
-/// What wrappers of the model put before all of its names.
-fn prefix<'a>(names: &[&'a str]) -> &'a str {
-    let Some(first) = names.first() else { return "" };
-    let mut end = 0;
-    for _ in 0..MAX_WRAPPERS {
-        let Some(prefix) = PREFIXES.iter().find(|prefix| first[end..].starts_with(**prefix)) else { break };
-        let longer = end + prefix.len();
-        if !names.iter().all(|name| name.starts_with(&first[..longer])) {
-            break;
-        }
-        end = longer;
-    }
-    &first[..end]
 }
 
 /// The named tensors of the outermost dictionary, or of the one that it wraps; at least one.

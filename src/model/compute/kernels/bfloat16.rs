@@ -1,9 +1,9 @@
-//! Weights in bfloat16, two bytes each, widened to float32 a run of a panel at a time.
+//! Weights in bfloat16, two bytes each, widened to float32 as they are loaded.
 
 use half::bf16;
 
-use super::aligned::{Aligned, with_scratch};
-use super::float::{FloatBlock, FloatPanels, MAX_DEPTH};
+use super::aligned::Aligned;
+use super::float;
 use super::panel::{BlockTask, Dimensions, Panels, Properties, pack};
 
 /// What is to be known of it.
@@ -29,10 +29,7 @@ impl Bfloat16 {
 
 impl Panels for Bfloat16 {
     fn compute(&self, dimensions: Dimensions, task: BlockTask) {
-        with_scratch(MAX_DEPTH.min(dimensions.k) * dimensions.isa.width(), |widened| {
-            let panels = FloatPanels::Bf16 { panels: &self.0, widened };
-            dimensions.isa.run(FloatBlock { dimensions, task, panels });
-        });
+        float::compute(&self.0, dimensions, task);
     }
 
     fn bytes(&self) -> usize {

@@ -1,7 +1,7 @@
 //! Weights in float32, four bytes each, read where they lie.
 
 use super::aligned::Aligned;
-use super::float::{FloatBlock, FloatPanels};
+use super::float;
 use super::panel::{BlockTask, Dimensions, Panels, Properties, pack};
 
 /// What is to be known of it.
@@ -27,7 +27,7 @@ impl Float32 {
 
 impl Panels for Float32 {
     fn compute(&self, dimensions: Dimensions, task: BlockTask) {
-        dimensions.isa.run(FloatBlock { dimensions, task, panels: FloatPanels::F32(&self.0) });
+        float::compute(&self.0, dimensions, task);
     }
 
     fn bytes(&self) -> usize {

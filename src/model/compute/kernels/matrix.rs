@@ -18,7 +18,7 @@ impl PackedMatrix {
     /// If `weights` does not hold `n * k` values.
     pub fn pack(n: usize, k: usize, weights: &[f32]) -> Self {
         assert_eq!(weights.len(), n * k, "a [{n}, {k}] matrix has {} values", n * k);
-        Self::pack_for(Isa::detect(), WeightType::F32, &[weights], k)
+        Self::pack_for(Isa::current(), WeightType::F32, &[weights], k)
     }
 
     /// Packs several row-major matrices of `k` columns, one under the other: one pass over the activations then serves
@@ -27,7 +27,7 @@ impl PackedMatrix {
     /// # Panics
     /// If `k` is zero or a matrix does not hold whole rows.
     pub fn pack_rows(weight_type: WeightType, matrices: &[&[f32]], k: usize) -> Self {
-        Self::pack_for(Isa::detect(), weight_type, matrices, k)
+        Self::pack_for(Isa::current(), weight_type, matrices, k)
     }
 
     /// [`Self::pack_rows`] in the layout of a given instruction set, which [`super::linear`] will then use.

@@ -21,7 +21,9 @@ mod feed_forward;
 mod float;
 mod float32;
 mod grid;
+mod int16;
 mod int8;
+mod integer;
 mod isa;
 mod lanes;
 mod linear;
@@ -31,6 +33,7 @@ mod panel;
 mod peak;
 mod rotary;
 mod simd;
+mod sweep;
 #[cfg(test)]
 pub(in crate::model) mod testing;
 mod tile;

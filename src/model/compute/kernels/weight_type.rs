@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::panel::{Panels, Properties};
-use super::{bfloat16, float32, int8};
+use super::{bfloat16, float32, int8, int16};
 
 /// How weights are stored. Sums are float32 or exact whatever it is; what is rounded is the weights, and for integers the
 /// activations that meet them.
@@ -12,7 +12,8 @@ pub struct WeightType(&'static Properties);
 
 impl WeightType {
     /// All of them, the most exact first.
-    pub const ALL: [Self; 3] = [Self::F32, Self(&bfloat16::PROPERTIES), Self(&int8::PROPERTIES)];
+    pub const ALL: [Self; 4] =
+        [Self::F32, Self(&int16::PROPERTIES), Self(&bfloat16::PROPERTIES), Self(&int8::PROPERTIES)];
 
     /// Weights as they are.
     pub const F32: Self = Self(&float32::PROPERTIES);
