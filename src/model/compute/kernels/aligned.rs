@@ -25,7 +25,7 @@ impl<T: Copy + Default> Aligned<T> {
     }
 
     /// Makes it at least `len` long. What it held is lost if it must grow.
-    fn reserve(&mut self, len: usize) {
+    pub(super) fn reserve(&mut self, len: usize) {
         if self.len < len {
             *self = Self::zeros(len);
         }
