@@ -102,6 +102,7 @@ fn to_text(Inspected { report, template, named_templates, sample }: &Inspected) 
     line("vocabulary", &format!("{} ids", shape.vocabulary));
     line("parameters", &format!("{} and {} in the head", report.parameters.total(), report.head_parameters));
     line("precision", &report.precision);
+    line("arithmetic", &format!("revision {}", report.arithmetic_revision));
     for (rank, bytes) in report.bytes_per_rank.iter().enumerate() {
         line("memory", &format!("rank {rank}: {:.1} MiB of weights", *bytes as f64 / f64::from(1 << 20)));
     }

@@ -39,6 +39,8 @@ pub struct Report {
     pub chat_template: bool,
     /// Type of the arithmetic.
     pub precision: &'static str,
+    /// Number of the arithmetic, which is part of the version.
+    pub arithmetic_revision: u32,
     /// Weights of the backbone, by where they stand.
     pub parameters: Parameters,
     /// Weights of the head.
