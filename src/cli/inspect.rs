@@ -105,6 +105,7 @@ fn to_text(Inspected { report, template, named_templates, sample }: &Inspected) 
     if let Some(format) = &report.quantisation {
         line("quantised", &format!("{format} in the files, read as plain weights; activations are not rounded"));
     }
+    line("arithmetic", &format!("revision {}", report.arithmetic_revision));
     for (rank, bytes) in report.bytes_per_rank.iter().enumerate() {
         line("memory", &format!("rank {rank}: {:.1} MiB of weights", *bytes as f64 / f64::from(1 << 20)));
     }

@@ -223,6 +223,7 @@ impl Settings {
             device: self.device,
             dtype: self.dtype,
             threads: self.threads,
+            isa: None,
             prefix_cache: self.prefix_cache(),
             cache_dir: self.cache_dir.clone(),
         })

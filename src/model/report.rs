@@ -41,6 +41,8 @@ pub struct Report {
     pub precision: &'static str,
     /// The format by which the weights are quantised in the files, as the configuration names it; `None` if they are not.
     pub quantisation: Option<String>,
+    /// Number of the arithmetic, which is part of the version.
+    pub arithmetic_revision: u32,
     /// Weights of the backbone, by where they stand.
     pub parameters: Parameters,
     /// Weights of the head.

@@ -9,11 +9,13 @@ use std::path::{Path, PathBuf};
 
 use super::base::{self, Opened};
 use super::digest::{Fingerprint, Ingredient};
+use super::digest_memory::DigestMemory;
 use super::manifest::AdapterPart;
 use super::preset::{self, PresetReport, Tokens, check_weightings};
 use super::reference::{Found, MANIFEST_FILE, Place};
 use crate::engine::{ReadPolicy, TextAssets};
 use crate::model::checkpoint::{ATTRIBUTE_WEIGHTS, Adapter, Composed, Rounding, SafetensorsFile, WeightSource};
+use crate::model::compute::kernels::REVISION;
 use crate::model::config::Config;
 use crate::model::error::ModelError;
 use crate::model::network::arch;
@@ -172,10 +174,10 @@ impl Blueprint {
     }
 
     /// A digest of everything that makes the model's numbers.
-    pub fn fingerprint(&self, attributes: &[String]) -> Result<String, ModelError> {
+    pub fn fingerprint(&self, attributes: &[String], memory: &DigestMemory) -> Result<String, ModelError> {
         let mut fingerprint = Fingerprint::default();
         for ingredient in &self.ingredients {
-            ingredient.add_to(&mut fingerprint)?;
+            ingredient.add_to(&mut fingerprint, |path| memory.tree_hash(path))?;
         }
         fingerprint.add("settings", self.settings.value().to_string().as_bytes());
         if self.text.tokenizer_json.is_some() {
@@ -194,8 +196,8 @@ impl Blueprint {
         fingerprint.add("attributes", format!("{attributes:?}").as_bytes());
         fingerprint.add("weightings", format!("{:?} {:?}", self.weightings, self.default_weighting).as_bytes());
         fingerprint.add("head", format!("{:?} {:?}", self.reads, self.head).as_bytes());
-        // Other arithmetic is named beside the digest, which tells models apart.
-        fingerprint.add("precision", b"f32");
+        // The type of the weights and the device are named beside the digest, which tells models apart.
+        fingerprint.add("arithmetic", &REVISION.to_le_bytes());
         Ok(fingerprint.short())
     }
 

@@ -56,13 +56,13 @@ impl LongRope {
         let attention = match settings.number(&field("attention_factor"))? {
             Some(factor) => factor,
             None if factor <= 1.0 => 1.0,
-            None => (1.0 + factor.ln() / (original as f64).ln()).sqrt(),
+            None => (1.0 + libm::log(factor) / libm::log(original as f64)).sqrt(),
         };
         let mut rotary = Rotary::new(features, theta, Scaling::None);
         for (i, (frequency, factor)) in rotary.inverse_frequencies.iter_mut().zip(&short).enumerate() {
             // The power once more, for the product is rounded before it is inverted.
             let exponent = (2 * i) as f32 / features as f32;
-            let power = f64::from(theta as f32).powf(f64::from(exponent)) as f32;
+            let power = libm::pow(f64::from(theta as f32), f64::from(exponent)) as f32;
             *frequency = 1.0 / (*factor as f32 * power);
         }
         rotary.attention_factor = attention as f32;

@@ -4,15 +4,27 @@
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Storage, Tensor, bail};
 
 use super::line_sum::{blocks, line_sum};
-use super::matrix::read_biases;
+use super::matrix::{Stack, read_biases};
 use super::{Loaded, Matrix};
 use crate::model::collective::Collective;
-use crate::model::compute::kernels::{Addends, PackedMatrix, WeightType, linear, linear_continue};
+use crate::model::compute::kernels::{Addends, PackedMatrix, Rows, WeightType, linear, linear_continue};
 use crate::model::compute::storage::{output, values};
 use crate::model::network::backbone::RankContext;
 
-/// Rows that go from rank to rank at a time: enough work for every thread, few enough that no rank waits long.
-const BLOCK_ROWS: usize = 384;
+/// Rows that go from rank to rank at a time, where there are many: enough work for every thread.
+const MOST_ROWS: usize = 384;
+
+/// And where there are few: below that, reading the weights once more for each block costs more than waiting does.
+const LEAST_ROWS: usize = 48;
+
+/// Blocks for each rank that are wanted, so that ranks seldom wait for the first block to arrive and the last one to leave.
+const BLOCKS_PER_RANK: usize = 4;
+
+/// Rows that go from rank to rank at a time, in whole tiles. It decides how soon ranks are at work, and no bit.
+fn block_rows(rows: usize, world: usize) -> usize {
+    const TILE: usize = 12;
+    rows.div_ceil(world * BLOCKS_PER_RANK).next_multiple_of(TILE).clamp(LEAST_ROWS, MOST_ROWS)
+}
 
 /// A linear layer: see [`super::Linear`]. Packed once for the kernel that reads it.
 pub struct Packed {
@@ -23,16 +35,10 @@ pub struct Packed {
 impl Packed {
     /// See [`super::Linear::load`].
     pub fn load(context: &RankContext, weights: WeightType, matrices: &[Matrix], bias: bool) -> Loaded<Self> {
-        let mut parts = Vec::new();
-        for matrix in matrices {
-            for part in matrix.read(context)? {
-                parts.push(part?);
-            }
-        }
-        let parts: Vec<&[f32]> = parts.iter().map(Vec::as_slice).collect();
-        let inputs = matrices.first().map_or(0, |matrix| matrix.columns.len());
-        let bias = read_biases(context, matrices, bias)?;
-        Ok(Self { weight: PackedMatrix::pack_rows(weights, &parts, inputs), bias })
+        let stack = Stack::open(context, matrices)?;
+        let rows = Rows { n: stack.outputs(), k: stack.inputs(), read: &|rows| stack.read(rows) };
+        let weight = PackedMatrix::load(weights, &rows)?;
+        Ok(Self { weight, bias: read_biases(context, matrices, bias)? })
     }
 
     /// See [`super::Linear::forward`].
@@ -60,12 +66,12 @@ impl Packed {
         ranks: &dyn Collective,
     ) -> Result<Tensor> {
         let outputs = self.weight.n();
-        let (_, inputs) = x.dims2()?;
+        let (tokens, inputs) = x.dims2()?;
         let (storage, layout) = x.storage_and_layout();
         let Storage::Cpu(storage) = &*storage else { bail!("expected activations on the CPU") };
         let x = values(storage, layout)?;
         let mut rows = Vec::new();
-        let sum = line_sum(ranks, blocks(x.len() / inputs, BLOCK_ROWS), outputs, |block, taken| {
+        let sum = line_sum(ranks, blocks(tokens, block_rows(tokens, ranks.world())), outputs, |block, taken| {
             inner(&x[block.start * inputs..block.end * inputs], &mut rows);
             Ok(match taken {
                 Some(mut sums) => {

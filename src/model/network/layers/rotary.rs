@@ -154,7 +154,7 @@ impl Rotary {
             "yarn" => {
                 let original_context = original_context()?;
                 let factor = optional("factor")?.unwrap_or(context as f64 / original_context);
-                let stretched = |scale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * scale * factor.ln() + 1.0 };
+                let stretched = |scale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * scale * libm::log(factor) + 1.0 };
                 let attention_factor = match (
                     settings.number(&field("attention_factor"))?,
                     settings.number(&field("mscale"))?.filter(|scale| *scale != 0.0),
@@ -188,7 +188,7 @@ impl Rotary {
         let powers = (0..features.div_ceil(2)).map(|i| {
             let exponent = (2 * i) as f32 / features as f32;
             // PyTorch narrows the base to float32; the power is rounded once.
-            f64::from(theta as f32).powf(f64::from(exponent)) as f32
+            libm::pow(f64::from(theta as f32), f64::from(exponent)) as f32
         });
         let inverse_frequencies =
             powers.enumerate().map(|(i, power)| scaling.apply(i, power, features, theta)).collect();
@@ -207,7 +207,7 @@ impl Rotary {
         (cos.par_chunks_mut(columns), sin.par_chunks_mut(columns), positions).into_par_iter().for_each(
             |(cos, sin, &position)| {
                 for ((cos, sin), &frequency) in cos.iter_mut().zip(sin).zip(&self.inverse_frequencies) {
-                    let (s, c) = f64::from(position as f32 * frequency).sin_cos();
+                    let (s, c) = libm::sincos(f64::from(position as f32 * frequency));
                     // As there: rounded, then scaled.
                     (*cos, *sin) = (c as f32 * self.attention_factor, s as f32 * self.attention_factor);
                 }
@@ -252,8 +252,8 @@ impl Scaling {
             }
             Self::Yarn { factor, beta_fast, beta_slow, original_context, truncate, .. } => {
                 let feature_that_turns = |turns: f64| {
-                    features as f64 * (original_context / (turns * 2.0 * std::f64::consts::PI)).ln()
-                        / (2.0 * theta.ln())
+                    features as f64 * libm::log(original_context / (turns * 2.0 * std::f64::consts::PI))
+                        / (2.0 * libm::log(theta))
                 };
                 let (low, high) = (feature_that_turns(beta_fast), feature_that_turns(beta_slow));
                 let (low, high) = if truncate { (low.floor(), high.ceil()) } else { (low, high) };
@@ -385,7 +385,7 @@ mod tests {
             parameters.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
             read(8, serde_json::json!({"rope_parameters": parameters})).unwrap().attention_factor
         };
-        assert_eq!(factor(serde_json::json!({})), (0.1 * 4f64.ln() + 1.0) as f32);
+        assert_eq!(factor(serde_json::json!({})), (0.1 * libm::log(4.0) + 1.0) as f32);
         assert_eq!(factor(serde_json::json!({"attention_factor": 0.5})), 0.5);
         assert_eq!(factor(serde_json::json!({"mscale": 1.0, "mscale_all_dim": 1.0})), 1.0);
     }

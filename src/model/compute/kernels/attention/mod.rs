@@ -21,6 +21,7 @@ use rayon::prelude::*;
 
 pub use past::{Kept, Past, PastRun};
 pub use plan::AttentionPlan;
+pub(super) use softmax::SLACK;
 
 use self::blocks::Blocks;
 use self::bundle::Bundle;
@@ -29,7 +30,7 @@ use super::isa::Isa;
 use crate::model::shapes::AttentionOptions;
 
 /// Keys per block. A constant of the arithmetic, not of the machine: changing it changes bits.
-const BLOCK: usize = 64;
+pub(super) const BLOCK: usize = 64;
 
 /// Attention of every row over the positions of its path, its own last: `qkv` is `[t, layout.row()]`, with queries and
 /// keys already rotated, and `out` is `[t, heads * head_dim]`. The rows and the layout are those of `plan`; what they

@@ -83,7 +83,7 @@ impl<const HEIGHT: usize> Task for Score<'_, HEIGHT> {
 
 /// How far a score may lie above its row's reference before the reference moves: weights stay below `e^8`, and most blocks
 /// move nothing. A constant of the arithmetic: changing it changes bits.
-const SLACK: f32 = 8.0;
+pub(in super::super) const SLACK: f32 = 8.0;
 
 /// The running softmax of a tile's rows.
 pub(super) struct Running<'a> {

@@ -19,10 +19,11 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::aligned::{Aligned, with_scratch};
-use super::panel::{BlockTask, Dimensions, Panels, panel};
+use super::panel::{BlockTask, Dimensions, Panels, Rows, panel};
 use super::simd::Simd;
 use super::sweep::{Arithmetic, Part, Sweep, prefetch, run_length};
 use super::tile::MAX_HEIGHT;
+use crate::model::error::ModelError;
 
 /// Most inputs of a group.
 const MAX_GROUP: usize = 256;
@@ -83,26 +84,26 @@ pub(super) struct Integers<W> {
 }
 
 impl<W: IntegerWeight> Integers<W> {
-    /// Packs rows of `k` weights, each group rounded by its largest value.
-    pub(super) fn pack(rows: &[&[f32]], width: usize, k: usize) -> Self {
+    /// Packs rows of weights, each group rounded by its largest value.
+    pub(super) fn pack(rows: &Rows, width: usize) -> Result<Self, ModelError> {
+        let k = rows.k;
         let (each, groups) = (2 * k.div_ceil(2) * width, k.div_ceil(W::GROUP));
-        let panels = rows.len().div_ceil(width);
+        let panels = rows.n.div_ceil(width);
         let (mut values, mut scales) = (Aligned::zeros(panels * each), Aligned::zeros(panels * groups * width));
-        values.par_chunks_mut(each).zip(scales.par_chunks_mut(groups * width)).zip(rows.par_chunks(width)).for_each(
-            |((panel, scales), rows): ((&mut [W], &mut [f32]), _)| {
-                for (column, row) in rows.iter().enumerate() {
-                    for (group, weights) in row.chunks(W::GROUP).enumerate() {
-                        let (inverse, scale) = group_scales(weights, W::LIMIT);
-                        scales[group * width + column] = scale;
-                        for (i, weight) in weights.iter().enumerate() {
-                            let k = group * W::GROUP + i;
-                            panel[(k / 2 * width + column) * 2 + k % 2] = W::narrow(nearest(weight * inverse));
-                        }
+        let destinations = values.par_chunks_mut(each).zip(scales.par_chunks_mut(groups * width));
+        rows.fill(width, destinations, |(panel, scales): (&mut [W], &mut [f32]), rows| {
+            for (column, row) in rows.chunks_exact(k).enumerate() {
+                for (group, weights) in row.chunks(W::GROUP).enumerate() {
+                    let (inverse, scale) = group_scales(weights, W::LIMIT);
+                    scales[group * width + column] = scale;
+                    for (i, weight) in weights.iter().enumerate() {
+                        let k = group * W::GROUP + i;
+                        panel[(k / 2 * width + column) * 2 + k % 2] = W::narrow(nearest(weight * inverse));
                     }
                 }
-            },
-        );
-        Self { values, scales }
+            }
+        })?;
+        Ok(Self { values, scales })
     }
 }
 
