@@ -14,6 +14,7 @@ What is where in tests/fixtures:
     nemo/NAME        twins as NeMo folders, and nemo/NAME.nemo as a tar file
     gguf/NAME        model.gguf, with the head in head.safetensors
     adapter/NAME     LoRA adapters in PEFT layout on folders in hf
+    peft/NAME        adapters that PEFT itself writes, on folders in peft/base
     tokenizer/NAME   SentencePiece models; `cases` are pairs of `text` and `ids`, without BOS and EOS
 
 Every model has a `reference.json` beside it:
@@ -47,6 +48,7 @@ from fixtures import (
     gguf_files,
     internlm2,
     nemo,
+    peft_adapters,
     reward_models,
     sweep,
     tokenizers,
@@ -62,7 +64,7 @@ def committed(folder: Path, only: str) -> None:
         if only in name:
             core.write(folder / "hf" / name, fixture)
     tokenizers.write_all(folder / "tokenizer", only)
-    for formats in (aliases, nemo, torch_files, gguf_files, adapters):
+    for formats in (aliases, nemo, torch_files, gguf_files, adapters, peft_adapters):
         formats.write_all(folder, only)
     print(f"{core.size(folder) / 1e6:.2f} MB in {folder}")
 
