@@ -129,6 +129,7 @@ observability:
 fixtures:
 	$(PYTHON) -m venv target/fixtures-venv
 	target/fixtures-venv/bin/python -m pip install --quiet -r tools/requirements.txt
+	target/fixtures-venv/bin/python -m pip install --quiet --no-deps -r tools/requirements-no-deps.txt
 	target/fixtures-venv/bin/python tools/make_fixtures.py
 
 # Then the list of cases in which ours differ from it: what the test prints.

@@ -15,6 +15,7 @@ What is where in tests/fixtures:
     gguf/NAME        model.gguf, with the head in head.safetensors or in itself
     quantized/NAME   folders in Hugging Face layout whose matrices are codes and scales
     adapter/NAME     LoRA adapters in PEFT layout on folders in hf
+    peft/NAME        adapters that PEFT itself writes, on folders in peft/base
     tokenizer/NAME   SentencePiece models; `cases` are pairs of `text` and `ids`, without BOS and EOS
 
 Every model has a `reference.json` beside it:
@@ -50,6 +51,7 @@ from fixtures import (
     gguf_files,
     internlm2,
     nemo,
+    peft_adapters,
     published_models,
     quantized,
     reward_models,
@@ -68,7 +70,7 @@ def committed(folder: Path, only: str) -> None:
         if only in name:
             core.write(folder / "hf" / name, fixture)
     tokenizers.write_all(folder / "tokenizer", only)
-    for formats in (aliases, nemo, torch_dist, torch_files, gguf_files, adapters, quantized):
+    for formats in (aliases, nemo, torch_dist, torch_files, gguf_files, adapters, peft_adapters, quantized):
         formats.write_all(folder, only)
     print(f"{core.size(folder) / 1e6:.2f} MB in {folder}")
 

@@ -4,7 +4,6 @@
 //! `src/model/source/base.rs`.
 
 mod adapter;
-mod adapter_part;
 mod composed;
 mod dense;
 mod folder;
@@ -12,14 +11,15 @@ pub(crate) mod gguf;
 mod mapped;
 mod names;
 mod nemo;
-pub(crate) mod peft;
 mod pytorch;
 pub mod quantized;
 mod safetensors;
 mod shards;
 mod weights;
 
-pub use adapter::{ADAPTER_CONFIG, Adapter};
+#[cfg(fuzzing)]
+pub(crate) use adapter::peft;
+pub use adapter::{ADAPTER_CONFIG, Adapter, Unchanged};
 pub use composed::{Composed, Rounding};
 pub use dense::Dense;
 pub use folder::open_folder;

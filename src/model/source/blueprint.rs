@@ -113,6 +113,9 @@ impl Blueprint {
             (None, Some(part)) => Some(parts.adapter(&part, weights.as_ref(), layers, head_is_apart, &mut text)?),
             (None, None) => None,
         };
+        if let Some(adapter) = &adapter {
+            adapted_settings(adapter, &mut settings);
+        }
         let head_weights = match (&config.head, used.head.file.take()) {
             (Some(path), _) => Some(parts.head(path.clone())?),
             (None, Some(file)) => Some(parts.head_of_manifest(&file)?),
@@ -287,6 +290,21 @@ impl Parts<'_> {
         };
         self.ingredients.push(Ingredient::Embedded(bytes));
         SafetensorsFile::embedded(path, bytes)
+    }
+}
+
+/// What the base's configuration says, as it is with an adapter: one of a classifier was trained as transformers'
+/// `*ForSequenceClassification` of whatever base, which skips padding, and one that brings an embedding table says how many
+/// tokens there are.
+fn adapted_settings(adapter: &Adapter, settings: &mut Settings) {
+    let body = settings.architecture().ok().and_then(|name| name.strip_suffix("ForCausalLM")).map(str::to_owned);
+    if let (true, Some(body)) = (adapter.classifies(), body) {
+        settings.set("architectures", vec![format!("{body}ForSequenceClassification")]);
+    }
+    if let Some(tokens) =
+        adapter.vocabulary().filter(|tokens| settings.size("vocab_size").ok().flatten() != Some(*tokens))
+    {
+        settings.set("vocab_size", tokens);
     }
 }
 
