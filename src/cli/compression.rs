@@ -152,7 +152,11 @@ mod tests {
     fn what_is_written_by_a_name_is_read_by_its_first_bytes() {
         for name in ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst"] {
             let bytes = encoded(name);
-            assert_eq!(is_compressed(&mut Cursor::new(&bytes)).unwrap(), is_named_compressed(Path::new(name)), "{name}");
+            assert_eq!(
+                is_compressed(&mut Cursor::new(&bytes)).unwrap(),
+                is_named_compressed(Path::new(name)),
+                "{name}"
+            );
             assert_eq!(decoded(bytes.clone()).unwrap(), TEXT, "{name}");
             // Files that were put one behind the other.
             assert_eq!(decoded([&bytes[..], &bytes[..]].concat()).unwrap(), TEXT.repeat(2), "{name}");

@@ -198,7 +198,10 @@ impl Score {
         let progress = match ended? {
             Ended::Done(scored) => (*scored)?,
             Ended::Interrupted(signal) => {
-                return Err(Failure::interrupted(signal, &output.leave(!is_parquet(&self.output) && !compression::is_named_compressed(&self.output))));
+                return Err(Failure::interrupted(
+                    signal,
+                    &output.leave(!is_parquet(&self.output) && !compression::is_named_compressed(&self.output)),
+                ));
             }
         };
         output.finish()?;

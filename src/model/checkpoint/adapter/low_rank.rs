@@ -30,39 +30,7 @@ pub(super) struct LowRank {
     pub(super) is_table: bool,
 }
 
-/// A slice of a change of low rank: `f * (W + scale * b a)`.
-pub struct Factors {
-    /// `[rank, columns]`.
-    pub a: Vec<f32>,
-    /// `[rows, rank]`.
-    pub b: Vec<f32>,
-    /// At least 1.
-    pub rank: usize,
-    /// What the product is multiplied by.
-    pub scale: f32,
-    /// What each row is multiplied by in the end: `f`.
-    pub row_factors: Option<Vec<f32>>,
-}
-
 impl LowRank {
-    /// A slice of the change to a matrix.
-    pub(super) fn of_matrix(
-        &self,
-        source: &dyn WeightSource,
-        slice: &Slice,
-        unchanged: &Unchanged,
-    ) -> Result<Factors, ModelError> {
-        let (a, b) = self.read(source, slice)?;
-        let row_factors = match &self.magnitudes {
-            None => None,
-            Some(name) => {
-                let norms = self.row_norms(source, slice, unchanged)?;
-                Some(quotients(&source.read(name, &Slice { rows: slice.rows.clone(), columns: 0..1 })?, &norms))
-            }
-        };
-        Ok(Factors { a, b, rank: self.rank, scale: self.scale, row_factors })
-    }
-
     /// Changes a slice.
     pub(super) fn merge(
         &self,

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use self::low_rank::LowRank;
-pub use self::low_rank::{Factors, Unchanged};
+pub use self::low_rank::Unchanged;
 use self::part::Part;
 use super::{PytorchFile, SafetensorsFile, Slice, TensorInfo, WeightSource};
 use crate::model::error::{ModelError, read_json};
@@ -309,12 +309,6 @@ impl Adapter {
                  lora_magnitude_vector, trainable_tokens_delta), nor one that was saved whole"
             ),
         )
-    }
-
-    /// A slice of the change of low rank to a matrix, for those who do not merge it; `None` where there is none.
-    pub fn factors(&self, name: &str, slice: &Slice, unchanged: &Unchanged) -> Result<Option<Factors>, ModelError> {
-        let change = self.low_rank.get(name).filter(|change| !change.is_table);
-        change.map(|change| change.of_matrix(self.source.as_ref(), slice, unchanged)).transpose()
     }
 
     /// Makes all changes to a slice of a tensor.
