@@ -4,6 +4,7 @@
 //! Every rank holds its heads and its part of the feed-forward features and of the vocabulary; the hidden state is the same
 //! on all of them. Two sums over all ranks per layer, one for the embedding.
 
+mod inventory;
 mod layer;
 mod spec;
 mod tensors;
@@ -11,7 +12,8 @@ mod tensors;
 use candle_core::{DType, Result, Tensor};
 use rayon::prelude::*;
 
-pub use spec::{DecoderSpec, ExpertNames, ExpertsSpec, HeadNormNames, Names, Parameters, QkvNames, UpNames};
+pub use inventory::Parameters;
+pub use spec::{DecoderSpec, ExpertNames, ExpertsSpec, HeadNormNames, Names, QkvNames, UpNames};
 pub use tensors::{Kind, TensorSpec};
 
 use layer::Layer;
