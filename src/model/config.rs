@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::compute::device::DeviceChoice;
 use super::compute::dtype::Dtype;
+use super::compute::kernels::Isa;
 use super::memory;
 
 /// What to load and how.
@@ -21,6 +22,8 @@ pub struct Config {
     pub untrained_attributes: bool,
     /// The day that chat templates are told where they ask for today's, as `YYYY-MM-DD`. Part of the model's version.
     pub template_date: Option<String>,
+    /// Fields of the model's configuration that are left out of it. Part of the model's version.
+    pub ignore_fields: Vec<String>,
     /// Tensor-parallel ranks.
     pub tp: usize,
     /// Where the first rank computes; the others follow.
@@ -29,6 +32,9 @@ pub struct Config {
     pub dtype: Dtype,
     /// CPU threads of the forward pass; 0 means all cores.
     pub threads: usize,
+    /// The instructions that the kernels use; `None` for the fastest that the machine has. All give the same bits, which is
+    /// what tests choose one for; no setting of a user does.
+    pub isa: Option<Isa>,
     /// Room for the keys and values of prefixes that later micro-batches may begin with. On the CPU alone.
     pub prefix_cache: CacheSize,
     /// Where downloaded bases are kept.
@@ -45,10 +51,12 @@ impl Default for Config {
             adapter: None,
             untrained_attributes: false,
             template_date: None,
+            ignore_fields: Vec::new(),
             tp: 1,
             device: DeviceChoice::Cpu,
             dtype: Dtype::Auto,
             threads: 0,
+            isa: None,
             prefix_cache: CacheSize::Bytes(0),
             cache_dir: PathBuf::new(),
         }

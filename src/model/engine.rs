@@ -1,13 +1,15 @@
 //! [`ModelEngine`]: a loaded model behind the [`Engine`] trait.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rayon::ThreadPool;
 
 use crate::batch::MicroBatch;
 use crate::engine::{Engine, EngineError, ModelCard, Prefixes, ScoreTable};
+use crate::model::checkpoint::quantized;
+use crate::model::compute::kernels::REVISION;
 use crate::model::config::Config;
 use crate::model::error::ModelError;
 use crate::model::network::arch;
@@ -17,6 +19,7 @@ use crate::model::ranks::{self, Passed, Ranks};
 use crate::model::report::Report;
 use crate::model::settings::default_labels;
 use crate::model::source::blueprint::Blueprint;
+use crate::model::source::digest_memory::DigestMemory;
 use crate::model::source::preset::PresetReport;
 
 /// A model, ready to score. The forward pass runs on threads of its own.
@@ -30,6 +33,9 @@ pub struct ModelEngine {
     preset: Option<PresetReport>,
     pool: Arc<ThreadPool>,
     unread_settings: Vec<String>,
+    ignored_settings: Vec<String>,
+    /// The format by which the weights are quantised in the files.
+    quantisation: Option<String>,
     files: Vec<PathBuf>,
 }
 
@@ -40,7 +46,7 @@ impl ModelEngine {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
         };
-        let pool = Arc::new(ranks::pool(threads)?);
+        let pool = Arc::new(ranks::pool(threads, config.isa)?);
         let started = std::time::Instant::now();
         let blueprint = Blueprint::open(config)?;
         let architecture = arch::find(&blueprint.settings)?;
@@ -55,7 +61,7 @@ impl ModelEngine {
         blueprint.settings.refuse_unread()?;
         let cache = config.prefix_cache;
         let load = || Ranks::load(&spec, blueprint.weights.as_ref(), backend, &devices, &pool, cache);
-        let (version, ranks) = pool.install(|| rayon::join(|| fingerprint(&blueprint), load));
+        let (version, ranks) = pool.install(|| rayon::join(|| fingerprint(&blueprint, &config.cache_dir), load));
         let ranks = ranks?;
         let Blueprint {
             name,
@@ -95,6 +101,7 @@ impl ModelEngine {
             load_ms = started.elapsed().as_millis() as u64, "model loaded"
         );
         say_what_is_kept(&ranks, spec.context);
+        let quantisation = settings.text(quantized::METHOD)?.map(str::to_owned);
         let unread_settings = settings.unread().into_iter().map(str::to_owned).collect();
         Ok(Self {
             card: Arc::new(card),
@@ -106,6 +113,8 @@ impl ModelEngine {
             preset,
             pool,
             unread_settings,
+            ignored_settings: settings.ignored().to_vec(),
+            quantisation,
             files,
         })
     }
@@ -136,6 +145,8 @@ impl ModelEngine {
             tokenizer: self.card.text.tokenizer_json.is_some(),
             chat_template: self.card.text.chat_template.is_some(),
             precision: self.dtype,
+            quantisation: self.quantisation.clone(),
+            arithmetic_revision: REVISION,
             parameters: self.spec.parameters(),
             head_parameters: self.head.parameters(),
             bytes_per_rank,
@@ -143,6 +154,7 @@ impl ModelEngine {
             degrees: self.spec.degrees(),
             threads: self.pool.current_num_threads(),
             unread_settings: self.unread_settings.clone(),
+            ignored_settings: self.ignored_settings.clone(),
             files: self.files.clone(),
         }
     }
@@ -172,8 +184,9 @@ fn say_what_is_kept(ranks: &Ranks, context: usize) {
 }
 
 /// The fingerprint needs the attributes' names, which may have to be counted in the head.
-fn fingerprint(blueprint: &Blueprint) -> Result<String, ModelError> {
-    blueprint.fingerprint(blueprint.attributes.as_deref().unwrap_or_default())
+fn fingerprint(blueprint: &Blueprint, cache_dir: &Path) -> Result<String, ModelError> {
+    let attributes = blueprint.attributes.as_deref().unwrap_or_default();
+    blueprint.fingerprint(attributes, &DigestMemory::below(cache_dir))
 }
 
 fn load_head(blueprint: &Blueprint, spec: &DecoderSpec) -> Result<Box<dyn Head>, ModelError> {

@@ -21,6 +21,7 @@ use crate::model::checkpoint::WeightSource;
 use crate::model::collective::shard::Shard;
 use crate::model::collective::{Solo, on_gpus};
 use crate::model::compute::backend::Backend;
+use crate::model::compute::kernels::Isa;
 use crate::model::config::CacheSize;
 use crate::model::error::ModelError;
 use crate::model::network::backbone::{Pass, RankContext};
@@ -46,10 +47,11 @@ pub struct Passed {
     pub recomputed: usize,
 }
 
-/// A pool of `threads` for forward passes.
-pub fn pool(threads: usize) -> Result<ThreadPool, ModelError> {
+/// A pool of `threads` for forward passes, whose kernels use these instructions; the fastest where `None`.
+pub fn pool(threads: usize, isa: Option<Isa>) -> Result<ThreadPool, ModelError> {
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
+        .start_handler(move |_| isa.into_iter().for_each(Isa::choose))
         .thread_name(|i| format!("forward-{i}"))
         .build()
         .map_err(|e| ModelError::Threads { threads, reason: e.to_string() })
@@ -78,11 +80,12 @@ impl Ranks {
             Backend::Tensors(_) => 0,
         };
         let threads = (all.current_num_threads() / world).max(1);
+        let isa = all.install(Isa::current);
         let load = |(shard, device): (Shard, &Device)| {
             let before = weights.bytes_read();
             let context = RankContext { weights, shard, device: device.clone(), backend, slots };
             let backbone = all.install(|| spec.load(&context))?;
-            let pool = if world == 1 { Arc::clone(all) } else { Arc::new(pool(threads)?) };
+            let pool = if world == 1 { Arc::clone(all) } else { Arc::new(pool(threads, Some(isa))?) };
             Ok(Arc::new(Rank::new(backbone, pool, weights.bytes_read() - before)))
         };
         let ranks = Shard::all(world).zip(devices).map(load).collect::<Result<Vec<_>, ModelError>>()?;

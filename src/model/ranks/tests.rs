@@ -64,7 +64,7 @@ fn ranks(values: &[f32]) -> (Vec<Arc<Rank>>, Vec<Sender<()>>) {
     let (over, waits): (Vec<_>, Vec<_>) = values.iter().map(|_| channel()).unzip();
     let rank = |(&value, over): (&f32, Receiver<()>)| {
         let says = Says { value, over: Mutex::new(over) };
-        Arc::new(Rank::new(Box::new(says), Arc::new(pool(1).unwrap()), 0))
+        Arc::new(Rank::new(Box::new(says), Arc::new(pool(1, None).unwrap()), 0))
     };
     (values.iter().zip(waits).map(rank).collect(), over)
 }

@@ -9,11 +9,13 @@ use std::path::{Path, PathBuf};
 
 use super::base::{self, Opened};
 use super::digest::{Fingerprint, Ingredient};
+use super::digest_memory::DigestMemory;
 use super::manifest::AdapterPart;
-use super::preset::{self, PresetReport, check_weightings};
+use super::preset::{self, PresetReport, Tokens, check_weightings};
 use super::reference::{Found, MANIFEST_FILE, Place};
 use crate::engine::{ReadPolicy, TextAssets};
 use crate::model::checkpoint::{ATTRIBUTE_WEIGHTS, Adapter, Composed, Rounding, SafetensorsFile, WeightSource};
+use crate::model::compute::kernels::REVISION;
 use crate::model::config::Config;
 use crate::model::error::ModelError;
 use crate::model::network::arch;
@@ -67,6 +69,7 @@ impl Blueprint {
     pub fn open(config: &Config) -> Result<Self, ModelError> {
         let found = Found::find(config)?;
         let Opened { mut settings, weights, mut text, mut files, mut ingredients } = base::open(&found.base)?;
+        settings.ignore(&config.ignore_fields)?;
         let Found { name, place, manifest, .. } = found;
         files.extend(place.manifest_file());
         let mut manifest = manifest.unwrap_or_default();
@@ -76,7 +79,13 @@ impl Blueprint {
         }
 
         let named = manifest.preset.take();
-        let chosen = preset::choose(&config.preset, named.as_deref(), &place.resolve(Path::new("")), &settings)?;
+        let chosen = preset::choose(
+            &config.preset,
+            named.as_deref(),
+            &place.resolve(Path::new("")),
+            &settings,
+            weights.as_ref(),
+        )?;
         let report = chosen.as_ref().map(|chosen| PresetReport {
             name: chosen.preset.name.clone(),
             why: chosen.why.clone(),
@@ -104,6 +113,9 @@ impl Blueprint {
             (None, Some(part)) => Some(parts.adapter(&part, weights.as_ref(), layers, head_is_apart, &mut text)?),
             (None, None) => None,
         };
+        if let Some(adapter) = &adapter {
+            adapted_settings(adapter, &mut settings);
+        }
         let head_weights = match (&config.head, used.head.file.take()) {
             (Some(path), _) => Some(parts.head(path.clone())?),
             (None, Some(file)) => Some(parts.head_of_manifest(&file)?),
@@ -120,6 +132,8 @@ impl Blueprint {
         text.template_date.clone_from(&config.template_date);
         let reads = used.read.policy(report.as_ref().map(|report| &*report.name), &settings, &text)?;
         let mut head = used.head.spec();
+        let tokens = Tokens { preset: report.as_ref().map(|report| &*report.name), settings: &settings, text: &text };
+        tokens.in_options(&mut head.options)?;
         let all = match used.attributes.clone() {
             Some(all) => Some(all),
             None => settings.labels()?,
@@ -163,10 +177,10 @@ impl Blueprint {
     }
 
     /// A digest of everything that makes the model's numbers.
-    pub fn fingerprint(&self, attributes: &[String]) -> Result<String, ModelError> {
+    pub fn fingerprint(&self, attributes: &[String], memory: &DigestMemory) -> Result<String, ModelError> {
         let mut fingerprint = Fingerprint::default();
         for ingredient in &self.ingredients {
-            ingredient.add_to(&mut fingerprint)?;
+            ingredient.add_to(&mut fingerprint, |path| memory.tree_hash(path))?;
         }
         fingerprint.add("settings", self.settings.value().to_string().as_bytes());
         if self.text.tokenizer_json.is_some() {
@@ -185,8 +199,8 @@ impl Blueprint {
         fingerprint.add("attributes", format!("{attributes:?}").as_bytes());
         fingerprint.add("weightings", format!("{:?} {:?}", self.weightings, self.default_weighting).as_bytes());
         fingerprint.add("head", format!("{:?} {:?}", self.reads, self.head).as_bytes());
-        // Other arithmetic is named beside the digest, which tells models apart.
-        fingerprint.add("precision", b"f32");
+        // The type of the weights and the device are named beside the digest, which tells models apart.
+        fingerprint.add("arithmetic", &REVISION.to_le_bytes());
         Ok(fingerprint.short())
     }
 
@@ -276,6 +290,21 @@ impl Parts<'_> {
         };
         self.ingredients.push(Ingredient::Embedded(bytes));
         SafetensorsFile::embedded(path, bytes)
+    }
+}
+
+/// What the base's configuration says, as it is with an adapter: one of a classifier was trained as transformers'
+/// `*ForSequenceClassification` of whatever base, which skips padding, and one that brings an embedding table says how many
+/// tokens there are.
+fn adapted_settings(adapter: &Adapter, settings: &mut Settings) {
+    let body = settings.architecture().ok().and_then(|name| name.strip_suffix("ForCausalLM")).map(str::to_owned);
+    if let (true, Some(body)) = (adapter.classifies(), body) {
+        settings.set("architectures", vec![format!("{body}ForSequenceClassification")]);
+    }
+    if let Some(tokens) =
+        adapter.vocabulary().filter(|tokens| settings.size("vocab_size").ok().flatten() != Some(*tokens))
+    {
+        settings.set("vocab_size", tokens);
     }
 }
 

@@ -17,12 +17,12 @@ const PIECE: usize = 16_384;
 /// # Panics
 /// If the lengths do not agree.
 pub fn gate(activation: Activation, gate_up: &[f32], features: usize, out: &mut [f32]) {
-    gate_on(Isa::detect(), activation, gate_up, features, out);
+    gate_on(Isa::current(), activation, gate_up, features, out);
 }
 
 /// `x = act(x)`, value by value.
 pub fn activate(activation: Activation, x: &mut [f32]) {
-    activate_on(Isa::detect(), activation, x);
+    activate_on(Isa::current(), activation, x);
 }
 
 /// Runs an expression with `F` as the activation's function, chosen outside of all loops.
@@ -84,13 +84,15 @@ impl Function for Silu {
     }
 }
 
+/// `sqrt(2 / pi)`.
+pub(super) const GELU_ROOT: f32 = 0.797_884_6;
+
 struct GeluTanh;
 
 impl Function for GeluTanh {
     #[inline(always)]
     fn at(x: f32) -> f32 {
-        const ROOT: f32 = 0.797_884_6;
-        0.5 * x * (1.0 + tanh(ROOT * (0.044_715 * (x * x * x) + x)))
+        0.5 * x * (1.0 + tanh(GELU_ROOT * (0.044_715 * (x * x * x) + x)))
     }
 }
 
@@ -156,9 +158,9 @@ mod tests {
 
     fn exact(activation: Activation, x: f64) -> f64 {
         match activation {
-            Activation::Silu => x / (1.0 + (-x).exp()),
+            Activation::Silu => x / (1.0 + libm::exp(-x)),
             Activation::GeluTanh => {
-                0.5 * x * (1.0 + (std::f64::consts::FRAC_2_PI.sqrt() * (x + 0.044_715 * x.powi(3))).tanh())
+                0.5 * x * (1.0 + libm::tanh(std::f64::consts::FRAC_2_PI.sqrt() * (x + 0.044_715 * x.powi(3))))
             }
             Activation::Relu => x.max(0.0),
             Activation::SquaredRelu => x.max(0.0).powi(2),

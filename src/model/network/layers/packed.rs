@@ -1,17 +1,30 @@
 //! Linear layers packed for the kernels, in float32 on the CPU. Several ranks give the bits of one, which finish its dot
 //! products in its order.
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, Device, Layout, Result, Shape, Storage, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Storage, Tensor, bail};
 
-use super::matrix::read_biases;
+use super::line_sum::{blocks, line_sum};
+use super::matrix::{Stack, read_biases};
 use super::{Loaded, Matrix};
 use crate::model::collective::Collective;
-use crate::model::compute::kernels::{Addends, PackedMatrix, WeightType, linear, linear_continue};
+use crate::model::compute::kernels::{Addends, PackedMatrix, Rows, WeightType, linear, linear_continue};
 use crate::model::compute::storage::{output, values};
 use crate::model::network::backbone::RankContext;
 
-/// Rows that go from rank to rank at a time: enough work for every thread, few enough that no rank waits long.
-const BLOCK_ROWS: usize = 384;
+/// Rows that go from rank to rank at a time, where there are many: enough work for every thread.
+const MOST_ROWS: usize = 384;
+
+/// And where there are few: below that, reading the weights once more for each block costs more than waiting does.
+const LEAST_ROWS: usize = 48;
+
+/// Blocks for each rank that are wanted, so that ranks seldom wait for the first block to arrive and the last one to leave.
+const BLOCKS_PER_RANK: usize = 4;
+
+/// Rows that go from rank to rank at a time, in whole tiles. It decides how soon ranks are at work, and no bit.
+fn block_rows(rows: usize, world: usize) -> usize {
+    const TILE: usize = 12;
+    rows.div_ceil(world * BLOCKS_PER_RANK).next_multiple_of(TILE).clamp(LEAST_ROWS, MOST_ROWS)
+}
 
 /// A linear layer: see [`super::Linear`]. Packed once for the kernel that reads it.
 pub struct Packed {
@@ -22,16 +35,10 @@ pub struct Packed {
 impl Packed {
     /// See [`super::Linear::load`].
     pub fn load(context: &RankContext, weights: WeightType, matrices: &[Matrix], bias: bool) -> Loaded<Self> {
-        let mut parts = Vec::new();
-        for matrix in matrices {
-            for part in matrix.read(context)? {
-                parts.push(part?);
-            }
-        }
-        let parts: Vec<&[f32]> = parts.iter().map(Vec::as_slice).collect();
-        let inputs = matrices.first().map_or(0, |matrix| matrix.columns.len());
-        let bias = read_biases(context, matrices, bias)?;
-        Ok(Self { weight: PackedMatrix::pack_rows(weights, &parts, inputs), bias })
+        let stack = Stack::open(context, matrices)?;
+        let rows = Rows { n: stack.outputs(), k: stack.inputs(), read: &|rows| stack.read(rows) };
+        let weight = PackedMatrix::load(weights, &rows)?;
+        Ok(Self { weight, bias: read_biases(context, matrices, bias)? })
     }
 
     /// See [`super::Linear::forward`].
@@ -59,35 +66,25 @@ impl Packed {
         ranks: &dyn Collective,
     ) -> Result<Tensor> {
         let outputs = self.weight.n();
-        let (_, inputs) = x.dims2()?;
+        let (tokens, inputs) = x.dims2()?;
         let (storage, layout) = x.storage_and_layout();
         let Storage::Cpu(storage) = &*storage else { bail!("expected activations on the CPU") };
-        let blocks = values(storage, layout)?.chunks(BLOCK_ROWS * inputs);
-        let zeros = |x: &[f32]| vec![0.0; x.len() / inputs * outputs];
-        let (mut rows, mut sums) = (Vec::new(), Vec::new());
-        let sum = match ranks.line() {
-            Some(line) => {
-                for x in blocks {
-                    inner(x, &mut rows);
-                    let mut y = line.take()?.unwrap_or_else(|| zeros(x));
-                    linear_continue(&rows, &self.weight, Addends::NONE, &mut y);
-                    sums.extend(line.hand_on(y)?.into_iter().flatten());
+        let x = values(storage, layout)?;
+        let mut rows = Vec::new();
+        let sum = line_sum(ranks, blocks(tokens, block_rows(tokens, ranks.world())), outputs, |block, taken| {
+            inner(&x[block.start * inputs..block.end * inputs], &mut rows);
+            Ok(match taken {
+                Some(mut sums) => {
+                    linear_continue(&rows, &self.weight, Addends::NONE, &mut sums);
+                    sums
                 }
-                let rows = sums.len() / outputs;
-                let finished = Tensor::from_vec(sums, (rows, outputs), &Device::Cpu)?;
-                ranks.broadcast(&finished, ranks.world() - 1)?
-            }
-            None => {
-                for x in blocks {
-                    let mut y = zeros(x);
-                    inner(x, &mut rows);
-                    linear(&rows, &self.weight, Addends::NONE, &mut y);
-                    sums.append(&mut y);
+                None => {
+                    let mut sums = vec![0.0; block.len() * outputs];
+                    linear(&rows, &self.weight, Addends::NONE, &mut sums);
+                    sums
                 }
-                let rows = sums.len() / outputs;
-                ranks.all_reduce(&Tensor::from_vec(sums, (rows, outputs), &Device::Cpu)?)?
-            }
-        };
+            })
+        })?;
         let sum = match &self.bias {
             Some(bias) => sum.broadcast_add(&Tensor::new(&bias[..], sum.device())?)?,
             None => sum,
