@@ -110,7 +110,7 @@ fn what_does_not_fit_together_is_refused() {
         ("fan-in", ("\"use_dora\": false", "\"use_dora\": true"), "lora_magnitude_vector"),
         ("lora-bias", ("\"lora_bias\": true", "\"lora_bias\": false"), "lora_B.bias"),
         ("tokens", ("60", "61"), "names token 61"),
-        ("norms-saved", ("\"input_layernorm\"", "\"other\""), "input_layernorm"),
+        ("norms-saved", ("\"down_proj\"", "\"other\""), "down_proj"),
         ("seq-cls-2023", ("\"peft_type\": \"LORA\"", "\"peft_type\": \"LOHA\""), "merge_and_unload"),
     ] {
         let copy = tempfile::tempdir_in(fixtures()).unwrap();
