@@ -20,11 +20,13 @@ trap 'kill "$server" 2>/dev/null || true; wait "$server" || true' EXIT
 # The port is bound before the model is there: this waits for both.
 curl --silent --fail --retry 60 --retry-connrefused --retry-delay 1 --output "$place/openapi.json" "http://127.0.0.1:$port/openapi.json"
 "$place/bin/openapi-spec-validator" "$place/openapi.json"
+# Not checked: that every request which the schemas allow is answered by a reward. The document cannot say what a model's tokenizer,
+# weightings and version allow, nor which of a dialect's fields stand for each other.
 # It writes what it has found into a folder where it stands.
 (
   cd "$place"
   bin/schemathesis --config-file "../../$here/schemathesis.toml" run "http://127.0.0.1:$port/openapi.json" --checks all \
-    --phases examples,coverage,fuzzing --max-examples "${MAX_EXAMPLES:-25}" --continue-on-failure
+    --exclude-checks positive_data_acceptance --phases examples,coverage,fuzzing --max-examples "${MAX_EXAMPLES:-25}" --continue-on-failure
 )
 # It still serves after all that.
 curl --silent --show-error --fail --output /dev/null "http://127.0.0.1:$port/ready"
