@@ -22,6 +22,7 @@ help:
 	@echo "make bench          the measured table of the README, on this machine"
 	@echo "make python         the Python package, as a wheel in $(WHEELS)"
 	@echo "make trainers       our adapters in the trainers' own code: TRL, verl, OpenRLHF, ... (6 GB, half an hour)"
+	@echo "make http-fuzz      every HTTP route asked with all that its schema allows, and what it does not (schemathesis)"
 	@echo "make observability  spans into a real OTLP collector, metrics into a real Prometheus"
 	@echo "make fixtures       write the tests' tiny checkpoints again (needs torch; about 5 GB)"
 	@echo "make templates      run Jinja2 over chat templates again, for tests/templates.rs"
@@ -121,6 +122,11 @@ trainers: python
 	if [ -x target/trainers-gym/bin/python ]; then \
 	  target/trainers-gym/bin/python -m pytest integration/python/tests/trainers/test_nemo_gym.py; \
 	fi
+
+.PHONY: http-fuzz
+http-fuzz:
+	$(BUILD)
+	tools/http_fuzz/run.sh
 
 observability:
 	$(BUILD)
