@@ -117,13 +117,13 @@ fn what_is_made_of_labels_must_fit() {
     refused(qwen, &head("activation = 'sigmoid'\npositive = 0"), &["positive names a label of a softmax"]);
     refused(qwen, &head("activation = 'softmax-difference'"), &["needs positive"]);
     refused(qwen, &head("positive = 1"), &["positive is 1, but there are 1 labels"]);
-    check(qwen, &head("activation = 'sigmoid'"), &["a"], |case| vec![1.0 / (1.0 + (-case.scores[0]).exp())]);
+    check(qwen, &head("activation = 'sigmoid'"), &["a"], |case| vec![1.0 / (1.0 + libm::expf(-case.scores[0]))]);
     // A softmax over all labels of a linear head.
     let names: Vec<_> = (0..33).map(|i| format!("output {i}")).collect();
     let names: Vec<_> = names.iter().map(String::as_str).collect();
     check("head-bias-f16", "[head]\nkind = 'linear'\nactivation = 'softmax'\n", &names, |case| {
         let most = case.scores.iter().copied().fold(f32::MIN, f32::max);
-        let each: Vec<f32> = case.scores.iter().map(|score| (score - most).exp()).collect();
+        let each: Vec<f32> = case.scores.iter().map(|score| libm::expf(score - most)).collect();
         each.iter().map(|e| e / each.iter().sum::<f32>()).collect()
     });
 }

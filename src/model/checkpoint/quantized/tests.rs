@@ -146,8 +146,11 @@ fn what_is_not_known_is_refused_by_name() {
     }
 }
 
+/// A tensor as it lies in a file: its type, shape and bytes.
+type Stored<'a> = (Dtype, &'a [usize], &'a [u8]);
+
 /// A fixture's tensors, some of them changed: `None` takes one out.
-fn changed(name: &str, changes: &[(&str, Option<(Dtype, &[usize], &[u8])>)]) -> String {
+fn changed(name: &str, changes: &[(&str, Option<Stored>)]) -> String {
     let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/quantized").join(name);
     let folder = tempfile::tempdir().unwrap();
     fs::copy(from.join("config.json"), folder.path().join("config.json")).unwrap();
