@@ -2,6 +2,9 @@
 //!
 //! The fixtures come from `tools/make_fixtures.py`.
 
+#[path = "common/reference.rs"]
+mod reference;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -9,19 +12,10 @@ use reward_sidecar::batch::MicroBatch;
 use reward_sidecar::engine::{Engine, ScoreTable};
 use reward_sidecar::model::{Config, ModelEngine};
 
-#[derive(serde::Deserialize)]
-struct Reference {
-    cases: Vec<Case>,
-}
-
-#[derive(serde::Deserialize)]
-struct Case {
-    input_ids: Vec<u32>,
-    scores: Vec<f32>,
-}
+use reference::{Reference, bits, compare, fixtures, reference};
 
 fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+    fixtures().join(name)
 }
 
 fn load(path: &Path, tp: usize) -> ModelEngine {
@@ -31,27 +25,9 @@ fn load(path: &Path, tp: usize) -> ModelEngine {
     ModelEngine::load(&config).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-fn reference(folder: &Path) -> Reference {
-    serde_json::from_slice(&fs::read(folder.join("reference.json")).unwrap()).unwrap()
-}
-
 fn score(engine: &mut ModelEngine, reference: &Reference) -> ScoreTable {
     let rollouts: Vec<&[u32]> = reference.cases.iter().map(|c| &c.input_ids[..]).collect();
     engine.score(&MicroBatch::pack(&rollouts, true)).unwrap()
-}
-
-fn bits(table: &ScoreTable) -> Vec<Vec<u32>> {
-    (0..table.rows()).map(|i| table.row(i).unwrap().iter().map(|x| x.to_bits()).collect()).collect()
-}
-
-/// The promise: transformers' numbers in float32.
-fn compare(name: &str, table: &ScoreTable, reference: &Reference) {
-    for (i, case) in reference.cases.iter().enumerate() {
-        for (score, expected) in table.row(i).unwrap().iter().zip(&case.scores) {
-            let difference = (score - expected).abs() / expected.abs().max(1.0);
-            assert!(difference <= 1e-4, "{name}, case {i}: {score}, expected {expected}");
-        }
-    }
 }
 
 /// Checkpoints and their twins in Hugging Face layout.

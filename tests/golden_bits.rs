@@ -4,15 +4,20 @@
 //! `tests/fixtures/golden/bits.json` has them as hexadecimal float32 bit patterns. It is written by
 //! `cargo test --test golden_bits -- --ignored write`, which refuses to write other bits for a revision that is there.
 
+#[path = "common/reference.rs"]
+mod reference;
+
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use reward_sidecar::batch::MicroBatch;
 use reward_sidecar::engine::Engine;
 use reward_sidecar::model::compute::kernels::{Isa, REVISION, WeightType, constants};
 use reward_sidecar::model::{Config, Dtype, ModelEngine};
 use sha2::{Digest, Sha256};
+
+use reference::{fixtures, reference};
 
 /// Architectures, activations, rotary scalings, soft caps, windows, biases, a quantised file.
 const FIXTURES: [&str; 11] = [
@@ -52,20 +57,6 @@ struct Revision {
 
 type Bits = BTreeMap<String, BTreeMap<String, Vec<String>>>;
 
-#[derive(serde::Deserialize)]
-struct Reference {
-    cases: Vec<Case>,
-}
-
-#[derive(serde::Deserialize)]
-struct Case {
-    input_ids: Vec<u32>,
-}
-
-fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
-}
-
 fn file() -> PathBuf {
     fixtures().join("golden/bits.json")
 }
@@ -82,7 +73,7 @@ fn digest(value: &impl serde::Serialize) -> String {
 /// The rewards of a fixture's first rollouts, packed together.
 fn bits(fixture: &str, weights: WeightType, isa: Isa) -> Vec<String> {
     let folder = fixtures().join(fixture);
-    let reference: Reference = serde_json::from_slice(&fs::read(folder.join("reference.json")).unwrap()).unwrap();
+    let reference = reference(&folder);
     let (gguf, head) = (folder.join("model.gguf"), folder.join("head.safetensors"));
     let config = Config {
         model: if gguf.exists() { gguf } else { folder }.to_str().unwrap().into(),

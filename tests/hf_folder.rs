@@ -4,6 +4,9 @@
 //! The folders in `tests/fixtures/hf` come from `tools/make_fixtures.py`; more of its making are tried when
 //! `MORE_FIXTURES` names a folder of them.
 
+#[path = "common/reference.rs"]
+mod reference;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +14,8 @@ use reward_sidecar::batch::MicroBatch;
 use reward_sidecar::engine::{Engine, ScoreTable};
 use reward_sidecar::model::{Config, DeviceChoice, ModelEngine, ModelError, Precision};
 use serde_json::{Value, json};
+
+use reference::bits;
 
 /// What transformers said; `reference.json` in each folder.
 #[derive(serde::Deserialize)]
@@ -64,11 +69,6 @@ fn references() -> Vec<(PathBuf, Reference)> {
         reference.head.is_none().then_some((folder, reference))
     };
     folders.into_iter().filter_map(read).collect()
-}
-
-/// Bits of the scores of a table's rows.
-fn bits(table: &ScoreTable) -> Vec<Vec<u32>> {
-    (0..table.rows()).map(|i| table.row(i).unwrap().iter().map(|x| x.to_bits()).collect()).collect()
 }
 
 /// The largest difference, in units of max(1, |expected|).

@@ -13,6 +13,7 @@ mod lm_head_difference;
 mod lm_head_row;
 mod logits;
 mod mlp;
+mod normalised;
 mod quantile;
 mod score;
 mod urm;
