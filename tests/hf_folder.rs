@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 #[derive(serde::Deserialize)]
 struct Reference {
     labels: Vec<String>,
-    /// What kind of head it is, where it is not a plain matrix; `tests/heads.rs` looks at those.
+    /// What kind of head it is, where it is not a plain matrix; `tests/heads` looks at those.
     head: Option<String>,
     cases: Vec<Case>,
 }
@@ -323,14 +323,31 @@ fn unusable_folders_say_why() {
 
 #[test]
 fn what_would_change_the_numbers_is_not_ignored() {
-    for (field, value) in [
+    // transformers' own class reads none of these; one of the model's own may.
+    let fields = [
         ("residual_multiplier", json!(0.5)),
         ("sliding_window", json!(64)),
         ("attn_logit_softcapping", json!(30.0)),
+        ("activation", json!("swiglu")),
+    ];
+    let rollout = [3_u32, 1, 4];
+    let score = |folder: &Path| bits(&load(folder).unwrap().score(&MicroBatch::pack(&[&rollout], true)).unwrap());
+    for (field, value) in fields {
+        let own = |folder: &Path| {
+            set(folder, field, value.clone());
+            set(folder, "auto_map", json!({"AutoModel": "modeling.Model"}));
+        };
+        refused("bf16-single", own, &["config.json", field, "not supported", "--ignore-fields"]);
+        let folder = Copy::of("bf16-single");
+        let plain = score(&folder.path());
+        set(&folder.path(), field, value);
+        assert_eq!(score(&folder.path()), plain, "{field}");
+    }
+    for (field, value) in [
         ("is_causal", json!(false)),
         ("pretraining_tp", json!(2)),
         ("hidden_act", json!("gelu")),
-        ("quantization_config", json!({"quant_method": "fp8"})),
+        ("quantization_config", json!({"quant_method": "higgs"})),
     ] {
         refused("bf16-single", |folder| set(folder, field, value), &["config.json", field, "not supported"]);
     }

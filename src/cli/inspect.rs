@@ -102,6 +102,9 @@ fn to_text(Inspected { report, template, named_templates, sample }: &Inspected) 
     line("vocabulary", &format!("{} ids", shape.vocabulary));
     line("parameters", &format!("{} and {} in the head", report.parameters.total(), report.head_parameters));
     line("precision", &report.precision);
+    if let Some(format) = &report.quantisation {
+        line("quantised", &format!("{format} in the files, read as plain weights; activations are not rounded"));
+    }
     line("arithmetic", &format!("revision {}", report.arithmetic_revision));
     for (rank, bytes) in report.bytes_per_rank.iter().enumerate() {
         line("memory", &format!("rank {rank}: {:.1} MiB of weights", *bytes as f64 / f64::from(1 << 20)));
@@ -114,6 +117,9 @@ fn to_text(Inspected { report, template, named_templates, sample }: &Inspected) 
     line("threads", &report.threads);
     if !report.unread_settings.is_empty() {
         line("not looked at", &report.unread_settings.join(", "));
+    }
+    if !report.ignored_settings.is_empty() {
+        line("left out", &report.ignored_settings.join(", "));
     }
     for file in report.files.iter().take(FILES_SHOWN) {
         line("file", &file.display());
@@ -218,6 +224,9 @@ fn reads(policy: &ReadPolicy) -> String {
     }
     if let Some(skip) = policy.skip {
         let _ = write!(words, "; tokens {skip} at the end are passed over");
+    }
+    if let Some(end) = policy.ends_before {
+        let _ = write!(words, "; what comes from the first token {end} on is left out");
     }
     if !policy.strip.is_empty() {
         let _ = write!(words, "; a text's last {:?} are stripped first", policy.strip);

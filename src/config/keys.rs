@@ -3,7 +3,7 @@
 
 use toml::Value;
 
-use super::key::{AUTO, INSPECT, Key, Kind, OFF, SCORE, SERVE};
+use super::key::{AUTO, DOCTOR, HEALTH, INSPECT, Key, Kind, OFF, SCORE, SERVE};
 use crate::limits;
 use crate::model::{DeviceChoice, Dtype};
 use crate::sidecar::{self, OverLong};
@@ -75,6 +75,14 @@ pub(super) const KEYS: &[Key] = &[
         about: "Offer the outputs that a preset knows were never trained, too",
     },
     Key {
+        name: "ignore_fields",
+        kind: Kind::Text,
+        default: || text(OFF),
+        commands: SERVE | SCORE | INSPECT,
+        value_name: "NAMES",
+        about: "Fields of the model's configuration to leave out of it, by commas, or off",
+    },
+    Key {
         name: "template_date",
         kind: Kind::DayOrOff,
         default: || text(OFF),
@@ -130,7 +138,7 @@ pub(super) const KEYS: &[Key] = &[
         name: "cache_dir",
         kind: Kind::Text,
         default: cache_dir,
-        commands: SERVE | SCORE | INSPECT,
+        commands: SERVE | SCORE | INSPECT | DOCTOR,
         value_name: "DIR",
         about: "Where downloaded bases are kept",
     },
@@ -138,7 +146,7 @@ pub(super) const KEYS: &[Key] = &[
         name: "grpc",
         kind: Kind::AddressOrOff,
         default: || text("127.0.0.1:50051"),
-        commands: SERVE,
+        commands: SERVE | DOCTOR,
         value_name: "ADDR",
         about: "TCP address of the gRPC server, HOST:PORT or :PORT (all interfaces), or off (the default where uds, shm or http is given); \
                 port 0 lets the system pick",
@@ -215,7 +223,7 @@ pub(super) const KEYS: &[Key] = &[
         name: "admin",
         kind: Kind::AddressOrOff,
         default: || text("127.0.0.1:9464"),
-        commands: SERVE,
+        commands: SERVE | HEALTH | DOCTOR,
         value_name: "ADDR",
         about: "TCP address of /metrics, /health and /ready, HOST:PORT or :PORT (all interfaces), or off; port 0 lets the system pick",
     },

@@ -22,6 +22,8 @@ pub struct Config {
     pub untrained_attributes: bool,
     /// The day that chat templates are told where they ask for today's, as `YYYY-MM-DD`. Part of the model's version.
     pub template_date: Option<String>,
+    /// Fields of the model's configuration that are left out of it. Part of the model's version.
+    pub ignore_fields: Vec<String>,
     /// Tensor-parallel ranks.
     pub tp: usize,
     /// Where the first rank computes; the others follow.
@@ -49,6 +51,7 @@ impl Default for Config {
             adapter: None,
             untrained_attributes: false,
             template_date: None,
+            ignore_fields: Vec::new(),
             tp: 1,
             device: DeviceChoice::Cpu,
             dtype: Dtype::Auto,

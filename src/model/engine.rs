@@ -8,6 +8,7 @@ use rayon::ThreadPool;
 
 use crate::batch::MicroBatch;
 use crate::engine::{Engine, EngineError, ModelCard, Prefixes, ScoreTable};
+use crate::model::checkpoint::quantized;
 use crate::model::compute::kernels::REVISION;
 use crate::model::config::Config;
 use crate::model::error::ModelError;
@@ -32,6 +33,9 @@ pub struct ModelEngine {
     preset: Option<PresetReport>,
     pool: Arc<ThreadPool>,
     unread_settings: Vec<String>,
+    ignored_settings: Vec<String>,
+    /// The format by which the weights are quantised in the files.
+    quantisation: Option<String>,
     files: Vec<PathBuf>,
 }
 
@@ -97,6 +101,7 @@ impl ModelEngine {
             load_ms = started.elapsed().as_millis() as u64, "model loaded"
         );
         say_what_is_kept(&ranks, spec.context);
+        let quantisation = settings.text(quantized::METHOD)?.map(str::to_owned);
         let unread_settings = settings.unread().into_iter().map(str::to_owned).collect();
         Ok(Self {
             card: Arc::new(card),
@@ -108,6 +113,8 @@ impl ModelEngine {
             preset,
             pool,
             unread_settings,
+            ignored_settings: settings.ignored().to_vec(),
+            quantisation,
             files,
         })
     }
@@ -138,6 +145,7 @@ impl ModelEngine {
             tokenizer: self.card.text.tokenizer_json.is_some(),
             chat_template: self.card.text.chat_template.is_some(),
             precision: self.dtype,
+            quantisation: self.quantisation.clone(),
             arithmetic_revision: REVISION,
             parameters: self.spec.parameters(),
             head_parameters: self.head.parameters(),
@@ -147,6 +155,7 @@ impl ModelEngine {
             degrees: self.spec.degrees(),
             threads: self.pool.current_num_threads(),
             unread_settings: self.unread_settings.clone(),
+            ignored_settings: self.ignored_settings.clone(),
             files: self.files.clone(),
         }
     }

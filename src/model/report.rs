@@ -39,6 +39,8 @@ pub struct Report {
     pub chat_template: bool,
     /// Type of the arithmetic.
     pub precision: &'static str,
+    /// The format by which the weights are quantised in the files, as the configuration names it; `None` if they are not.
+    pub quantisation: Option<String>,
     /// Number of the arithmetic, which is part of the version.
     pub arithmetic_revision: u32,
     /// Weights of the backbone, by where they stand.
@@ -57,6 +59,8 @@ pub struct Report {
     pub threads: usize,
     /// Fields of the configuration that were not looked at.
     pub unread_settings: Vec<String>,
+    /// Fields of the configuration that the user has said to leave out.
+    pub ignored_settings: Vec<String>,
     /// Files that the model was read from.
     pub files: Vec<PathBuf>,
 }

@@ -1,4 +1,4 @@
-//! Weights out of a base and an optional LoRA adapter.
+//! Weights out of a base and an optional adapter.
 //!
 //! What is read is `round(round(base) + scale * B @ A)`: the weights that one would get by merging the adapter and
 //! saving the model in the rounded type.
@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use half::bf16;
 
-use super::{Adapter, Slice, TensorInfo, WeightSource};
+use super::{Adapter, Slice, TensorInfo, Unchanged, WeightSource};
 use crate::model::compute::dtype::Precision;
 use crate::model::error::ModelError;
 
@@ -46,15 +46,26 @@ impl Composed {
     fn replacement(&self, name: &str) -> Option<(&dyn WeightSource, &str)> {
         self.adapter.as_ref()?.replacement(name)
     }
+
+    /// A slice before anything is added to it: of the adapter's own tensor, or of the base's, rounded.
+    fn unchanged(&self, name: &str, slice: &Slice) -> Result<Vec<f32>, ModelError> {
+        if let Some((source, tensor)) = self.replacement(name) {
+            return source.read(tensor, slice);
+        }
+        let mut values = self.base.read_within(name, slice)?;
+        self.rounding.apply(&mut values);
+        Ok(values)
+    }
 }
 
 impl WeightSource for Composed {
     fn info(&self, name: &str) -> Option<TensorInfo> {
-        if let Some((source, tensor)) = self.replacement(name) {
-            return source.info(tensor);
-        }
-        let mut info = self.base.info(name)?;
         let adapted = self.adapter.as_ref().is_some_and(|adapter| adapter.adapts(name));
+        let mut info = match self.replacement(name) {
+            Some((source, tensor)) if adapted => source.info(tensor)?,
+            Some((source, tensor)) => return source.info(tensor),
+            None => self.base.info(name)?,
+        };
         match self.rounding {
             Rounding::Bf16 => info.precision = Precision::Bf16,
             Rounding::F32 if adapted => info.precision = Precision::F32,
@@ -64,13 +75,11 @@ impl WeightSource for Composed {
     }
 
     fn read_within(&self, name: &str, slice: &Slice) -> Result<Vec<f32>, ModelError> {
-        if let Some((source, tensor)) = self.replacement(name) {
-            return source.read_within(tensor, slice);
-        }
-        let mut values = self.base.read_within(name, slice)?;
-        self.rounding.apply(&mut values);
-        if let Some(adapter) = &self.adapter {
-            adapter.merge(name, slice, &mut values)?;
+        let mut values = self.unchanged(name, slice)?;
+        if let Some(adapter) = self.adapter.as_ref().filter(|adapter| adapter.adapts(name)) {
+            let shape = self.info(name).ok_or_else(|| self.missing(name))?.matrix();
+            let read = |slice: &Slice| self.unchanged(name, slice);
+            adapter.merge(name, slice, &Unchanged { shape, read: &read }, &mut values)?;
             self.rounding.apply(&mut values);
         }
         Ok(values)
@@ -171,10 +180,13 @@ mod tests {
         };
         let (a, b): (Given, Given) = ((A, &[1, 3], &[0.0; 3]), (B, &[2, 1], &[0.0; 2]));
         assert!(refused(&[a], 1).contains("lora_B"));
-        assert!(refused(&[b], 1).contains("no lora_A"));
+        assert!(refused(&[b], 1).contains("lora_A"));
         assert!(refused(&[a, b], 0).contains("beyond the 0"));
         assert!(refused(&[a, (B, &[3, 1], &[0.0; 3])], 1).contains("expected [2, 1]"));
-        assert!(refused(&[a, b, ("x.lora_magnitude_vector", &[1], &[0.0])], 1).contains("lora_magnitude_vector"));
+        assert!(
+            refused(&[a, b, ("base_model.model.model.layers.0.mlp.up_proj.lora_magnitude_vector", &[2], &[0.0; 2])], 1)
+                .contains("lora_magnitude_vector")
+        );
         assert!(
             refused(&[("y.lora_A.weight", &[1, 3], &[0.0; 3]), ("y.lora_B.weight", &[2, 1], &[0.0; 2])], 1)
                 .contains("the base has not")

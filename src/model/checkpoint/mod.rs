@@ -4,20 +4,22 @@
 //! `src/model/source/base.rs`.
 
 mod adapter;
-mod adapter_part;
 mod composed;
 mod dense;
 mod folder;
 pub(crate) mod gguf;
 mod mapped;
+mod names;
 mod nemo;
-pub(crate) mod peft;
 mod pytorch;
+pub mod quantized;
 mod safetensors;
 mod shards;
 mod weights;
 
-pub use adapter::{ADAPTER_CONFIG, Adapter};
+#[cfg(fuzzing)]
+pub(crate) use adapter::peft;
+pub use adapter::{ADAPTER_CONFIG, Adapter, Unchanged};
 pub use composed::{Composed, Rounding};
 pub use dense::Dense;
 pub use folder::open_folder;
@@ -27,4 +29,4 @@ pub use nemo::{ATTRIBUTE_WEIGHTS, NemoCheckpoint};
 pub use pytorch::PytorchFile;
 pub use safetensors::SafetensorsFile;
 pub use shards::Shards;
-pub use weights::{Slice, TensorInfo, WeightSource};
+pub use weights::{ElementType, RawInfo, Slice, TensorInfo, WeightSource};

@@ -11,7 +11,7 @@ use super::base::{self, Opened};
 use super::digest::{Fingerprint, Ingredient};
 use super::digest_memory::DigestMemory;
 use super::manifest::AdapterPart;
-use super::preset::{self, PresetReport, check_weightings};
+use super::preset::{self, PresetReport, Tokens, check_weightings};
 use super::reference::{Found, MANIFEST_FILE, Place};
 use crate::engine::{ReadPolicy, TextAssets};
 use crate::model::checkpoint::{ATTRIBUTE_WEIGHTS, Adapter, Composed, Rounding, SafetensorsFile, WeightSource};
@@ -69,6 +69,7 @@ impl Blueprint {
     pub fn open(config: &Config) -> Result<Self, ModelError> {
         let found = Found::find(config)?;
         let Opened { mut settings, weights, mut text, mut files, mut ingredients } = base::open(&found.base)?;
+        settings.ignore(&config.ignore_fields)?;
         let Found { name, place, manifest, .. } = found;
         files.extend(place.manifest_file());
         let mut manifest = manifest.unwrap_or_default();
@@ -78,7 +79,13 @@ impl Blueprint {
         }
 
         let named = manifest.preset.take();
-        let chosen = preset::choose(&config.preset, named.as_deref(), &place.resolve(Path::new("")), &settings)?;
+        let chosen = preset::choose(
+            &config.preset,
+            named.as_deref(),
+            &place.resolve(Path::new("")),
+            &settings,
+            weights.as_ref(),
+        )?;
         let report = chosen.as_ref().map(|chosen| PresetReport {
             name: chosen.preset.name.clone(),
             why: chosen.why.clone(),
@@ -106,6 +113,9 @@ impl Blueprint {
             (None, Some(part)) => Some(parts.adapter(&part, weights.as_ref(), layers, head_is_apart, &mut text)?),
             (None, None) => None,
         };
+        if let Some(adapter) = &adapter {
+            adapted_settings(adapter, &mut settings);
+        }
         let head_weights = match (&config.head, used.head.file.take()) {
             (Some(path), _) => Some(parts.head(path.clone())?),
             (None, Some(file)) => Some(parts.head_of_manifest(&file)?),
@@ -122,6 +132,8 @@ impl Blueprint {
         text.template_date.clone_from(&config.template_date);
         let reads = used.read.policy(report.as_ref().map(|report| &*report.name), &settings, &text)?;
         let mut head = used.head.spec();
+        let tokens = Tokens { preset: report.as_ref().map(|report| &*report.name), settings: &settings, text: &text };
+        tokens.in_options(&mut head.options)?;
         let all = match used.attributes.clone() {
             Some(all) => Some(all),
             None => settings.labels()?,
@@ -278,6 +290,21 @@ impl Parts<'_> {
         };
         self.ingredients.push(Ingredient::Embedded(bytes));
         SafetensorsFile::embedded(path, bytes)
+    }
+}
+
+/// What the base's configuration says, as it is with an adapter: one of a classifier was trained as transformers'
+/// `*ForSequenceClassification` of whatever base, which skips padding, and one that brings an embedding table says how many
+/// tokens there are.
+fn adapted_settings(adapter: &Adapter, settings: &mut Settings) {
+    let body = settings.architecture().ok().and_then(|name| name.strip_suffix("ForCausalLM")).map(str::to_owned);
+    if let (true, Some(body)) = (adapter.classifies(), body) {
+        settings.set("architectures", vec![format!("{body}ForSequenceClassification")]);
+    }
+    if let Some(tokens) =
+        adapter.vocabulary().filter(|tokens| settings.size("vocab_size").ok().flatten() != Some(*tokens))
+    {
+        settings.set("vocab_size", tokens);
     }
 }
 

@@ -15,7 +15,7 @@ use super::isa::Isa;
 use crate::model::error::ModelError;
 
 /// Rows of activations that meet all weights before the next ones do. A multiple of every tile's height.
-pub(super) const BLOCK_ROWS: usize = 96;
+pub(super) const BLOCK_ROWS: usize = 192;
 
 /// The size of a weight matrix `[n, k]`, and the instruction set for whose tiles it is packed.
 #[derive(Debug, Clone, Copy)]
@@ -36,6 +36,9 @@ pub(super) struct BlockTask<'a> {
     pub(super) block: Block<'a>,
 }
 
+/// Packs rows as panels that are `width` values wide.
+pub(super) type Pack = fn(rows: &Rows, width: usize) -> Result<Box<dyn Panels>, ModelError>;
+
 /// What is to be known of a type of weights.
 #[derive(Debug)]
 pub(super) struct Properties {
@@ -50,7 +53,7 @@ pub(super) struct Properties {
     /// Whether each rank rounds its part of a row by itself, so that another number of ranks gives other bits.
     pub(super) rounds_by_rank: bool,
     /// Packs rows of weights into panels of `width` outputs.
-    pub(super) pack: fn(rows: &Rows, width: usize) -> Result<Box<dyn Panels>, ModelError>,
+    pub(super) pack: Pack,
 }
 
 /// The packed weights of a matrix.

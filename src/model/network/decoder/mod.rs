@@ -1,54 +1,36 @@
-//! The decoder that all architectures are forms of: pre-norm blocks of causal grouped-query attention with rotary
-//! positions and a feed-forward layer. An architecture says by a [`DecoderSpec`] which form it is.
+//! The decoder that all architectures are forms of: blocks of causal grouped-query attention and a feed-forward layer, with
+//! norms before them, after them, or both. An architecture says by a [`DecoderSpec`] which form it is.
 //!
 //! Every rank holds its heads and its part of the feed-forward features and of the vocabulary; the hidden state is the same
 //! on all of them. Two sums over all ranks per layer, one for the embedding.
 
+mod inventory;
+mod layer;
 mod spec;
+mod tensors;
 
 use candle_core::{DType, Result, Tensor};
 use rayon::prelude::*;
 
-pub use spec::{DecoderSpec, Names, Parameters, QkvNames};
+pub use inventory::Parameters;
+pub use spec::{DecoderSpec, ExpertNames, ExpertsSpec, HeadNormNames, Names, QkvNames, UpNames};
+pub use tensors::{Kind, TensorSpec};
+
+use layer::Layer;
 
 use super::backbone::{Backbone, Pass, RankContext};
-use super::layers::{Attention, Embedding, FeedForward, FeedForwardNames, HeadNorm, Linear, Matrix, Norm, Rotary};
+use super::layers::{Attention, Embedding, Norm, Rotary};
 use crate::batch::MicroBatch;
-use crate::model::collective::shard::HeadShard;
 use crate::model::compute::backend::Backend;
 use crate::model::compute::meter::{Part, time};
 use crate::model::error::ModelError;
 use crate::model::prefix_cache::KeyValues;
-use crate::model::shapes::{AttentionOptions, HeadLayout};
+use crate::model::shapes::HeadLayout;
 
 impl DecoderSpec {
     /// Loads one rank's share.
     pub fn load(&self, context: &RankContext) -> std::result::Result<Box<dyn Backbone>, ModelError> {
         Ok(Box::new(Decoder::load(self, context)?))
-    }
-
-    /// The matrices of a rank's queries, keys and values.
-    fn qkv<'a>(&self, names: &'a [String], shard: &HeadShard) -> Vec<Matrix<'a>> {
-        let HeadLayout { heads, kv_heads, head_dim } = self.heads;
-        let rows = |heads: std::ops::Range<usize>| heads.start * head_dim..heads.end * head_dim;
-        match names {
-            [q, k, v] => vec![
-                Matrix::whole(q, heads * head_dim, self.hidden).rows(vec![rows(shard.query.clone())]),
-                Matrix::whole(k, kv_heads * head_dim, self.hidden).rows(vec![rows(shard.kv.clone())]),
-                Matrix::whole(v, kv_heads * head_dim, self.hidden).rows(vec![rows(shard.kv.clone())]),
-            ],
-            names => {
-                let per_group = heads / kv_heads;
-                // Head `i` of group `g` in the packed matrix; the group's queries come first, then its key and value.
-                let slot = |group: usize, i: usize| rows(group * (per_group + 2) + i..group * (per_group + 2) + i + 1);
-                let query = shard.query.clone().map(|head| slot(head / per_group, head % per_group));
-                let key = shard.kv.clone().map(|group| slot(group, per_group));
-                let value = shard.kv.clone().map(|group| slot(group, per_group + 1));
-                let rows = query.chain(key).chain(value).collect();
-                let whole = |name| Matrix::whole(name, self.heads.row(), self.hidden);
-                names.first().map(|name| whole(name).rows(rows)).into_iter().collect()
-            }
-        }
     }
 }
 
@@ -58,120 +40,76 @@ struct Decoder {
     heads: HeadLayout,
     kept: KeyValues,
     embedding: Embedding,
-    rotary: Rotary,
+    ropes: Vec<Rotary>,
+    /// Whether the feed-forward layer reads what attention reads, not what it gives.
+    parallel: bool,
+    /// Factor of what each part adds.
+    residual_scale: Option<f32>,
     layers: Vec<Layer>,
     norm: Norm,
-}
-
-struct Layer {
-    attention_norm: Norm,
-    qkv: Linear,
-    head_norm: Option<HeadNorm>,
-    attention: AttentionOptions,
-    output: Linear,
-    attention_post_norm: Option<Norm>,
-    feed_forward_norm: Norm,
-    feed_forward: FeedForward,
-    feed_forward_post_norm: Option<Norm>,
 }
 
 impl Decoder {
     fn load(spec: &DecoderSpec, context: &RankContext) -> std::result::Result<Self, ModelError> {
         spec.refuse_ignored(context.weights)?;
-        let heads = context.shard.heads(spec.heads);
+        let heads = context.shard.heads(spec.heads).layout;
+        let (dense, experts) = (spec.layer(false), spec.layer(true));
         let (embedding, layers) = rayon::join(
             || {
-                let name = format!("{}.weight", spec.names.embedding);
-                Embedding::load(context, &name, spec.vocabulary, spec.hidden, spec.embedding_scale)
+                let table = spec.embedding();
+                let name = format!("{}.weight", table.name);
+                Embedding::load(context, &name, table.outputs, table.inputs, spec.embedding_scale)
             },
             || {
                 (0..spec.layers)
                     .into_par_iter()
-                    .map(|i| Layer::load(spec, context, &heads, i))
+                    .map(|i| {
+                        let tensors = if spec.has_experts(i) { &experts } else { &dense };
+                        Layer::load(spec, tensors, context, i)
+                    })
                     .collect::<std::result::Result<Vec<_>, _>>()
             },
         );
+        let norm = spec.last_norm();
         Ok(Self {
             backend: context.backend,
-            heads: heads.layout,
-            kept: KeyValues::new(spec.layers, context.slots, heads.layout),
+            heads,
+            kept: KeyValues::new(spec.layers, context.slots, heads),
             embedding: embedding?,
-            rotary: spec.rotary.clone(),
+            ropes: spec.ropes.clone(),
+            parallel: spec.parallel,
+            residual_scale: spec.residual_scale,
             layers: layers?,
-            norm: Norm::load(context, spec.norm, spec.names.norm, spec.hidden, spec.eps)?,
+            norm: Norm::load(context, spec.norm, norm.name, norm.outputs, spec.eps)?,
         })
     }
 }
 
-impl Layer {
-    fn load(
-        spec: &DecoderSpec,
-        context: &RankContext,
-        heads: &HeadShard,
-        index: usize,
-    ) -> std::result::Result<Self, ModelError> {
-        let names = &spec.names;
-        let name = |part: &str| spec.layer_name(index, part);
-        let norm = |part: &str| Norm::load(context, spec.norm, &name(part), spec.hidden, spec.eps);
-        let qkv: Vec<String> = match names.qkv {
-            QkvNames::Apart(parts) => parts.iter().map(|part| name(part)).collect(),
-            QkvNames::ByGroup(part) => vec![name(part)],
-        };
-        let head_dim = spec.heads.head_dim;
-        let output = name(names.output);
-        let output = Matrix::whole(&output, spec.hidden, spec.heads.heads * head_dim)
-            .columns(heads.query.start * head_dim..heads.query.end * head_dim);
-        let feed_forward = FeedForwardNames { gate: names.gate.map(name), up: name(names.up), down: name(names.down) };
-        Ok(Self {
-            attention_norm: norm(names.attention_norm)?,
-            qkv: Linear::load(context, &spec.qkv(&qkv, heads), spec.qkv_bias)?,
-            head_norm: names
-                .head_norms
-                .map(|[query, key]| HeadNorm::load(context, &name(query), &name(key), heads.layout, spec.eps))
-                .transpose()?,
-            attention: AttentionOptions {
-                scale: spec.attention_scale,
-                window: spec.windows[index],
-                soft_cap: spec.soft_cap,
-            },
-            output: Linear::load(context, &[output], spec.output_bias)?,
-            attention_post_norm: names.attention_post_norm.map(norm).transpose()?,
-            feed_forward_norm: norm(names.feed_forward_norm)?,
-            feed_forward: FeedForward::load(
-                context,
-                &feed_forward,
-                spec.hidden,
-                spec.feed_forward,
-                spec.activation,
-                spec.feed_forward_bias,
-            )?,
-            feed_forward_post_norm: names.feed_forward_post_norm.map(norm).transpose()?,
-        })
-    }
-
-    fn bytes(&self) -> usize {
-        let post_norms = [&self.attention_post_norm, &self.feed_forward_post_norm];
-        let norms = [&self.attention_norm, &self.feed_forward_norm].into_iter().chain(post_norms.into_iter().flatten());
-        norms.map(Norm::bytes).sum::<usize>()
-            + self.head_norm.as_ref().map_or(0, HeadNorm::bytes)
-            + self.qkv.bytes()
-            + self.output.bytes()
-            + self.feed_forward.bytes()
-    }
-}
-
-/// `residual + post_norm(what a part adds)`; without such a norm the part adds the residual itself, in one go.
-fn added(
-    residual: &Tensor,
-    post_norm: Option<&Norm>,
-    part: impl FnOnce(Option<&Tensor>) -> Result<Tensor>,
-) -> Result<Tensor> {
-    match post_norm {
-        None => part(Some(residual)),
-        Some(norm) => {
-            let part = part(None)?;
-            time(Part::Norm, 0, || residual + norm.forward(&part)?)
+impl Decoder {
+    /// `residual + scale * post_norm(what a part adds)`; without norm and scale the part adds the residual itself, in one
+    /// go.
+    fn added(
+        &self,
+        residual: &Tensor,
+        post_norm: Option<&Norm>,
+        part: impl FnOnce(Option<&Tensor>) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        if post_norm.is_none() && self.residual_scale.is_none() {
+            return part(Some(residual));
         }
+        let part = normed(post_norm, &part(None)?)?;
+        time(Part::Norm, 0, || match self.residual_scale {
+            Some(scale) => residual + part.affine(f64::from(scale), 0.0)?,
+            None => residual + part,
+        })
+    }
+}
+
+/// `x` through a norm, if there is one.
+fn normed(norm: Option<&Norm>, x: &Tensor) -> Result<Tensor> {
+    match norm {
+        Some(norm) => time(Part::Norm, 0, || norm.forward(x)),
+        None => Ok(x.clone()),
     }
 }
 
@@ -183,17 +121,19 @@ impl Backbone for Decoder {
     fn forward(&self, pass: &Pass) -> Result<Tensor> {
         let MicroBatch { tokens, positions, .. } = pass.batch;
         let mut x = time(Part::Embedding, 0, || self.embedding.forward(tokens, pass.ranks))?;
-        let tables = time(Part::Rotary, 0, || self.rotary.tables(positions, x.device()))?;
+        let tables = |rope: &Rotary| time(Part::Rotary, 0, || rope.tables(positions, x.device()));
+        let tables = self.ropes.iter().map(tables).collect::<Result<Vec<_>>>()?;
         let attention = Attention::new(self.backend, pass.batch, pass.past, self.heads, x.device())?;
         let reads = Tensor::new(pass.reads, x.device())?;
         for (i, layer) in self.layers.iter().enumerate() {
-            let normed = time(Part::Norm, 0, || layer.attention_norm.forward(&x))?;
-            let mut qkv = time(Part::Projection, layer.qkv.operations(tokens.len()), || layer.qkv.forward(&normed))?;
-            drop(normed);
-            if let Some(norm) = &layer.head_norm {
-                qkv = time(Part::Norm, 0, || norm.forward(qkv))?;
+            let mut input = normed(layer.attention_norm.as_ref(), &x)?;
+            let mut qkv = time(Part::Projection, layer.qkv.operations(tokens.len()), || layer.qkv.forward(&input))?;
+            if let Some(norm) = &layer.query_key_norm {
+                qkv = norm.forward(qkv, pass.ranks)?;
             }
-            let qkv = time(Part::Rotary, 0, || tables.turn(self.backend, qkv, self.heads))?;
+            if let Some(rope) = layer.rope {
+                qkv = time(Part::Rotary, 0, || tables[rope].turn(self.backend, qkv, self.heads))?;
+            }
             time(Part::Keep, 0, || self.kept.keep(i, &qkv, pass.keep))?;
             let work = self.heads.operations(positions, layer.attention.window);
             let mut mixed =
@@ -203,16 +143,20 @@ impl Backbone for Decoder {
             if i + 1 == self.layers.len() {
                 // Nobody looks at the other rows of the last layer any more.
                 (x, mixed) = (x.index_select(&reads, 0)?, mixed.index_select(&reads, 0)?);
+                if self.parallel {
+                    input = input.index_select(&reads, 0)?;
+                }
                 rows = pass.reads.len();
             }
-            x = added(&x, layer.attention_post_norm.as_ref(), |x| {
+            x = self.added(&x, layer.attention_post_norm.as_ref(), |x| {
                 let work = layer.output.operations(rows);
                 time(Part::Projection, work, || layer.output.forward_reduce(&mixed, x, pass.ranks))
             })?;
-            let normed = time(Part::Norm, 0, || layer.feed_forward_norm.forward(&x))?;
-            x = added(&x, layer.feed_forward_post_norm.as_ref(), |x| {
-                let work = layer.feed_forward.operations(rows);
-                time(Part::FeedForward, work, || layer.feed_forward.forward(&normed, x, pass.ranks))
+            if !self.parallel {
+                input = normed(layer.feed_forward_norm.as_ref(), &x)?;
+            }
+            x = self.added(&x, layer.feed_forward_post_norm.as_ref(), |x| {
+                layer.feed_forward.forward(&input, x, pass.ranks)
             })?;
         }
         // What a head sees is rounded no more.

@@ -1,10 +1,9 @@
 //! What an architecture says of its decoder: sizes, variants, names of tensors. What follows from that alone, without any
 //! weight, is here too: how many weights there are, and by how many ranks they can be shared.
 
-use crate::model::checkpoint::WeightSource;
 use crate::model::collective::shard::degrees;
 use crate::model::error::ModelError;
-use crate::model::network::layers::{NormKind, Rotary};
+use crate::model::network::layers::{NormKind, Rotary, Routing};
 use crate::model::shapes::{Activation, HeadLayout};
 
 /// One form of decoder: sizes, variants, and the names of its tensors.
@@ -28,8 +27,13 @@ pub struct DecoderSpec {
     pub norm: NormKind,
     /// Theirs.
     pub eps: f64,
-    /// Frequencies.
-    pub rotary: Rotary,
+    /// Frequencies, all kinds of them.
+    pub ropes: Vec<Rotary>,
+    /// For each layer, which of them turn its heads; `None` where positions are not told.
+    pub layer_ropes: Vec<Option<usize>>,
+    /// Whether a pair of features lies side by side, not in the two halves of a head. The rows of queries and keys are put
+    /// in the order of halves while they are loaded.
+    pub interleaved: bool,
     /// Factor of attention scores.
     pub attention_scale: f32,
     /// Scores become `cap * tanh(score / cap)`.
@@ -44,8 +48,40 @@ pub struct DecoderSpec {
     pub output_bias: bool,
     /// Whether the feed-forward layers have one.
     pub feed_forward_bias: bool,
+    /// Whether the feed-forward layer reads the norm that attention reads, and both are added at once.
+    pub parallel: bool,
+    /// Factor of what attention and the feed-forward layer add.
+    pub residual_scale: Option<f32>,
+    /// The mixture of experts, where there is one.
+    pub experts: Option<ExpertsSpec>,
     /// Names of the tensors.
     pub names: Names,
+}
+
+/// A mixture of experts in place of the feed-forward layer.
+#[derive(Debug, Clone)]
+pub struct ExpertsSpec {
+    /// How many experts there are.
+    pub count: usize,
+    /// How a token's experts are chosen.
+    pub routing: Routing,
+    /// Features inside each of them.
+    pub features: usize,
+    /// For each layer, whether it has experts.
+    pub layers: Vec<bool>,
+    /// Names of their tensors.
+    pub names: ExpertNames,
+}
+
+/// Names of a mixture's tensors; `*` stands for an expert's number.
+#[derive(Debug, Clone, Copy)]
+pub struct ExpertNames {
+    /// The router.
+    pub router: &'static str,
+    /// The gate of an expert, and the way in.
+    pub up: [&'static str; 2],
+    /// The way out.
+    pub down: &'static str,
 }
 
 /// Names of tensors, without `.weight` and `.bias`. Those of a layer stand under `layers` and the layer's number.
@@ -56,21 +92,19 @@ pub struct Names {
     /// What all layers' names begin with.
     pub layers: &'static str,
     /// The norm before attention.
-    pub attention_norm: &'static str,
+    pub attention_norm: Option<&'static str>,
     /// Queries, keys and values.
     pub qkv: QkvNames,
-    /// Norms of each query and key head.
-    pub head_norms: Option<[&'static str; 2]>,
+    /// Norms of queries and keys.
+    pub head_norms: Option<HeadNormNames>,
     /// The way out of attention.
     pub output: &'static str,
     /// A norm of what attention adds.
     pub attention_post_norm: Option<&'static str>,
     /// The norm before the feed-forward layer.
-    pub feed_forward_norm: &'static str,
-    /// The gate, where the feed-forward layer has one.
-    pub gate: Option<&'static str>,
-    /// The way into the feed-forward layer.
-    pub up: &'static str,
+    pub feed_forward_norm: Option<&'static str>,
+    /// The way into the feed-forward layer, and the gate.
+    pub up: UpNames,
     /// The way out of it.
     pub down: &'static str,
     /// A norm of what it adds.
@@ -86,6 +120,40 @@ pub enum QkvNames {
     Apart([&'static str; 3]),
     /// As one: for each key head its query heads, the key head, the value head.
     ByGroup(&'static str),
+    /// As one: all queries, all keys, all values.
+    Stacked(&'static str),
+}
+
+/// Norms of queries and of keys.
+#[derive(Debug, Clone, Copy)]
+pub enum HeadNormNames {
+    /// Head by head.
+    Heads([&'static str; 2]),
+    /// All heads of a token at once.
+    Projections([&'static str; 2]),
+}
+
+/// How the way into the feed-forward layer is stored.
+#[derive(Debug, Clone, Copy)]
+pub enum UpNames {
+    /// Without a gate.
+    Plain(&'static str),
+    /// A gate, and the way in.
+    Gated([&'static str; 2]),
+    /// Both in one matrix, the gate first.
+    Stacked(&'static str),
+}
+
+impl UpNames {
+    /// Whether there is a gate.
+    pub fn gated(self) -> bool {
+        !matches!(self, Self::Plain(_))
+    }
+
+    /// Matrices that lead in, stacked or not.
+    pub fn ways(self) -> usize {
+        1 + usize::from(self.gated())
+    }
 }
 
 impl Names {
@@ -93,66 +161,25 @@ impl Names {
     pub const COMMON: Self = Self {
         embedding: "model.embed_tokens",
         layers: "model.layers",
-        attention_norm: "input_layernorm",
+        attention_norm: Some("input_layernorm"),
         qkv: QkvNames::Apart(["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]),
         head_norms: None,
         output: "self_attn.o_proj",
         attention_post_norm: None,
-        feed_forward_norm: "post_attention_layernorm",
-        gate: Some("mlp.gate_proj"),
-        up: "mlp.up_proj",
+        feed_forward_norm: Some("post_attention_layernorm"),
+        up: UpNames::Gated(["mlp.gate_proj", "mlp.up_proj"]),
         down: "mlp.down_proj",
         feed_forward_post_norm: None,
         norm: "model.norm",
     };
 }
 
-/// How many weights a decoder has, and where.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-pub struct Parameters {
-    /// The embedding table.
-    pub embedding: usize,
-    /// Matrices and biases of attention, all layers.
-    pub attention: usize,
-    /// Matrices and biases of the feed-forward layers, all of them.
-    pub feed_forward: usize,
-    /// All norms.
-    pub norms: usize,
-}
-
-impl Parameters {
-    /// All of them.
-    pub fn total(&self) -> usize {
-        self.embedding + self.attention + self.feed_forward + self.norms
-    }
-}
-
 impl DecoderSpec {
-    /// Counts the weights.
-    pub fn parameters(&self) -> Parameters {
-        let HeadLayout { heads, kv_heads, head_dim } = self.heads;
-        let (hidden, features, names) = (self.hidden, self.feed_forward, &self.names);
-        let qkv = self.heads.row();
-        let bias = |has: bool, values: usize| if has { values } else { 0 };
-        let attention = hidden * (qkv + heads * head_dim) + bias(self.qkv_bias, qkv) + bias(self.output_bias, hidden);
-        let ways_up = 1 + usize::from(names.gate.is_some());
-        let feed_forward =
-            (ways_up + 1) * hidden * features + bias(self.feed_forward_bias, ways_up * features + hidden);
-        let post_norms = [names.attention_post_norm, names.feed_forward_post_norm].into_iter().flatten().count();
-        let head_norms = names.head_norms.map_or(0, |both| both.len() * head_dim);
-        let norms = (2 + post_norms) * self.norm.vectors() * hidden + head_norms;
-        debug_assert!(kv_heads <= heads);
-        Parameters {
-            embedding: self.vocabulary * hidden,
-            attention: self.layers * attention,
-            feed_forward: self.layers * feed_forward,
-            norms: self.layers * norms + self.norm.vectors() * hidden,
-        }
-    }
-
     /// Numbers of ranks that the model can be shared by.
     pub fn degrees(&self) -> Vec<usize> {
-        degrees(self.heads, self.feed_forward.min(self.vocabulary))
+        // Experts are not cut, so each rank has one at least.
+        let experts = self.experts.as_ref().map_or(usize::MAX, |experts| experts.count);
+        degrees(self.heads, self.feed_forward.min(self.vocabulary).min(experts))
     }
 
     /// Refuses a number of ranks that the model cannot be shared by.
@@ -170,52 +197,5 @@ impl DecoderSpec {
 
     pub(super) fn layer_name(&self, layer: usize, part: &str) -> String {
         format!("{}.{layer}.{part}", self.names.layers)
-    }
-
-    /// Every tensor of a layer, without the layer's own name: what else stands there would be read by nobody.
-    fn layer_tensors(&self) -> Vec<String> {
-        let names = &self.names;
-        let mut tensors = Vec::new();
-        let mut add = |part: &str, bias: bool| {
-            tensors.push(format!("{part}.weight"));
-            if bias {
-                tensors.push(format!("{part}.bias"));
-            }
-        };
-        match names.qkv {
-            QkvNames::Apart(parts) => parts.iter().for_each(|part| add(part, self.qkv_bias)),
-            QkvNames::ByGroup(part) => add(part, self.qkv_bias),
-        }
-        add(names.output, self.output_bias);
-        names.head_norms.iter().flatten().for_each(|part| add(part, false));
-        names.gate.iter().chain([&names.up, &names.down]).for_each(|part| add(part, self.feed_forward_bias));
-        let norms = [Some(names.attention_norm), Some(names.feed_forward_norm)];
-        let post_norms = [names.attention_post_norm, names.feed_forward_post_norm];
-        norms.iter().chain(&post_norms).flatten().for_each(|part| add(part, self.norm.vectors() == 2));
-        // Old checkpoints carry the frequencies, which the configuration determines.
-        tensors.push("self_attn.rotary_emb.inv_freq".into());
-        tensors.push("attention.rotary_emb.inv_freq".into());
-        tensors
-    }
-
-    /// Refuses a tensor in a layer that would be read by nobody, such as a bias that the configuration does not mention.
-    pub(super) fn refuse_ignored(&self, weights: &dyn WeightSource) -> std::result::Result<(), ModelError> {
-        let known = self.layer_tensors();
-        for name in weights.names() {
-            let Some(rest) = name.strip_prefix(self.names.layers).and_then(|rest| rest.strip_prefix('.')) else {
-                continue;
-            };
-            let Some((layer, part)) = rest.split_once('.') else { continue };
-            // Layers beyond those that the configuration keeps are no part of the model.
-            if layer.parse().is_ok_and(|layer: usize| layer < self.layers) && !known.iter().any(|known| known == part) {
-                return Err(ModelError::Unsupported {
-                    path: weights.origin(&name),
-                    field: format!("tensor {name:?}"),
-                    found: "present".into(),
-                    expected: format!("a layer of {}", known.join(", ")),
-                });
-            }
-        }
-        Ok(())
     }
 }

@@ -1,8 +1,9 @@
 //! Linear layers packed for the kernels, in float32 on the CPU. Several ranks give the bits of one, which finish its dot
 //! products in its order.
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, Device, Layout, Result, Shape, Storage, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Storage, Tensor, bail};
 
+use super::line_sum::{blocks, line_sum};
 use super::matrix::{Stack, read_biases};
 use super::{Loaded, Matrix};
 use crate::model::collective::Collective;
@@ -68,32 +69,22 @@ impl Packed {
         let (tokens, inputs) = x.dims2()?;
         let (storage, layout) = x.storage_and_layout();
         let Storage::Cpu(storage) = &*storage else { bail!("expected activations on the CPU") };
-        let blocks = values(storage, layout)?.chunks(block_rows(tokens, ranks.world()) * inputs);
-        let zeros = |x: &[f32]| vec![0.0; x.len() / inputs * outputs];
-        let (mut rows, mut sums) = (Vec::new(), Vec::new());
-        let sum = match ranks.line() {
-            Some(line) => {
-                for x in blocks {
-                    inner(x, &mut rows);
-                    let mut y = line.take()?.unwrap_or_else(|| zeros(x));
-                    linear_continue(&rows, &self.weight, Addends::NONE, &mut y);
-                    sums.extend(line.hand_on(y)?.into_iter().flatten());
+        let x = values(storage, layout)?;
+        let mut rows = Vec::new();
+        let sum = line_sum(ranks, blocks(tokens, block_rows(tokens, ranks.world())), outputs, |block, taken| {
+            inner(&x[block.start * inputs..block.end * inputs], &mut rows);
+            Ok(match taken {
+                Some(mut sums) => {
+                    linear_continue(&rows, &self.weight, Addends::NONE, &mut sums);
+                    sums
                 }
-                let rows = sums.len() / outputs;
-                let finished = Tensor::from_vec(sums, (rows, outputs), &Device::Cpu)?;
-                ranks.broadcast(&finished, ranks.world() - 1)?
-            }
-            None => {
-                for x in blocks {
-                    let mut y = zeros(x);
-                    inner(x, &mut rows);
-                    linear(&rows, &self.weight, Addends::NONE, &mut y);
-                    sums.append(&mut y);
+                None => {
+                    let mut sums = vec![0.0; block.len() * outputs];
+                    linear(&rows, &self.weight, Addends::NONE, &mut sums);
+                    sums
                 }
-                let rows = sums.len() / outputs;
-                ranks.all_reduce(&Tensor::from_vec(sums, (rows, outputs), &Device::Cpu)?)?
-            }
-        };
+            })
+        })?;
         let sum = match &self.bias {
             Some(bias) => sum.broadcast_add(&Tensor::new(&bias[..], sum.device())?)?,
             None => sum,

@@ -6,6 +6,7 @@
 //! Memory beyond the input and the output is bounded by the sizes of a block and of a bundle of queries; there is no
 //! matrix of tokens by tokens.
 
+mod blocks;
 mod bundle;
 mod pack;
 mod past;
@@ -22,6 +23,7 @@ pub use past::{Kept, Past, PastRun};
 pub use plan::AttentionPlan;
 pub(super) use softmax::SLACK;
 
+use self::blocks::Blocks;
 use self::bundle::Bundle;
 use super::grid::{self, steps};
 use super::isa::Isa;
@@ -51,8 +53,12 @@ fn attention_on(isa: Isa, qkv: &[f32], kept: Kept, plan: &AttentionPlan, options
     let mut work: Vec<_> = plan.bundles().flat_map(|b| std::iter::repeat_n(b, layout.kv_heads)).zip(blocks).collect();
     // The costliest first, each to the next free thread: the last ones to finish are then the smallest.
     work.sort_by_key(|(bundle, _)| Reverse(bundle.cost));
-    work.into_iter().par_bridge().for_each(|(bundle, block)| {
-        let kv_head = block.columns.start / (layout.group() * layout.head_dim);
-        Bundle { isa, qkv, kept, plan, options, kv_head }.attend(bundle.pieces, block.pieces);
+    let blocks_of_keys = Blocks { isa, qkv, kept, plan };
+    plan.with_packed(plan.shared_blocks().len() * layout.kv_heads * blocks_of_keys.packed(), |shared| {
+        blocks_of_keys.pack_shared(options.first_seen(plan.least_position()), shared);
+        work.into_iter().par_bridge().for_each(|(bundle, block)| {
+            let kv_head = block.columns.start / (layout.group() * layout.head_dim);
+            Bundle { blocks: blocks_of_keys, shared, options, kv_head }.attend(bundle.pieces, block.pieces);
+        });
     });
 }
