@@ -109,6 +109,9 @@ fn to_text(Inspected { report, template, named_templates, sample }: &Inspected) 
     for (rank, bytes) in report.bytes_per_rank.iter().enumerate() {
         line("memory", &format!("rank {rank}: {:.1} MiB of weights", *bytes as f64 / f64::from(1 << 20)));
     }
+    let per_token = report.prefix_cache_bytes_per_token;
+    let context_mib = (per_token * shape.context) as f64 / f64::from(1 << 20);
+    line("prefix cache", &format!("{per_token} bytes a token, {context_mib:.1} MiB for one whole context"));
     let degrees: Vec<String> = report.degrees.iter().map(usize::to_string).collect();
     line("degrees", &format!("tp may be {}", degrees.join(", ")));
     line("threads", &report.threads);

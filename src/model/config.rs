@@ -102,6 +102,20 @@ impl CacheSize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::prefix_cache::KeyValues;
+    use crate::model::shapes::HeadLayout;
+
+    /// A quarter of what is free beside the weights of Llama 3's 8B (bf16) on a host with 64 GiB, and its 70B with 256 GiB.
+    #[test]
+    fn large_models_keep_more_than_a_context_of_chat() {
+        let heads = HeadLayout { heads: 32, kv_heads: 8, head_dim: 128 };
+        for (layers, weights, free, tokens) in [(32, 16 << 30, 64 << 30, 49_152), (80, 140 << 30, 256 << 30, 47_513)] {
+            let bytes_per_token = KeyValues::bytes_per_token(layers, heads);
+            assert_eq!(bytes_per_token, layers * 2 * 8 * 128 * 4);
+            let auto = CacheSize::Auto { tokens: 16 * 4096 };
+            assert_eq!(auto.tokens_of(bytes_per_token, weights, Some(free)), tokens);
+        }
+    }
 
     #[test]
     fn a_cache_follows_free_memory_and_takes_no_more_than_it_can_use() {

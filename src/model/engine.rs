@@ -151,6 +151,7 @@ impl ModelEngine {
             head_parameters: self.head.parameters(),
             bytes_per_rank,
             bytes_read_per_rank: self.ranks.bytes_read(),
+            prefix_cache_bytes_per_token: self.ranks.bytes_per_token(),
             degrees: self.spec.degrees(),
             threads: self.pool.current_num_threads(),
             unread_settings: self.unread_settings.clone(),

@@ -51,6 +51,8 @@ pub struct Report {
     pub bytes_per_rank: Vec<usize>,
     /// Bytes of weights that each rank took out of the files, without the head.
     pub bytes_read_per_rank: Vec<u64>,
+    /// Bytes that a prefix cache takes for each token that it keeps, all ranks together.
+    pub prefix_cache_bytes_per_token: usize,
     /// Numbers of ranks that the model can be shared by.
     pub degrees: Vec<usize>,
     /// Threads of the forward pass, all ranks together.

@@ -1,6 +1,7 @@
 //! The ranks of a model: each holds its share and computes on a device, with threads of its own.
 
 mod error;
+mod nodes;
 #[cfg(test)]
 mod precision_tests;
 mod rank;
@@ -14,6 +15,7 @@ use candle_core::Device;
 use rayon::ThreadPool;
 
 pub use self::error::PassError;
+use self::nodes::Cpus;
 use self::rank::Rank;
 use self::team::{Team, Wire};
 use crate::batch::MicroBatch;
@@ -35,6 +37,7 @@ pub struct Ranks {
     team: Option<Team>,
     /// `None` where nothing is kept.
     cache: Option<Arc<SharedCache>>,
+    bytes_per_token: usize,
 }
 
 /// What a pass gave.
@@ -49,9 +52,17 @@ pub struct Passed {
 
 /// A pool of `threads` for forward passes, whose kernels use these instructions; the fastest where `None`.
 pub fn pool(threads: usize, isa: Option<Isa>) -> Result<ThreadPool, ModelError> {
+    pinned_pool(threads, isa, None)
+}
+
+/// [`pool`], whose threads stay on these CPUs.
+fn pinned_pool(threads: usize, isa: Option<Isa>, cpus: Option<Cpus>) -> Result<ThreadPool, ModelError> {
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
-        .start_handler(move |_| isa.into_iter().for_each(Isa::choose))
+        .start_handler(move |_| {
+            isa.into_iter().for_each(Isa::choose);
+            cpus.iter().for_each(|cpus| nodes::pin(cpus));
+        })
         .thread_name(|i| format!("forward-{i}"))
         .build()
         .map_err(|e| ModelError::Threads { threads, reason: e.to_string() })
@@ -59,7 +70,7 @@ pub fn pool(threads: usize, isa: Option<Isa>) -> Result<ThreadPool, ModelError> 
 
 impl Ranks {
     /// Loads a rank onto each of `devices`, one after the other, each with all threads of `all`; later they share them
-    /// out. Together they have room of `cache` for the keys and values of prefixes; only the kernels use it.
+    /// out. Where the machine has several NUMA nodes, ranks on the CPU load and compute on one of them each. Together they have room of `cache` for the keys and values of prefixes; only the kernels use it.
     pub fn load(
         spec: &DecoderSpec,
         weights: &dyn WeightSource,
@@ -81,17 +92,24 @@ impl Ranks {
         };
         let threads = (all.current_num_threads() / world).max(1);
         let isa = all.install(Isa::current);
+        let nodes = if devices.iter().all(Device::is_cpu) { nodes::nodes() } else { Vec::new() };
         let load = |(shard, device): (Shard, &Device)| {
             let before = weights.bytes_read();
             let context = RankContext { weights, shard, device: device.clone(), backend, slots };
-            let backbone = all.install(|| spec.load(&context))?;
-            let pool = if world == 1 { Arc::clone(all) } else { Arc::new(pool(threads, Some(isa))?) };
+            let node = nodes::of_rank(&nodes, shard.rank, world);
+            let pool = match world {
+                1 => Arc::clone(all),
+                _ => Arc::new(pinned_pool(threads, Some(isa), node.cloned())?),
+            };
+            // Memory is on the node of the thread that writes it first.
+            let loads = if node.is_some() { &pool } else { all };
+            let backbone = loads.install(|| spec.load(&context))?;
             Ok(Arc::new(Rank::new(backbone, pool, weights.bytes_read() - before)))
         };
         let ranks = Shard::all(world).zip(devices).map(load).collect::<Result<Vec<_>, ModelError>>()?;
         let team = if world == 1 { None } else { Some(Team::start(&ranks, wire)?) };
         let cache = (slots > 0).then(|| Arc::new(SharedCache::new(slots, bytes_per_token)));
-        Ok(Self { ranks, team, cache })
+        Ok(Self { ranks, team, cache, bytes_per_token })
     }
 
     /// One pass over `batch`; `reads` are the rows whose hidden states are wanted.
@@ -116,6 +134,11 @@ impl Ranks {
     /// What is kept; `None` where nothing is.
     pub fn cache(&self) -> Option<&Arc<SharedCache>> {
         self.cache.as_ref()
+    }
+
+    /// Bytes that a prefix cache takes for a token, all ranks together.
+    pub fn bytes_per_token(&self) -> usize {
+        self.bytes_per_token
     }
 
     /// Forgets what earlier passes have left.

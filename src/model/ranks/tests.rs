@@ -97,7 +97,7 @@ fn a_rank_that_fails_fails_the_pass_and_the_next_one_is_well() {
 fn a_rank_that_never_returns_ends_the_engine_and_not_the_process() {
     let (ranks, over) = ranks(&[1.0, 2.0]);
     let team = Team::start_with(&ranks, Wire::Memory, PATIENCE).unwrap();
-    let mut ranks = Ranks { ranks, team: Some(team), cache: None };
+    let mut ranks = Ranks { ranks, team: Some(team), cache: None, bytes_per_token: 0 };
     let batch = MicroBatch::pack(&[[STUCK]], true);
     let reason = "rank 1 failed: no memory left; 1 of 2 ranks did not come back";
     // Every later pass says so, whatever it asks for.
