@@ -247,7 +247,7 @@ impl Client {
         texts=None, input_ids=None, prompt_ids=None, completion_ids=None, attention_mask=None, lengths=None, prompt_mask=None, \
         prompt_lengths=None, completion_mask=None, completion_lengths=None, id=None, weights=None, weighting=None, \
         aggregation=None, group=None, groups=None, finish_reason=None, finish_reasons=None, require_completion=False, \
-        answer_only=False, tools=None, documents=None, chat_template_kwargs=None, chat_template=None, \
+        answer_only=None, tools=None, documents=None, chat_template_kwargs=None, chat_template=None, \
         version=None, tokenizer=None, deadline_ms=None, priority=None, traceparent=None, raise_on_error=True, timeout=None)")]
     fn score<'py>(
         &self,
@@ -294,7 +294,7 @@ impl Client {
     /// ```
     #[pyo3(signature = (rollouts, group=None, *, tokenizer=None, timeout=None, **options), text_signature = "($self, /, rollouts, \
         group=None, *, weights=None, weighting=None, aggregation=None, require_completion=False, \
-        answer_only=False, version=None, tokenizer=None, deadline_ms=None, priority=None, traceparent=None, timeout=None)")]
+        answer_only=None, version=None, tokenizer=None, deadline_ms=None, priority=None, traceparent=None, timeout=None)")]
     fn stream<'py>(
         &self,
         py: Python<'py>,

@@ -212,10 +212,12 @@ pub fn meant<'a>(name: &str, names: impl IntoIterator<Item = &'a &'static str>) 
 /// Whether thinking is to be taken out: a bool, or the two marks that it stands between.
 fn answer_only(value: &Bound<'_, PyAny>) -> PyResult<Option<AnswerOnly>> {
     if let Ok(wished) = value.extract::<bool>() {
-        return Ok(wished.then(AnswerOnly::default));
+        return Ok(Some(if wished { AnswerOnly::default() } else { AnswerOnly::OFF }));
     }
     match value.extract::<(String, String)>() {
-        Ok((open, close)) if !open.is_empty() && !close.is_empty() => Ok(Some(AnswerOnly { open, close })),
+        Ok((open, close)) if !open.is_empty() && !close.is_empty() => {
+            Ok(Some(AnswerOnly { open, close, ..AnswerOnly::default() }))
+        }
         _ => Err(wrong_type(value, &"answer_only", "a bool, or two str: (\"<think>\", \"</think>\")")),
     }
 }

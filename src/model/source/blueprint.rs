@@ -22,6 +22,7 @@ use crate::model::network::arch;
 use crate::model::network::head::HeadSpec;
 use crate::model::settings::Settings;
 use crate::model::text;
+use crate::rollout::AnswerOnly;
 
 /// Name of the weighting that a checkpoint brings itself.
 const MERGED: &str = "merged";
@@ -130,6 +131,12 @@ impl Blueprint {
             text.named_templates.clear();
         }
         text.template_date.clone_from(&config.template_date);
+        text.answer_only = used.answer_only.take().and_then(|wish| wish.0).filter(|wish| !wish.off);
+        if text.answer_only.is_some() && text.tokenizer_json.is_none() {
+            let reason =
+                "answer_only takes out what stands between two marks, but the model has no tokenizer to know them by";
+            return Err(ModelError::malformed(&place.path(), reason));
+        }
         let reads = used.read.policy(report.as_ref().map(|report| &*report.name), &settings, &text)?;
         let mut head = used.head.spec();
         let tokens = Tokens { preset: report.as_ref().map(|report| &*report.name), settings: &settings, text: &text };
@@ -193,6 +200,9 @@ impl Blueprint {
         }
         if let Some(date) = &self.text.template_date {
             fingerprint.add("template date", date.as_bytes());
+        }
+        if let Some(AnswerOnly { open, close, .. }) = &self.text.answer_only {
+            fingerprint.add("answer only", format!("{open:?} {close:?}").as_bytes());
         }
         // Maps print in the order of their keys, and floats so that they read back the same.
         fingerprint.add("variables", format!("{:?} {:?}", self.text.template_variables, self.text.bos).as_bytes());

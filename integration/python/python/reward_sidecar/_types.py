@@ -132,7 +132,7 @@ class Options(TypedDict, total=False):
     """Whether a rollout whose completion has no token is rejected, with `EMPTY_COMPLETION`. Default: it is scored."""
     answer_only: bool | tuple[str, str] | None
     """Whether a completion's thinking is taken out before it is scored: by the marks of the model's chat template (or `<think>`
-    and `</think>`), or by these two. `Batch.thinking` says what went. Default: no."""
+    and `</think>`), or by these two. `Batch.thinking` says what went. Default: as the model's preset has it, which for most is no."""
     version: str | None
     """Which model version is to answer: one by its name, or `any`. Default: that of the first rewards; rollouts that another
     one scored fail with `OTHER_VERSION`."""
