@@ -68,7 +68,7 @@ fn a_model_that_takes_no_text_gets_token_ids() {
 #[test]
 fn a_model_that_scores_steps_is_measured() {
     let model = fixture("token-prm");
-    let names = measured(Path::new(&model), &["--workload", "independent"]);
+    let names = measured(Path::new(&model), &["--preset", "token-prm", "--workload", "independent"]);
     assert!(names[0].contains("as token ids"), "{names:?}");
 }
 
@@ -78,7 +78,7 @@ fn a_rollout_of_a_file_that_is_too_long_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let input = folder.path().join("rollouts.jsonl");
     let ids: Vec<u32> = vec![1; 300];
-    std::fs::write(&input, format!("{{\"id\":\"long one\",\"token_ids\":{ids:?}}}\n")).unwrap();
+    std::fs::write(&input, format!("{{\"id\":\"long one\",\"input_ids\":{ids:?}}}\n")).unwrap();
     let model = fixture("qwen3");
     let output = bench(Path::new(&model), &["--input", input.to_str().unwrap()]);
     let log = String::from_utf8_lossy(&output.stderr).into_owned();

