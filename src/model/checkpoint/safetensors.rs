@@ -45,7 +45,15 @@ impl SafetensorsFile {
 }
 
 fn entries(bytes: &[u8]) -> Result<BTreeMap<String, Entry>, String> {
-    let malformed = |e: safetensors::SafeTensorError| format!("not a readable safetensors file: {e}");
+    let malformed = |e: safetensors::SafeTensorError| match e {
+        safetensors::SafeTensorError::MetadataIncompleteBuffer | safetensors::SafeTensorError::InvalidHeaderLength => {
+            format!(
+                "it ends after {} bytes, before what its header names: a download that broke off? Fetch it again",
+                bytes.len()
+            )
+        }
+        e => format!("not a readable safetensors file: {e}"),
+    };
     let (header, metadata) = SafeTensors::read_metadata(bytes).map_err(malformed)?;
     let data = header + 8;
     let mut entries = BTreeMap::new();
