@@ -149,4 +149,6 @@ def test_its_requests_to_a_reward_model_behind_a_server(
     for question, answer in zip(QUESTIONS, ANSWERS):
         chat = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
         texts.append(tokenizer.apply_chat_template(chat, tokenize=False).removeprefix(tokenizer.bos_token))
-    assert [row["reward_score"] for row in scored] == client.score(texts=texts).rewards.tolist()
+    # JSON has a float32 in as few digits as say which one it is.
+    rewards = np.array([row["reward_score"] for row in scored], dtype=np.float32)
+    np.testing.assert_array_equal(rewards, client.score(texts=texts).rewards)
