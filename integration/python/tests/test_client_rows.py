@@ -200,3 +200,16 @@ def test_a_batch_is_a_table(client: Client) -> None:
 def test_a_card_shows_itself_in_a_line(client: Client) -> None:
     assert "chat_template" not in repr(client.card()) and "\n" not in repr(client.card())
     assert isinstance(reward_sidecar.__version__, str)
+
+
+@pytest.mark.parametrize("name", ["http_proxy", "HTTP_PROXY", "grpc_proxy", "all_proxy"])
+def test_no_proxy_of_the_environment_is_asked(
+    name: str, echo: reward_sidecar.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`grpcio` and `requests` send loopback traffic to a proxy where `no_proxy` does not say otherwise; this client never does."""
+    monkeypatch.delenv("no_proxy", raising=False)
+    # Nobody listens there.
+    monkeypatch.setenv(name, "http://127.0.0.1:9")
+    assert echo.grpc_address is not None
+    with Client(echo.grpc_address) as client:
+        assert client.score(input_ids=[[1, 2]]).rewards[0] == 2.0
