@@ -8,7 +8,7 @@ use std::time::Duration;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyString, PyTuple};
+use pyo3::types::{PyDict, PyTuple};
 use reward_sidecar::client::blocking;
 use reward_sidecar::client::{BackOff, ClientError, ServedModel};
 
@@ -299,7 +299,7 @@ impl Client {
         &self,
         py: Python<'py>,
         rollouts: &Bound<'py, PyAny>,
-        group: Option<&Bound<'py, PyString>>,
+        group: Option<&Bound<'py, PyAny>>,
         tokenizer: Option<&Bound<'py, PyAny>>,
         timeout: Option<&Bound<'py, PyAny>>,
         options: Option<&Bound<'py, PyDict>>,

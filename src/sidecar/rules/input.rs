@@ -199,7 +199,7 @@ impl Rules {
         if self.text.carries_template(conversation) {
             return Err(Rejection::new(
                 Code::BadMessages,
-                "chat.messages[0]: the prompt carries the chat template already, and would be put into it again; send \
+                "chat.messages: the prompt carries the chat template already, and would be put into it again; send \
                  prompt and completion together as text, or the messages that the prompt was made of",
             ));
         }
