@@ -36,7 +36,7 @@ def test_an_odd_row_costs_the_others_nothing(client: Client, odd: Any) -> None:
     forms: list[dict[str, Any]] = [
         {"input_ids": ids},
         {"prompt_ids": [[], [], []], "completion_ids": ids},
-        {"input_ids": [[1, 2], [5], [3]], "groups": ["a", odd if odd is not None else 7, "b"]},
+        {"input_ids": [[1, 2], [5], [3]], "groups": ["a", 7.5 if odd is None or odd == 5 else odd, "b"]},
     ]
     for form in forms:
         batch = client.score(**form, id=["a", "b", "c"], raise_on_error=False)
@@ -230,7 +230,10 @@ def test_names_may_be_whole_numbers(client: Client) -> None:
     ("arguments", "message"),
     [
         # NumPy would read it without its mask, and score what is masked.
-        ({"input_ids": np.ma.masked_array([[1, 2, 3]], mask=[[1, 0, 0]])}, "give input_ids.data, and where ids are masked, attention_mask=~input_ids.mask"),
+        (
+            {"input_ids": np.ma.masked_array([[1, 2, 3]], mask=[[1, 0, 0]])},
+            "give input_ids.data, and where ids are masked, attention_mask=~input_ids.mask",
+        ),
         ({"input_ids": [[1]], "deadline_ms": -5}, "deadline_ms is -5; give a whole number of milliseconds, 0 or more"),
         ({"input_ids": [[1]], "priority": 2**40}, f"priority is {2**40}; give a 32-bit integer"),
         ({"input_ids": [[1]], "priority": 1.5}, "priority is of type float"),

@@ -32,6 +32,10 @@ const MERGED: &str = "merged";
 /// template begins them, and an end of turn that a completion brings is taken off.
 const TEXT_RULES: &[u8] = b"2";
 
+/// The same for what is so with conversations of named templates alone, so that the versions of other models stay. 1: each ends turns and
+/// marks thinking in its own way.
+const NAMED_TEMPLATE_RULES: &[u8] = b"1";
+
 /// Name of the weighting that is the default where no other is said to be.
 const DEFAULT: &str = "default";
 
@@ -197,6 +201,7 @@ impl Blueprint {
         fingerprint.add("template", self.text.chat_template.as_deref().unwrap_or_default().as_bytes());
         if !self.text.named_templates.is_empty() {
             fingerprint.add("named templates", format!("{:?}", self.text.named_templates).as_bytes());
+            fingerprint.add("rules of named templates", NAMED_TEMPLATE_RULES);
         }
         if let Some(date) = &self.text.template_date {
             fingerprint.add("template date", date.as_bytes());
