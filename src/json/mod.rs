@@ -10,6 +10,7 @@ mod finish_reason;
 mod form;
 mod message;
 mod nearest;
+mod plain;
 pub mod rewards;
 pub mod rollout;
 pub mod row;
@@ -18,3 +19,4 @@ mod values;
 
 pub use self::fields::{FIELDS, REWARDS_FIELDS, unknown};
 pub use self::nearest::nearest;
+pub use self::plain::plain;

@@ -142,6 +142,7 @@ impl ModelEngine {
             default_weighting: self.card.default_weighting.clone(),
             reads: self.card.reads.clone(),
             bos: self.card.text.bos,
+            answer_only: self.card.text.answer_only.clone(),
             tokenizer: self.card.text.tokenizer_json.is_some(),
             chat_template: self.card.text.chat_template.is_some(),
             precision: self.dtype,

@@ -7,6 +7,7 @@ use super::source::preset::PresetReport;
 use crate::engine::{Bos, ReadPolicy};
 use crate::model::network::decoder::{DecoderSpec, Parameters};
 use crate::model::network::head::HeadSpec;
+use crate::rollout::AnswerOnly;
 
 /// What is to be known of a loaded model.
 #[derive(Debug, Clone, serde::Serialize)]
@@ -33,6 +34,8 @@ pub struct Report {
     pub reads: ReadPolicy,
     /// Whether chats and text are to begin with a beginning-of-sequence token.
     pub bos: Bos,
+    /// Whether a completion's thinking is taken out where the rollout does not say.
+    pub answer_only: Option<AnswerOnly>,
     /// Whether text is taken, or token ids only.
     pub tokenizer: bool,
     /// Whether conversations are taken.
