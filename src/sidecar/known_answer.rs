@@ -104,6 +104,7 @@ fn made_up(card: &ModelCard) -> Rollout {
     let reads = &card.reads;
     let mut asked_for = reads.needs.clone();
     if let ReadAt::EveryToken { token, .. } = reads.at {
+        asked_for.extend(&reads.behind);
         asked_for.push(token);
     }
     asked_for.extend(reads.ends_with);
@@ -151,6 +152,7 @@ mod tests {
         for reads in [
             ReadPolicy::default(),
             ReadPolicy { at: steps, ..ReadPolicy::default() },
+            ReadPolicy { at: steps, behind: vec![5, 6], ..ReadPolicy::default() },
             ReadPolicy { needs: vec![5, 6], ..ReadPolicy::default() },
             ReadPolicy { ends_with: Some(9), ..ReadPolicy::default() },
             ReadPolicy { append: Some(9), ..ReadPolicy::default() },

@@ -11,7 +11,7 @@ use super::base::{self, Opened};
 use super::digest::{Fingerprint, Ingredient};
 use super::digest_memory::DigestMemory;
 use super::manifest::AdapterPart;
-use super::preset::{self, PresetReport, Tokens, check_weightings};
+use super::preset::{self, CardCheck, PresetReport, Tokens, check_weightings};
 use super::reference::{Found, MANIFEST_FILE, Place};
 use crate::engine::{ReadPolicy, TextAssets};
 use crate::model::checkpoint::{ATTRIBUTE_WEIGHTS, Adapter, Composed, Rounding, SafetensorsFile, WeightSource};
@@ -40,6 +40,8 @@ pub struct Blueprint {
     pub name: String,
     /// The preset in use.
     pub preset: Option<PresetReport>,
+    /// Scores that the model's card prints.
+    pub card_checks: Vec<CardCheck>,
     /// The configuration, as `config.json` says it.
     pub settings: Settings,
     /// The weights.
@@ -162,6 +164,7 @@ impl Blueprint {
         Ok(Self {
             name,
             preset: report,
+            card_checks: used.card_checks.into_iter().filter(|check| check.fits(settings.value())).collect(),
             weights: if plain { weights } else { Box::new(Composed { base: weights, rounding: base.dtype, adapter }) },
             head_weights,
             settings,

@@ -7,7 +7,7 @@ use std::ops::Range;
 use serde::ser::{Serialize, SerializeMap as _, Serializer};
 
 use super::Text;
-use super::messages::{Conversation, Given, Shown};
+use super::messages::{Conversation, Given, REFERENCE, Shown};
 use super::place::{Place, place};
 use crate::reward::{Code, Rejection};
 use crate::rollout::ASSISTANT;
@@ -145,12 +145,15 @@ struct Variables<'a> {
 
 impl Serialize for Variables<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Given { tools, documents, variables, .. } = &self.conversation.given;
+        let Given { tools, documents, reference, variables, .. } = &self.conversation.given;
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("messages", &Messages(self))?;
         map.serialize_entry("add_generation_prompt", &self.add_generation_prompt)?;
         map.serialize_entry("tools", tools)?;
         map.serialize_entry("documents", documents)?;
+        if let Some(reference) = reference {
+            map.serialize_entry(REFERENCE, reference)?;
+        }
         for (name, value) in variables.iter() {
             map.serialize_entry(name, value)?;
         }

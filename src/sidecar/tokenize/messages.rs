@@ -30,6 +30,8 @@ pub struct Conversation<'a> {
 pub(super) struct Given<'a> {
     pub tools: Option<Value<'a>>,
     pub documents: Option<Value<'a>>,
+    /// The messages of an answer that the completion is compared with; at least one.
+    pub reference: Option<Value<'a>>,
     pub variables: Object<'a>,
     /// Name of the template; empty where none was named.
     pub template: &'a str,
@@ -55,6 +57,9 @@ enum Fields<'a> {
 const NOT_FREE: [&str; 6] =
     ["messages", "tools", "documents", "add_generation_prompt", "chat_template", "continue_final_message"];
 
+/// What a template calls an answer that the completion is compared with.
+pub(super) const REFERENCE: &str = "reference";
+
 /// Names under which a message's reasoning comes, as `_REASONING_FIELDS` of transformers 5.23 has them.
 const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
@@ -66,8 +71,8 @@ pub fn bytes_of(messages: &[Message], completion: &str, extras: Option<&Extras>)
     let of_message =
         |message: &Message| message.role.len() + message.content.len() + message.json.as_ref().map_or(0, String::len);
     let of_extras = |extras: &Extras| {
-        let Extras { completion, tools, documents, template_variables, template } = extras;
-        let texts = [tools, documents, template_variables].into_iter().flatten().map(|text| text.len());
+        let Extras { completion, tools, documents, template_variables, reference, template } = extras;
+        let texts = [tools, documents, template_variables, reference].into_iter().flatten().map(|text| text.len());
         completion.iter().map(of_message).sum::<usize>() + texts.sum::<usize>() + template.len()
     };
     messages.iter().map(of_message).sum::<usize>() + completion.len() + extras.map_or(0, of_extras)
@@ -195,7 +200,45 @@ impl<'a> Given<'a> {
                 return Err(Rejection::new(Code::BadOption, what));
             }
         }
+        if let Some(json) = &extras.reference {
+            given.reference = Some(reference(json)?);
+            if given.variables.get(REFERENCE).is_some() {
+                let what = "reference: given beside a variable of the template of this name; give one of both";
+                return Err(Rejection::new(Code::BadOption, what));
+            }
+        }
         Ok(given)
+    }
+}
+
+/// The messages of a reference: those of a list, or the one that a text stands for.
+fn reference(json: &str) -> Result<Value<'_>, Rejection> {
+    let bad = |what: String| Err(Rejection::new(Code::BadMessages, format!("{REFERENCE}{what}")));
+    match read(json, REFERENCE)? {
+        Value::Text(text) => {
+            let mut message = Object::default();
+            message.insert("role", Value::Text(ASSISTANT.into()));
+            message.insert("content", Value::Text(text));
+            Ok(Value::List(vec![Value::Object(message)]))
+        }
+        Value::List(items) if items.is_empty() => bad(": a list without messages".into()),
+        Value::List(items) => {
+            for (at, item) in items.iter().enumerate() {
+                let Value::Object(message) = item else {
+                    return bad(format!("[{at}]: {}; a message is an object", item.kind()));
+                };
+                if message.get("role").and_then(Value::as_text).is_none() {
+                    return bad(format!("[{at}]: there is no role that is a text; every message needs one"));
+                }
+                if let Some((part, kind)) = message.get("content").and_then(medium) {
+                    return bad(format!(
+                        "[{at}].content[{part}]: a part of the type '{kind}'; the model reads text alone"
+                    ));
+                }
+            }
+            Ok(Value::List(items))
+        }
+        other => bad(format!(": {}; it must be a text or a list of messages", other.kind())),
     }
 }
 

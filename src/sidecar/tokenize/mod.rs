@@ -28,7 +28,7 @@ use self::terminator::Terminator;
 pub use self::tokens::{Form, within};
 
 use self::marks::Marks;
-use self::messages::Given;
+use self::messages::{Given, REFERENCE};
 use super::template::{Date, Template};
 use crate::engine::{Bos, TextAssets, Vocabulary};
 use crate::limits::MAX_NAME_BYTES;
@@ -121,8 +121,18 @@ impl Text {
         })
     }
 
-    /// The template for what is given beside the messages: as `get_chat_template` of transformers 5.23 chooses it.
+    /// The template for what is given beside the messages. One that does not read a reference would leave it out silently.
     fn template(&self, given: &Given) -> Result<&Template, Rejection> {
+        let template = self.chosen(given)?;
+        if given.reference.is_some() && !template.reads(REFERENCE) {
+            let what = "reference: the model's chat template reads none, so that the reward would not depend on it; leave it out";
+            return Err(Rejection::new(Code::BadOption, what));
+        }
+        Ok(template)
+    }
+
+    /// As `get_chat_template` of transformers 5.23 chooses it.
+    fn chosen(&self, given: &Given) -> Result<&Template, Rejection> {
         let names = || self.templates.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
         if !given.template.is_empty() {
             return self.templates.get(given.template).ok_or_else(|| {
