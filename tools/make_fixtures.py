@@ -57,6 +57,7 @@ from fixtures import (
     published_models,
     quantized,
     reward_models,
+    rlhflow,
     sweep,
     tokenizers,
     torch_dist,
@@ -72,7 +73,7 @@ def committed(folder: Path, only: str) -> None:
         if only in name:
             core.write(folder / "hf" / name, fixture)
     tokenizers.write_all(folder / "tokenizer", only)
-    for formats in (polar, aliases, nemo, torch_dist, torch_files, gguf_files, adapters, peft_adapters, quantized):
+    for formats in (polar, rlhflow, aliases, nemo, torch_dist, torch_files, gguf_files, adapters, peft_adapters, quantized):
         formats.write_all(folder, only)
     print(f"{core.size(folder) / 1e6:.2f} MB in {folder}")
 
