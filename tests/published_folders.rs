@@ -84,7 +84,8 @@ fn labels_that_name_nothing_become_numbers() {
         });
         engine.card().attributes.clone()
     };
-    let each = |label: fn(usize) -> Value| (0..9).map(|id| (id.to_string(), label(id))).collect::<serde_json::Map<_, _>>();
+    let each =
+        |label: fn(usize) -> Value| (0..9).map(|id| (id.to_string(), label(id))).collect::<serde_json::Map<_, _>>();
     let numbered: Vec<_> = (0..9).map(|id| format!("LABEL_{id}")).collect();
     assert_eq!(labels(each(|id| json!(id)).into()), (0..9).map(|id| id.to_string()).collect::<Vec<_>>());
     assert_eq!(labels(each(|_| json!("good")).into()), numbered);
@@ -119,14 +120,16 @@ fn fields_without_effect_pass_and_others_can_be_left_out() {
 #[test]
 fn yarn_extends_the_context() {
     let plain = load(&fixture("qwen2-yarn")).unwrap();
-    let configuration: Value = serde_json::from_slice(&fs::read(fixture("qwen2-yarn").join("config.json")).unwrap()).unwrap();
+    let configuration: Value =
+        serde_json::from_slice(&fs::read(fixture("qwen2-yarn").join("config.json")).unwrap()).unwrap();
     let rope = ["rope_parameters", "rope_scaling"].into_iter().find_map(|name| configuration.get(name)).unwrap();
     let extended = rope["factor"].as_f64().unwrap() * rope["original_max_position_embeddings"].as_f64().unwrap();
     let stated = configuration["max_position_embeddings"].as_f64().unwrap();
     assert_eq!(f64::from(plain.card().context_tokens), extended.max(stated));
     let shorter = same("qwen2-yarn", |folder| {
         change(&folder.join("config.json"), |config| {
-            let rope = ["rope_parameters", "rope_scaling"].into_iter().find(|name| config.get(*name).is_some()).unwrap();
+            let rope =
+                ["rope_parameters", "rope_scaling"].into_iter().find(|name| config.get(*name).is_some()).unwrap();
             config["max_position_embeddings"] = config[rope]["original_max_position_embeddings"].clone();
         });
     });

@@ -202,6 +202,10 @@ impl Blueprint {
         fingerprint.add("attributes", format!("{attributes:?}").as_bytes());
         fingerprint.add("weightings", format!("{:?} {:?}", self.weightings, self.default_weighting).as_bytes());
         fingerprint.add("head", format!("{:?} {:?}", self.reads, self.head).as_bytes());
+        // Without them the model may be another than its configuration says.
+        if !self.settings.ignored().is_empty() {
+            fingerprint.add("ignored fields", format!("{:?}", self.settings.ignored()).as_bytes());
+        }
         // The type of the weights and the device are named beside the digest, which tells models apart.
         fingerprint.add("arithmetic", &REVISION.to_le_bytes());
         Ok(fingerprint.short())

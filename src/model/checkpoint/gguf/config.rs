@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{GgufFile, family, rope};
+use super::{GgufFile, family, gemma, rope};
 use crate::model::checkpoint::WeightSource;
 use crate::model::error::ModelError;
 
@@ -42,8 +42,11 @@ impl GgufFile {
             "rope_scaling": self.rope_scaling(theta, head_dim)?,
             "vocab_size": vocabulary,
         });
+        if self.is_gemma() {
+            self.add_gemma(&mut config)?;
+        }
         if let Some(outputs) = self.info(family::HEAD).and_then(|head| head.shape.first().copied()) {
-            config["architectures"] = json!([self.family.classifier()]);
+            config["architectures"] = json!([self.family.classifier]);
             config["num_labels"] = outputs.into();
             config["pad_token_id"] = Value::Null;
             if let Some(labels) = self.strings(&key("classifier.output_labels"))? {
@@ -61,7 +64,8 @@ impl GgufFile {
         keys.sort();
         for key in keys {
             let name = &key[prefix.len()..];
-            if rope::KEYS.contains(&name) || !SUSPICIOUS.iter().any(|part| name.contains(part)) {
+            let is_read = rope::KEYS.contains(&name) || (self.is_gemma() && gemma::KEYS.contains(&name));
+            if is_read || !SUSPICIOUS.iter().any(|part| name.contains(part)) {
                 continue;
             }
             let found = match (self.integer(key), self.boolean(key), self.float(key), self.string(key)) {

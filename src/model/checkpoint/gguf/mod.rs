@@ -2,11 +2,12 @@
 //! float32 values that they stand for.
 //!
 //! Everything that differs from Hugging Face's layout is undone here: tensor names, and the order of the query and
-//! key rows (the `llama` architecture stores them for interleaved rotary pairs).
+//! key rows (the `llama` architecture stores them for interleaved rotary pairs), and what was added to norms.
 //! Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 
 mod config;
 mod family;
+mod gemma;
 mod header;
 mod metadata;
 mod rope;
@@ -190,7 +191,11 @@ impl WeightSource for GgufFile {
 
     fn read_within(&self, name: &str, slice: &Slice) -> Result<Vec<f32>, ModelError> {
         let tensor = self.tensor(name).ok_or_else(|| self.missing(name))?;
-        self.read_tensor(name, tensor, slice)
+        let mut values = self.read_tensor(name, tensor, slice)?;
+        if self.family.norms_with_one && name.ends_with("norm.weight") {
+            values.iter_mut().for_each(|value| *value -= 1.0);
+        }
+        Ok(values)
     }
 
     fn bytes_read(&self) -> u64 {
