@@ -92,6 +92,7 @@ fn a_classifier_in_a_gguf_file_is_the_head() {
         ("classifier-linear", one),
         ("classifier-gemma2", one),
         ("classifier-gemma3", one),
+        ("classifier-phi3", one),
     ] {
         let folder = fixture("gguf").join(name);
         let (reference, path) = (reference(&folder), folder.join("model.gguf"));

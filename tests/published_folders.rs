@@ -135,3 +135,46 @@ fn yarn_extends_the_context() {
     });
     assert_eq!(f64::from(shorter.card().context_tokens), extended);
 }
+
+/// A fixture with its head under another name and another architecture in its configuration.
+fn renamed(name: &str, head: &str, new_head: &str, architecture: &str) -> tempfile::TempDir {
+    let folder = copy(name);
+    let bytes = fs::read(fixture(name).join("model.safetensors")).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let names = |tensor: &str| if tensor == head { new_head.to_owned() } else { tensor.to_owned() };
+    let tensors: Vec<_> = tensors.iter().map(|(tensor, view)| (names(tensor), view)).collect();
+    assert!(tensors.iter().any(|(tensor, _)| tensor == new_head), "{name} has no {head}");
+    safetensors::serialize_to_file(tensors, None, &folder.path().join("model.safetensors")).unwrap();
+    change(&folder.path().join("config.json"), |config| config["architectures"] = json!([architecture]));
+    folder
+}
+
+/// Models whose class is a body that we have and a head of one matrix: each is known, and scores as the twin whose numbers are
+/// transformers' or the transcribed class'.
+#[test]
+fn heads_under_other_names_are_known_and_read_as_their_twins() {
+    for (preset, twin, head, new_head, architecture) in [
+        ("ziya", "ultrarm", "regression_head.weight", "value_head.weight", "LlamaRewardModel"),
+        ("starling-34b", "ultrarm", "regression_head.weight", "v_head.weight", "LlamaForSequenceClassification"),
+        ("eurus-rm", "mistral-no-window", "score.weight", "regression_head.weight", "EurusRewardModel"),
+        ("athene", "ultrarm", "regression_head.weight", "v_head.weight", "CustomAutoModelForSequenceClassification"),
+    ] {
+        let folder = renamed(twin, head, new_head, architecture);
+        // The token of Athene's own, by another id in a small vocabulary.
+        let own = "name = 'own'\npreset = 'athene'\n[read]\nappend = 5\n";
+        let mut config = config(folder.path());
+        if preset == "athene" {
+            let message = load(folder.path()).err().unwrap().to_string();
+            assert!(message.contains("token 128003, as preset athene says"), "{message}");
+            fs::write(folder.path().join("own.toml"), own).unwrap();
+            config.preset = folder.path().join("own.toml").to_str().unwrap().into();
+        }
+        let mut engine = ModelEngine::load(&config).unwrap_or_else(|e| panic!("{preset}: {e}"));
+        let report = engine.report().preset.unwrap();
+        let expected = if preset == "athene" { "own" } else { preset };
+        assert_eq!(report.name, expected);
+        assert_eq!(engine.card().reads.append, (preset == "athene").then_some(5));
+        assert_eq!(engine.card().reads.ends_before, (preset == "starling-34b").then_some(0));
+        assert_eq!(bits(&mut engine), bits(&mut load(&fixture(twin)).unwrap()), "{preset}");
+    }
+}

@@ -76,8 +76,18 @@ pub const FAMILIES: &[Family] = &[
             ("post_ffw_norm.weight", "post_feedforward_layernorm.weight"),
         ],
     },
+    Family {
+        name: PHI_3,
+        architecture: "Phi3ForCausalLM",
+        classifier: "Phi3ForSequenceClassification",
+        interleaved: false,
+        norms_with_one: false,
+        layer: &[("attn_qkv.weight", "self_attn.qkv_proj.weight"), ("ffn_up.weight", "mlp.gate_up_proj.weight")],
+    },
 ];
 
+/// Phi 3 and 4.
+pub const PHI_3: &str = "phi3";
 /// Gemma 2.
 pub const GEMMA_2: &str = "gemma2";
 /// Gemma 3, text.
