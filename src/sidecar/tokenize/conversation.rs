@@ -7,8 +7,9 @@ use std::ops::Range;
 use serde::ser::{Serialize, SerializeMap as _, Serializer};
 
 use super::Text;
-use super::messages::{Conversation, Given, REFERENCE, Shown};
+use super::messages::{Conversation, Given, Shown};
 use super::place::{Place, place};
+use super::reference::REFERENCE;
 use crate::reward::{Code, Rejection};
 use crate::rollout::ASSISTANT;
 use crate::sidecar::template::Written;

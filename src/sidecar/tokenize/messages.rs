@@ -7,8 +7,10 @@ use std::borrow::Cow;
 
 use serde::ser::{Serialize, SerializeMap as _, Serializer};
 
+use super::claimed::{list, medium, object};
 use super::marks::Marks;
-use crate::json::value::{JsonError, Object, Value};
+use super::reference::{self, REFERENCE};
+use crate::json::value::{Object, Value};
 use crate::limits::{MAX_MESSAGES, MAX_TEXT_BYTES};
 use crate::reward::{Code, Rejection, Thinking};
 use crate::rollout::{ASSISTANT, Extras, Message};
@@ -57,14 +59,8 @@ enum Fields<'a> {
 const NOT_FREE: [&str; 6] =
     ["messages", "tools", "documents", "add_generation_prompt", "chat_template", "continue_final_message"];
 
-/// What a template calls an answer that the completion is compared with.
-pub(super) const REFERENCE: &str = "reference";
-
 /// Names under which a message's reasoning comes, as `_REASONING_FIELDS` of transformers 5.23 has them.
 const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
-
-/// What the type of a part is called that a text model cannot read.
-const MEDIA: [&str; 3] = ["image", "audio", "video"];
 
 /// Bytes of all texts of a conversation.
 pub fn bytes_of(messages: &[Message], completion: &str, extras: Option<&Extras>) -> usize {
@@ -131,6 +127,11 @@ impl<'a> Conversation<'a> {
     /// How many messages are the prompt's.
     pub fn prompt(&self) -> usize {
         self.prompt
+    }
+
+    /// Whether it is compared with a reference.
+    pub fn has_reference(&self) -> bool {
+        self.given.reference.is_some()
     }
 
     /// What a user says, where that is all of the prompt.
@@ -201,44 +202,13 @@ impl<'a> Given<'a> {
             }
         }
         if let Some(json) = &extras.reference {
-            given.reference = Some(reference(json)?);
+            given.reference = Some(reference::messages(json)?);
             if given.variables.get(REFERENCE).is_some() {
                 let what = "reference: given beside a variable of the template of this name; give one of both";
                 return Err(Rejection::new(Code::BadOption, what));
             }
         }
         Ok(given)
-    }
-}
-
-/// The messages of a reference: those of a list, or the one that a text stands for.
-fn reference(json: &str) -> Result<Value<'_>, Rejection> {
-    let bad = |what: String| Err(Rejection::new(Code::BadMessages, format!("{REFERENCE}{what}")));
-    match read(json, REFERENCE)? {
-        Value::Text(text) => {
-            let mut message = Object::default();
-            message.insert("role", Value::Text(ASSISTANT.into()));
-            message.insert("content", Value::Text(text));
-            Ok(Value::List(vec![Value::Object(message)]))
-        }
-        Value::List(items) if items.is_empty() => bad(": a list without messages".into()),
-        Value::List(items) => {
-            for (at, item) in items.iter().enumerate() {
-                let Value::Object(message) = item else {
-                    return bad(format!("[{at}]: {}; a message is an object", item.kind()));
-                };
-                if message.get("role").and_then(Value::as_text).is_none() {
-                    return bad(format!("[{at}]: there is no role that is a text; every message needs one"));
-                }
-                if let Some((part, kind)) = message.get("content").and_then(medium) {
-                    return bad(format!(
-                        "[{at}].content[{part}]: a part of the type '{kind}'; the model reads text alone"
-                    ));
-                }
-            }
-            Ok(Value::List(items))
-        }
-        other => bad(format!(": {}; it must be a text or a list of messages", other.kind())),
     }
 }
 
@@ -300,49 +270,6 @@ impl<'a> Turn<'a> {
         const HEAD: [&str; 3] = ["role", "name", "content"];
         matches!(&self.fields, Fields::Json(object) if object.iter().any(|(name, _)| !HEAD.contains(&name)))
     }
-}
-
-fn read<'a>(json: &'a str, field: &str) -> Result<Value<'a>, Rejection> {
-    Value::parse(json).map_err(|error| {
-        let code = match error {
-            JsonError::Malformed { .. } => Code::Malformed,
-            JsonError::TooDeep => Code::TooLong,
-        };
-        Rejection::new(code, format!("{field}: {error}"))
-    })
-}
-
-fn object<'a>(json: &'a str, field: &str) -> Result<Object<'a>, Rejection> {
-    match read(json, field)? {
-        Value::Object(object) => Ok(object),
-        other => Err(Rejection::new(
-            Code::Malformed,
-            format!("{field}: JSON that is {}; it must be an object", other.kind()),
-        )),
-    }
-}
-
-fn list<'a>(json: &'a str, field: &str) -> Result<Value<'a>, Rejection> {
-    match read(json, field)? {
-        list @ Value::List(_) => Ok(list),
-        other => {
-            Err(Rejection::new(Code::Malformed, format!("{field}: JSON that is {}; it must be a list", other.kind())))
-        }
-    }
-}
-
-/// The first part of a content that is no text, with its type.
-fn medium(content: &Value) -> Option<(usize, String)> {
-    let Value::List(parts) = content else { return None };
-    parts.iter().enumerate().find_map(|(at, part)| {
-        let Value::Object(part) = part else { return None };
-        let is_medium = |name: &str| MEDIA.iter().any(|medium| name.contains(medium));
-        let kind = match part.get("type") {
-            Some(kind) => kind.as_text().filter(|kind| is_medium(kind)),
-            None => part.iter().map(|(name, _)| name).find(|name| is_medium(name)),
-        };
-        kind.map(|kind| (at, kind.to_owned()))
-    })
 }
 
 /// As `_alias_reasoning_fields` of transformers 5.23: reasoning under any of its names is there as `thinking`, in front, and as

@@ -4,12 +4,14 @@
 //! transformers has them, and a text those that the tokenizer makes of it; what is added to either is said by
 //! [`Bos`](crate::engine::Bos), and never added twice.
 
+mod claimed;
 mod conversation;
 mod marks;
 mod messages;
 mod opening;
 mod place;
 mod probe;
+mod reference;
 mod terminator;
 mod tokens;
 mod vocabulary;
@@ -28,7 +30,8 @@ use self::terminator::Terminator;
 pub use self::tokens::{Form, within};
 
 use self::marks::Marks;
-use self::messages::{Given, REFERENCE};
+use self::messages::Given;
+use self::reference::REFERENCE;
 use super::template::{Date, Template};
 use crate::engine::{Bos, TextAssets, Vocabulary};
 use crate::limits::MAX_NAME_BYTES;
