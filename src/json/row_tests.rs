@@ -96,12 +96,12 @@ fn a_completion_may_be_messages() {
 
 #[test]
 fn what_stands_beside_a_conversation_is_kept_as_it_was_written() {
-    let beside =
-        r#""tools":[ {"b":1,"a":2.50}],"documents":"[{}]","chat_template_kwargs":{"x": null},"chat_template":"rag""#;
+    let beside = r#""tools":[ {"b":1,"a":2.50}],"documents":"[{}]","chat_template_kwargs":{"x": null},"chat_template":"rag","reference":"r""#;
     let expected = Extras {
         tools: Some(r#"[ {"b":1,"a":2.50}]"#.into()),
         documents: Some("[{}]".into()),
         template_variables: Some(r#"{"x": null}"#.into()),
+        reference: Some(r#""r""#.into()),
         template: "rag".into(),
         ..Extras::default()
     };

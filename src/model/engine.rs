@@ -20,7 +20,7 @@ use crate::model::report::Report;
 use crate::model::settings::default_labels;
 use crate::model::source::blueprint::Blueprint;
 use crate::model::source::digest_memory::DigestMemory;
-use crate::model::source::preset::PresetReport;
+use crate::model::source::preset::{CardCheck, PresetReport};
 
 /// A model, ready to score. The forward pass runs on threads of its own.
 pub struct ModelEngine {
@@ -31,6 +31,7 @@ pub struct ModelEngine {
     head: Box<dyn Head>,
     head_spec: HeadSpec,
     preset: Option<PresetReport>,
+    card_checks: Vec<CardCheck>,
     pool: Arc<ThreadPool>,
     unread_settings: Vec<String>,
     ignored_settings: Vec<String>,
@@ -66,6 +67,7 @@ impl ModelEngine {
         let Blueprint {
             name,
             preset,
+            card_checks,
             settings,
             text,
             weightings,
@@ -111,6 +113,7 @@ impl ModelEngine {
             head,
             head_spec,
             preset,
+            card_checks,
             pool,
             unread_settings,
             ignored_settings: settings.ignored().to_vec(),
@@ -135,6 +138,7 @@ impl ModelEngine {
             model_version: self.card.model_version.to_string(),
             architecture: self.card.architecture.clone(),
             preset: self.preset.clone(),
+            card_checks: self.card_checks.clone(),
             shape: (&self.spec).into(),
             head: self.head_spec.clone(),
             attributes: self.card.attributes.clone(),

@@ -35,7 +35,7 @@ pub use memory::available as available_memory;
 pub use network::decoder::Parameters;
 pub use network::head::HeadSpec;
 pub use report::{Report, Shape};
-pub use source::preset::PresetReport;
+pub use source::preset::{CardCheck, Expected, PresetReport};
 pub use source::reference::FORMS;
 
 /// Loads the model.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::source::preset::PresetReport;
+use super::source::preset::{CardCheck, PresetReport};
 use crate::engine::{Bos, ReadPolicy};
 use crate::model::network::decoder::{DecoderSpec, Parameters};
 use crate::model::network::head::HeadSpec;
@@ -20,6 +20,8 @@ pub struct Report {
     pub architecture: String,
     /// The preset that it is used with.
     pub preset: Option<PresetReport>,
+    /// Scores that the model's card prints.
+    pub card_checks: Vec<CardCheck>,
     /// Sizes of the backbone.
     pub shape: Shape,
     /// Kind and options of the head.

@@ -137,6 +137,7 @@ mod tests {
         for reads in [
             ReadPolicy::default(),
             ReadPolicy { at: steps, ..ReadPolicy::default() },
+            ReadPolicy { at: steps, behind: vec![5, 6], ..ReadPolicy::default() },
             ReadPolicy { needs: vec![5, 6], ..ReadPolicy::default() },
             ReadPolicy { ends_with: Some(9), ..ReadPolicy::default() },
             ReadPolicy { append: Some(9), ..ReadPolicy::default() },

@@ -29,8 +29,8 @@ fn ids(card: &ModelCard, numbers: impl Iterator<Item = u32>) -> impl Iterator<It
 fn asked_for(card: &ModelCard) -> Vec<u32> {
     let reads = &card.reads;
     let step = match reads.at {
-        ReadAt::EveryToken { token, .. } => Some(token),
-        ReadAt::LastToken => None,
+        ReadAt::EveryToken { token, .. } => [reads.behind.as_slice(), &[token]].concat(),
+        ReadAt::LastToken => Vec::new(),
     };
     reads.needs.iter().copied().chain(step).chain(reads.ends_with).collect()
 }

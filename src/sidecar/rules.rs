@@ -98,6 +98,10 @@ impl Rules {
                 // Every turn would lose another part of its own beginning.
                 return Err(self.too_long(&tokens, "nothing is cut of a conversation with scored turns; shorten it"));
             }
+            if matches!(&source, Source::Chat(conversation) if conversation.has_reference()) {
+                // It is what a template writes first, and the reward would not be a comparison any more.
+                return Err(self.too_long(&tokens, "nothing is cut of a rollout with a reference; shorten it"));
+            }
             if tokens.completion.is_none() && matches!(source, Source::Chat(_)) {
                 (tokens, found) = self.read(&mut source, Locate::Start)?;
             }

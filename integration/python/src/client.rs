@@ -214,8 +214,9 @@ impl Client {
     /// - `weighting`: one of the card's weightings, by its name.
     /// - `aggregation`: everything else about how attributes become one reward, as in a rollout file.
     /// - `tools`, `documents`: lists of dicts that the chat template is given; `chat_template_kwargs`: a dict of further
-    ///   variables for it, such as `enable_thinking`; `chat_template`: which of the model's templates, by its name. Each holds
-    ///   for all rollouts, or is a list with one for each.
+    ///   variables for it, such as `enable_thinking`; `chat_template`: which of the model's templates, by its name;
+    ///   `reference`: an answer that completions are compared with, of models that do so: a str or a list of messages. Each
+    ///   holds for all rollouts, or is a list with one for each.
     /// - `id`: a name for each rollout, for `Batch.by_id` and for the server's log: n str, or one str where n is 1; whole
     ///   numbers stand for their digits, in `group` and `groups` too.
     /// - `group`, or `groups` with one for each: rollouts of one group share a prompt, which is computed once. Never changes
@@ -249,7 +250,7 @@ impl Client {
         texts=None, input_ids=None, prompt_ids=None, completion_ids=None, attention_mask=None, lengths=None, prompt_mask=None, \
         prompt_lengths=None, completion_mask=None, completion_lengths=None, id=None, weights=None, weighting=None, \
         aggregation=None, group=None, groups=None, finish_reason=None, finish_reasons=None, require_completion=False, \
-        answer_only=None, tools=None, documents=None, chat_template_kwargs=None, chat_template=None, \
+        answer_only=None, tools=None, documents=None, chat_template_kwargs=None, chat_template=None, reference=None, \
         version=None, tokenizer=None, deadline_ms=None, priority=None, traceparent=None, raise_on_error=True, timeout=None)")]
     fn score<'py>(
         &self,

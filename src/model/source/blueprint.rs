@@ -11,7 +11,7 @@ use super::base::{self, Opened};
 use super::digest::{Fingerprint, Ingredient};
 use super::digest_memory::DigestMemory;
 use super::manifest::AdapterPart;
-use super::preset::{self, PresetReport, Tokens, check_weightings};
+use super::preset::{self, CardCheck, PresetReport, Tokens, check_weightings};
 use super::reference::{Found, MANIFEST_FILE, Place};
 use crate::engine::{ReadPolicy, TextAssets};
 use crate::model::checkpoint::{ATTRIBUTE_WEIGHTS, Adapter, Composed, Rounding, SafetensorsFile, WeightSource};
@@ -45,6 +45,8 @@ pub struct Blueprint {
     pub name: String,
     /// The preset in use.
     pub preset: Option<PresetReport>,
+    /// Scores that the model's card prints.
+    pub card_checks: Vec<CardCheck>,
     /// The configuration, as `config.json` says it.
     pub settings: Settings,
     /// The weights.
@@ -173,6 +175,7 @@ impl Blueprint {
         Ok(Self {
             name,
             preset: report,
+            card_checks: used.card_checks.into_iter().filter(|check| check.fits(settings.value())).collect(),
             weights: if plain { weights } else { Box::new(Composed { base: weights, rounding: base.dtype, adapter }) },
             head_weights,
             settings,
@@ -214,6 +217,10 @@ impl Blueprint {
         fingerprint.add("attributes", format!("{attributes:?}").as_bytes());
         fingerprint.add("weightings", format!("{:?} {:?}", self.weightings, self.default_weighting).as_bytes());
         fingerprint.add("head", format!("{:?} {:?}", self.reads, self.head).as_bytes());
+        // Without them the model may be another than its configuration says.
+        if !self.settings.ignored().is_empty() {
+            fingerprint.add("ignored fields", format!("{:?}", self.settings.ignored()).as_bytes());
+        }
         // The type of the weights and the device are named beside the digest, which tells models apart.
         fingerprint.add("arithmetic", &REVISION.to_le_bytes());
         Ok(fingerprint.short())

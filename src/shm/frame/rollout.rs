@@ -20,8 +20,8 @@
 //!                               messages (32) │ messages of the completion (32)
 //!                               bytes of the completion (32) │ of the template's name (32)
 //!                               bytes of tools (32) │ of documents (32)
-//!                               bytes of the template's variables (32) │ 0 (32)
-//!                               completion │ name │ tools │ documents │ variables; of no bytes where there are none
+//!                               bytes of the template's variables (32) │ of the reference (32)
+//!                               completion │ name │ tools │ documents │ variables │ reference; of no bytes where there are none
 //!                               per message, those of the completion last:
 //!                                 bytes of its role (32) │ bytes of its content (31), score (1)
 //!                                 bytes of its JSON (64) │ role │ content │ JSON

@@ -32,11 +32,13 @@ fn rollouts() -> impl Strategy<Value = Rollout> {
         })
     };
     let messages = move || prop::collection::vec(message(), 0..5);
-    let extras = (messages(), [given(), given(), given()], text()).prop_map(|(completion, texts, template)| {
-        let [tools, documents, template_variables] = texts.map(|text| text.map(Arc::from));
-        let extras = Extras { completion, tools, documents, template_variables, template: template.into() };
-        (extras != Extras::default()).then(|| Box::new(extras))
-    });
+    let extras =
+        (messages(), [given(), given(), given(), given()], text()).prop_map(|(completion, texts, template)| {
+            let [tools, documents, template_variables, reference] = texts.map(|text| text.map(Arc::from));
+            let extras =
+                Extras { completion, tools, documents, template_variables, reference, template: template.into() };
+            (extras != Extras::default()).then(|| Box::new(extras))
+        });
     let input = prop_oneof![
         Just(None),
         text().prop_map(|t| Some(Input::Text(t))),

@@ -9,6 +9,7 @@ use serde::ser::{Serialize, SerializeMap as _, Serializer};
 use super::Text;
 use super::messages::{Conversation, Given, Shown};
 use super::place::{Place, place};
+use super::reference::REFERENCE;
 use crate::reward::{Code, Rejection};
 use crate::rollout::ASSISTANT;
 use crate::sidecar::template::Written;
@@ -146,12 +147,15 @@ struct Variables<'a> {
 
 impl Serialize for Variables<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Given { tools, documents, variables, .. } = &self.conversation.given;
+        let Given { tools, documents, reference, variables, .. } = &self.conversation.given;
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("messages", &Messages(self))?;
         map.serialize_entry("add_generation_prompt", &self.add_generation_prompt)?;
         map.serialize_entry("tools", tools)?;
         map.serialize_entry("documents", documents)?;
+        if let Some(reference) = reference {
+            map.serialize_entry(REFERENCE, reference)?;
+        }
         for (name, value) in variables.iter() {
             map.serialize_entry(name, value)?;
         }

@@ -5,12 +5,14 @@
 //! [`Bos`](crate::engine::Bos), and never added twice.
 
 mod chat_template;
+mod claimed;
 mod conversation;
 mod marks;
 mod messages;
 mod opening;
 mod place;
 mod probe;
+mod reference;
 mod terminator;
 mod tokens;
 mod vocabulary;
@@ -28,6 +30,7 @@ pub use self::tokens::{Form, within};
 use self::chat_template::ChatTemplate;
 use self::marks::Marks;
 use self::messages::Given;
+use self::reference::REFERENCE;
 use super::template::Date;
 use crate::engine::{Bos, TextAssets, Vocabulary};
 use crate::limits::MAX_NAME_BYTES;
@@ -112,8 +115,18 @@ impl Text {
         })
     }
 
-    /// The template for what is given beside the messages: as `get_chat_template` of transformers 5.23 chooses it.
+    /// The template for what is given beside the messages. One that does not read a reference would leave it out silently.
     fn template(&self, given: &Given) -> Result<&ChatTemplate, Rejection> {
+        let chosen = self.chosen(given)?;
+        if given.reference.is_some() && !chosen.template.reads(REFERENCE) {
+            let what = "reference: the model's chat template reads none, so that the reward would not depend on it; leave it out";
+            return Err(Rejection::new(Code::BadOption, what));
+        }
+        Ok(chosen)
+    }
+
+    /// As `get_chat_template` of transformers 5.23 chooses it.
+    fn chosen(&self, given: &Given) -> Result<&ChatTemplate, Rejection> {
         let names = || self.templates.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
         if !given.template.is_empty() {
             return self.templates.get(given.template).ok_or_else(|| {

@@ -221,6 +221,7 @@ class Client:
         documents: Sequence[Json] | Sequence[Sequence[Json] | None] | str | None = None,
         chat_template_kwargs: Json | Sequence[Json | None] | str | None = None,
         chat_template: str | Sequence[str | None] | None = None,
+        reference: str | Messages | Sequence[str | Messages | None] | None = None,
         deadline_ms: int | None = None,
         priority: int | None = None,
         traceparent: str | None = None,

@@ -177,6 +177,8 @@ class ScoreOptions(Options, total=False):
     """Further variables of the chat template, such as `enable_thinking`: for all rollouts, or for each."""
     chat_template: str | Sequence[str | None] | None
     """Which of the model's chat templates is applied, by its name: for all rollouts, or for each."""
+    reference: str | Messages | Sequence[str | Messages | None] | None
+    """An answer that completions are compared with, of models that do so: for all rollouts, or for each."""
     raise_on_error: bool
     """Whether a rollout that fails raises. Default: yes."""
     timeout: float | None
@@ -208,6 +210,7 @@ class RolloutFields(TypedDict, total=False):
     documents: Sequence[Json] | str | None
     chat_template_kwargs: Json | str | None
     chat_template: str | None
+    reference: str | Messages | None
     text: str | None
     input_ids: Ids | None
     prompt_ids: Ids | None

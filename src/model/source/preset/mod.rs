@@ -26,6 +26,7 @@
 //!
 //! To add a preset: a file in `presets/` and a line in [`PRESETS`].
 
+mod card_check;
 mod detect;
 mod read;
 mod tokens;
@@ -41,6 +42,7 @@ use crate::model::network::head::HeadSpec;
 use crate::model::settings::Settings;
 use crate::rollout::AnswerOnlyField;
 
+pub use card_check::{CardCheck, Expected};
 pub use detect::{Detect, PresetReport, candidates, choose};
 pub use read::ReadPart;
 pub use tokens::Tokens;
@@ -131,6 +133,9 @@ pub struct Preset {
     pub answer_only: Option<AnswerOnlyField>,
     /// What is said here and could not be verified, a sentence each.
     pub unverified: Vec<String>,
+    /// Scores that the cards of such models print.
+    #[serde(rename = "card_check")]
+    pub card_checks: Vec<CardCheck>,
     /// The configuration of such a model, as its `config.json` would have it, for whoever has no checkpoint.
     pub config: toml::Table,
     /// Where most of the weights come from; manifests only.
@@ -183,6 +188,7 @@ impl Preset {
         for clause in &self.detect {
             clause.check()?;
         }
+        self.card_checks.iter().try_for_each(CardCheck::check)?;
         if let Some(attributes) = &self.attributes {
             check_names(attributes)?;
             if self.untrained.len() >= attributes.len() {
@@ -273,9 +279,12 @@ impl Preset {
         } else {
             (Vec::new(), BTreeMap::new(), None)
         };
+        // They are of the models that a preset is for; a manifest is for none that it names.
+        let below_checks = if self.models.is_empty() { below.card_checks } else { Vec::new() };
         Self {
             name: self.name,
             preset: below.preset,
+            card_checks: below_checks.into_iter().chain(self.card_checks).collect(),
             models: self.models,
             architectures: self.architectures,
             detect: self.detect,
