@@ -93,7 +93,8 @@ class Runs:
             sent = signal.SIGKILL if number % 2 == 0 else signal.SIGINT
             process.send_signal(sent)
             said = process.communicate()[1]
-            if process.returncode not in (-signal.SIGKILL, 128 + signal.SIGINT):
+            # SIGINT ends a run that has only just begun as it ends any program.
+            if process.returncode not in (-signal.SIGKILL, -signal.SIGINT, 128 + signal.SIGINT):
                 raise SystemExit(f"{sent.name} at byte {moment}: the run had ended with {process.returncode}\n{said}")
             ends.append(f"{sent.name} at {size(partial) / expected_bytes:.0%}")
         said = finish(self.start(source, target, "--resume"))

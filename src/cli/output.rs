@@ -116,15 +116,23 @@ impl Output {
         if !resumable || rows == 0 {
             return format!("{} is as it was", self.name);
         }
-        let place = resume::path_for(&replacement.target);
+        let resumable_place = resume::path_for(&replacement.target);
         // What an earlier run has left there is not thrown away.
-        if replacement.temporary != place && !place.exists() && std::fs::rename(&replacement.temporary, &place).is_ok()
+        if replacement.temporary != resumable_place
+            && !resumable_place.exists()
+            && std::fs::rename(&replacement.temporary, &resumable_place).is_ok()
         {
-            replacement.temporary = place;
+            replacement.temporary.clone_from(&resumable_place);
         }
         replacement.finished = true;
         let place = replacement.temporary.display();
         let rows = if rows == 1 { "1 row is".to_owned() } else { format!("{rows} rows are") };
+        if replacement.temporary != resumable_place {
+            let earlier = resumable_place.display();
+            return format!(
+                "{rows} in {place}, as {earlier} is there: the same command with --resume goes on from the latter"
+            );
+        }
         format!("{rows} in {place}; the same command with --resume goes on from there")
     }
 
@@ -300,6 +308,21 @@ mod tests {
         write(&again, "whole");
         again.finish().unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "whole");
+    }
+
+    /// Two runs of one command: the second must not be told that `--resume` goes on from its own rows.
+    #[test]
+    fn what_an_earlier_run_has_left_stays_and_is_what_resume_takes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rewards");
+        let place = resume::path_for(&path);
+        for said in ["rewards.partial; the same command with --resume", "rewards.partial is there: the same command"] {
+            let output = Output::open(&path).unwrap();
+            write(&output, "{}\n");
+            let left = output.leave(true);
+            assert!(left.starts_with("1 row is in ") && left.contains(said), "{left}");
+        }
+        assert_eq!(resume::count_lines(&place).unwrap(), 1);
     }
 
     #[test]

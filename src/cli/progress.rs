@@ -17,6 +17,12 @@ use crate::sidecar::metrics::{self, Totals};
 /// How often a line says how far it is, where there is no bar: a few hundred in a night.
 const LINE_EVERY: Duration = Duration::from_secs(30);
 
+/// Before it no time left is told: the first answers come at once, or late.
+const ESTIMATE_AFTER: Duration = Duration::from_secs(3);
+
+/// How often the bar is drawn. Answers come in bursts: what is drawn with one alone would stand there until the next.
+const BAR_EVERY: Duration = Duration::from_millis(200);
+
 /// Counts answers.
 pub struct Progress {
     bar: ProgressBar,
@@ -45,6 +51,9 @@ impl Progress {
             Some(_) => "{bar:30} {percent:>3}% {msg}",
             None => "{spinner} {msg}",
         };
+        if !bar.is_hidden() {
+            bar.enable_steady_tick(BAR_EVERY);
+        }
         bar.set_style(ProgressStyle::with_template(template).expect("the templates above are well-formed"));
         Self {
             bar,
@@ -106,7 +115,9 @@ impl Progress {
             let _ = write!(line, ", {rate:.decimals$}/s");
         }
         let skipped = self.skipped.unwrap_or(0);
-        if let Some(bytes) = self.bytes.filter(|bytes| *bytes > skipped && consumed > skipped) {
+        if let Some(bytes) =
+            self.bytes.filter(|bytes| *bytes > skipped && consumed > skipped && elapsed >= ESTIMATE_AFTER)
+        {
             let done = (consumed - skipped) as f64 / (bytes - skipped) as f64;
             let left = Duration::from_secs_f64(seconds * (1.0 - done.min(1.0)) / done);
             let _ = write!(line, ", {:#} left", HumanDuration(left));

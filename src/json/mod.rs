@@ -9,7 +9,6 @@ mod fields;
 mod finish_reason;
 mod form;
 mod message;
-mod nearest;
 pub mod rewards;
 pub mod rollout;
 pub mod row;
@@ -17,4 +16,3 @@ pub mod value;
 mod values;
 
 pub use self::fields::{FIELDS, REWARDS_FIELDS, unknown};
-pub use self::nearest::nearest;

@@ -265,7 +265,9 @@ fn without_weights_every_rollout_says_so() {
 
 #[test]
 fn bad_weights_are_said_before_anything_is_scored() {
-    for (weights, says) in [("beauty=1", "attribute-8"), ("attribute-0=nan", "attribute-8")] {
+    for (weights, says) in
+        [("beauty=1", "attribute-8"), ("attribute-0=nan", "attribute-8"), ("atribute-3=1", "did you mean attribute-3?")]
+    {
         let output = score("{\"id\":\"a\",\"input_ids\":[1]}\n", &["--weights", weights]);
         assert_eq!(output.status.code(), Some(2));
         assert!(output.stdout.is_empty());
@@ -375,6 +377,10 @@ fn a_file_without_its_flag_and_a_name_that_is_nearly_one_are_told_what_to_do() {
     let name = path.to_str().unwrap();
     refused(&["score", name], &[], &["unexpected argument", &format!("--input {name}")]);
     refused(&["inspect", "--model", "dmeo"], &[], &["error[MODEL]", "did you mean \"demo\""]);
+    let preset = ["inspect", "--model", MODEL, "--preset", "skywork-rewrad-v2"];
+    refused(&preset, &[], &["error[MODEL]", "there is no preset", "did you mean skywork-reward-v2?"]);
+    refused(&["score", "--modle", "demo"], &[], &["'--model'"]);
+    refused(&["scroe"], &[], &["'score'"]);
     refused(&["inspect", "--model", "org/some-rm"], &[], &["hf download org/some-rm --local-dir some-rm"]);
 }
 
