@@ -8,9 +8,9 @@ use serde_json::value::RawValue;
 use super::error::RolloutError;
 use super::extra::{ExtraColumns, ExtraField};
 use super::finish_reason::Reason;
-use super::nearest::nearest;
 use super::plain::plain;
 use super::values::{Aggregation, Completion, Id, Ids, Messages};
+use crate::nearest::hint;
 use crate::reward::Code;
 use crate::rollout::{AnswerOnlyField, Distinct};
 
@@ -178,9 +178,10 @@ impl Fields {
 
 /// What is wrong with a field of this name.
 pub fn unknown(name: &str) -> String {
-    let nearest = nearest(name, FIELDS).map_or(String::from("."), |nearest| format!("; did you mean {nearest}?"));
+    let hint = hint(name, FIELDS.iter().copied());
+    let hint = if hint.is_empty() { "." } else { &hint };
     format!(
-        "{name}: there is no such field{nearest} There are: {}. score --extra-columns keep passes other fields through, \
+        "{name}: there is no such field{hint} There are: {}. score --extra-columns keep passes other fields through, \
          ignore drops them",
         FIELDS.join(", ")
     )

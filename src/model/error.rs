@@ -19,12 +19,14 @@ pub enum ModelError {
         forms: String,
     },
     /// No preset of that name is known, and there is no such file.
-    #[error("there is no preset {found:?}, nor a file of that name; presets are {known}")]
+    #[error("there is no preset {found:?}, nor a file of that name; presets are {known}{hint}")]
     UnknownPreset {
         /// As given.
         found: String,
         /// Names of those in the program.
         known: String,
+        /// The nearest of them, or nothing.
+        hint: String,
     },
     /// A file is missing or cannot be read.
     #[error("cannot read {}: {source}", path.display())]

@@ -19,6 +19,7 @@ use crate::guard::Guard;
 use crate::logs;
 use crate::options::Options;
 use crate::process::OfThisProcess;
+use crate::progress::Progress;
 use crate::rows::Request;
 use crate::stream::Stream;
 use crate::tokenizer;
@@ -236,6 +237,8 @@ impl Client {
     /// - `timeout`: seconds after which the call returns in any case; what has no answer by then fails with
     ///   `DEADLINE_EXCEEDED`, and the server is told not to score it. Connecting counts.
     /// - `priority`: higher goes first. `traceparent`: W3C trace context.
+    /// - `progress`: True shows tqdm's bar; a class like tqdm's makes one of `total=` and `unit=`; a bar that is there already
+    ///   is told by `update(n)`.
     ///
     /// Returns a `Batch`. Raises a `RewardSidecarError` (`Rejected`, `DeadlineExceeded`, `ConnectionFailed`) for the first
     /// rollout that failed, with the whole `batch`; with `raise_on_error=False` rollouts that fail are NaN, and listed in
@@ -251,7 +254,8 @@ impl Client {
         prompt_lengths=None, completion_mask=None, completion_lengths=None, id=None, weights=None, weighting=None, \
         aggregation=None, group=None, groups=None, finish_reason=None, finish_reasons=None, require_completion=False, \
         answer_only=None, tools=None, documents=None, chat_template_kwargs=None, chat_template=None, reference=None, \
-        version=None, tokenizer=None, deadline_ms=None, priority=None, traceparent=None, raise_on_error=True, timeout=None)")]
+        version=None, tokenizer=None, deadline_ms=None, priority=None, traceparent=None, raise_on_error=True, timeout=None, \
+        progress=None)")]
     fn score<'py>(
         &self,
         py: Python<'py>,
@@ -262,7 +266,7 @@ impl Client {
             let message = "score takes its arguments by their names: score(prompts=[...], completions=[...])";
             return Err(PyTypeError::new_err(message));
         }
-        let Request { rows, raise_on_error, limit, tokenizer } = Request::of(arguments, self.version())?;
+        let Request { rows, raise_on_error, limit, tokenizer, progress } = Request::of(arguments, self.version())?;
         let client = self.connection(py)?;
         let guard = self.guard(py);
         if rows.form.has_ids()
@@ -271,8 +275,14 @@ impl Client {
             tokenizer::check(py, &client, &tokenizer, limit, &guard)?;
         }
         let asked = Arc::clone(&rows);
-        let terms = Terms { pin: &rows.options.version, limit, guard: &guard, refused: &rows.refused };
-        let gathered = wait(py, &guard, |check| gather(&client, asked, &terms, check))?;
+        let progress = Progress::of(progress.as_ref(), rows.form.len())?;
+        let answered = progress.as_ref().map(|progress| &progress.answered);
+        let terms = Terms { pin: &rows.options.version, limit, guard: &guard, refused: &rows.refused, answered };
+        let gathered = wait(py, &guard, |check| {
+            gather(&client, asked, &terms, &mut || check() && progress.as_ref().is_none_or(Progress::refresh))
+        });
+        progress.map_or(Ok(()), |progress| progress.end(py))?;
+        let gathered = gathered?;
         let batch = Bound::new(py, Batch::new(py, gathered, &rows.ids)?)?;
         match Batch::failure(&batch)?.filter(|_| raise_on_error) {
             Some(exception) => Err(PyErr::from_value(exception)),

@@ -8,8 +8,8 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyInt, PyMapping, PyString};
 use reward_sidecar::client::{Version, VersionPin};
-use reward_sidecar::json;
 use reward_sidecar::rollout::{AggregationSpec, AnswerOnly, FinishReason};
+use reward_sidecar::{json, nearest};
 
 use crate::text::{name, text, wrong_type};
 
@@ -205,8 +205,7 @@ pub const OPTIONS: [&str; 10] = [
 
 /// What somebody who wrote `name` is to be told: the nearest of `names`, or nothing.
 pub fn meant<'a>(name: &str, names: impl IntoIterator<Item = &'a &'static str>) -> String {
-    json::nearest(name, names.into_iter().copied())
-        .map_or_else(String::new, |nearest| format!("; did you mean {nearest}?"))
+    nearest::hint(name, names.into_iter().copied())
 }
 
 /// Whether thinking is to be taken out: a bool, or the two marks that it stands between.

@@ -41,6 +41,8 @@ pub struct Request<'py> {
     pub limit: Limit,
     /// What the token ids are of.
     pub tokenizer: Option<Bound<'py, PyAny>>,
+    /// What shows how far the call is.
+    pub progress: Option<Bound<'py, PyAny>>,
 }
 
 impl<'py> Request<'py> {
@@ -50,7 +52,7 @@ impl<'py> Request<'py> {
         let (mut inputs, mut beside, mut padding) = (Inputs::default(), Beside::default(), Padding::default());
         let (mut ids, mut groups, mut finish_reasons, mut finish_reason_of_all) = (None, None, None, None);
         let mut odd = OddRows::default();
-        let (mut raise_on_error, mut limit, mut tokenizer) = (true, Limit::default(), None);
+        let (mut raise_on_error, mut limit, mut tokenizer, mut progress) = (true, Limit::default(), None, None);
         for (key, value) in arguments.into_iter().flatten() {
             if value.is_none() {
                 continue;
@@ -64,6 +66,7 @@ impl<'py> Request<'py> {
                 "finish_reason" => finish_reason_of_all = Some(value),
                 "version" => options.version = options::version(&value)?.into(),
                 "tokenizer" => tokenizer = Some(value),
+                "progress" => progress = Some(value),
                 "raise_on_error" => raise_on_error = value.is_truthy()?,
                 key if options.take(key, &value, &mut aggregation)? => {}
                 key if beside.take(key, &value) || padding.take(key, &value) => {}
@@ -84,7 +87,7 @@ impl<'py> Request<'py> {
         }
         let reasons = reasons(finish_reasons, finish_reason_of_all, form.len())?;
         let rows = Rows { ids, form, groups, finish_reasons: reasons, options, refused: odd.into() };
-        Ok(Self { rows: Arc::new(rows), raise_on_error, limit, tokenizer })
+        Ok(Self { rows: Arc::new(rows), raise_on_error, limit, tokenizer, progress })
     }
 }
 

@@ -11,6 +11,7 @@ from typing_extensions import Self, Unpack, disjoint_base, final
 from ._errors import RewardSidecarError
 from ._types import (
     Aggregation,
+    Bar,
     Completion,
     FinishReason,
     HasVocabulary,
@@ -130,6 +131,11 @@ class Batch:
         """The columns by their names: `id` where ids were given, `reward`, each attribute, `tokens`, `truncated`, `error`."""
     def to_pandas(self) -> Any:
         """The columns of `to_dict` as a pandas data frame; needs pandas."""
+    def to_polars(self) -> Any:
+        """The columns of `to_dict` as a Polars data frame; needs polars."""
+    def to_arrow(self) -> Any:
+        """The columns of `to_dict` as an Arrow table; needs pyarrow."""
+    def _repr_html_(self) -> str: ...
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]: ...
 
 @final
@@ -227,6 +233,7 @@ class Client:
         traceparent: str | None = None,
         raise_on_error: bool = True,
         timeout: float | None = None,
+        progress: bool | Bar | Callable[..., Bar] | None = None,
     ) -> Batch:
         """Scores rollouts, and returns when all are answered.
 

@@ -131,7 +131,7 @@ class Scorer:
             raise ValueError(
                 f"on_rejection={on_rejection!r}: this trainer has a way for {', '.join(map(repr, allowed))}"
             )
-        self.client = server if isinstance(server, Client) else Client(server)
+        self.client: Client = server if isinstance(server, Client) else Client(server)
         self.on_rejection: OnRejection = on_rejection
         self._options = options
 

@@ -33,6 +33,15 @@ class HasVocabulary(Protocol):
     def get_vocab(self) -> dict[str, int]: ...
 
 
+class Bar(Protocol):
+    """What shows how far a call is: a bar of tqdm's, for instance."""
+
+    def update(self, n: int, /) -> object:
+        """So many more rollouts are answered."""
+    def close(self) -> object:
+        """The call is over. Called only where the call has made the bar."""
+
+
 class Array(Protocol):
     """What NumPy can read: a tensor on the CPU, for instance."""
 

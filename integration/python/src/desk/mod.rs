@@ -10,7 +10,7 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
-use pyo3::exceptions::PyOSError;
+use pyo3::exceptions::{PyOSError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use reward_sidecar::client::ClientError;
@@ -87,7 +87,12 @@ impl Desk {
     #[pyo3(signature = (**arguments))]
     fn score(&self, py: Python<'_>, arguments: Option<&Bound<'_, PyDict>>) -> PyResult<u64> {
         let inner = self.inner(py)?;
-        let Request { rows, raise_on_error, .. } = Request::of(arguments, inner.version.as_deref())?;
+        let Request { rows, raise_on_error, progress, .. } = Request::of(arguments, inner.version.as_deref())?;
+        if progress.is_some() {
+            return Err(PyTypeError::new_err(
+                "progress is for score alone; asynchronously, count the results of a stream",
+            ));
+        }
         let counter = &inner.counter;
         let wanted = Wanted::Batch { raise_on_error, ids: rows.ids.clone() };
         let begun = detached(py, || counter.begin(rows, wanted));

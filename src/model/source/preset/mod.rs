@@ -40,6 +40,7 @@ use crate::limits::MAX_ATTRIBUTES;
 use crate::model::error::{ModelError, read_text};
 use crate::model::network::head::HeadSpec;
 use crate::model::settings::Settings;
+use crate::nearest::hint;
 use crate::rollout::AnswerOnlyField;
 
 pub use card_check::{CardCheck, Expected};
@@ -228,7 +229,9 @@ impl Preset {
         }
         let path = beside.join(name_or_file);
         if !path.is_file() {
-            return Err(ModelError::UnknownPreset { found: name_or_file.to_owned(), known: names().join(", ") });
+            let (found, names) = (name_or_file.to_owned(), names());
+            let hint = hint(&found, names.iter().copied());
+            return Err(ModelError::UnknownPreset { found, known: names.join(", "), hint });
         }
         let preset = Self::parse(&read_text(&path)?).map_err(|e| ModelError::malformed(&path, e))?;
         let stray = [
