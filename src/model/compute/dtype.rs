@@ -106,6 +106,8 @@ mod tests {
         for name in Dtype::NAMES {
             assert_eq!(name.parse::<Dtype>().unwrap().to_string(), *name);
         }
-        assert!("fp8".parse::<Dtype>().unwrap_err().to_string().contains("auto, f32, int16, bf16, int8"));
+        assert!(
+            "fp8".parse::<Dtype>().unwrap_err().to_string().contains("auto, f32, int16, bf16, bf16-activations, int8")
+        );
     }
 }

@@ -10,6 +10,8 @@ mod reads;
 mod spec;
 mod tensors;
 
+use std::mem::replace;
+
 use candle_core::{DType, Result, Tensor};
 use rayon::prelude::*;
 
@@ -24,6 +26,7 @@ use super::backbone::{Backbone, Pass, RankContext};
 use super::layers::{Attention, Embedding, Norm, Rotary};
 use crate::batch::MicroBatch;
 use crate::model::compute::backend::Backend;
+use crate::model::compute::buffers;
 use crate::model::compute::meter::{Part, time};
 use crate::model::error::ModelError;
 use crate::model::prefix_cache::KeyValues;
@@ -105,9 +108,17 @@ impl Decoder {
             None => residual + part,
         })
     }
+
+    /// Keeps the memory of a tensor that is not looked at any more, for the kernels, unless others share it.
+    fn recycle(&self, tensor: Tensor, is_shared: bool) -> Result<()> {
+        match self.backend {
+            Backend::Kernels(_) if !is_shared => buffers::recycle(tensor),
+            _ => Ok(()),
+        }
+    }
 }
 
-/// `x` through a norm, if there is one.
+/// `x` through a norm, if there is one; without one, a tensor that shares its memory.
 fn normed(norm: Option<&Norm>, x: &Tensor) -> Result<Tensor> {
     match norm {
         Some(norm) => time(Part::Norm, 0, || norm.forward(x)),
@@ -155,7 +166,7 @@ impl Backbone for Decoder {
                 let work = self.heads.operations(positions, options.window);
                 time(Part::Attention, work, || attention.forward(&qkv, kept, options))?
             };
-            drop(qkv);
+            self.recycle(qkv, false)?;
             if is_last {
                 x = x.index_select(&reads.selected, 0)?;
                 if self.parallel {
@@ -163,16 +174,23 @@ impl Backbone for Decoder {
                 }
             }
             let rows = mixed.dim(0)?;
-            x = self.added(&x, layer.attention_post_norm.as_ref(), |x| {
+            let sum = self.added(&x, layer.attention_post_norm.as_ref(), |x| {
                 let work = layer.output.operations(rows);
                 time(Part::Projection, work, || layer.output.forward_reduce(&mixed, x, pass.ranks))
             })?;
+            self.recycle(mixed, false)?;
+            let mut is_shared = layer.attention_norm.is_none();
+            self.recycle(replace(&mut x, sum), is_shared)?;
             if !self.parallel {
+                self.recycle(input, is_shared)?;
                 input = normed(layer.feed_forward_norm.as_ref(), &x)?;
+                is_shared = layer.feed_forward_norm.is_none();
             }
-            x = self.added(&x, layer.feed_forward_post_norm.as_ref(), |x| {
+            let sum = self.added(&x, layer.feed_forward_post_norm.as_ref(), |x| {
                 layer.feed_forward.forward(&input, x, pass.ranks)
             })?;
+            self.recycle(replace(&mut x, sum), is_shared)?;
+            self.recycle(input, is_shared)?;
         }
         // What a head sees is rounded no more.
         reads.of_each(&self.norm.forward(&x.to_dtype(DType::F32)?)?)

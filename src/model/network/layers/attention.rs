@@ -4,6 +4,7 @@ use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor, 
 
 use crate::batch::MicroBatch;
 use crate::model::compute::backend::Backend;
+use crate::model::compute::buffers;
 use crate::model::compute::kernels::{AttentionPlan, Kept, Past, attention};
 use crate::model::compute::storage::{output, values};
 #[cfg(feature = "flash-attn")]
@@ -89,7 +90,7 @@ impl CustomOp1 for Kernel<'_> {
     fn cpu_fwd(&self, qkv: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let heads = self.plan.layout();
         let (rows, columns) = (self.plan.queried(), heads.heads * heads.head_dim);
-        let mut out = vec![0.0; rows * columns];
+        let mut out = buffers::take(rows * columns);
         attention(values(qkv, layout)?, self.kept, self.plan, self.options, &mut out);
         Ok(output(out, rows, columns))
     }

@@ -7,6 +7,7 @@ use super::line_sum::{blocks, line_sum};
 use super::matrix::{Stack, read_biases};
 use super::{Loaded, Matrix};
 use crate::model::collective::Collective;
+use crate::model::compute::buffers;
 use crate::model::compute::kernels::{
     Addends, PackedMatrix, Rows, WeightType, linear, linear_continue, linear_of_reads,
 };
@@ -132,7 +133,7 @@ impl Product<'_> {
     fn product(&self, x: &[f32], layout: &Layout, residual: Option<&[f32]>) -> Result<(CpuStorage, Shape)> {
         let (tokens, _) = layout.shape().dims2()?;
         let weight = &self.packed.weight;
-        let mut y = vec![0.0; tokens * weight.n()];
+        let mut y = buffers::take(tokens * weight.n());
         linear(x, weight, Addends { bias: self.bias, residual }, &mut y);
         Ok(output(y, tokens, weight.n()))
     }
@@ -162,7 +163,7 @@ impl CustomOp1 for ProductOfReads<'_> {
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (tokens, _) = layout.shape().dims2()?;
         let Self { packed, columns, reads } = *self;
-        let mut y = vec![0.0; tokens * packed.weight.n()];
+        let mut y = buffers::take(tokens * packed.weight.n());
         linear_of_reads(values(x, layout)?, &packed.weight, packed.bias(), columns, reads, &mut y);
         Ok(output(y, tokens, packed.weight.n()))
     }
