@@ -3,42 +3,34 @@
 //! Intel's manual states it for `vdpbf16ps` (two multiply-adds, the upper halves' first, each rounded to nearest, with subnormal
 //! numbers taken for zero). A processor that did otherwise would give other rewards under the same model version, so it is asked.
 
-use super::bfloat16_activations::rounded;
-use super::isa::Task;
+use super::bf16_rounding::rounded;
 use super::simd::Simd;
 
 /// Rows of products that are tried. Of sums in another order, or rounded once less, each row differs in every tenth value or so.
 const ROWS: u32 = 256;
 
-/// Compares the instructions of an instruction set with the definition.
-pub(super) struct Bf16InOrder<'a> {
-    /// Whether they agree in every bit.
-    pub(super) found: &'a mut bool,
-}
-
-impl Task for Bf16InOrder<'_> {
-    #[inline(always)]
-    fn run<const WIDTH: usize, S: Simd<WIDTH>>(self, simd: S) {
-        let mut agree = true;
-        let mut state = 1;
-        for _ in 0..ROWS {
-            let (a, mut b, mut c) = (pair(&mut state), [[0; 2]; WIDTH], [0.0; WIDTH]);
-            let mut expected = [0.0; WIDTH];
-            for i in 0..WIDTH {
-                let weights = pair(&mut state);
-                b[i] = [weights as i16, (weights >> 16) as i16];
-                c[i] = number(&mut state);
-                let sum = upper(a).mul_add(upper(weights), c[i]);
-                expected[i] = lower(a).mul_add(lower(weights), sum);
-            }
-            let mut sums = [0.0; WIDTH];
-            simd.store(simd.add_bf16_products(a as i32, simd.load_pairs(&b), simd.load(&c)), &mut sums);
-            for i in 0..WIDTH {
-                agree &= sums[i].to_bits() == expected[i].to_bits();
-            }
+/// Whether they are, in every bit.
+#[inline(always)]
+pub(super) fn agrees<const WIDTH: usize, S: Simd<WIDTH>>(simd: S) -> bool {
+    let mut agree = true;
+    let mut state = 1;
+    for _ in 0..ROWS {
+        let (a, mut b, mut c) = (pair(&mut state), [[0; 2]; WIDTH], [0.0; WIDTH]);
+        let mut expected = [0.0; WIDTH];
+        for i in 0..WIDTH {
+            let weights = pair(&mut state);
+            b[i] = [weights as i16, (weights >> 16) as i16];
+            c[i] = number(&mut state);
+            let sum = upper(a).mul_add(upper(weights), c[i]);
+            expected[i] = lower(a).mul_add(lower(weights), sum);
         }
-        *self.found = agree;
+        let mut sums = [0.0; WIDTH];
+        simd.store(simd.add_bf16_products(a as i32, simd.load_pairs(&b), simd.load(&c)), &mut sums);
+        for i in 0..WIDTH {
+            agree &= sums[i].to_bits() == expected[i].to_bits();
+        }
     }
+    agree
 }
 
 #[inline(always)]
@@ -69,17 +61,7 @@ fn number(state: &mut u32) -> f32 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::isa::Isa;
     use super::*;
-
-    #[test]
-    fn every_instruction_set_adds_in_order() {
-        for isa in Isa::available() {
-            let mut found = false;
-            isa.run(Bf16InOrder { found: &mut found });
-            assert!(found, "{}", isa.name());
-        }
-    }
 
     /// Sums in any other order, or of products that were added first, would be seen.
     #[test]

@@ -4,12 +4,13 @@
 //! Invariant: a dot product is one chain of float32 multiply-adds in ascending order of its index, as float32's is, over numbers
 //! rounded to bfloat16. AVX-512's `vdpbf16ps` is two links of that chain, first the upper halves' and then the lower halves', but
 //! for one thing: it takes subnormal numbers for zero, and makes zeros of them. So there are none: what is below
-//! [`LEAST`] in magnitude is rounded to zero. Then every product is a whole multiple of 2^-124, every sum of such multiples is one,
+//! [`LEAST`](super::bf16_rounding::LEAST) in magnitude is rounded to zero. Then every product is a whole multiple of 2^-124, every sum of such multiples is one,
 //! too, and none of them is subnormal but zero. Hence the same bits with that instruction and without.
 
 use rayon::prelude::*;
 
 use super::aligned::Aligned;
+use super::bf16_rounding::rounded;
 use super::float::{self, FloatWeight};
 use super::panel::{BlockTask, Dimensions, Panels, Properties, Rows};
 use super::simd::Simd;
@@ -25,23 +26,8 @@ pub(super) const PROPERTIES: Properties = Properties {
     pack: |rows, width| Ok(Box::new(Pairs::pack(rows, width)?)),
 };
 
-/// 2^-55. A bfloat16 number of this magnitude or more is a multiple of 2^-62.
-pub(super) const LEAST: f32 = 2.775_557_6e-17;
-
 /// Pairs whose rounding goes together, in registers.
 const STRETCH: usize = 64;
-
-/// The nearest bfloat16, ties to even, as the upper half of a word whose lower half is zero. Zeros have no sign; a NaN stays one.
-#[inline(always)]
-pub(super) fn rounded(x: f32) -> u32 {
-    const HALF: u32 = 0x7fff;
-    const QUIET: u32 = 0x0040_0000;
-    let (bits, magnitude) = (x.to_bits(), x.to_bits() & !(1 << 31));
-    let nearest = bits.wrapping_add(HALF + (bits >> 16 & 1));
-    let nearest = if magnitude > f32::INFINITY.to_bits() { bits | QUIET } else { nearest };
-    let nearest = if magnitude < LEAST.to_bits() { 0 } else { nearest };
-    nearest & 0xffff_0000
-}
 
 /// `[panel, k / 2, width]`, with a zero past an odd `k`. Of a pair the second weight comes first: so the first one is the upper
 /// half of the word that the instruction reads.

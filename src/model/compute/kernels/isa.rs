@@ -9,7 +9,7 @@
 use std::cell::Cell;
 use std::sync::OnceLock;
 
-use super::bf16_in_order::Bf16InOrder;
+use super::bf16_in_order;
 #[cfg(target_arch = "x86_64")]
 use super::simd::{Avx2, Avx512};
 use super::simd::{Portable, Simd};
@@ -69,7 +69,7 @@ impl Kind {
                 Self::Avx512Vnni.is_here() && is_x86_feature_detected!("avx512bf16") && {
                     let mut in_order = false;
                     // SAFETY: the machine has just said that it has all of these.
-                    unsafe { avx512_bf16(Bf16InOrder { found: &mut in_order }) };
+                    unsafe { avx512_bf16(Bf16InOrder(&mut in_order)) };
                     in_order
                 }
             }
@@ -83,6 +83,16 @@ impl Kind {
 /// what is not inlined is compiled for the baseline instructions, which gives the same bits at a hundredth of the speed.
 pub(super) trait Task {
     fn run<const WIDTH: usize, S: Simd<WIDTH>>(self, simd: S);
+}
+
+/// Finds out whether bfloat16 products are added in order.
+struct Bf16InOrder<'a>(&'a mut bool);
+
+impl Task for Bf16InOrder<'_> {
+    #[inline(always)]
+    fn run<const WIDTH: usize, S: Simd<WIDTH>>(self, simd: S) {
+        *self.0 = bf16_in_order::agrees(simd);
+    }
 }
 
 thread_local! {
@@ -196,4 +206,18 @@ fn avx512_vnni<T: Task>(task: T) {
 fn avx512_bf16<T: Task>(task: T) {
     // SAFETY: this function is compiled for these instructions, so whoever called it had to prove them.
     task.run(unsafe { Avx512::<true, true>::new() });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_instruction_set_adds_bfloat16_products_in_order() {
+        for isa in Isa::available() {
+            let mut in_order = false;
+            isa.run(Bf16InOrder(&mut in_order));
+            assert!(in_order, "{}", isa.name());
+        }
+    }
 }

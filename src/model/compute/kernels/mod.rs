@@ -16,6 +16,7 @@ mod addends;
 mod aligned;
 mod attention;
 mod bf16_in_order;
+mod bf16_rounding;
 mod bfloat16;
 mod bfloat16_activations;
 mod exp;

@@ -5,7 +5,7 @@
 
 use super::activation::GELU_ROOT;
 use super::attention::{BLOCK, SLACK};
-use super::bfloat16_activations::LEAST;
+use super::bf16_rounding::LEAST;
 use super::exp;
 use super::integer::IntegerWeight;
 use super::lanes::LANES;

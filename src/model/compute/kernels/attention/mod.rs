@@ -11,6 +11,7 @@ mod bundle;
 mod pack;
 mod past;
 mod plan;
+mod runs;
 mod softmax;
 #[cfg(test)]
 mod tests;

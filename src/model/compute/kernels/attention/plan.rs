@@ -5,6 +5,7 @@ use std::mem;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
+use super::runs::runs_of;
 use super::{BLOCK, Past};
 use crate::batch::MicroBatch;
 use crate::model::compute::kernels::aligned::Aligned;
@@ -304,20 +305,6 @@ impl AttentionPlan {
             Some(run)
         })
     }
-}
-
-/// Rows in ascending order as runs of neighbours in one segment: the segment, and its rows.
-fn runs_of(batch: &MicroBatch, rows: impl IntoIterator<Item = u32>) -> Vec<(usize, Range<usize>)> {
-    let mut runs: Vec<(usize, Range<usize>)> = Vec::new();
-    for row in rows.into_iter().map(|row| row as usize) {
-        match runs.last_mut() {
-            Some((segment, run)) if run.end == row && row < batch.segments[*segment].tokens.end as usize => {
-                run.end += 1;
-            }
-            _ => runs.push((batch.segment_of(row as u32) as usize, row..row + 1)),
-        }
-    }
-    runs
 }
 
 #[cfg(test)]

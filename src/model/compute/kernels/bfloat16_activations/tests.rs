@@ -1,9 +1,8 @@
 //! Tests of rounded activations, against float32's chain over numbers that half's bfloat16 has rounded.
 
-use half::bf16;
-
 use super::*;
 use crate::model::compute::kernels::addends::Addends;
+use crate::model::compute::kernels::bf16_rounding::tests::nearest;
 use crate::model::compute::kernels::isa::Isa;
 use crate::model::compute::kernels::linear::{linear, linear_continue};
 use crate::model::compute::kernels::matrix::PackedMatrix;
@@ -18,10 +17,6 @@ fn weight_type() -> WeightType {
     WeightType::named("bf16-activations").unwrap()
 }
 
-fn nearest(x: f32) -> f32 {
-    if x.abs() < LEAST { 0.0 } else { bf16::from_f32(x).to_f32() }
-}
-
 fn reference(x: &[f32], w: &[f32], k: usize) -> Vec<f32> {
     let dot = |x: &[f32], w: &[f32]| x.iter().zip(w).fold(0.0f32, |sum, (x, w)| nearest(*x).mul_add(nearest(*w), sum));
     x.chunks_exact(k).flat_map(|x| w.chunks_exact(k).map(move |w| dot(x, w))).collect()
@@ -31,22 +26,6 @@ fn reference(x: &[f32], w: &[f32], k: usize) -> Vec<f32> {
 fn scaled(len: usize, seed: u64) -> Vec<f32> {
     let exponents = floats(len, seed + 100);
     floats(len, seed).iter().zip(exponents).map(|(x, e)| x * libm::exp2f(e * 62.0)).collect()
-}
-
-#[test]
-fn numbers_are_rounded_as_by_half() {
-    let steps = (0..=u32::MAX / 9973).map(|i| f32::from_bits(i * 9973));
-    let edges = [0.0, -0.0, LEAST, -LEAST, LEAST.next_down(), f32::MAX, f32::INFINITY, f32::NEG_INFINITY, f32::NAN];
-    for x in steps.chain(edges) {
-        let found = f32::from_bits(rounded(x));
-        if x.is_nan() {
-            assert!(found.is_nan(), "{:x}", x.to_bits());
-        } else {
-            assert_eq!(found, nearest(x), "{x}");
-            assert!(found != 0.0 || found.is_sign_positive(), "{x}");
-        }
-        assert!(!found.is_subnormal() && rounded(x) & 0xffff == 0);
-    }
 }
 
 #[test]
