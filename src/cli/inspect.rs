@@ -130,6 +130,13 @@ fn to_text(Inspected { report, template, named_templates, sample, checked }: &In
     line("vocabulary", &format!("{} ids", shape.vocabulary));
     line("parameters", &format!("{} and {} in the head", report.parameters.total(), report.head_parameters));
     line("precision", &report.precision);
+    if let Some(choice) = &report.precision_choice {
+        let tried = choice.tried.iter().map(|(name, deviation)| format!("{name} {deviation:.4}")).collect::<Vec<_>>();
+        line(
+            "fast",
+            &format!("{} at most on {} made-up rollouts: {}", choice.bound, choice.rollouts, tried.join(", ")),
+        );
+    }
     if let Some(format) = &report.quantisation {
         line("quantised", &format!("{format} in the files, read as plain weights; activations are not rounded"));
     }

@@ -144,6 +144,9 @@ pub enum ModelError {
     /// The tensor library failed.
     #[error("tensor operation failed while loading: {0}")]
     Tensor(#[from] candle_core::Error),
+    /// A pass failed over the rollouts that types of weights are tried on.
+    #[error("dtype = fast: a trial pass failed: {0}\nName a type of weights instead.")]
+    Trial(String),
     /// The threads of the forward pass could not be started.
     #[error("cannot start {threads} threads: {reason}")]
     Threads {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use super::fastest::Choice;
 use super::source::preset::{CardCheck, PresetReport};
 use crate::engine::{Bos, ReadPolicy};
 use crate::model::network::decoder::{DecoderSpec, Parameters};
@@ -44,6 +45,8 @@ pub struct Report {
     pub chat_template: bool,
     /// Type of the arithmetic.
     pub precision: &'static str,
+    /// How the type was chosen, where `fast` was asked for.
+    pub precision_choice: Option<Choice>,
     /// The format by which the weights are quantised in the files, as the configuration names it; `None` if they are not.
     pub quantisation: Option<String>,
     /// Number of the arithmetic, which is part of the version.
