@@ -135,6 +135,9 @@ pub struct TextAssets {
     pub template_variables: BTreeMap<String, String>,
     /// Whether conversations and text are to begin with a beginning-of-sequence token.
     pub bos: Bos,
+    /// Whether a conversation becomes a pair of texts, which the tokenizer puts together: what the template writes of the prompt, and
+    /// the completion as it is.
+    pub pair: bool,
     /// Which token each id stands for, as far as a caller is told. The sidecar fills it in where it loads the tokenizer.
     pub vocabulary: Option<Arc<Vocabulary>>,
 }

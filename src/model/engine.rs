@@ -7,14 +7,15 @@ use std::sync::Arc;
 use rayon::ThreadPool;
 
 use crate::batch::MicroBatch;
-use crate::engine::{Engine, EngineError, ModelCard, Prefixes, ScoreTable};
+use crate::engine::{Engine, EngineError, ModelCard, Prefixes, ReadAt, ReadPolicy, ScoreTable};
 use crate::model::checkpoint::quantized;
+use crate::model::compute::backend::Backend;
 use crate::model::compute::kernels::REVISION;
 use crate::model::config::Config;
 use crate::model::error::ModelError;
 use crate::model::network::arch;
-use crate::model::network::decoder::DecoderSpec;
 use crate::model::network::head::{self, Head, HeadContext, HeadSpec, Hidden};
+use crate::model::network::spec::NetworkSpec;
 use crate::model::ranks::{self, Passed, Ranks};
 use crate::model::report::Report;
 use crate::model::settings::default_labels;
@@ -25,7 +26,9 @@ use crate::model::source::preset::PresetReport;
 /// A model, ready to score. The forward pass runs on threads of its own.
 pub struct ModelEngine {
     card: Arc<ModelCard>,
-    spec: DecoderSpec,
+    spec: NetworkSpec,
+    /// Features of the hidden state.
+    hidden: usize,
     dtype: &'static str,
     ranks: Ranks,
     head: Box<dyn Head>,
@@ -49,11 +52,11 @@ impl ModelEngine {
         let pool = Arc::new(ranks::pool(threads, config.isa)?);
         let started = std::time::Instant::now();
         let blueprint = Blueprint::open(config)?;
-        let architecture = arch::find(&blueprint.settings)?;
-        let spec = architecture.spec(&blueprint.settings)?;
+        let spec = arch::spec(&blueprint.settings, blueprint.separator)?;
         // Before anything that takes long.
         spec.check_degree(config.tp)?;
         let backend = config.device.backend(config.dtype)?;
+        check_encoder(&spec, &blueprint.reads, backend)?;
         let devices = config.device.open_all(config.tp)?;
         // It is small, and what most often is missing.
         let head = pool.install(|| load_head(&blueprint, &spec))?;
@@ -84,6 +87,7 @@ impl ModelEngine {
             }
             _ => (weightings, default_weighting),
         };
+        let sizes = spec.sizes();
         let card = ModelCard {
             model_version: format!("{name}@{}-{}", version?, config.device.arithmetic(backend, config.tp)).into(),
             name,
@@ -91,8 +95,8 @@ impl ModelEngine {
             attributes,
             weightings,
             default_weighting,
-            context_tokens: spec.context as u32,
-            vocabulary_size: spec.vocabulary as u32,
+            context_tokens: sizes.context as u32,
+            vocabulary_size: sizes.vocabulary as u32,
             text,
             reads,
         };
@@ -100,12 +104,13 @@ impl ModelEngine {
             model_version = %card.model_version, device = %config.device, parameters = spec.parameters().total(), threads, ranks = ranks.world(),
             load_ms = started.elapsed().as_millis() as u64, "model loaded"
         );
-        say_what_is_kept(&ranks, spec.context);
+        say_what_is_kept(&ranks, sizes.context);
         let quantisation = settings.text(quantized::METHOD)?.map(str::to_owned);
         let unread_settings = settings.unread().into_iter().map(str::to_owned).collect();
         Ok(Self {
             card: Arc::new(card),
             spec,
+            hidden: sizes.hidden,
             dtype: backend.weights(),
             ranks,
             head,
@@ -135,7 +140,7 @@ impl ModelEngine {
             model_version: self.card.model_version.to_string(),
             architecture: self.card.architecture.clone(),
             preset: self.preset.clone(),
-            shape: (&self.spec).into(),
+            shape: self.spec.sizes().into(),
             head: self.head_spec.clone(),
             attributes: self.card.attributes.clone(),
             weightings: self.card.weightings.clone(),
@@ -190,11 +195,23 @@ fn fingerprint(blueprint: &Blueprint, cache_dir: &Path) -> Result<String, ModelE
     blueprint.fingerprint(attributes, &DigestMemory::below(cache_dir))
 }
 
-fn load_head(blueprint: &Blueprint, spec: &DecoderSpec) -> Result<Box<dyn Head>, ModelError> {
+/// Refuses what only decoders can.
+fn check_encoder(spec: &NetworkSpec, reads: &ReadPolicy, backend: Backend) -> Result<(), ModelError> {
+    let reason = match (spec, backend, reads.at) {
+        (NetworkSpec::Decoder(_), ..) | (_, Backend::Kernels(_), ReadAt::LastToken) => return Ok(()),
+        (_, Backend::Tensors(_), _) => "it is computed on the CPU; leave --device out, or say cpu",
+        (_, _, ReadAt::EveryToken { .. }) => {
+            "no step can be read by itself; leave out read.at, so that the rollout is read as a whole"
+        }
+    };
+    Err(ModelError::Encoder { reason: reason.to_owned() })
+}
+
+fn load_head(blueprint: &Blueprint, spec: &NetworkSpec) -> Result<Box<dyn Head>, ModelError> {
     head::load(&HeadContext {
         settings: &blueprint.settings,
         weights: blueprint.head_weights.as_deref().unwrap_or(blueprint.weights.as_ref()),
-        hidden: spec.hidden,
+        hidden: spec.sizes().hidden,
         names: blueprint.attributes.as_ref().map(Vec::len),
         spec: &blueprint.head,
         needs: &blueprint.reads.needs,
@@ -226,9 +243,8 @@ impl Engine for ModelEngine {
         // Rows that are not finite go through: whoever asked for them is told, and the others keep their scores.
         hidden
             .map(|Passed { mut hidden, reused, recomputed }| {
-                let (reads, others) = hidden.split_at_mut(batch.reads.len() * self.spec.hidden);
-                for (row, _) in others.chunks_exact_mut(self.spec.hidden).zip(&companions).filter(|(_, c)| c.is_none())
-                {
+                let (reads, others) = hidden.split_at_mut(batch.reads.len() * self.hidden);
+                for (row, _) in others.chunks_exact_mut(self.hidden).zip(&companions).filter(|(_, c)| c.is_none()) {
                     row.fill(f32::NAN);
                 }
                 let (reads, companions) = (&*reads, &*others);

@@ -58,6 +58,8 @@ pub struct Blueprint {
     pub reads: ReadPolicy,
     /// What kind of head it is.
     pub head: HeadSpec,
+    /// The token behind the first text of a pair, where rollouts are pairs.
+    pub separator: Option<u32>,
     /// Every file that the model was read from; embedded ones are not.
     pub files: Vec<PathBuf>,
     /// What the weights are made of, for the fingerprint.
@@ -101,7 +103,7 @@ impl Blueprint {
             settings.set("architectures", vec![body]);
         }
         // Before anything is missed in it that only other architectures say.
-        arch::find(&settings)?;
+        arch::check(&settings)?;
 
         let mut parts = Parts { place: &place, files: &mut files, ingredients: &mut ingredients };
         parts.ingredients.push(Ingredient::Fact(format!("rounding {:?}", base.dtype)));
@@ -129,11 +131,13 @@ impl Blueprint {
             // They are the model's own as well, in whose place the other one stands.
             text.named_templates.clear();
         }
+        text.pair = used.pair.unwrap_or_default();
         text.template_date.clone_from(&config.template_date);
         let reads = used.read.policy(report.as_ref().map(|report| &*report.name), &settings, &text)?;
-        let mut head = used.head.spec();
+        let mut head = used.head.over_own(arch::own_head(&settings)?);
         let tokens = Tokens { preset: report.as_ref().map(|report| &*report.name), settings: &settings, text: &text };
         tokens.in_options(&mut head.options)?;
+        let separator = if text.pair { tokens.special("pair", "sep_token")? } else { None };
         let all = match used.attributes.clone() {
             Some(all) => Some(all),
             None => settings.labels()?,
@@ -171,6 +175,7 @@ impl Blueprint {
             default_weighting: used.default_weighting,
             reads,
             head,
+            separator,
             files,
             ingredients,
         })
@@ -190,6 +195,9 @@ impl Blueprint {
         fingerprint.add("template", self.text.chat_template.as_deref().unwrap_or_default().as_bytes());
         if !self.text.named_templates.is_empty() {
             fingerprint.add("named templates", format!("{:?}", self.text.named_templates).as_bytes());
+        }
+        if self.text.pair {
+            fingerprint.add("pair", format!("{:?}", self.separator).as_bytes());
         }
         if let Some(date) = &self.text.template_date {
             fingerprint.add("template date", date.as_bytes());

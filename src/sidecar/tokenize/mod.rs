@@ -8,6 +8,7 @@ mod conversation;
 mod marks;
 mod messages;
 mod opening;
+mod pair;
 mod place;
 mod probe;
 mod terminator;

@@ -16,6 +16,7 @@ mod addends;
 mod aligned;
 mod attention;
 mod bfloat16;
+mod erf;
 mod exp;
 mod feed_forward;
 mod float;
@@ -43,7 +44,7 @@ mod weight_type;
 
 pub use activation::{activate, gate};
 pub use addends::Addends;
-pub use attention::{AttentionPlan, Kept, Past, PastRun, attention};
+pub use attention::{AttentionPlan, Kept, Past, PastRun, Relative, RelativeShape, attention, relative_attention};
 pub use exp::exp;
 pub use feed_forward::{FeedForwardWeights, feed_forward};
 pub use isa::Isa;

@@ -1,10 +1,11 @@
-//! Causal attention along the paths of a micro-batch's forest. The one place that picks a way to compute it.
+//! Attention: causal along the paths of a micro-batch's forest, or of whole sequences both ways. The one place that picks a way
+//! to compute it.
 
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor, bail};
 
 use crate::batch::MicroBatch;
 use crate::model::compute::backend::Backend;
-use crate::model::compute::kernels::{AttentionPlan, Kept, Past, attention};
+use crate::model::compute::kernels::{AttentionPlan, Kept, Past, Relative, attention, relative_attention};
 use crate::model::compute::storage::{output, values};
 #[cfg(feature = "flash-attn")]
 use crate::model::compute::tensors::{self, FlashPlan, flash_attention};
@@ -39,11 +40,27 @@ impl Attention {
         Ok(Self { layout, plan })
     }
 
+    /// Attention of these heads over sequences that share nothing, each of whose queries sees all of its sequence: on the kernels
+    /// alone.
+    pub fn both_ways(batch: &MicroBatch, layout: HeadLayout) -> Self {
+        Self { layout, plan: Plan::Kernel(AttentionPlan::both_ways(batch, layout)) }
+    }
+
+    /// [`Self::forward`] of whole sequences, to whose scores their relative positions add.
+    pub fn forward_relative(&self, qkv: &Tensor, relative: &Relative, options: AttentionOptions) -> Result<Tensor> {
+        match &self.plan {
+            Plan::Kernel(plan) => {
+                qkv.apply_op1_no_bwd(&Kernel { plan, kept: Kept::default(), options, relative: Some(relative) })
+            }
+            _ => bail!("tensor operations have no relative positions"),
+        }
+    }
+
     /// Attention of `qkv: [tokens, layout.row()]`; the result is `[tokens, heads * head_dim]`. What the tokens continue is
     /// in `kept`.
     pub fn forward(&self, qkv: &Tensor, kept: Kept, options: AttentionOptions) -> Result<Tensor> {
         match &self.plan {
-            Plan::Kernel(plan) => qkv.apply_op1_no_bwd(&Kernel { plan, kept, options }),
+            Plan::Kernel(plan) => qkv.apply_op1_no_bwd(&Kernel { plan, kept, options, relative: None }),
             Plan::Portable(plan) => portable_attention(qkv, plan, self.layout, options),
             #[cfg(feature = "flash-attn")]
             Plan::Flash(plan) => flash_attention(qkv, plan, self.layout, options),
@@ -55,6 +72,7 @@ struct Kernel<'a> {
     plan: &'a AttentionPlan,
     kept: Kept<'a>,
     options: AttentionOptions,
+    relative: Option<&'a Relative>,
 }
 
 impl CustomOp1 for Kernel<'_> {
@@ -67,7 +85,11 @@ impl CustomOp1 for Kernel<'_> {
         let heads = self.plan.layout();
         let columns = heads.heads * heads.head_dim;
         let mut out = vec![0.0; tokens * columns];
-        attention(values(qkv, layout)?, self.kept, self.plan, self.options, &mut out);
+        let qkv = values(qkv, layout)?;
+        match self.relative {
+            None => attention(qkv, self.kept, self.plan, self.options, &mut out),
+            Some(relative) => relative_attention(qkv, self.plan, self.options, relative, &mut out),
+        }
         Ok(output(out, tokens, columns))
     }
 }
