@@ -102,7 +102,7 @@ fn forms_that_are_not_known_are_refused() {
         ("modernbert", json!({"classifier_pooling": "max"}), &["classifier_pooling", "mean"]),
         ("modernbert", json!({"attention_bias": true}), &["Wqkv.bias"]),
         ("modernbert", json!({"layer_types": ["full_attention"]}), &["layer_types"]),
-        ("modernbert", json!({"architectures": ["ModernBertForMaskedLM"]}), &["ModernBertForMaskedLM", "ModernBert, "]),
+        ("modernbert", json!({"architectures": ["ModernBertForMaskedLM"]}), &["ModernBertForMaskedLM", "ModernBert"]),
     ] {
         refused(name, &changes, words);
     }

@@ -27,7 +27,11 @@ impl Text {
         })?;
         let question = View::of(self, conversation, prompt..turns.len()).prompt()?;
         let tokenizer = self.tokenizer()?;
-        let encoding = guarded(|| tokenizer.encode((question.as_str(), answer), true))?;
+        // transformers takes a second text that is empty for none.
+        let encoding = guarded(|| match answer {
+            "" => tokenizer.encode(question.as_str(), true),
+            answer => tokenizer.encode((question.as_str(), answer), true),
+        })?;
         let (ids, texts) = (encoding.get_ids(), encoding.get_sequence_ids());
         let within = |text: usize| {
             let own: Vec<usize> = (0..ids.len()).filter(|at| texts[*at] == Some(text)).collect();

@@ -29,7 +29,8 @@ impl Embeddings {
             words: table(spec.names.embedding, spec.vocabulary)?,
             positions: positions.transpose()?,
             types: spec.types.map(|rows| table(TYPES, rows)).transpose()?,
-            separator: spec.separator,
+            // Where there is one type, both texts are of it.
+            separator: spec.separator.filter(|_| spec.types.is_some_and(|rows| rows > 1)),
             norm: Norm::load(context, spec.norm, &norm, spec.hidden, spec.eps)?,
         })
     }

@@ -15,6 +15,8 @@ mod relative;
 mod softmax;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_both_ways;
 
 use std::cmp::Reverse;
 
