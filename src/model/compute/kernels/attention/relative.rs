@@ -26,7 +26,7 @@ pub struct RelativeShape {
 
 impl RelativeShape {
     /// The bucket of a query's position less a key's, in float32 as transformers computes it.
-    fn bucket(&self, distance: isize) -> u32 {
+    pub(super) fn bucket(&self, distance: isize) -> u32 {
         let moved = if self.buckets > 0 { self.logarithmic(distance) } else { distance };
         (moved + self.span as isize).clamp(0, 2 * self.span as isize - 1) as u32
     }
