@@ -140,6 +140,9 @@ pub struct TextAssets {
     pub bos: Bos,
     /// Whether a completion's thinking is taken out where the rollout does not say.
     pub answer_only: Option<AnswerOnly>,
+    /// Whether a conversation becomes a pair of texts, which the tokenizer puts together: what the template writes of the prompt, and
+    /// the completion as it is.
+    pub pair: bool,
     /// Which token each id stands for, as far as a caller is told. The sidecar fills it in where it loads the tokenizer.
     pub vocabulary: Option<Arc<Vocabulary>>,
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rayon::ThreadPool;
 
 use crate::batch::MicroBatch;
-use crate::engine::{Engine, EngineError, ModelCard, Prefixes, ScoreTable};
+use crate::engine::{Engine, EngineError, ModelCard, Prefixes, ReadAt, ReadPolicy, ScoreTable};
 use crate::model::checkpoint::quantized;
 use crate::model::compute::backend::Backend;
 use crate::model::compute::dtype::Dtype;
@@ -16,8 +16,8 @@ use crate::model::config::Config;
 use crate::model::error::ModelError;
 use crate::model::fastest::{self, Choice};
 use crate::model::network::arch;
-use crate::model::network::decoder::DecoderSpec;
 use crate::model::network::head::{self, Head, HeadContext, HeadSpec, Hidden};
+use crate::model::network::spec::NetworkSpec;
 use crate::model::ranks::{self, PassError, Passed, Ranks};
 use crate::model::report::Report;
 use crate::model::settings::default_labels;
@@ -28,7 +28,9 @@ use crate::model::source::preset::{CardCheck, PresetReport};
 /// A model, ready to score. The forward pass runs on threads of its own.
 pub struct ModelEngine {
     card: Arc<ModelCard>,
-    spec: DecoderSpec,
+    spec: NetworkSpec,
+    /// Features of the hidden state.
+    hidden: usize,
     dtype: &'static str,
     dtype_choice: Option<Choice>,
     ranks: Ranks,
@@ -54,11 +56,12 @@ impl ModelEngine {
         let pool = Arc::new(ranks::pool(threads, config.isa)?);
         let started = std::time::Instant::now();
         let blueprint = Blueprint::open(config)?;
-        let architecture = arch::find(&blueprint.settings)?;
-        let spec = architecture.spec(&blueprint.settings)?;
+        let spec = arch::spec(&blueprint.settings, blueprint.separator)?;
+        let sizes = spec.sizes();
         // Before anything that takes long.
         spec.check_degree(config.tp)?;
         let backend = config.device.backend(config.dtype)?;
+        check_encoder(&spec, &blueprint.reads, backend)?;
         let devices = config.device.open_all(config.tp)?;
         // It is small, and what most often is missing.
         let head = pool.install(|| load_head(&blueprint, &spec))?;
@@ -67,12 +70,12 @@ impl ModelEngine {
         let cache = config.prefix_cache;
         let load = |backend| Ranks::load(&spec, blueprint.weights.as_ref(), backend, &devices, &pool, cache);
         let load_fastest = || {
-            let rollouts = fastest::rollouts(spec.vocabulary, &blueprint.reads.needs);
+            let rollouts = fastest::rollouts(sizes.vocabulary, &blueprint.reads.needs);
             let batch = MicroBatch::pack(&rollouts, true);
             let (weights, ranks, choice) = fastest::choose(
                 |weights| load(Backend::Kernels(weights)),
                 |ranks| {
-                    let table = scores(ranks, head.as_ref(), spec.hidden, &pool, &batch);
+                    let table = scores(ranks, head.as_ref(), sizes.hidden, &pool, &batch);
                     let table = table.map_err(|e| ModelError::Trial(e.to_string()))?;
                     Ok((0..table.rows()).filter_map(|row| table.row(row)).flatten().copied().collect())
                 },
@@ -115,8 +118,8 @@ impl ModelEngine {
             attributes,
             weightings,
             default_weighting,
-            context_tokens: spec.context as u32,
-            vocabulary_size: spec.vocabulary as u32,
+            context_tokens: sizes.context as u32,
+            vocabulary_size: sizes.vocabulary as u32,
             text,
             reads,
         };
@@ -124,7 +127,7 @@ impl ModelEngine {
             model_version = %card.model_version, device = %config.device, parameters = spec.parameters().total(), threads, ranks = ranks.world(),
             load_ms = started.elapsed().as_millis() as u64, "model loaded"
         );
-        say_what_is_kept(&ranks, spec.context);
+        say_what_is_kept(&ranks, sizes.context);
         if let Some(Choice { bound, rollouts, tried }) = &dtype_choice {
             let tried: Vec<_> = tried.iter().map(|(name, deviation)| format!("{name} by {deviation:.4}")).collect();
             tracing::info!(
@@ -139,6 +142,7 @@ impl ModelEngine {
         Ok(Self {
             card: Arc::new(card),
             spec,
+            hidden: sizes.hidden,
             dtype: backend.weights(),
             dtype_choice,
             ranks,
@@ -164,7 +168,7 @@ impl ModelEngine {
             architecture: self.card.architecture.clone(),
             preset: self.preset.clone(),
             card_checks: self.card_checks.clone(),
-            shape: (&self.spec).into(),
+            shape: self.spec.sizes().into(),
             head: self.head_spec.clone(),
             attributes: self.card.attributes.clone(),
             weightings: self.card.weightings.clone(),
@@ -250,11 +254,23 @@ fn fingerprint(blueprint: &Blueprint, cache_dir: &Path) -> Result<String, ModelE
     blueprint.fingerprint(attributes, &DigestMemory::below(cache_dir))
 }
 
-fn load_head(blueprint: &Blueprint, spec: &DecoderSpec) -> Result<Box<dyn Head>, ModelError> {
+/// Refuses what only decoders can.
+fn check_encoder(spec: &NetworkSpec, reads: &ReadPolicy, backend: Backend) -> Result<(), ModelError> {
+    let reason = match (spec, backend, reads.at) {
+        (NetworkSpec::Decoder(_), ..) | (_, Backend::Kernels(_), ReadAt::LastToken) => return Ok(()),
+        (_, Backend::Tensors(_), _) => "it is computed on the CPU; leave --device out, or say cpu",
+        (_, _, ReadAt::EveryToken { .. }) => {
+            "no step can be read by itself; leave out read.at, so that the rollout is read as a whole"
+        }
+    };
+    Err(ModelError::Encoder { reason: reason.to_owned() })
+}
+
+fn load_head(blueprint: &Blueprint, spec: &NetworkSpec) -> Result<Box<dyn Head>, ModelError> {
     head::load(&HeadContext {
         settings: &blueprint.settings,
         weights: blueprint.head_weights.as_deref().unwrap_or(blueprint.weights.as_ref()),
-        hidden: spec.hidden,
+        hidden: spec.sizes().hidden,
         names: blueprint.attributes.as_ref().map(Vec::len),
         spec: &blueprint.head,
         needs: &blueprint.reads.needs,
@@ -280,6 +296,6 @@ impl Engine for ModelEngine {
     }
 
     fn score(&mut self, batch: &MicroBatch) -> Result<ScoreTable, EngineError> {
-        scores(&mut self.ranks, self.head.as_ref(), self.spec.hidden, &self.pool, batch).map_err(EngineError::from)
+        scores(&mut self.ranks, self.head.as_ref(), self.hidden, &self.pool, batch).map_err(EngineError::from)
     }
 }

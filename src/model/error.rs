@@ -115,6 +115,12 @@ pub enum ModelError {
         /// Degrees that there are.
         possible: String,
     },
+    /// An encoder is to be used as only a decoder can be.
+    #[error("the model is an encoder, in which every token sees the whole rollout: {reason}")]
+    Encoder {
+        /// What cannot be, and what can.
+        reason: String,
+    },
     /// The base of a composed model cannot be had.
     #[error("{reason}\n{remedy}")]
     Base {

@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use super::fastest::Choice;
 use super::source::preset::{CardCheck, PresetReport};
 use crate::engine::{Bos, ReadPolicy};
-use crate::model::network::decoder::{DecoderSpec, Parameters};
+use crate::model::network::decoder::Parameters;
 use crate::model::network::head::HeadSpec;
+use crate::model::network::spec::Sizes;
 use crate::rollout::AnswerOnly;
 
 /// What is to be known of a loaded model.
@@ -94,17 +95,17 @@ pub struct Shape {
     pub context: usize,
 }
 
-impl From<&DecoderSpec> for Shape {
-    fn from(spec: &DecoderSpec) -> Self {
+impl From<Sizes> for Shape {
+    fn from(Sizes { layers, hidden, heads, feed_forward, vocabulary, context }: Sizes) -> Self {
         Self {
-            layers: spec.layers,
-            hidden: spec.hidden,
-            heads: spec.heads.heads,
-            kv_heads: spec.heads.kv_heads,
-            head_dim: spec.heads.head_dim,
-            feed_forward: spec.feed_forward,
-            vocabulary: spec.vocabulary,
-            context: spec.context,
+            layers,
+            hidden,
+            heads: heads.heads,
+            kv_heads: heads.kv_heads,
+            head_dim: heads.head_dim,
+            feed_forward,
+            vocabulary,
+            context,
         }
     }
 }

@@ -83,6 +83,10 @@ impl Rules {
             source.check_completion()?;
         }
         let scored = self.scored_turns(&source)?;
+        if self.card.text.pair && !scored.is_empty() {
+            let what = "chat.messages: this model reads one question and one answer, so that no other turn is scored; leave out score";
+            return Err(Rejection::new(Code::BadMessages, what));
+        }
         let whole = rollout.require_completion || rollout.aggregation.needs_length();
         let locate = if whole { Locate::Whole } else { Locate::Nothing };
         let (mut tokens, mut found) = self.read(&mut source, locate)?;
@@ -93,6 +97,9 @@ impl Rules {
         if truncated {
             if self.over_long == OverLong::Reject {
                 return Err(self.too_long(&tokens, SHORTEN));
+            }
+            if self.card.text.pair {
+                return Err(self.too_long(&tokens, "nothing is cut of a pair of texts; shorten it"));
             }
             if !scored.is_empty() {
                 // Every turn would lose another part of its own beginning.

@@ -65,6 +65,8 @@ pub struct Blueprint {
     pub reads: ReadPolicy,
     /// What kind of head it is.
     pub head: HeadSpec,
+    /// The token behind the first text of a pair, where rollouts are pairs.
+    pub separator: Option<u32>,
     /// Every file that the model was read from; embedded ones are not.
     pub files: Vec<PathBuf>,
     /// What the weights are made of, for the fingerprint.
@@ -108,7 +110,7 @@ impl Blueprint {
             settings.set("architectures", vec![body]);
         }
         // Before anything is missed in it that only other architectures say.
-        arch::find(&settings)?;
+        arch::check(&settings)?;
 
         let mut parts = Parts { place: &place, files: &mut files, ingredients: &mut ingredients };
         parts.ingredients.push(Ingredient::Fact(format!("rounding {:?}", base.dtype)));
@@ -136,6 +138,7 @@ impl Blueprint {
             // They are the model's own as well, in whose place the other one stands.
             text.named_templates.clear();
         }
+        text.pair = used.pair.unwrap_or_default();
         text.template_date.clone_from(&config.template_date);
         text.answer_only = used.answer_only.take().and_then(|wish| wish.0).filter(|wish| !wish.off);
         if text.answer_only.is_some() && text.tokenizer_json.is_none() {
@@ -144,9 +147,10 @@ impl Blueprint {
             return Err(ModelError::malformed(&place.path(), reason));
         }
         let reads = used.read.policy(report.as_ref().map(|report| &*report.name), &settings, &text)?;
-        let mut head = used.head.spec();
+        let mut head = used.head.over_own(arch::own_head(&settings)?);
         let tokens = Tokens { preset: report.as_ref().map(|report| &*report.name), settings: &settings, text: &text };
         tokens.in_options(&mut head.options)?;
+        let separator = if text.pair { tokens.special("pair", "sep_token")? } else { None };
         let all = match used.attributes.clone() {
             Some(all) => Some(all),
             None => settings.labels()?,
@@ -185,6 +189,7 @@ impl Blueprint {
             default_weighting: used.default_weighting,
             reads,
             head,
+            separator,
             files,
             ingredients,
         })
@@ -205,6 +210,9 @@ impl Blueprint {
         if !self.text.named_templates.is_empty() {
             fingerprint.add("named templates", format!("{:?}", self.text.named_templates).as_bytes());
             fingerprint.add("rules of named templates", NAMED_TEMPLATE_RULES);
+        }
+        if self.text.pair {
+            fingerprint.add("pair", format!("{:?}", self.separator).as_bytes());
         }
         if let Some(date) = &self.text.template_date {
             fingerprint.add("template date", date.as_bytes());

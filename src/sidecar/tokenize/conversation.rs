@@ -43,7 +43,7 @@ impl Text {
         completion: Range<usize>,
         locate: Locate,
     ) -> Result<Rendered, Rejection> {
-        let view = View { text: self, conversation, ending: self.ending(conversation, completion.end), completion };
+        let view = View::of(self, conversation, completion);
         let own: Vec<usize> =
             view.completion.clone().filter(|turn| conversation.turns()[*turn].role() == ASSISTANT).collect();
         let mark = own.first().copied().filter(|_| locate != Locate::Nothing);
@@ -82,7 +82,7 @@ impl Text {
 }
 
 /// A conversation up to the end of a completion.
-struct View<'a> {
+pub(super) struct View<'a> {
     text: &'a Text,
     conversation: &'a Conversation<'a>,
     /// Which messages are the completion; the last one is the last that the template is shown.
@@ -91,7 +91,17 @@ struct View<'a> {
     ending: Option<&'a str>,
 }
 
-impl View<'_> {
+impl<'a> View<'a> {
+    /// A conversation whose completion are the messages of this range.
+    pub(super) fn of(text: &'a Text, conversation: &'a Conversation<'a>, completion: Range<usize>) -> Self {
+        Self { text, conversation, ending: text.ending(conversation, completion.end), completion }
+    }
+
+    /// What the template writes of the prompt, as the policy saw it.
+    pub(super) fn prompt(&self) -> Result<String, Rejection> {
+        Ok(self.render(self.completion.start, None, true)?.text)
+    }
+
     /// Where the template has put what a message says, by the marks that it has left on it.
     fn place(&self, text: &str, marked: &[Range<usize>], turn: usize) -> Option<Place> {
         let turns = self.conversation.turns();
@@ -114,14 +124,14 @@ impl View<'_> {
 
     /// The bytes at the beginning of a text that the policy saw as well.
     fn common_with_prompt(&self, text: &str) -> Option<usize> {
-        let prompt = self.render(self.completion.start, None, true).ok()?.text;
+        let prompt = self.prompt().ok()?;
         let common = text.char_indices().zip(prompt.chars()).find(|((_, ours), theirs)| ours != theirs);
         Some(common.map_or(text.len().min(prompt.len()), |((at, _), _)| at))
     }
 
     /// The bytes of the prompt as the policy saw it, if the conversation's text begins with that.
     fn prompt_of(&self, text: &str) -> Option<usize> {
-        let prompt = self.render(self.completion.start, None, true).ok()?.text;
+        let prompt = self.prompt().ok()?;
         text.starts_with(&prompt).then_some(prompt.len())
     }
 

@@ -10,6 +10,7 @@ mod conversation;
 mod marks;
 mod messages;
 mod opening;
+mod pair;
 mod place;
 mod probe;
 mod reference;

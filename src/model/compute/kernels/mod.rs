@@ -19,6 +19,7 @@ mod bf16_in_order;
 mod bf16_rounding;
 mod bfloat16;
 mod bfloat16_activations;
+mod erf;
 mod exp;
 mod feed_forward;
 mod float;
@@ -46,7 +47,7 @@ mod weight_type;
 
 pub use activation::{activate, gate};
 pub use addends::Addends;
-pub use attention::{AttentionPlan, Kept, Past, PastRun, attention};
+pub use attention::{AttentionPlan, Kept, Past, PastRun, Relative, RelativeShape, attention, relative_attention};
 pub use exp::exp;
 pub use feed_forward::{FeedForwardWeights, feed_forward};
 pub use isa::Isa;

@@ -4,7 +4,7 @@
 //! Every rank holds its heads and its part of the feed-forward features and of the vocabulary; the hidden state is the same
 //! on all of them. Two sums over all ranks per layer, one for the embedding.
 
-mod inventory;
+pub mod inventory;
 mod layer;
 mod reads;
 mod spec;
@@ -17,7 +17,7 @@ use rayon::prelude::*;
 
 pub use inventory::Parameters;
 pub use spec::{DecoderSpec, ExpertNames, ExpertsSpec, HeadNormNames, Names, QkvNames, UpNames};
-pub use tensors::{Kind, TensorSpec};
+pub use tensors::{Cut, Kind, TensorSpec};
 
 use layer::Layer;
 use reads::{Reads, projection_operations};

@@ -24,6 +24,8 @@ pub enum NormKind {
     LayerPlusOne,
     /// `(x - mean) / sqrt(variance + eps) * weight`: Cohere.
     Layer,
+    /// `(x - mean) / sqrt(variance + eps) * weight + bias`: BERT.
+    LayerWithBias,
 }
 
 impl NormKind {
@@ -31,7 +33,7 @@ impl NormKind {
     pub fn vectors(self) -> usize {
         match self {
             Self::Rms | Self::RmsPlusOne | Self::Layer => 1,
-            Self::LayerPlusOne => 2,
+            Self::LayerPlusOne | Self::LayerWithBias => 2,
         }
     }
 }
@@ -40,7 +42,7 @@ impl NormKind {
     /// Makes what is stored into what is multiplied by.
     fn amend(self, weight: &mut [f32]) {
         match self {
-            Self::Rms | Self::Layer => {}
+            Self::Rms | Self::Layer | Self::LayerWithBias => {}
             Self::RmsPlusOne | Self::LayerPlusOne => weight.iter_mut().for_each(|w| *w += 1.0),
         }
     }
@@ -63,7 +65,9 @@ impl Norm {
         let mut weight = read("weight")?;
         kind.amend(&mut weight);
         let bias = match kind {
-            NormKind::LayerPlusOne => Some(Tensor::from_vec(read("bias")?, features, &context.device)?),
+            NormKind::LayerPlusOne | NormKind::LayerWithBias => {
+                Some(Tensor::from_vec(read("bias")?, features, &context.device)?)
+            }
             NormKind::Layer => Some(Tensor::zeros(features, DType::F32, &context.device)?),
             NormKind::Rms | NormKind::RmsPlusOne => None,
         };

@@ -10,6 +10,7 @@
 //! chat_template = "..."          # Jinja, in place of the model's own
 //! answer_only = true             # a completion's thinking is not scored, unless the rollout says otherwise; or
 //!                                # { open = "[THINK]", close = "[/THINK]" }
+//! pair = true                    # a conversation is a pair of texts: what the template writes of the prompt, and the completion
 //!
 //! [head]
 //! kind = "linear"                # and the kind's options; see the files of `src/model/network/head`
@@ -76,6 +77,7 @@ const PRESETS: &[(&str, &str)] = &[
     ("grm", include_str!("../../../../presets/grm.toml")),
     ("ldl-reward", include_str!("../../../../presets/ldl-reward.toml")),
     ("math-shepherd", include_str!("../../../../presets/math-shepherd.toml")),
+    ("openassistant-reward", include_str!("../../../../presets/openassistant-reward.toml")),
     ("polar", include_str!("../../../../presets/polar.toml")),
     ("pure-prm", include_str!("../../../../presets/pure-prm.toml")),
     ("qrm-gemma", include_str!("../../../../presets/qrm-gemma.toml")),
@@ -84,6 +86,7 @@ const PRESETS: &[(&str, &str)] = &[
     ("shieldgemma", include_str!("../../../../presets/shieldgemma.toml")),
     ("skywork-o1-prm", include_str!("../../../../presets/skywork-o1-prm.toml")),
     ("starling-34b", include_str!("../../../../presets/starling-34b.toml")),
+    ("text-pair", include_str!("../../../../presets/text-pair.toml")),
     ("token-prm", include_str!("../../../../presets/token-prm.toml")),
     ("tulu-3", include_str!("../../../../presets/tulu-3.toml")),
     ("ultrarm", include_str!("../../../../presets/ultrarm.toml")),
@@ -132,6 +135,8 @@ pub struct Preset {
     pub chat_template: Option<String>,
     /// Whether a completion's thinking is taken out where the rollout does not say.
     pub answer_only: Option<AnswerOnlyField>,
+    /// Whether a conversation becomes a pair of texts: what the template writes of the prompt, and the completion.
+    pub pair: Option<bool>,
     /// What is said here and could not be verified, a sentence each.
     pub unverified: Vec<String>,
     /// Scores that the cards of such models print.
@@ -165,6 +170,17 @@ impl HeadPart {
         let mut options = if same { below.options } else { toml::Table::new() };
         options.extend(self.options);
         Self { kind: self.kind.or(below.kind), file: self.file.or(below.file), options }
+    }
+
+    /// The head as it is to be loaded, where the model's class has a head of its own: what is said here of that kind, or another.
+    pub fn over_own(&self, own: Option<HeadSpec>) -> HeadSpec {
+        match own {
+            Some(mut own) if self.kind.is_none() || self.kind.as_ref() == Some(&own.kind) => {
+                own.options.extend(self.options.clone());
+                own
+            }
+            _ => self.spec(),
+        }
     }
 
     /// The head as it is to be loaded.
@@ -301,6 +317,7 @@ impl Preset {
             bos: self.bos.or(below.bos),
             chat_template: self.chat_template.or(below.chat_template),
             answer_only: self.answer_only.or(below.answer_only),
+            pair: self.pair.or(below.pair),
             unverified: below.unverified.into_iter().chain(self.unverified).collect(),
             config: below.config.into_iter().chain(self.config).collect(),
             base: self.base.or(below.base),

@@ -24,6 +24,8 @@ pub struct AttentionPlan {
     rows: usize,
     /// How many of the rows have queries.
     queried: usize,
+    /// Whether a query sees the positions behind its own as it sees those before.
+    both_ways: bool,
     /// Where the keys and values of what the rows continue are kept.
     slots: Vec<u32>,
     /// The runs of the past, then the segments.
@@ -124,6 +126,26 @@ impl AttentionPlan {
         layout: HeadLayout,
         rows_with_queries: impl IntoIterator<Item = u32>,
     ) -> Self {
+        Self::make(batch, past, layout, rows_with_queries, false)
+    }
+
+    /// The plan for sequences that share nothing, in which each query sees all positions, before its own and behind it: those
+    /// within the window on either side, where there is one.
+    ///
+    /// # Panics
+    /// As [`Self::new`], and if a segment has a parent.
+    pub fn both_ways(batch: &MicroBatch, layout: HeadLayout) -> Self {
+        assert!(batch.segments.iter().all(|segment| segment.parent.is_none()), "each sequence is one segment");
+        Self::make(batch, &Past::default(), layout, 0..batch.tokens.len() as u32, true)
+    }
+
+    fn make(
+        batch: &MicroBatch,
+        past: &Past,
+        layout: HeadLayout,
+        rows_with_queries: impl IntoIterator<Item = u32>,
+        both_ways: bool,
+    ) -> Self {
         assert!(layout.head_dim > 0 && layout.kv_heads > 0 && layout.heads > 0, "a layout has heads: {layout:?}");
         assert!(layout.heads.is_multiple_of(layout.kv_heads), "each key head serves as many query heads: {layout:?}");
         let rows = batch.tokens.len();
@@ -132,6 +154,7 @@ impl AttentionPlan {
             layout,
             rows,
             queried: 0,
+            both_ways,
             slots: past.slots.clone(),
             nodes,
             pieces: Vec::new(),
@@ -186,7 +209,7 @@ impl AttentionPlan {
                 self.pieces.push(Piece { segment, rows: row..row + taken, position, before: span.rows.end });
                 span.pieces.end += 1;
                 span.rows.end += taken;
-                span.cost += taken * (position + taken);
+                span.cost += taken * if self.both_ways { node.end } else { position + taken };
                 row += taken;
             }
         }
@@ -204,7 +227,7 @@ impl AttentionPlan {
         for bundle in &self.bundles {
             let mut visited = BTreeMap::new();
             for piece in &self.pieces[bundle.pieces.clone()] {
-                let mut end = (piece.position + piece.rows.len() - 1) / BLOCK + 1;
+                let mut end = self.sees_until(piece.segment, piece.position + piece.rows.len() - 1).div_ceil(BLOCK);
                 let mut owner = Some(piece.segment);
                 while let Some(node) = owner {
                     let last = visited.entry(node).or_insert(end);
@@ -227,6 +250,11 @@ impl AttentionPlan {
     /// How the heads lie in the rows that it is for.
     pub fn layout(&self) -> HeadLayout {
         self.layout
+    }
+
+    /// The position behind the last one that the query of a position may see, whatever the window is.
+    pub(super) fn sees_until(&self, segment: usize, position: usize) -> usize {
+        if self.both_ways { self.nodes[segment].end } else { position + 1 }
     }
 
     pub(super) fn rows(&self) -> usize {
