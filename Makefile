@@ -21,6 +21,7 @@ help:
 	@echo "make tsan           the lanes' tests and the sidecar behind them under the thread sanitizer (needs rustup's rust-src)"
 	@echo "make bench          the measured table of the README, on this machine"
 	@echo "make python         the Python package, as a wheel in $(WHEELS)"
+	@echo "make python-types   mypy --strict and pyright over it, and over a user's script"
 	@echo "make trainers       our adapters in the trainers' own code: TRL, verl, OpenRLHF, ... (6 GB, half an hour)"
 	@echo "make http-fuzz      every HTTP route asked with all that its schema allows, and what it does not (schemathesis)"
 	@echo "make observability  spans into a real OTLP collector, metrics into a real Prometheus"
@@ -107,13 +108,22 @@ $(VENV)/maturin: integration/python/pyproject.toml
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'maturin==1.16.0'
 	touch $@
 
-# The wheel in an empty environment: the tour, the notebook and all tests, against real servers.
-.PHONY: python-test
-python-test: python
+# The wheel in an empty environment, with what the tests need.
+.PHONY: python-venv
+python-venv: python
 	$(PYTHON) -m venv --clear $(EMPTY)
 	$(EMPTY)/bin/python -m pip install --quiet --disable-pip-version-check $(WHEELS)/reward_sidecar-*.whl -r integration/python/tests/requirements.txt
+
+# The tour, the notebook and all tests, against real servers.
+.PHONY: python-test
+python-test: python-venv
 	cd integration/python && $(CURDIR)/$(EMPTY)/bin/ruff check --quiet && $(CURDIR)/$(EMPTY)/bin/ruff format --quiet --check
 	$(EMPTY)/bin/python -m pytest integration/python/tests
+
+# mypy --strict and pyright over the package, and over a user's script that calls everything; `make python-test` does it too.
+.PHONY: python-types
+python-types: python-venv
+	$(EMPTY)/bin/python -m pytest integration/python/tests/test_types.py
 
 # The trainers' own packages, in environments of their own: see tools/trainers/setup.sh.
 .PHONY: trainers

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::batch::MicroBatch;
+use crate::rollout::AnswerOnly;
 
 /// Turns micro-batches into scores. Used by one thread at a time, not always the same; how many ranks stand behind it is its
 /// own affair.
@@ -137,6 +138,8 @@ pub struct TextAssets {
     pub template_variables: BTreeMap<String, String>,
     /// Whether conversations and text are to begin with a beginning-of-sequence token.
     pub bos: Bos,
+    /// Whether a completion's thinking is taken out where the rollout does not say.
+    pub answer_only: Option<AnswerOnly>,
     /// Which token each id stands for, as far as a caller is told. The sidecar fills it in where it loads the tokenizer.
     pub vocabulary: Option<Arc<Vocabulary>>,
 }

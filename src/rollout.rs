@@ -52,7 +52,7 @@ pub struct Rollout {
     pub aggregation: Arc<AggregationSpec>,
     /// Whether it is rejected where its completion has no token.
     pub require_completion: bool,
-    /// Whether the completion's thinking is taken out before it is scored, and how it is known.
+    /// Whether the completion's thinking is taken out before it is scored, and how it is known; `None`: as the model's default has it.
     pub answer_only: Option<AnswerOnly>,
     /// The model version that is to score it, and no other; empty means any.
     pub model_version: String,

@@ -12,6 +12,7 @@ use super::output;
 use crate::config::{self, Flags, INSPECT};
 use crate::engine::{Bos, Engine as _, ReadAt, ReadPolicy};
 use crate::model::{ModelEngine, Report};
+use crate::rollout::AnswerOnly;
 use crate::sidecar::StartError;
 use crate::sidecar::sample::{self, ANSWER, Chat, Ends, QUESTION, Sample, Token};
 use crate::telemetry::Telemetry;
@@ -109,6 +110,13 @@ fn to_text(Inspected { report, template, named_templates, sample, checked }: &In
     line("head", &format!("{}, {} weights{}", report.head.kind, report.head_parameters, options.collect::<String>()));
     line("read", &reads(&report.reads));
     line("bos", &begins(report.bos, sample.as_ref()));
+    if let Some(AnswerOnly { open, close, .. }) = &report.answer_only {
+        let marks = if open.is_empty() { "the template's own marks".to_owned() } else { format!("{open} and {close}") };
+        line(
+            "answer only",
+            &format!("what stands between {marks} is not scored, unless a rollout says answer_only = false"),
+        );
+    }
     line("attributes", &report.attributes.join(", "));
     for (name, weights) in &report.weightings {
         let default = if report.default_weighting.as_ref() == Some(name) { " (default)" } else { "" };
@@ -122,6 +130,13 @@ fn to_text(Inspected { report, template, named_templates, sample, checked }: &In
     line("vocabulary", &format!("{} ids", shape.vocabulary));
     line("parameters", &format!("{} and {} in the head", report.parameters.total(), report.head_parameters));
     line("precision", &report.precision);
+    if let Some(choice) = &report.precision_choice {
+        let tried = choice.tried.iter().map(|(name, deviation)| format!("{name} {deviation:.4}")).collect::<Vec<_>>();
+        line(
+            "fast",
+            &format!("{} at most on {} made-up rollouts: {}", choice.bound, choice.rollouts, tried.join(", ")),
+        );
+    }
     if let Some(format) = &report.quantisation {
         line("quantised", &format!("{format} in the files, read as plain weights; activations are not rounded"));
     }

@@ -5,11 +5,12 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::error::{RolloutError, reason};
+use super::error::RolloutError;
 use super::extra::{ExtraColumns, ExtraField};
 use super::finish_reason::Reason;
-use super::nearest::nearest;
+use super::plain::plain;
 use super::values::{Aggregation, Completion, Id, Ids, Messages};
+use crate::nearest::hint;
 use crate::reward::Code;
 use crate::rollout::{AnswerOnlyField, Distinct};
 
@@ -21,7 +22,7 @@ pub(super) struct Fields {
     reading: Option<&'static str>,
     seen: Vec<&'static str>,
     pub id: Option<Id>,
-    pub group: Option<String>,
+    pub group: Option<Id>,
     pub prompt: Option<Messages>,
     pub completion: Option<Completion>,
     pub messages: Option<Messages>,
@@ -107,7 +108,7 @@ impl Fields {
         let code = if self.reading == Some("id") && error.is_data() { Code::BadId } else { Code::Malformed };
         RolloutError::Malformed {
             code,
-            what: format!("{field}{}", reason(error)),
+            what: format!("{field}{}", plain(error)),
             line: error.line(),
             column: error.column(),
         }
@@ -177,9 +178,10 @@ impl Fields {
 
 /// What is wrong with a field of this name.
 pub fn unknown(name: &str) -> String {
-    let nearest = nearest(name, FIELDS).map_or(String::from("."), |nearest| format!("; did you mean {nearest}?"));
+    let hint = hint(name, FIELDS.iter().copied());
+    let hint = if hint.is_empty() { "." } else { &hint };
     format!(
-        "{name}: there is no such field{nearest} There are: {}. score --extra-columns keep passes other fields through, \
+        "{name}: there is no such field{hint} There are: {}. score --extra-columns keep passes other fields through, \
          ignore drops them",
         FIELDS.join(", ")
     )

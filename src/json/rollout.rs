@@ -18,9 +18,9 @@
 //! are refused.
 
 pub use super::error::RolloutError;
-use super::error::reason;
 pub use super::finish_reason::finish_reason;
 pub use super::form::FORMS;
+use super::plain::plain;
 use super::row::{self, Content, ExtraColumns, Row};
 use crate::reward::{Code, Rejection};
 use crate::rollout::{AggregationSpec, Rollout};
@@ -49,7 +49,7 @@ pub fn parse(json: &[u8]) -> Parsed {
 
 /// The JSON of an aggregation alone. The error says what is wrong, without a place: who calls has no text of the user's.
 pub fn parse_aggregation(json: &str) -> Result<AggregationSpec, String> {
-    serde_json::from_str(json).map_err(|error| reason(&error))
+    serde_json::from_str(json).map_err(|error| plain(&error))
 }
 
 #[cfg(test)]

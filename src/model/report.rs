@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use super::fastest::Choice;
 use super::source::preset::{CardCheck, PresetReport};
 use crate::engine::{Bos, ReadPolicy};
 use crate::model::network::decoder::{DecoderSpec, Parameters};
 use crate::model::network::head::HeadSpec;
+use crate::rollout::AnswerOnly;
 
 /// What is to be known of a loaded model.
 #[derive(Debug, Clone, serde::Serialize)]
@@ -35,12 +37,16 @@ pub struct Report {
     pub reads: ReadPolicy,
     /// Whether chats and text are to begin with a beginning-of-sequence token.
     pub bos: Bos,
+    /// Whether a completion's thinking is taken out where the rollout does not say.
+    pub answer_only: Option<AnswerOnly>,
     /// Whether text is taken, or token ids only.
     pub tokenizer: bool,
     /// Whether conversations are taken.
     pub chat_template: bool,
     /// Type of the arithmetic.
     pub precision: &'static str,
+    /// How the type was chosen, where `fast` was asked for.
+    pub precision_choice: Option<Choice>,
     /// The format by which the weights are quantised in the files, as the configuration names it; `None` if they are not.
     pub quantisation: Option<String>,
     /// Number of the arithmetic, which is part of the version.

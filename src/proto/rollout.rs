@@ -47,7 +47,7 @@ pub fn rollout_from_wire(rollout: v1::Rollout) -> Result<Rollout, Rejection> {
         deadline_ms: rollout.deadline_ms,
         aggregation: rollout.aggregation.map(aggregation_from_wire).unwrap_or_default().into(),
         require_completion: rollout.require_completion,
-        answer_only: rollout.answer_only.map(|marks| AnswerOnly { open: marks.open, close: marks.close }),
+        answer_only: rollout.answer_only.map(|wish| AnswerOnly { off: wish.off, open: wish.open, close: wish.close }),
         model_version: rollout.model_version,
         traceparent: rollout.traceparent,
         tracestate: String::new(),
@@ -77,7 +77,11 @@ pub fn rollout_to_wire(rollout: Rollout) -> v1::Rollout {
         traceparent: rollout.traceparent,
         cancel: false,
         require_completion: rollout.require_completion,
-        answer_only: rollout.answer_only.map(|marks| v1::AnswerOnly { open: marks.open, close: marks.close }),
+        answer_only: rollout.answer_only.map(|wish| v1::AnswerOnly {
+            off: wish.off,
+            open: wish.open,
+            close: wish.close,
+        }),
         model_version: rollout.model_version,
         reference,
     }
@@ -325,10 +329,10 @@ mod tests {
             any::<i32>(),
             any::<Option<u64>>(),
             prop_oneof![Just(AggregationSpec::default()), aggregation()],
-            (text(), any::<bool>(), text(), option::of((text(), text()))),
+            (text(), any::<bool>(), text(), option::of((any::<bool>(), text(), text()))),
         )
             .prop_map(|(id, input, finish_reason, group, priority, deadline_ms, aggregation, others)| {
-                let (traceparent, require_completion, model_version, marks) = others;
+                let (traceparent, require_completion, model_version, wish) = others;
                 Rollout {
                     id,
                     input,
@@ -338,7 +342,7 @@ mod tests {
                     deadline_ms,
                     aggregation: aggregation.into(),
                     require_completion,
-                    answer_only: marks.map(|(open, close)| AnswerOnly { open, close }),
+                    answer_only: wish.map(|(off, open, close)| AnswerOnly { off, open, close }),
                     model_version,
                     traceparent,
                     ..Rollout::default()

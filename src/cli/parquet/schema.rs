@@ -92,7 +92,7 @@ fn misfit(name: &str, data_type: &DataType) -> Option<&'static str> {
     }
     let messages = element(data_type).is_some_and(is_message);
     let (fits, expected) = match name {
-        "id" => (text || data_type.is_integer(), "text or whole numbers"),
+        "id" | "group" => (text || data_type.is_integer(), "text or whole numbers"),
         "prompt" | "completion" | "chosen" | "rejected" => {
             (text || messages, "text, or a list of messages (structs with a role that is text)")
         }
@@ -126,7 +126,7 @@ fn misfit(name: &str, data_type: &DataType) -> Option<&'static str> {
             "true or false, or a struct of open and close",
         ),
         "require_completion" => (matches!(data_type, DataType::Boolean | DataType::Null), "true or false"),
-        // group, text, weighting, chat_template, model_version
+        // text, weighting, chat_template, model_version
         _ => (text, "text"),
     };
     (!fits).then_some(expected)

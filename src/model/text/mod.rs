@@ -26,6 +26,7 @@ pub fn over(this: TextAssets, below: TextAssets) -> TextAssets {
         template_variables: below.template_variables.into_iter().chain(this.template_variables).collect(),
         template_date: this.template_date.or(below.template_date),
         bos: this.bos,
+        answer_only: this.answer_only.or(below.answer_only),
         vocabulary: None,
     }
 }

@@ -51,9 +51,9 @@ fn rollouts() -> impl Strategy<Value = Rollout> {
             extras
         })),
     ];
-    let marks = prop::option::of((text(), text()).prop_map(|(open, close)| AnswerOnly { open, close }));
+    let wish = (any::<bool>(), text(), text()).prop_map(|(off, open, close)| AnswerOnly { off, open, close });
     let finish = prop::sample::select(vec![FinishReason::Unspecified, FinishReason::Stop, FinishReason::Length]);
-    (text(), input, finish, text(), any::<i32>(), text(), any::<bool>(), text(), marks).prop_map(
+    (text(), input, finish, text(), any::<i32>(), text(), any::<bool>(), text(), prop::option::of(wish)).prop_map(
         |(id, input, finish_reason, group, priority, traceparent, require_completion, model_version, answer_only)| {
             Rollout {
                 id,

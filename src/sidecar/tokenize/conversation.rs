@@ -76,7 +76,8 @@ impl Text {
     pub fn ending<'a>(&self, conversation: &'a Conversation, end: usize) -> Option<&'a str> {
         let last = conversation.turns().get(end.checked_sub(1)?)?;
         let content = last.content()?;
-        Some(if last.role() == ASSISTANT { self.without_terminator(content) } else { content })
+        let template = self.template(&conversation.given).ok().filter(|_| last.role() == ASSISTANT);
+        Some(template.map_or(content, |template| template.without_terminator(content)))
     }
 }
 
@@ -128,7 +129,7 @@ impl View<'_> {
     fn render(&self, turns: usize, mark: Option<usize>, add_generation_prompt: bool) -> Result<Written, Rejection> {
         let ending = self.completion.end.checked_sub(1).zip(self.ending).filter(|(last, _)| *last < turns);
         let variables = Variables { conversation: self.conversation, turns, ending, mark, add_generation_prompt };
-        self.text.template(&self.conversation.given)?.render(&variables)
+        self.text.template(&self.conversation.given)?.template.render(&variables)
     }
 }
 

@@ -134,10 +134,11 @@ impl<'a> Conversation<'a> {
         self.given.reference.is_some()
     }
 
-    /// What a user says, where that is all of the prompt.
+    /// What a user says, where that is all of the prompt, but for a system message.
     pub fn only_question(&self) -> Option<&str> {
         match &self.turns[..self.prompt] {
             [turn] if turn.role() == "user" => turn.content(),
+            [first, turn] if first.role() == "system" && turn.role() == "user" => turn.content(),
             _ => None,
         }
     }

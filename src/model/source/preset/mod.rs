@@ -8,6 +8,8 @@
 //! bos = "never"                  # none is added; default: "as-tokenizer", none to chats, to text where the tokenizer puts one;
 //!                                # "one", to both
 //! chat_template = "..."          # Jinja, in place of the model's own
+//! answer_only = true             # a completion's thinking is not scored, unless the rollout says otherwise; or
+//!                                # { open = "[THINK]", close = "[/THINK]" }
 //!
 //! [head]
 //! kind = "linear"                # and the kind's options; see the files of `src/model/network/head`
@@ -38,6 +40,8 @@ use crate::limits::MAX_ATTRIBUTES;
 use crate::model::error::{ModelError, read_text};
 use crate::model::network::head::HeadSpec;
 use crate::model::settings::Settings;
+use crate::nearest::hint;
+use crate::rollout::AnswerOnlyField;
 
 pub use card_check::{CardCheck, Expected};
 pub use detect::{Detect, PresetReport, candidates, choose};
@@ -126,6 +130,8 @@ pub struct Preset {
     pub bos: Option<Bos>,
     /// Chat template (Jinja) in place of the model's own.
     pub chat_template: Option<String>,
+    /// Whether a completion's thinking is taken out where the rollout does not say.
+    pub answer_only: Option<AnswerOnlyField>,
     /// What is said here and could not be verified, a sentence each.
     pub unverified: Vec<String>,
     /// Scores that the cards of such models print.
@@ -223,7 +229,9 @@ impl Preset {
         }
         let path = beside.join(name_or_file);
         if !path.is_file() {
-            return Err(ModelError::UnknownPreset { found: name_or_file.to_owned(), known: names().join(", ") });
+            let (found, names) = (name_or_file.to_owned(), names());
+            let hint = hint(&found, names.iter().copied());
+            return Err(ModelError::UnknownPreset { found, known: names.join(", "), hint });
         }
         let preset = Self::parse(&read_text(&path)?).map_err(|e| ModelError::malformed(&path, e))?;
         let stray = [
@@ -292,6 +300,7 @@ impl Preset {
             read: self.read.over(below.read),
             bos: self.bos.or(below.bos),
             chat_template: self.chat_template.or(below.chat_template),
+            answer_only: self.answer_only.or(below.answer_only),
             unverified: below.unverified.into_iter().chain(self.unverified).collect(),
             config: below.config.into_iter().chain(self.config).collect(),
             base: self.base.or(below.base),
