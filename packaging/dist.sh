@@ -21,10 +21,12 @@ VERSION=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
 packaging/tools.sh "$TOOLS"
 export PATH=$TOOLS/bin:$TOOLS/venv/bin:$PATH
 
-# What the bytes depend on: the commit, its date, and no folder of this machine.
-REWARD_SIDECAR_COMMIT=$(git rev-parse --short=12 HEAD)
-git diff --quiet HEAD || REWARD_SIDECAR_COMMIT+=-changed
-SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
+# What the bytes depend on: the commit, its date, and no folder of this machine. Without git, both are given.
+if [ -z "${REWARD_SIDECAR_COMMIT:-}" ]; then
+  REWARD_SIDECAR_COMMIT=$(git rev-parse --short=12 HEAD)
+  git diff --quiet HEAD || REWARD_SIDECAR_COMMIT+=-changed
+fi
+SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}
 SYSROOT=$(rustc --print sysroot)
 RUSTFLAGS="--remap-path-prefix=$ROOT=/reward-sidecar --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo --remap-path-prefix=$SYSROOT=/rust"
 export REWARD_SIDECAR_COMMIT SOURCE_DATE_EPOCH RUSTFLAGS
@@ -83,8 +85,10 @@ for machine in "$@"; do
   packaging/deb/build.sh "$machine" "$VERSION" "$stage" "$OUT"
   packaging/rpm/build.sh "$machine" "$VERSION" "$stage" "$OUT"
 
-  maturin build --release --locked --zig --auditwheel check --compatibility "manylinux_${GLIBC/./_}" --target "$target" \
-    --sbom-include "$SBOM" --manifest-path integration/python/Cargo.toml --out "$OUT"
+  CARGO=$ROOT/packaging/wheel.sh \
+    MATURIN="--auditwheel check --compatibility manylinux_${GLIBC/./_} --target $target --sbom-include $SBOM --out $OUT
+      --manifest-path integration/python/Cargo.toml" \
+    cargo-auditable auditable zigbuild --release --locked --target "$target.$GLIBC"
 done
 
 stage=$STAGE/$(uname -m)
