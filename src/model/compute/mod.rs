@@ -5,6 +5,8 @@ pub(in crate::model) mod backend;
 pub(in crate::model) mod buffers;
 pub(in crate::model) mod device;
 pub(in crate::model) mod dtype;
+#[cfg(any(feature = "cuda", test))]
+mod gpu_refusal;
 pub mod kernels;
 pub mod meter;
 pub(in crate::model) mod storage;
