@@ -23,7 +23,9 @@ from pathlib import Path
 
 from support import PATIENCE_S, REPOSITORY
 
-FENCE = re.compile(r"^(?P<comments>(?:<!-- .*? -->\n)*)```(?P<language>\w*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(
+    r"^(?P<comments>(?:<!-- .*? -->\n)*)```(?P<language>\w*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
+)
 COMMENT = re.compile(r"^<!-- (with|not run): (.*?) -->$", re.MULTILINE)
 SHELL = ("sh", "console")
 
