@@ -23,7 +23,9 @@ from pathlib import Path
 
 from support import PATIENCE_S, REPOSITORY
 
-FENCE = re.compile(r"^(?P<comments>(?:<!-- .*? -->\n)*)```(?P<language>\w*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(
+    r"^(?P<comments>(?:<!-- .*? -->\n)*)```(?P<language>\w*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
+)
 COMMENT = re.compile(r"^<!-- (with|not run): (.*?) -->$", re.MULTILINE)
 SHELL = ("sh", "console")
 
@@ -87,17 +89,18 @@ class Reader:
         (folder / "examples").symlink_to(REPOSITORY / "examples")
         (folder / "my-reward-model").symlink_to(REPOSITORY / "models/demo")
         shutil.copy(REPOSITORY / "examples/rollouts.jsonl", folder)
-        # Nobody's own ports and sockets are taken.
-        self.instead = {"/tmp/rewards.sock": str(folder / "rewards.sock")}
-        for port in ("50051", "8000"):
-            self.instead[f"127.0.0.1:{port}"] = f"127.0.0.1:{free_port()}"
+        # What the pages' ports are here, so that nobody's own are taken.
+        self.ports: dict[str, int] = {}
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
         self.environment = {**os.environ, "PATH": path, "REWARD_SIDECAR_ADMIN": "off"}
 
     def adapted(self, text: str) -> str:
-        for theirs, ours in self.instead.items():
-            text = text.replace(theirs, ours)
-        return text
+        """With sockets in the folder, and ports that are free."""
+
+        def ours(theirs: re.Match[str]) -> str:
+            return f"127.0.0.1:{self.ports.setdefault(theirs[1], free_port())}"
+
+        return re.sub(r"127\.0\.0\.1:(\d+)", ours, text.replace("/tmp/rewards.sock", str(self.folder / "rewards.sock")))
 
     def run(self, sample: Sample) -> None:
         """Raises, with what was said, where a command fails."""

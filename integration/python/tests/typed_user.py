@@ -70,9 +70,9 @@ def card_of(client: Client) -> Card:
     card = client.card(timeout=30.0)
     assert_type(card.attributes, tuple[str, ...])
     assert_type(card.default_weighting, "str | None")
-    assert_type(card.tokenizer, "Vocabulary | None")
+    vocabulary: Vocabulary | None = card.tokenizer
     print(card.name, card.model_version, card.architecture, card.weightings, card.context_tokens, card.vocabulary_size)
-    print(card.chat_template, card.chat_templates, card.in_flight_limit, card.over_long, card.aggregations)
+    print(vocabulary, card.chat_template, card.chat_templates, card.in_flight_limit, card.over_long, card.aggregations)
     return card
 
 

@@ -38,6 +38,7 @@ class Bar(Protocol):
 
     def update(self, n: int, /) -> object:
         """So many more rollouts are answered."""
+
     def close(self) -> object:
         """The call is over. Called only where the call has made the bar."""
 
