@@ -1,6 +1,5 @@
 //! Tests of rounded activations, against float32's chain over numbers that half's bfloat16 has rounded.
 
-use super::*;
 use crate::model::compute::kernels::addends::Addends;
 use crate::model::compute::kernels::bf16_rounding::tests::nearest;
 use crate::model::compute::kernels::isa::Isa;
