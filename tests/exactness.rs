@@ -10,6 +10,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config as Cases, TestRunner};
 use reward_sidecar::batch::{MicroBatch, Wanted};
 use reward_sidecar::engine::{Engine, ScoreTable};
+use reward_sidecar::model::compute::kernels::WeightType;
 use reward_sidecar::model::{CacheSize, Config, Dtype, ModelEngine};
 
 /// Random forests per fixture and type of weights.
@@ -130,7 +131,7 @@ fn a_rollout_has_the_bits_that_it_has_alone() {
     folders.sort();
     let mut reused = 0;
     for folder in &folders {
-        for dtype in [Dtype::F32, Dtype::Bf16, Dtype::Int8] {
+        for dtype in WeightType::ALL.map(Dtype::Weights) {
             reused += check(folder, dtype);
         }
     }
@@ -144,7 +145,7 @@ fn a_bfloat16_checkpoint_has_the_bits_of_float32() {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/hf");
     for name in ["bf16-single", "gemma2-bf16", "nemotron-kv8-bf16", "qwen3-bf16"] {
         let folder = fixtures.join(name);
-        let [mut wide, mut narrow] = [Dtype::F32, Dtype::Bf16].map(|dtype| load(&folder, dtype, 2, 0));
+        let [mut wide, mut narrow] = ["f32", "bf16"].map(|dtype| load(&folder, dtype.parse().unwrap(), 2, 0));
         assert_ne!(wide.card().model_version, narrow.card().model_version);
         assert!(narrow.report().bytes_per_rank[0] < wide.report().bytes_per_rank[0]);
         let rollouts: Vec<Vec<u32>> = (1..40).map(|n| (0..n).collect()).collect();

@@ -330,7 +330,7 @@ fn what_would_change_the_numbers_is_not_ignored() {
         ("is_causal", json!(false)),
         ("pretraining_tp", json!(2)),
         ("hidden_act", json!("gelu")),
-        ("quantization_config", json!({"quant_method": "fp8"})),
+        ("quantization_config", json!({"quant_method": "higgs"})),
     ] {
         refused("bf16-single", |folder| set(folder, field, value), &["config.json", field, "not supported"]);
     }

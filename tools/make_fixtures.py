@@ -11,8 +11,9 @@ What is where in tests/fixtures:
 
     hf/NAME          folders in Hugging Face layout, safetensors
     bin/NAME         twins of those as pytorch_model.bin
-    nemo/NAME        twins as NeMo folders, and nemo/NAME.nemo as a tar file
-    gguf/NAME        model.gguf, with the head in head.safetensors
+    nemo/NAME        twins as NeMo folders, and nemo/NAME.nemo as a tar file; distributed ones among them
+    gguf/NAME        model.gguf, with the head in head.safetensors or in itself
+    quantized/NAME   folders in Hugging Face layout whose matrices are codes and scales
     adapter/NAME     LoRA adapters in PEFT layout on folders in hf
     peft/NAME        adapters that PEFT itself writes, on folders in peft/base
     tokenizer/NAME   SentencePiece models; `cases` are pairs of `text` and `ids`, without BOS and EOS
@@ -23,6 +24,7 @@ Every model has a `reference.json` beside it:
     labels           names of the outputs, in order
     twin, base       the folder in hf with the same weights; the folder that an adapter is for
     head             what the head is, in words, where it is not linear
+    weights          SHA-256 of each dequantised matrix as float32
     rows             rows of the LM head: one, or two to be subtracted
     append           token that is put behind `input_ids` and read
     step             token whose every occurrence is read
@@ -49,9 +51,11 @@ from fixtures import (
     internlm2,
     nemo,
     peft_adapters,
+    quantized,
     reward_models,
     sweep,
     tokenizers,
+    torch_dist,
     torch_files,
 )
 
@@ -64,7 +68,7 @@ def committed(folder: Path, only: str) -> None:
         if only in name:
             core.write(folder / "hf" / name, fixture)
     tokenizers.write_all(folder / "tokenizer", only)
-    for formats in (aliases, nemo, torch_files, gguf_files, adapters, peft_adapters):
+    for formats in (aliases, nemo, torch_dist, torch_files, gguf_files, adapters, peft_adapters, quantized):
         formats.write_all(folder, only)
     print(f"{core.size(folder) / 1e6:.2f} MB in {folder}")
 

@@ -215,6 +215,9 @@ fn reads(policy: &ReadPolicy) -> String {
     if let Some(skip) = policy.skip {
         let _ = write!(words, "; tokens {skip} at the end are passed over");
     }
+    if let Some(end) = policy.ends_before {
+        let _ = write!(words, "; what comes from the first token {end} on is left out");
+    }
     if !policy.strip.is_empty() {
         let _ = write!(words, "; a text's last {:?} are stripped first", policy.strip);
     }

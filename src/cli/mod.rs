@@ -4,11 +4,16 @@
 //! ends the process: the caller gets the exit code.
 
 mod bench;
+mod completions;
+mod doctor;
 mod engine;
 mod exit;
 mod failure;
+mod health;
 mod inspect;
 mod lines;
+mod man;
+mod notify;
 mod output;
 mod pairs;
 mod parquet;
@@ -21,6 +26,7 @@ mod rollout_file;
 mod score;
 mod serve;
 mod signals;
+mod version;
 mod weights;
 
 use std::ffi::OsString;
@@ -40,7 +46,7 @@ const NAME: &str = "reward-sidecar";
 ///
 /// Rollouts go in, rewards come out: through a gRPC server (`serve`) or from file to file (`score`).
 #[derive(Debug, Parser)]
-#[command(name = NAME, bin_name = NAME, version, propagate_version = true, after_long_help = AFTER_HELP)]
+#[command(name = NAME, bin_name = NAME, version = version::SHORT, long_version = version::long(), propagate_version = true, after_long_help = AFTER_HELP)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -70,6 +76,10 @@ enum Command {
     Inspect(inspect::Inspect),
     Plan(plan::PlanCommand),
     Bench(bench::Bench),
+    Doctor(doctor::Doctor),
+    Health(health::HealthCommand),
+    Completions(completions::Completions),
+    Man(man::Man),
 }
 
 /// The program: this process's arguments in, its exit code out.
@@ -116,6 +126,10 @@ impl Command {
             Self::Inspect(inspect) => inspect.run(),
             Self::Plan(plan) => plan.run(),
             Self::Bench(bench) => bench.run(),
+            Self::Doctor(doctor) => doctor.run(),
+            Self::Health(health) => health.run(),
+            Self::Completions(completions) => completions.run(),
+            Self::Man(man) => man.run(),
         }
     }
 }

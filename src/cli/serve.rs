@@ -8,6 +8,7 @@ use tracing::{info, warn};
 use super::engine;
 use super::exit::Exit;
 use super::failure::Failure;
+use super::notify::{self, State};
 use super::output;
 use super::signals::Signals;
 use crate::config::{self, Flags, SERVE, Settings};
@@ -140,13 +141,16 @@ async fn serve(settings: &Settings, model: model::Config) -> Result<(), Failure>
     if let Some(path) = &settings.shm {
         info!("shm: listening on shm://{}", path.display());
     }
+    let manager = config::notify_socket();
     set_ready(&admin, Readiness::Ready);
+    notify::tell(manager.as_deref(), State::Ready);
     info!("ready");
 
     let first = tokio::select! {
         signal = signals.next() => signal,
         reason = sidecar.health().failed() => {
             set_ready(&admin, Readiness::Failed(Arc::clone(&reason)));
+            notify::tell(manager.as_deref(), State::Stopping);
             abort_if_stuck();
             // What is accepted gets its answer, where it still can.
             if let Err(error) = sidecar.end().await {
@@ -156,6 +160,7 @@ async fn serve(settings: &Settings, model: model::Config) -> Result<(), Failure>
         }
     };
     set_ready(&admin, Readiness::Draining);
+    notify::tell(manager.as_deref(), State::Stopping);
     info!("{first}: draining, for at most {} ms; a second signal ends at once", settings.drain_ms);
     tokio::select! {
         drained = sidecar.drain() => drained?,

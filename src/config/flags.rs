@@ -34,6 +34,12 @@ fn flag(key: &Key) -> &'static str {
     &FLAGS[key.name]
 }
 
+/// A path as anybody may read it: the help is also made into pages that are installed elsewhere.
+pub(super) fn below_home(path: &str) -> String {
+    let below = dirs::home_dir().and_then(|home| Path::new(path).strip_prefix(home).ok().map(Path::to_owned));
+    below.map_or_else(|| path.to_owned(), |below| Path::new("~").join(below).display().to_string())
+}
+
 impl<const COMMAND: u8> clap::Args for Flags<COMMAND> {
     fn augment_args(command: Command) -> Command {
         let config = Arg::new("config")
@@ -44,7 +50,7 @@ impl<const COMMAND: u8> clap::Args for Flags<COMMAND> {
         KEYS.iter().filter(|key| key.is_flag_of(COMMAND)).fold(command.arg(config), |command, key| {
             let default = match (key.default)() {
                 toml::Value::String(text) if text.is_empty() => String::new(),
-                toml::Value::String(text) => format!(" [default: {text}]"),
+                toml::Value::String(text) => format!(" [default: {}]", below_home(&text)),
                 value => format!(" [default: {value}]"),
             };
             command.arg(

@@ -15,6 +15,10 @@ pub const SERVE: u8 = 1;
 pub const SCORE: u8 = 2;
 /// See [`SERVE`].
 pub const INSPECT: u8 = 4;
+/// See [`SERVE`].
+pub const HEALTH: u8 = 8;
+/// See [`SERVE`].
+pub const DOCTOR: u8 = 16;
 
 /// What a switched-off optional setting says.
 pub(super) const OFF: &str = "off";
@@ -184,7 +188,7 @@ impl Kind {
         word.map(str::to_owned)
     }
 
-    fn expected(self) -> String {
+    pub(super) fn expected(self) -> String {
         match self {
             Kind::Text => "text that is not empty".into(),
             Kind::PathOrOff => "a path, or off".into(),

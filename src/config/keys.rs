@@ -3,7 +3,7 @@
 
 use toml::Value;
 
-use super::key::{AUTO, INSPECT, Key, Kind, OFF, SCORE, SERVE};
+use super::key::{AUTO, DOCTOR, HEALTH, INSPECT, Key, Kind, OFF, SCORE, SERVE};
 use crate::limits;
 use crate::model::{DeviceChoice, Dtype};
 use crate::sidecar::{self, OverLong};
@@ -104,7 +104,7 @@ pub(super) const KEYS: &[Key] = &[
         default: || text(Dtype::default().to_string()),
         commands: SERVE | SCORE | INSPECT,
         value_name: "TYPE",
-        about: "Type of the weights in memory: auto (f32 on the CPU, bf16 on a GPU), f32, bf16, int8 (CPU); part of model_version",
+        about: "Type of the weights in memory: auto (f32 on the CPU, bf16 on a GPU), f32, bf16, or int16 and int8 (CPU); part of model_version",
     },
     Key {
         name: "threads",
@@ -130,7 +130,7 @@ pub(super) const KEYS: &[Key] = &[
         name: "cache_dir",
         kind: Kind::Text,
         default: cache_dir,
-        commands: SERVE | SCORE | INSPECT,
+        commands: SERVE | SCORE | INSPECT | DOCTOR,
         value_name: "DIR",
         about: "Where downloaded bases are kept",
     },
@@ -138,7 +138,7 @@ pub(super) const KEYS: &[Key] = &[
         name: "grpc",
         kind: Kind::AddressOrOff,
         default: || text("127.0.0.1:50051"),
-        commands: SERVE,
+        commands: SERVE | DOCTOR,
         value_name: "ADDR",
         about: "TCP address of the gRPC server, HOST:PORT or :PORT (all interfaces), or off (the default where uds, shm or http is given); \
                 port 0 lets the system pick",
@@ -215,7 +215,7 @@ pub(super) const KEYS: &[Key] = &[
         name: "admin",
         kind: Kind::AddressOrOff,
         default: || text("127.0.0.1:9464"),
-        commands: SERVE,
+        commands: SERVE | HEALTH | DOCTOR,
         value_name: "ADDR",
         about: "TCP address of /metrics, /health and /ready, HOST:PORT or :PORT (all interfaces), or off; port 0 lets the system pick",
     },

@@ -180,12 +180,12 @@ impl Merged {
         Ok(())
     }
 
-    /// Puts the addresses that are names into numbers. A command that does not serve looks nothing up, and listens nowhere.
-    pub fn resolve_addresses(&mut self, serves: bool) -> Result<(), ConfigError> {
+    /// Puts the addresses that are names into numbers. A command looks up none but those that it has a flag for; the others are off.
+    pub fn resolve_addresses(&mut self, command: u8) -> Result<(), ConfigError> {
         for key in KEYS.iter().filter(|key| matches!(key.kind, Kind::AddressOrOff)) {
             let (value, origin) = self.values[key.name].clone();
             let Some(text) = value.as_str().filter(|text| *text != OFF) else { continue };
-            let resolved = if serves {
+            let resolved = if key.is_flag_of(command) {
                 let failed = |source| {
                     let (origin, found) = (origin.of(key), text.to_owned());
                     ConfigError::Address { origin, key: key.name, found, source }

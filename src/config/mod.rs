@@ -16,6 +16,7 @@ mod flags;
 mod key;
 mod keys;
 mod layers;
+mod reference;
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -30,8 +31,9 @@ use crate::{model, sidecar};
 
 pub use error::ConfigError;
 pub use flags::Flags;
-pub use key::{INSPECT, SCORE, SERVE};
+pub use key::{DOCTOR, HEALTH, INSPECT, SCORE, SERVE};
 pub use layers::Origin;
+pub use reference::reference;
 
 use environment::Environment;
 use layers::Merged;
@@ -295,7 +297,7 @@ pub fn load<const COMMAND: u8>(
     merged.set_flags(flags.values())?;
     merged.set_dependent_defaults();
     merged.read_secret_files()?;
-    merged.resolve_addresses(COMMAND & SERVE != 0)?;
+    merged.resolve_addresses(COMMAND)?;
     let settings = merged.settings();
     Ok(Loaded { settings, unknown_variables: environment.unknown().to_vec(), merged })
 }
@@ -304,4 +306,10 @@ pub fn load<const COMMAND: u8>(
 pub fn load_here<const COMMAND: u8>(flags: &Flags<COMMAND>) -> Result<Loaded, ConfigError> {
     #[allow(clippy::disallowed_methods, reason = "this is the one place that reads the environment")]
     load(flags, std::env::vars_os())
+}
+
+/// Where the service manager that started this process wants to be told of its state (systemd's `NOTIFY_SOCKET`).
+pub fn notify_socket() -> Option<OsString> {
+    #[allow(clippy::disallowed_methods, reason = "this is the one place that reads the environment")]
+    std::env::var_os("NOTIFY_SOCKET")
 }

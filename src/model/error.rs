@@ -3,6 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
+use super::compute::kernels::WeightType;
+
 /// Why a model cannot be loaded. Always a matter of usage or configuration, never of one rollout.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
@@ -130,7 +132,7 @@ pub enum ModelError {
         remedy: String,
     },
     /// The device does not compute with weights of this type.
-    #[error("{device} has no weights of type {dtype}: a GPU has bf16, the CPU f32, bf16 and int8")]
+    #[error("{device} has no weights of type {dtype}: a GPU has bf16, the CPU {}", WeightType::ALL.map(WeightType::name).join(", "))]
     WeightType {
         /// As chosen.
         device: String,

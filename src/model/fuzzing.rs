@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::model::checkpoint::{
-    GgufFile, MappedFile, NemoCheckpoint, PytorchFile, SafetensorsFile, Slice, WeightSource, peft,
+    GgufFile, MappedFile, NemoCheckpoint, PytorchFile, SafetensorsFile, Slice, WeightSource, peft, quantized,
 };
 use crate::model::text::sentencepiece::hub::{self, Prefix, Spaces};
 use crate::model::text::{self, sentencepiece};
@@ -75,6 +75,36 @@ pub fn nemo_folder(bytes: &[u8]) {
         tar.append_data(&mut header, name, bytes).expect("memory");
     }
     nemo_tar(&tar.into_inner().expect("memory"));
+}
+
+/// A distributed checkpoint: its description up to where an archive begins, and a file of items from there on.
+pub fn torch_dist(bytes: &[u8]) {
+    let items = bytes.windows(4).position(|window| window == b"PK\x03\x04").unwrap_or(bytes.len());
+    let mut tar = tar::Builder::new(Vec::new());
+    let config = include_bytes!("../../tests/fixtures/nemo/nemotron-dist/model_config.yaml");
+    for (name, bytes) in [
+        ("model_config.yaml", &config[..]),
+        ("model_weights/.metadata", &bytes[..items]),
+        ("model_weights/__0_0.distcp", &bytes[items..]),
+    ] {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        tar.append_data(&mut header, name, bytes).expect("memory");
+    }
+    nemo_tar(&tar.into_inner().expect("memory"));
+}
+
+/// A quantised checkpoint: `config.json`, a zero, and a safetensors file.
+pub fn quantized(bytes: &[u8]) {
+    let mut parts = bytes.splitn(2, |&byte| byte == 0);
+    let (config, tensors) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    let Ok(mut config) = serde_json::from_slice::<serde_json::Value>(config) else { return };
+    let options = config.get_mut("quantization_config").map(serde_json::Value::take).unwrap_or_default();
+    if let Ok(source) = SafetensorsFile::read(file(tensors))
+        && let Ok(weights) = quantized::open_with(options, Box::new(source))
+    {
+        read_all(weights.as_ref());
+    }
 }
 
 /// A GGUF file.

@@ -30,6 +30,7 @@ pub use compute::dtype::{Dtype, Precision, UnknownDtype};
 pub use config::{CacheSize, Config};
 pub use engine::ModelEngine;
 pub use error::ModelError;
+pub use memory::available as available_memory;
 pub use network::decoder::Parameters;
 pub use network::head::HeadSpec;
 pub use report::{Report, Shape};

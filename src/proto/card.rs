@@ -124,6 +124,7 @@ fn reads_to_wire(reads: &ReadPolicy) -> v1::ReadPolicy {
         append: reads.append,
         needs: reads.needs.clone(),
         skip: reads.skip,
+        ends_before: reads.ends_before,
         strip: reads.strip.clone(),
         ends_with: reads.ends_with,
         text_only: reads.text_only,
@@ -139,8 +140,8 @@ fn reads_from_wire(reads: v1::ReadPolicy) -> Result<ReadPolicy, BadCard> {
         (Some(token), Ok(v1::Reduce::Last)) => ReadAt::EveryToken { token, reduce: Reduce::Last },
         (Some(_), Ok(v1::Reduce::Unspecified) | Err(_)) => return Err(BadCard { reduce: reads.reduce }),
     };
-    let v1::ReadPolicy { append, needs, strip, ends_with, skip, text_only, .. } = reads;
-    Ok(ReadPolicy { at, strip, skip, append, ends_with, text_only, needs })
+    let v1::ReadPolicy { append, needs, strip, ends_with, skip, ends_before, text_only, .. } = reads;
+    Ok(ReadPolicy { at, strip, skip, ends_before, append, ends_with, text_only, needs })
 }
 
 /// The wire spells absence as an empty string.
@@ -185,6 +186,7 @@ mod tests {
             at: ReadAt::EveryToken { token: 7, reduce },
             strip: "\n ".into(),
             skip: Some(3),
+            ends_before: Some(4),
             append: Some(0),
             ends_with: Some(0),
             text_only: true,

@@ -110,7 +110,8 @@ fn made_up(card: &ModelCard) -> Rollout {
     let room = (card.context_tokens as usize).saturating_sub(asked_for.len() + 1).min(TOKENS as usize);
     // Spread over the vocabulary by a multiplicative hash (Knuth, TAOCP vol. 3, 6.4).
     let spread = |i: u32| ((u64::from(i.wrapping_mul(2_654_435_761)) * u64::from(card.vocabulary_size)) >> 32) as u32;
-    let mut ids: Vec<u32> = (1..).map(spread).filter(|&id| Some(id) != reads.skip).take(room).collect();
+    let mut ids: Vec<u32> =
+        (1..).map(spread).filter(|&id| Some(id) != reads.skip && Some(id) != reads.ends_before).take(room).collect();
     ids.extend(asked_for);
     Rollout {
         id: "known-answer".into(),

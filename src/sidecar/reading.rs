@@ -26,6 +26,10 @@ pub(super) fn stripped<'a>(policy: &ReadPolicy, text: &'a str) -> &'a str {
 /// with it. The first token stays, whatever it is.
 /// `text` says whether the sequence was text or a conversation.
 pub(super) fn complete(policy: &ReadPolicy, text: bool, ids: &mut Vec<u32>) {
+    // Classes that read the token before the first padding token take the position for -1, the last one, where it is first.
+    if let Some(first) = policy.ends_before.and_then(|end| ids.iter().position(|id| *id == end)).filter(|at| *at > 0) {
+        ids.truncate(first);
+    }
     if let Some(skip) = policy.skip {
         let meaningful = ids.iter().rposition(|id| *id != skip).map_or(1, |last| last + 1);
         ids.truncate(meaningful);
@@ -89,6 +93,7 @@ pub(super) fn check(policy: &ReadPolicy, vocabulary_size: u32) -> Result<(), Str
         .chain(&policy.append)
         .chain(&policy.ends_with)
         .chain(&policy.skip)
+        .chain(&policy.ends_before)
         .chain(&policy.needs)
         .find(|id| **id >= vocabulary_size)
     {
@@ -169,6 +174,24 @@ mod tests {
         assert_eq!(completed(&policy, &[0, 0]), [0]);
         let policy = ReadPolicy { append: Some(9), ..policy };
         assert_eq!(completed(&policy, &[4, 9, 0]), [4, 9]);
+    }
+
+    /// As `argmax(ids == pad) - 1` of the published classes, modulo the length.
+    #[test]
+    fn the_token_before_the_first_padding_is_the_last() {
+        let policy = ReadPolicy { ends_before: Some(0), ..ReadPolicy::default() };
+        for (given, completed) in [
+            (vec![4, 0, 5, 0, 0], vec![4]),
+            (vec![4, 5, 0], vec![4, 5]),
+            (vec![4, 5], vec![4, 5]),
+            (vec![0, 5, 0], vec![0, 5, 0]),
+        ] {
+            let first = given.iter().position(|id| *id == 0).unwrap_or(0);
+            let published = (first + given.len() - 1) % given.len();
+            let mut ids = given;
+            complete(&policy, true, &mut ids);
+            assert_eq!((ids.len() - 1, &ids), (published, &completed));
+        }
     }
 
     #[test]

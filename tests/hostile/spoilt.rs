@@ -84,6 +84,27 @@ fn spoilt_nemo_folders_and_tar_files() {
 }
 
 #[test]
+fn spoilt_distributed_checkpoints() {
+    spoil("nemo/llama-nemo2", "", "weights/.metadata", usize::MAX);
+    spoil("nemo/llama-nemo2", "", "context/model.yaml", usize::MAX);
+    // The first item is a tensor's archive: its pickle stands in front.
+    spoil("nemo/llama-nemo2", "", "weights/__0_0.distcp", 1200);
+}
+
+/// Every kind of quantised tensor; the header stands in front, in it the options of those that have a file of their own.
+#[test]
+fn spoilt_quantised_checkpoints() {
+    let folders = fs::read_dir(fixture("quantized")).unwrap().map(|entry| entry.unwrap().file_name());
+    for name in folders.map(|name| format!("quantized/{}", name.to_str().unwrap())) {
+        spoil(&name, "", "model.safetensors", 4000);
+    }
+    for name in ["ct-mixed", "gptq-4-order", "awq", "bnb-nf4-double", "fp8-block"] {
+        spoil(&format!("quantized/{name}"), "", "config.json", usize::MAX);
+    }
+    spoil("quantized/modelopt-fp8", "", "hf_quant_config.json", usize::MAX);
+}
+
+#[test]
 fn spoilt_gguf_files() {
     let copy = Copy::of("gguf/llama-q8_0");
     copy.write(

@@ -18,25 +18,46 @@ pub struct Dense {
     pub bytes: Range<usize>,
 }
 
+/// The place of a tensor's rows in a file, whatever they hold. Made only for ranges that were checked against the file's
+/// length.
+#[derive(Debug, Clone)]
+pub struct Rows {
+    /// Bytes of an element.
+    pub size: usize,
+    /// Elements of a row.
+    pub columns: usize,
+    /// The tensor's bytes in the file.
+    pub bytes: Range<usize>,
+}
+
+impl Rows {
+    /// Hands over the bytes of a slice, row after row, in as few pieces as it lies in.
+    ///
+    /// # Panics
+    /// If the slice is not within the tensor, which [`super::WeightSource::read`] checks, or the bytes not in the file.
+    pub fn visit(&self, file: &MappedFile, slice: &Slice, mut piece: impl FnMut(&[u8])) {
+        let at = |row: usize, column: usize| self.bytes.start + (row * self.columns + column) * self.size;
+        let within = |range| file.weights(range).expect("the header's ranges were checked against the file");
+        if slice.columns == (0..self.columns) {
+            piece(within(at(slice.rows.start, 0)..at(slice.rows.end, 0)));
+        } else {
+            for row in slice.rows.clone() {
+                piece(within(at(row, slice.columns.start)..at(row, slice.columns.end)));
+            }
+        }
+        file.release(at(slice.rows.start, 0)..at(slice.rows.end, 0));
+    }
+}
+
 impl Dense {
     /// The slice's values as float32, row after row.
     ///
     /// # Panics
     /// If the slice is not within the tensor, which [`super::WeightSource::read`] checks, or the bytes not in the file.
     pub fn read(&self, file: &MappedFile, slice: &Slice) -> Vec<f32> {
-        let size = self.precision.bytes();
-        let at = |row: usize, column: usize| self.bytes.start + (row * self.columns + column) * size;
-        let within = |range| file.weights(range).expect("the header's ranges were checked against the file");
+        let rows = Rows { size: self.precision.bytes(), columns: self.columns, bytes: self.bytes.clone() };
         let mut values = Vec::with_capacity(slice.len());
-        if slice.columns == (0..self.columns) {
-            self.precision.widen(within(at(slice.rows.start, 0)..at(slice.rows.end, 0)), &mut values);
-        } else {
-            for row in slice.rows.clone() {
-                let bytes = within(at(row, slice.columns.start)..at(row, slice.columns.end));
-                self.precision.widen(bytes, &mut values);
-            }
-        }
-        file.release(at(slice.rows.start, 0)..at(slice.rows.end, 0));
+        rows.visit(file, slice, |bytes| self.precision.widen(bytes, &mut values));
         values
     }
 }
@@ -47,6 +68,15 @@ impl Precision {
         match self {
             Self::F32 => 4,
             Self::F16 | Self::Bf16 => 2,
+        }
+    }
+
+    /// The nearest value that the type has, ties to even.
+    pub fn round(self, value: f32) -> f32 {
+        match self {
+            Self::F32 => value,
+            Self::F16 => f16::from_f32(value).to_f32(),
+            Self::Bf16 => bf16::from_f32(value).to_f32(),
         }
     }
 

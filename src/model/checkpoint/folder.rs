@@ -13,9 +13,31 @@ const WEIGHT_FILES: [(&str, Open); 2] = [
     ("pytorch_model.bin", |path| Ok(Box::new(PytorchFile::open(path)?))),
 ];
 
+/// Files with a head that lie beside the weights, and what stands before their names in the model. Sources: LLaMA-Factory
+/// (`src/llamafactory/extras/constants.py`) and ms-swift for the first two, `save_pretrained` of `LDLRewardModel27B` in
+/// `rewardbench/models/ldlreward.py` of allenai/reward-bench for the others.
+const HEAD_FILES: [(&str, Open, &str); 4] = [
+    ("value_head.safetensors", |path| Ok(Box::new(SafetensorsFile::open(path)?)), ""),
+    ("value_head.bin", |path| Ok(Box::new(PytorchFile::open(path)?)), ""),
+    ("regression_layer.pt", |path| Ok(Box::new(PytorchFile::open(path)?)), "regression_layer."),
+    ("gating_layer.pt", |path| Ok(Box::new(PytorchFile::open(path)?)), "gating_layer."),
+];
+
 /// Opens the weights of a folder in Hugging Face layout: `model.safetensors`, else `pytorch_model.bin`, each as one file or
-/// as the shards that `NAME.index.json` names.
+/// as the shards that `NAME.index.json` names; and those of a head in a file beside them.
 pub fn open_folder(folder: &Path) -> Result<Shards, ModelError> {
+    let mut weights = open_weights(folder)?;
+    for (name, open, begin) in HEAD_FILES {
+        let path = folder.join(name);
+        if path.exists() {
+            let file = open(&path)?;
+            weights.add(path, file, begin);
+        }
+    }
+    Ok(weights)
+}
+
+fn open_weights(folder: &Path) -> Result<Shards, ModelError> {
     for (name, open) in WEIGHT_FILES {
         let single = folder.join(name);
         if single.exists() {

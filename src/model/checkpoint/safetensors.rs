@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use safetensors::{Dtype, SafeTensors};
 
-use super::{Dense, MappedFile, Slice, TensorInfo, WeightSource};
+use super::dense::Rows;
+use super::{Dense, ElementType, MappedFile, RawInfo, Slice, TensorInfo, WeightSource};
 use crate::model::compute::dtype::Precision;
 use crate::model::error::ModelError;
 
@@ -81,6 +82,20 @@ impl WeightSource for SafetensorsFile {
         Ok(Dense { precision, columns, bytes: entry.bytes.clone() }.read(&self.file, slice))
     }
 
+    fn raw_info(&self, name: &str) -> Option<RawInfo> {
+        let entry = self.tensors.get(name)?;
+        Some(RawInfo { shape: entry.shape.clone(), element: element(entry.dtype)? })
+    }
+
+    fn read_raw(&self, name: &str, slice: &Slice) -> Result<Vec<u8>, ModelError> {
+        let entry = self.tensors.get(name).ok_or_else(|| self.missing(name))?;
+        let size = element(entry.dtype).ok_or_else(|| self.missing(name))?.bytes();
+        let rows = Rows { size, columns: entry.shape.iter().skip(1).product(), bytes: entry.bytes.clone() };
+        let mut bytes = Vec::with_capacity(slice.len() * size);
+        rows.visit(&self.file, slice, |piece| bytes.extend_from_slice(piece));
+        Ok(bytes)
+    }
+
     fn bytes_read(&self) -> u64 {
         self.file.bytes_read()
     }
@@ -95,10 +110,19 @@ impl WeightSource for SafetensorsFile {
 }
 
 fn precision(dtype: Dtype) -> Option<Precision> {
+    element(dtype)?.precision()
+}
+
+fn element(dtype: Dtype) -> Option<ElementType> {
     match dtype {
-        Dtype::F32 => Some(Precision::F32),
-        Dtype::F16 => Some(Precision::F16),
-        Dtype::BF16 => Some(Precision::Bf16),
+        Dtype::F32 => Some(ElementType::F32),
+        Dtype::F16 => Some(ElementType::F16),
+        Dtype::BF16 => Some(ElementType::Bf16),
+        Dtype::F8_E4M3 => Some(ElementType::F8E4M3),
+        Dtype::I8 => Some(ElementType::I8),
+        Dtype::U8 => Some(ElementType::U8),
+        Dtype::I32 => Some(ElementType::I32),
+        Dtype::I64 => Some(ElementType::I64),
         _ => None,
     }
 }

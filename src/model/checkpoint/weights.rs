@@ -37,6 +37,51 @@ impl TensorInfo {
     }
 }
 
+/// Types of what stands in files: plain weights, and codes that others make weights of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ElementType {
+    F32,
+    F16,
+    Bf16,
+    /// Four bits of exponent, three of mantissa, no infinities: `torch.float8_e4m3fn`.
+    F8E4M3,
+    I8,
+    U8,
+    I32,
+    I64,
+}
+
+impl ElementType {
+    /// Bytes of one.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::F8E4M3 | Self::I8 | Self::U8 => 1,
+            Self::F16 | Self::Bf16 => 2,
+            Self::F32 | Self::I32 => 4,
+            Self::I64 => 8,
+        }
+    }
+
+    /// The type as that of plain weights.
+    pub fn precision(self) -> Option<Precision> {
+        match self {
+            Self::F32 => Some(Precision::F32),
+            Self::F16 => Some(Precision::F16),
+            Self::Bf16 => Some(Precision::Bf16),
+            Self::F8E4M3 | Self::I8 | Self::U8 | Self::I32 | Self::I64 => None,
+        }
+    }
+}
+
+/// A tensor as it stands in its file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RawInfo {
+    /// Outermost dimension first.
+    pub shape: Vec<usize>,
+    /// Type of its elements.
+    pub element: ElementType,
+}
+
 /// A rectangle of a tensor that is seen as a matrix; see [`TensorInfo::matrix`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Slice {
@@ -61,6 +106,18 @@ pub trait WeightSource: Send + Sync {
     /// Reads a slice of a tensor as float32, row after row, from no more of the file than it takes. The slice lies within
     /// the tensor; callers go through [`Self::read`].
     fn read_within(&self, name: &str, slice: &Slice) -> Result<Vec<f32>, ModelError>;
+
+    /// A tensor as it stands in its file; `None` if it is not there, is of another type than those of [`ElementType`], or
+    /// the format has plain weights alone.
+    fn raw_info(&self, _name: &str) -> Option<RawInfo> {
+        None
+    }
+
+    /// The bytes of a slice of a tensor that [`Self::raw_info`] knows, row after row, little-endian. The slice lies within
+    /// the tensor.
+    fn read_raw(&self, name: &str, _slice: &Slice) -> Result<Vec<u8>, ModelError> {
+        Err(self.missing(name))
+    }
 
     /// Every tensor's name, sorted.
     fn names(&self) -> Vec<String>;

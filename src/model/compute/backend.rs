@@ -9,7 +9,8 @@ use crate::model::compute::dtype::Precision;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Backend {
     /// [`super::kernels`] on the CPU, with weights of this type and everything else in float32: a row has the same bits in
-    /// every micro-batch, on any number of threads, and of ranks but for [`WeightType::Int8`].
+    /// every micro-batch, on any number of threads, and of ranks unless the type
+    /// [rounds by rank](WeightType::rounds_by_rank).
     Kernels(WeightType),
     /// [`super::tensors`], on any device. Matrices and activations have this type; norms, rotary embedding, activation
     /// functions and softmax are float32, rounded once. In which order a product is summed is up to the device's
@@ -30,9 +31,7 @@ impl Backend {
     /// Type of the weights, as reports write it.
     pub fn weights(self) -> &'static str {
         match self {
-            Self::Kernels(WeightType::F32) => "f32",
-            Self::Kernels(WeightType::Bf16) => "bf16",
-            Self::Kernels(WeightType::Int8) => "int8",
+            Self::Kernels(weights) => weights.name(),
             Self::Tensors(precision) => precision.name(),
         }
     }

@@ -8,7 +8,6 @@ use candle_core::Device;
 
 use super::backend::Backend;
 use super::dtype::Dtype;
-use super::kernels::WeightType;
 use crate::model::compute::dtype::Precision;
 use crate::model::error::ModelError;
 
@@ -38,7 +37,9 @@ impl DeviceChoice {
     pub(in crate::model) fn backend(self, dtype: Dtype) -> Result<Backend, ModelError> {
         match (self, dtype) {
             (Self::Cpu, dtype) => Ok(Backend::Kernels(dtype.weight_type())),
-            (Self::Cuda(_), Dtype::Auto | Dtype::Bf16) => Ok(Backend::Tensors(Precision::Bf16)),
+            (Self::Cuda(_), dtype) if dtype == Dtype::Auto || dtype.name() == Precision::Bf16.name() => {
+                Ok(Backend::Tensors(Precision::Bf16))
+            }
             (Self::CpuTensors(precision), Dtype::Auto) => Ok(Backend::Tensors(precision)),
             (device, dtype) => Err(ModelError::WeightType { device: device.to_string(), dtype: dtype.to_string() }),
         }
@@ -53,11 +54,9 @@ impl DeviceChoice {
     /// as far as [`Backend`] promises it.
     pub(in crate::model) fn arithmetic(self, backend: Backend, world: usize) -> String {
         let arithmetic = match (backend, self) {
+            (Backend::Kernels(weights), _) if weights.rounds_by_rank() => weights.version().into(),
             // The same bits at every degree.
-            (Backend::Kernels(WeightType::F32), _) => return "f32".into(),
-            (Backend::Kernels(WeightType::Bf16), _) => return "bf16-weights".into(),
-            // Each rank rounds its part of an activation by that part's largest value.
-            (Backend::Kernels(WeightType::Int8), _) => "int8".into(),
+            (Backend::Kernels(weights), _) => return weights.version().into(),
             (Backend::Tensors(precision), Self::Cuda(_)) if cfg!(feature = "flash-attn") => {
                 format!("{precision}-cuda-flash")
             }
@@ -206,10 +205,10 @@ mod tests {
     #[test]
     fn arithmetic_names_what_changes_bits() {
         let name = |device: DeviceChoice, dtype, world| device.arithmetic(device.backend(dtype).unwrap(), world);
-        let cpu = |dtype, world| name(DeviceChoice::Cpu, dtype, world);
-        assert_eq!([1, 4].map(|world| cpu(Dtype::Auto, world)), ["f32", "f32"]);
-        assert_eq!([1, 4].map(|world| cpu(Dtype::Bf16, world)), ["bf16-weights", "bf16-weights"]);
-        assert_eq!([1, 4].map(|world| cpu(Dtype::Int8, world)), ["int8", "int8-tp4"]);
+        let cpu = |dtype: &str| [1, 4].map(|world| name(DeviceChoice::Cpu, dtype.parse().unwrap(), world));
+        assert_eq!(cpu("auto"), ["f32", "f32"]);
+        assert_eq!(cpu("bf16"), ["bf16-weights", "bf16-weights"]);
+        assert_eq!(cpu("int8"), ["int8", "int8-tp4"]);
         assert_eq!(name(DeviceChoice::CpuTensors(Precision::F32), Dtype::Auto, 1), "f32-tensors");
         assert_eq!(name(DeviceChoice::CpuTensors(Precision::Bf16), Dtype::Auto, 4), "bf16-tensors-tp4");
         // Whichever GPU it is.
@@ -220,7 +219,8 @@ mod tests {
 
     #[test]
     fn a_type_that_a_device_does_not_have_is_refused() {
-        for dtype in [Dtype::F32, Dtype::Int8] {
+        assert!(DeviceChoice::Cuda(0).backend("bf16".parse().unwrap()).is_ok());
+        for dtype in ["f32", "int8"].map(|name| name.parse::<Dtype>().unwrap()) {
             let error = DeviceChoice::Cuda(0).backend(dtype).unwrap_err().to_string();
             assert!(error.contains("cuda:0") && error.contains(&dtype.to_string()), "{error}");
         }

@@ -39,36 +39,45 @@ pub enum Dtype {
     /// Float32 on the CPU, bfloat16 on a GPU.
     #[default]
     Auto,
-    /// As many bytes as there can be.
-    F32,
-    /// Two bytes.
-    Bf16,
-    /// One byte, on the CPU alone; the embedding has two.
-    Int8,
+    /// This one; on a GPU bfloat16 alone.
+    Weights(WeightType),
 }
+
+/// `auto`, and each type of weights.
+const NAMES: [&str; 1 + WeightType::ALL.len()] = {
+    let mut names = ["auto"; 1 + WeightType::ALL.len()];
+    let mut i = 0;
+    while i < WeightType::ALL.len() {
+        names[1 + i] = WeightType::ALL[i].name();
+        i += 1;
+    }
+    names
+};
 
 impl Dtype {
     /// All of them, as they are written.
-    pub const NAMES: &[&str] = &["auto", "f32", "bf16", "int8"];
+    pub const NAMES: &[&str] = &NAMES;
+
+    /// As it is written.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => NAMES[0],
+            Self::Weights(weights) => weights.name(),
+        }
+    }
 
     /// What the kernels on the CPU make of it.
     pub(super) fn weight_type(self) -> WeightType {
         match self {
-            Self::Auto | Self::F32 => WeightType::F32,
-            Self::Bf16 => WeightType::Bf16,
-            Self::Int8 => WeightType::Int8,
+            Self::Auto => WeightType::F32,
+            Self::Weights(weights) => weights,
         }
     }
 }
 
 impl fmt::Display for Dtype {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Auto => "auto",
-            Self::F32 => "f32",
-            Self::Bf16 => "bf16",
-            Self::Int8 => "int8",
-        })
+        f.write_str(self.name())
     }
 }
 
@@ -81,8 +90,10 @@ impl FromStr for Dtype {
     type Err = UnknownDtype;
 
     fn from_str(text: &str) -> Result<Self, UnknownDtype> {
-        let all = [Self::Auto, Self::F32, Self::Bf16, Self::Int8];
-        all.into_iter().find(|dtype| dtype.to_string() == text).ok_or_else(|| UnknownDtype(text.to_owned()))
+        match text {
+            "auto" => Ok(Self::Auto),
+            name => WeightType::named(name).map(Self::Weights).ok_or_else(|| UnknownDtype(text.to_owned())),
+        }
     }
 }
 
@@ -95,6 +106,6 @@ mod tests {
         for name in Dtype::NAMES {
             assert_eq!(name.parse::<Dtype>().unwrap().to_string(), *name);
         }
-        assert!("fp8".parse::<Dtype>().unwrap_err().to_string().contains("auto, f32, bf16, int8"));
+        assert!("fp8".parse::<Dtype>().unwrap_err().to_string().contains("auto, f32, int16, bf16, int8"));
     }
 }

@@ -4,7 +4,7 @@
 
 use super::dtype::Dtype;
 use crate::model::collective::shard::Shard;
-use crate::model::network::decoder::{DecoderSpec, Parameters};
+use crate::model::network::decoder::{DecoderSpec, Kind, Parameters, TensorSpec};
 
 /// Most scores that the tiled attention of a GPU holds at a time, in float32.
 const TILE_SCORES: u64 = 1 << 25;
@@ -48,41 +48,39 @@ impl RankBytes {
 impl Share {
     /// What a rank of pipeline stage `stage` of `stages` holds.
     fn of(spec: &DecoderSpec, shard: Shard, stage: usize, stages: usize) -> Self {
-        let heads = shard.heads(spec.heads).layout;
-        let (hidden, layers) = (spec.hidden as u64, (spec.layers / stages) as u64);
-        let query = (heads.heads * heads.head_dim) as u64;
-        let key_value = (2 * heads.kv_heads * heads.head_dim) as u64;
-        let features = shard.of(spec.feed_forward).len() as u64;
-        let ways_up = 1 + u64::from(spec.names.gate.is_some());
-        let norm = spec.norm.vectors() as u64 * hidden;
-        let post_norms = [spec.names.attention_post_norm, spec.names.feed_forward_post_norm];
-        let norms = (2 + post_norms.iter().flatten().count()) as u64 * norm;
-        let head_norms = spec.names.head_norms.map_or(0, |both| both.len() * heads.head_dim) as u64;
-        let bias = |has: bool, values: u64| if has { values } else { 0 };
-
-        // More ranks than heads of keys and values: each of those is on several.
-        let repeats = shard.world > spec.heads.kv_heads;
-        let own = query + if repeats { 0 } else { key_value };
-        let repeated = if repeats { key_value } else { 0 };
-        let mut share = Self {
-            matrices: layers * hidden * (own + query + (ways_up + 1) * features),
-            repeated_matrices: layers * hidden * repeated,
-            embedding: 0,
-            biases: layers * (bias(spec.qkv_bias, own) + bias(spec.feed_forward_bias, ways_up * features)),
-            repeated_vectors: layers
-                * (norms
-                    + head_norms
-                    + bias(spec.qkv_bias, repeated)
-                    + bias(spec.output_bias, hidden)
-                    + bias(spec.feed_forward_bias, hidden)),
-        };
+        let mut share = Self::default();
+        for tensor in spec.layer().all() {
+            share.add(spec, tensor, shard, (spec.layers / stages) as u64);
+        }
         if stage == 0 {
-            share.embedding = shard.of(spec.vocabulary).len() as u64 * hidden;
+            share.add(spec, &spec.embedding(), shard, 1);
         }
         if stage + 1 == stages {
-            share.repeated_vectors += norm;
+            share.add(spec, &spec.last_norm(), shard, 1);
         }
         share
+    }
+
+    /// Adds a rank's part of so many tensors that are all alike.
+    fn add(&mut self, spec: &DecoderSpec, tensor: &TensorSpec, shard: Shard, times: u64) {
+        let held = tensor.held(spec.heads, shard);
+        let rows = held.rows.iter().map(|rows| rows.len() as u64).sum::<u64>();
+        let (repeated, columns) = (held.repeated as u64, held.columns.len() as u64);
+        let own = rows - repeated;
+        match tensor.kind {
+            Kind::Norm => self.repeated_vectors += times * repeated,
+            Kind::Embedding => self.embedding += times * own * columns,
+            // What is cut by its inputs is nobody else's, though its outputs are.
+            _ if tensor.cut.is_by_inputs() => self.matrices += times * rows * columns,
+            _ => {
+                self.matrices += times * own * columns;
+                self.repeated_matrices += times * repeated * columns;
+            }
+        }
+        if tensor.bias {
+            self.biases += times * own;
+            self.repeated_vectors += times * repeated;
+        }
     }
 
     fn bytes(self, dtype: Dtype) -> RankBytes {

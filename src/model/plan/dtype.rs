@@ -1,7 +1,10 @@
-//! Types that weights can be stored in, and what a number of weights takes in each.
+//! Types that weights can be stored in on a GPU, and what a number of weights takes in each. Types that the engine does not
+//! load are here as what a plan knows of GPUs alone.
 
 use std::fmt;
 use std::str::FromStr;
+
+use crate::model::compute::dtype::Precision;
 
 /// A type of weights. Quantised ones are meant as checkpoints have them: the layers' matrices are quantised, while the
 /// embedding, norms and biases stay in bf16.
@@ -26,15 +29,15 @@ impl Dtype {
     /// All of them.
     pub const ALL: [Self; 6] = [Self::F32, Self::Bf16, Self::F16, Self::Fp8, Self::Int8, Self::Int4];
 
-    /// Those that the engine computes in, the first on CPUs and the second on GPUs; the others are arithmetic.
+    /// Those that the engine computes in, the first by default on CPUs and the second on GPUs; the others are arithmetic.
     pub const COMPUTED: &[Self] = &[Self::F32, Self::Bf16];
 
     /// What `--dtype` calls it.
     pub fn name(self) -> &'static str {
         match self {
-            Self::F32 => "f32",
-            Self::Bf16 => "bf16",
-            Self::F16 => "f16",
+            Self::F32 => Precision::F32.name(),
+            Self::Bf16 => Precision::Bf16.name(),
+            Self::F16 => Precision::F16.name(),
             Self::Fp8 => "fp8",
             Self::Int8 => "int8",
             Self::Int4 => "int4",

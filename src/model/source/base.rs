@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::digest::Ingredient;
 use crate::engine::TextAssets;
-use crate::model::checkpoint::{GgufFile, NemoCheckpoint, WeightSource, open_folder};
+use crate::model::checkpoint::{GgufFile, NemoCheckpoint, WeightSource, open_folder, quantized};
 use crate::model::error::{ModelError, read_json};
 use crate::model::settings::Settings;
 use crate::model::text;
@@ -41,15 +41,17 @@ pub fn open(path: &Path) -> Result<Opened, ModelError> {
 /// A folder in Hugging Face layout.
 fn hugging_face(folder: &Path) -> Result<Opened, ModelError> {
     let config = folder.join("config.json");
-    let settings = Settings::new(&config, read_json(&config)?)?;
+    let mut settings = Settings::new(&config, read_json(&config)?)?;
     let weights = open_folder(folder)?;
+    let paths = weights.paths();
+    let (weights, beside) = quantized::open(folder, &mut settings, Box::new(weights))?;
     let (text, text_files) = text::folder::read(folder)?;
     Ok(Opened {
         settings,
         text,
-        files: [vec![config], weights.paths(), text_files].concat(),
-        ingredients: weights.paths().into_iter().map(Ingredient::File).collect(),
-        weights: Box::new(weights),
+        files: [vec![config], paths.clone(), text_files, beside.into_iter().collect()].concat(),
+        ingredients: paths.into_iter().map(Ingredient::File).collect(),
+        weights,
     })
 }
 
@@ -66,7 +68,7 @@ fn nemo(path: &Path) -> Result<Opened, ModelError> {
     })
 }
 
-/// A GGUF file, which never holds a head.
+/// A GGUF file, with the head of a classifier or without.
 fn gguf(path: &Path) -> Result<Opened, ModelError> {
     let file = GgufFile::open(path)?;
     Ok(Opened {

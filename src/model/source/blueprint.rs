@@ -76,7 +76,13 @@ impl Blueprint {
         }
 
         let named = manifest.preset.take();
-        let chosen = preset::choose(&config.preset, named.as_deref(), &place.resolve(Path::new("")), &settings)?;
+        let chosen = preset::choose(
+            &config.preset,
+            named.as_deref(),
+            &place.resolve(Path::new("")),
+            &settings,
+            weights.as_ref(),
+        )?;
         let report = chosen.as_ref().map(|chosen| PresetReport {
             name: chosen.preset.name.clone(),
             why: chosen.why.clone(),

@@ -1,8 +1,11 @@
 //! Text assets of a GGUF file: a `tokenizer.json` built from its vocabulary and merges, its chat template, its special
 //! tokens.
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value, json};
 
+use super::sentencepiece::{self, Algorithm, Extra, Kind, Model, Piece};
 use crate::engine::TextAssets;
 use crate::model::checkpoint::GgufFile;
 use crate::model::error::ModelError;
@@ -71,8 +74,16 @@ fn pattern(regex: &str) -> Value {
 /// Reads the text assets.
 pub fn read(file: &GgufFile) -> Result<TextAssets, ModelError> {
     let Some(tokens) = file.strings("tokenizer.ggml.tokens")? else { return Ok(TextAssets::default()) };
+    let tokenizer_json = match file.string("tokenizer.ggml.model")?.unwrap_or_default() {
+        "gpt2" => byte_level_bpe(file, &tokens)?.map(|tokenizer| tokenizer.to_string().into_bytes().into()),
+        "llama" => sentencepiece(file, &tokens)?,
+        other => {
+            ids_only(file, "tokenizer.ggml.model", other, "gpt2, llama");
+            None
+        }
+    };
     let mut assets = TextAssets {
-        tokenizer_json: Some(tokenizer_json(file, &tokens)?.to_string().into_bytes().into()),
+        tokenizer_json,
         chat_template: file.string("tokenizer.chat_template")?.map(str::to_owned),
         ..TextAssets::default()
     };
@@ -89,16 +100,71 @@ pub fn read(file: &GgufFile) -> Result<TextAssets, ModelError> {
     Ok(assets)
 }
 
-fn tokenizer_json(file: &GgufFile, tokens: &[&str]) -> Result<Value, ModelError> {
+/// Says why no text is taken: the model itself is as good as any, for whoever sends ids.
+fn ids_only(file: &GgufFile, key: &str, found: &str, known: &str) {
+    let path = file.path().display();
+    tracing::warn!(
+        "{path}: {key} is {found:?}, and how that cuts text is not known (known: {known}); only token ids are taken"
+    );
+}
+
+/// A SentencePiece vocabulary as llama.cpp keeps it: pieces, scores and types, without the rules that characters are rewritten
+/// by, which such models have none of. Source: `llm_tokenizer_spm` and `load` of `llama-vocab.cpp` in llama.cpp.
+fn sentencepiece(file: &GgufFile, tokens: &[&str]) -> Result<Option<Arc<[u8]>>, ModelError> {
     let malformed = |reason: String| ModelError::malformed(file.path(), reason);
-    let model = file.string("tokenizer.ggml.model")?.unwrap_or_default();
-    if model != "gpt2" {
-        return Err(malformed(format!("tokenizer.ggml.model is {model:?}, expected \"gpt2\" (byte-level BPE)")));
+    let scores = file.floats("tokenizer.ggml.scores")?.unwrap_or_default();
+    let types = file.integers("tokenizer.ggml.token_type")?.unwrap_or_default();
+    if scores.len() != tokens.len() || types.len() != tokens.len() {
+        let reason = format!("has {} tokens, {} scores and {} types", tokens.len(), scores.len(), types.len());
+        return Err(malformed(reason));
     }
+    let kind = |number: usize| {
+        let kinds = [Kind::Normal, Kind::Unknown, Kind::Control, Kind::UserDefined, Kind::Unused, Kind::Byte];
+        number.checked_sub(1).and_then(|index| kinds.get(index).copied())
+    };
+    let mut pieces = Vec::with_capacity(tokens.len());
+    for ((text, score), number) in tokens.iter().zip(scores).zip(types) {
+        let kind =
+            kind(number).ok_or_else(|| malformed(format!("token {text:?} has type {number}, expected 1 to 6")))?;
+        // What fills a vocabulary up is in no text.
+        let kind = if kind == Kind::Unused { Kind::Control } else { kind };
+        pieces.push(Piece { text, score: score as f32, kind });
+    }
+    let id = |key: &str, absent: i64| -> Result<i64, ModelError> {
+        Ok(file.integer(key)?.map_or(absent, |id| i64::try_from(id).unwrap_or(-1)))
+    };
+    let model = Model {
+        byte_fallback: pieces.iter().any(|piece| piece.kind == Kind::Byte),
+        pieces,
+        algorithm: Algorithm::Bpe,
+        whitespace_as_suffix: false,
+        unk_id: id("tokenizer.ggml.unknown_token_id", 0)?,
+        bos_id: id("tokenizer.ggml.bos_token_id", 1)?,
+        eos_id: id("tokenizer.ggml.eos_token_id", 2)?,
+        pad_id: id("tokenizer.ggml.padding_token_id", -1)?,
+        normalization: "identity",
+        charsmap: &[],
+        add_dummy_prefix: file.boolean("tokenizer.ggml.add_space_prefix")?.unwrap_or(true),
+        remove_extra_whitespaces: file.boolean("tokenizer.ggml.remove_extra_whitespaces")?.unwrap_or(false),
+        escape_whitespaces: true,
+    };
+    let extra = Extra {
+        tokens: Vec::new(),
+        add_bos: file.boolean("tokenizer.ggml.add_bos_token")?.unwrap_or(true),
+        add_eos: file.boolean("tokenizer.ggml.add_eos_token")?.unwrap_or(false),
+    };
+    let assets =
+        sentencepiece::of_model(&model, &extra).map_err(|reason| malformed(format!("its vocabulary {reason}")))?;
+    Ok(assets.tokenizer_json)
+}
+
+fn byte_level_bpe(file: &GgufFile, tokens: &[&str]) -> Result<Option<Value>, ModelError> {
+    let malformed = |reason: String| ModelError::malformed(file.path(), reason);
     let pre = file.string("tokenizer.ggml.pre")?.unwrap_or_default();
     let Some((_, pre_tokenizer)) = PRE_TOKENIZERS.iter().find(|(name, _)| *name == pre) else {
         let known: Vec<_> = PRE_TOKENIZERS.iter().map(|(name, _)| *name).collect();
-        return Err(malformed(format!("tokenizer.ggml.pre is {pre:?}; known: {}", known.join(", "))));
+        ids_only(file, "tokenizer.ggml.pre", pre, &known.join(", "));
+        return Ok(None);
     };
     let PreTokenizer { json: pre_tokenizer, normalizer, ignore_merges, add_bos } = pre_tokenizer();
     let types = file.integers("tokenizer.ggml.token_type")?.unwrap_or_default();
@@ -130,7 +196,7 @@ fn tokenizer_json(file: &GgufFile, tokens: &[&str]) -> Result<Value, ModelError>
     } else {
         Value::Null
     };
-    Ok(json!({
+    Ok(Some(json!({
         "version": "1.0",
         "truncation": null,
         "padding": null,
@@ -144,7 +210,7 @@ fn tokenizer_json(file: &GgufFile, tokens: &[&str]) -> Result<Value, ModelError>
             "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
             "ignore_merges": ignore_merges, "vocab": vocabulary, "merges": merges,
         },
-    }))
+    })))
 }
 
 /// Puts the beginning-of-sequence token in front where special tokens are asked for.
@@ -241,12 +307,59 @@ mod tests {
 
     #[test]
     fn what_is_not_known_is_refused_by_name() {
-        assert!(
-            refused(&[("tokenizer.ggml.pre", Field::String("tekken".into()))]).contains("\"tekken\"; known: gpt-2")
-        );
-        assert!(refused(&[("tokenizer.ggml.model", Field::String("llama".into()))]).contains("byte-level BPE"));
         assert!(refused(&[("tokenizer.ggml.tokens", texts(&["a", "a"]))]).contains("twice"));
         assert!(refused(&[("tokenizer.ggml.merges", texts(&["ab"]))]).contains("not a pair"));
         assert!(refused(&[("tokenizer.ggml.eos_token_id", Field::U32(99))]).contains("eos_token_id is 99"));
+    }
+
+    /// Ids are taken whatever is known of text.
+    #[test]
+    fn a_vocabulary_that_cuts_text_in_an_unknown_way_takes_ids_only() {
+        for unknown in [("tokenizer.ggml.pre", "tekken"), ("tokenizer.ggml.model", "rwkv")] {
+            let assets = read_with(&[(unknown.0, Field::String(unknown.1.into()))]).unwrap();
+            assert!(assets.tokenizer_json.is_none());
+            assert_eq!(assets.template_variables["bos_token"], "<s>");
+        }
+    }
+
+    /// What comes out is what comes out of the model file itself, which `sentencepiece/tests.rs` compares with SentencePiece.
+    #[test]
+    fn a_sentencepiece_vocabulary_cuts_as_its_model_file() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/tokenizer");
+        for (name, prefix) in [("bpe", true), ("bpe-no-prefix", false)] {
+            let bytes = std::fs::read(format!("{folder}/{name}/tokenizer.model")).unwrap();
+            let model = Model::read(&bytes).unwrap();
+            let pieces = &model.pieces;
+            let kind = |kind: Kind| match kind {
+                Kind::Normal => 1,
+                Kind::Unknown => 2,
+                Kind::Control => 3,
+                Kind::UserDefined => 4,
+                Kind::Unused => 5,
+                Kind::Byte => 6,
+            };
+            let fields = [
+                ("tokenizer.ggml.model", Field::String("llama".into())),
+                ("tokenizer.ggml.tokens", texts(&pieces.iter().map(|piece| piece.text).collect::<Vec<_>>())),
+                ("tokenizer.ggml.scores", Field::Array(pieces.iter().map(|piece| Field::F32(piece.score)).collect())),
+                (
+                    "tokenizer.ggml.token_type",
+                    Field::Array(pieces.iter().map(|piece| Field::I32(kind(piece.kind))).collect()),
+                ),
+                ("tokenizer.ggml.bos_token_id", Field::U32(model.bos_id as u32)),
+                ("tokenizer.ggml.eos_token_id", Field::U32(model.eos_id as u32)),
+                ("tokenizer.ggml.unknown_token_id", Field::U32(model.unk_id as u32)),
+                ("tokenizer.ggml.add_space_prefix", Field::Bool(prefix)),
+            ];
+            let found = read_with(&fields).unwrap();
+            let extra = Extra { add_bos: true, ..Extra::default() };
+            let expected = sentencepiece::read(&bytes, &extra).unwrap();
+            assert_eq!(found.tokenizer_json, expected.tokenizer_json, "{name}");
+            assert_eq!(found.template_variables["bos_token"], expected.template_variables["bos_token"]);
+            let short = [&fields[..], &[("tokenizer.ggml.scores", Field::Array(vec![Field::F32(0.0)]))]].concat();
+            assert!(refused(&short).contains("1 scores"));
+            let odd = Field::Array(vec![Field::I32(9); pieces.len()]);
+            assert!(refused(&[&fields[..], &[("tokenizer.ggml.token_type", odd)]].concat()).contains("has type 9"));
+        }
     }
 }

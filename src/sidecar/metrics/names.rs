@@ -7,6 +7,9 @@ macro_rules! names {
     ($($kind:ident $name:ident = $value:literal, $unit:ident: $what:literal;)*) => {
         $(#[doc = $what] pub const $name: &str = $value;)*
 
+        /// Every metric: its kind, its name, and what it counts.
+        pub const ALL: &[(&str, &str, &str)] = &[$((stringify!($kind), $name, $what)),*];
+
         /// Tells the recorder what each metric is.
         pub(super) fn describe() {
             $(names!(@$kind $name, $unit, $what);)*

@@ -84,6 +84,10 @@ impl TextBound {
             .added_tokens
             .iter()
             .map(|token| token.content.len() * if token.normalized { normalized_bytes } else { 1 });
+        // Whatever stands behind such a token counts for nothing, and where it stands only the tokens say.
+        if reads.ends_before.is_some() {
+            return None;
+        }
         let skipped = match reads.skip {
             // Only as an added token is it known how it stands in a text.
             Some(skip) => {

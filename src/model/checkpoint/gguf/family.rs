@@ -60,13 +60,23 @@ pub fn names() -> String {
     FAMILIES.iter().map(|family| family.name).collect::<Vec<_>>().join(", ")
 }
 
+/// A classifier's matrix, one row for each output, where a file has one: llama.cpp's pooling by `rank`, in transformers' name.
+pub const HEAD: &str = "score.weight";
+
 impl Family {
+    /// What transformers calls the architecture with a classifier in place of the LM head.
+    pub fn classifier(&self) -> String {
+        self.architecture.replace("ForCausalLM", "ForSequenceClassification")
+    }
+
     /// Hugging Face's name of a tensor.
     pub fn standard_name(&self, name: &str) -> Option<String> {
         match name {
             "token_embd.weight" => return Some("model.embed_tokens.weight".into()),
             "output_norm.weight" => return Some("model.norm.weight".into()),
             "output.weight" => return Some("lm_head.weight".into()),
+            "cls.output.weight" => return Some(HEAD.into()),
+            "cls.output.bias" => return Some("score.bias".into()),
             _ => {}
         }
         let (layer, part) = name.strip_prefix("blk.")?.split_once('.')?;

@@ -29,6 +29,13 @@ impl GgufFile {
         })
     }
 
+    /// A list of numbers.
+    pub fn floats(&self, key: &str) -> Result<Option<Vec<f64>>, ModelError> {
+        self.value(key, "a list of numbers", |value| {
+            value.items(self.bytes())?.iter().map(|item| item.float(self.bytes())).collect()
+        })
+    }
+
     /// A whole number.
     pub fn integer(&self, key: &str) -> Result<Option<usize>, ModelError> {
         self.value(key, "a whole number", |value| value.whole(self.bytes()))

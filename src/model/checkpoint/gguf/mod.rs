@@ -9,6 +9,7 @@ mod config;
 mod family;
 mod header;
 mod metadata;
+mod rope;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -60,9 +61,17 @@ impl GgufFile {
         gguf.heads = gguf.required(&gguf.key("attention.head_count"))?;
         gguf.kv_heads = gguf.integer(&gguf.key("attention.head_count_kv"))?.unwrap_or(gguf.heads);
         for name in gguf.header.tensors.keys() {
-            // The frequencies of the rotary embedding are no tensor of the model; see `config`.
-            if name == config::ROPE_DIVISORS {
+            // The frequencies of the rotary embedding are no tensor of the model; see `rope`.
+            if name == rope::DIVISORS {
                 continue;
+            }
+            // A dense layer before the classifier, whose activation depends on the architecture.
+            if name.starts_with("cls.") && !name.starts_with("cls.output.") {
+                return Err(gguf.unsupported(
+                    &format!("tensor {name:?}"),
+                    "present",
+                    "a classifier of one matrix, cls.output",
+                ));
             }
             let Some(standard) = gguf.family.standard_name(name) else {
                 let expected = format!("the tensors of a plain {}", gguf.family.name);

@@ -57,7 +57,14 @@ fn what_would_change_the_numbers_is_refused() {
     assert!(refused(&[("general.architecture", architecture)], &[]).contains("architecture \"gptj\""));
     assert!(refused(&[("llama.expert_count", Value::U32(8))], &[]).contains("llama.expert_count = 8"));
     assert!(refused(&[("llama.rope.dimension_count", Value::U32(2))], &[]).contains("expected 4"));
-    assert!(refused(&[("llama.rope.scaling.type", Value::String("yarn".into()))], &[]).contains("yarn"));
+    for kind in ["yarn", "longrope"] {
+        assert!(refused(&[("llama.rope.scaling.type", Value::String(kind.into()))], &[]).contains(kind));
+    }
+    assert!(
+        refused(&[("llama.rope.scaling.yarn_log_multiplier", Value::F32(0.1))], &[]).contains("yarn_log_multiplier")
+    );
+    assert!(refused(&[("llama.rope.scaling.factor", Value::F32(-2.0))], &[]).contains("rope.scaling.factor = -2"));
+    assert!(refused(&[], &[("cls.weight", &[8, 8])]).contains("\"cls.weight\" = present"));
     assert!(refused(&[("llama.block_count", Value::F32(1.0))], &[]).contains("expected a whole number"));
     assert!(refused(&[], &[("rope_freqs.weight", &[3])]).contains("expected [2]"));
     assert!(refused(&[("llama.attention.sliding_window", Value::U32(9))], &[]).contains("sliding_window = 9"));

@@ -1,8 +1,11 @@
-//! An array wherever it is kept: in chunks of its own, or as a tensor of one file that PyTorch has written.
+//! An array wherever it is kept: in chunks of its own, as a tensor of one file that PyTorch has written, or in items of its
+//! distributed checkpoints.
 
 use std::ops::Range;
 
+use super::chunked::ChunkedArray;
 use super::store::Store;
+use super::torch_dist::TorchDist;
 use super::zarr::ZarrArray;
 use crate::model::checkpoint::{PytorchFile, Slice, WeightSource};
 use crate::model::compute::dtype::Precision;
@@ -15,6 +18,8 @@ pub enum Weights {
     Zarr,
     /// All in one file.
     File(PytorchFile),
+    /// In items of files of several ranks.
+    Distributed(TorchDist),
 }
 
 /// A stack of matrices, or a vector or matrix that is not stacked.
@@ -22,15 +27,29 @@ pub enum Weights {
 pub enum Array {
     /// In chunks.
     Zarr(ZarrArray),
+    /// In items.
+    Distributed(ChunkedArray),
     /// A tensor: its name, shape, whether it is stacked, and its type.
     Tensor { name: String, shape: Vec<usize>, stacked: bool, precision: Precision },
 }
 
+/// Where NeMo keeps its arrays.
+pub const WEIGHTS: &str = "model_weights";
+
 impl Weights {
+    /// The folder that arrays are in.
+    pub fn folder(&self) -> &str {
+        match self {
+            Self::Distributed(items) => &items.folder,
+            Self::Zarr | Self::File(_) => WEIGHTS,
+        }
+    }
+
     /// Opens an array. A stacked one's first dimension is the layer.
-    pub fn open(&self, store: &Store, folder: &str, name: &str, stacked: bool) -> Result<Array, ModelError> {
+    pub fn open(&self, store: &Store, name: &str, stacked: bool) -> Result<Array, ModelError> {
         let file = match self {
-            Self::Zarr => return ZarrArray::open(store, format!("{folder}/{name}"), stacked).map(Array::Zarr),
+            Self::Zarr => return ZarrArray::open(store, format!("{WEIGHTS}/{name}"), stacked).map(Array::Zarr),
+            Self::Distributed(items) => return items.array(store, name, stacked).map(Array::Distributed),
             Self::File(file) => file,
         };
         let info = file.info(name).ok_or_else(|| file.missing(name))?;
@@ -45,7 +64,7 @@ impl Weights {
     /// Bytes of weights that were read so far, other than out of the store.
     pub fn bytes_read(&self) -> u64 {
         match self {
-            Self::Zarr => 0,
+            Self::Zarr | Self::Distributed(_) => 0,
             Self::File(file) => file.bytes_read(),
         }
     }
@@ -56,6 +75,7 @@ impl Array {
     pub fn matrices(&self) -> usize {
         match self {
             Self::Zarr(array) => array.matrices(),
+            Self::Distributed(array) => array.matrices(),
             Self::Tensor { shape, stacked, .. } => {
                 if *stacked {
                     shape[0]
@@ -70,6 +90,7 @@ impl Array {
     pub fn matrix_shape(&self) -> &[usize] {
         match self {
             Self::Zarr(array) => array.matrix_shape(),
+            Self::Distributed(array) => array.matrix_shape(),
             Self::Tensor { shape, stacked, .. } => &shape[usize::from(*stacked)..],
         }
     }
@@ -78,6 +99,7 @@ impl Array {
     pub fn precision(&self) -> Precision {
         match self {
             Self::Zarr(array) => array.precision(),
+            Self::Distributed(array) => array.precision(),
             Self::Tensor { precision, .. } => *precision,
         }
     }
@@ -86,8 +108,17 @@ impl Array {
     pub fn folder(&self) -> Option<&str> {
         match self {
             Self::Zarr(array) => Some(array.name()),
-            Self::Tensor { .. } => None,
+            Self::Distributed(_) | Self::Tensor { .. } => None,
         }
+    }
+
+    /// The files that its items are in, if it has items.
+    pub fn files(&self) -> impl Iterator<Item = &str> {
+        let items = match self {
+            Self::Distributed(array) => Some(array.files()),
+            Self::Zarr(_) | Self::Tensor { .. } => None,
+        };
+        items.into_iter().flatten()
     }
 
     /// Appends a rectangle of one matrix, row after row. It lies within the array.
@@ -101,8 +132,9 @@ impl Array {
     ) -> Result<(), ModelError> {
         let (array, file) = match (self, weights) {
             (Self::Zarr(array), _) => return array.read(store, matrix, rows, columns, values),
+            (Self::Distributed(array), _) => return array.read(store, matrix, rows, columns, values),
             (Self::Tensor { name, stacked, .. }, Weights::File(file)) => ((name, *stacked), file),
-            (Self::Tensor { name, .. }, Weights::Zarr) => unreachable!("{name} was opened in a file"),
+            (Self::Tensor { name, .. }, _) => unreachable!("{name} was opened in a file"),
         };
         let (name, stacked) = array;
         if !stacked {

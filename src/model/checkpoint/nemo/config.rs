@@ -8,6 +8,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use super::context;
 use crate::limits::MAX_ATTRIBUTES;
 use crate::model::error::ModelError;
 use crate::model::settings::Settings;
@@ -152,8 +153,18 @@ pub struct Architecture {
     pub linear_bias: bool,
 }
 
-/// Parses the file.
+/// Parses a file of the older versions.
 pub fn parse(path: &Path, bytes: &[u8]) -> Result<Settings, ModelError> {
+    Settings::new(path, yaml(path, bytes)?)
+}
+
+/// Parses a file of NeMo 2; `outputs` is how many the head has.
+pub fn parse_context(path: &Path, bytes: &[u8], outputs: Option<usize>) -> Result<Settings, ModelError> {
+    let value = context::translate(yaml(path, bytes)?, outputs);
+    Settings::new(path, value.ok_or_else(|| ModelError::malformed(path, "has no mapping \"config\""))?)
+}
+
+fn yaml(path: &Path, bytes: &[u8]) -> Result<Value, ModelError> {
     // A published configuration has some 150 lines. A bomb of aliases ends before it comes near memory.
     let options = serde_saphyr::options! {
         with_snippet: false,
@@ -171,7 +182,7 @@ pub fn parse(path: &Path, bytes: &[u8]) -> Result<Settings, ModelError> {
         let whole = fields.clone();
         fields.values_mut().for_each(|field| interpolate(field, &whole));
     }
-    Settings::new(path, value)
+    Ok(value)
 }
 
 /// Replaces a field that is nothing but a reference to another, `${.other}` or `${model.other}`, as OmegaConf writes them.

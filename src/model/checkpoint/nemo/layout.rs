@@ -14,8 +14,8 @@ use super::store::Store;
 use crate::model::checkpoint::WeightSource;
 use crate::model::error::ModelError;
 
-/// Where NeMo keeps its arrays.
-pub const WEIGHTS: &str = "model_weights";
+/// The head's matrix, of as many rows as it has outputs.
+pub const HEAD: &str = "model.rm_head.weight";
 
 /// Where a layer's arrays are, among the arrays.
 const LAYERS: &str = "model.decoder.layers.";
@@ -94,7 +94,7 @@ impl Layout {
     }
 
     fn add(&mut self, store: &Store, weights: &Weights, name: &str, a: &Architecture) -> Result<(), ModelError> {
-        let place = || store.place(&format!("{WEIGHTS}/{name}"));
+        let place = || store.place(&format!("{}/{name}", weights.folder()));
         let Some((targets, expected)) = targets(name, a) else {
             return Err(ModelError::Unsupported {
                 path: place(),
@@ -104,7 +104,7 @@ impl Layout {
             });
         };
         let stacked = name.starts_with(LAYERS);
-        let array = weights.open(store, WEIGHTS, name, stacked)?;
+        let array = weights.open(store, name, stacked)?;
         let fits = |(expected, found): (&Option<usize>, &usize)| expected.is_none_or(|n| n == *found);
         let found = array.matrix_shape();
         let matches = expected.len() == found.len() && expected.iter().zip(found).all(fits);
@@ -139,6 +139,7 @@ fn array_names(store: &Store, weights: &Weights) -> Vec<String> {
     match weights {
         Weights::Zarr => store.names().filter_map(name).collect(),
         Weights::File(file) => file.names(),
+        Weights::Distributed(items) => items.names(),
     }
 }
 
@@ -198,7 +199,7 @@ fn targets(array: &str, a: &Architecture) -> Option<(Vec<Target>, Vec<Option<usi
         }
         "model.decoder.final_layernorm.weight" => whole("model.norm.weight", &[a.hidden]),
         "model.decoder.final_layernorm.bias" if a.norm_bias => whole("model.norm.bias", &[a.hidden]),
-        "model.rm_head.weight" => whole("score.weight", &[a.outputs, a.hidden]),
+        HEAD => whole("score.weight", &[a.outputs, a.hidden]),
         "model.rm_head.bias" => whole("score.bias", &[a.outputs]),
         _ => None,
     }

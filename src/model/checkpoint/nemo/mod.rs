@@ -1,20 +1,25 @@
 //! Checkpoints of NeMo and Megatron: a folder with `model_config.yaml` and the arrays in `model_weights`, in their zarr
-//! format, or the `.nemo` file that is a tar of it; or the arrays in `model_weights.pt`. Tensors come under the names and in the layouts of
+//! format, or the `.nemo` file that is a tar of it; or the arrays in `model_weights.pt`, or in PyTorch's distributed format. Tensors come under the names and in the layouts of
 //! transformers, a slice from no more of each chunk than it takes, whatever degree the chunks were cut for.
 
 mod array;
+mod chunked;
 mod config;
+mod context;
 mod layout;
 mod store;
+mod torch_dist;
 mod zarr;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use array::Weights;
+use array::{Array, WEIGHTS, Weights};
 pub use config::ATTRIBUTE_WEIGHTS;
-use layout::{Layout, WEIGHTS};
+use layout::{HEAD, Layout};
 use serde_json::Value;
 use store::Store;
+use torch_dist::{METADATA, TorchDist};
 
 #[cfg(fuzzing)]
 use super::MappedFile;
@@ -23,6 +28,10 @@ use crate::model::error::ModelError;
 use crate::model::settings::Settings;
 
 const CONFIG: &str = "model_config.yaml";
+
+/// The configuration of NeMo 2, and its folder of weights.
+const CONTEXT: &str = "context/model.yaml";
+const WEIGHTS_OF_NEMO_2: &str = "weights";
 
 /// The arrays in one file, as PyTorch writes the format that NeMo uses since 2024.
 const WEIGHTS_FILE: &str = "model_weights.pt";
@@ -34,13 +43,16 @@ pub struct NemoCheckpoint {
     weights: Weights,
     layout: Layout,
     config: Value,
+    config_path: PathBuf,
     tokenizer: Option<String>,
 }
 
 impl NemoCheckpoint {
     /// Whether a path looks like such a checkpoint: a folder with NeMo's configuration, or a `.nemo` file.
     pub fn is(path: &Path) -> bool {
-        path.join(CONFIG).exists() || (path.is_file() && path.extension().is_some_and(|e| e == "nemo"))
+        path.join(CONFIG).exists()
+            || (path.join(CONTEXT).exists() && path.join(WEIGHTS_OF_NEMO_2).exists())
+            || (path.is_file() && path.extension().is_some_and(|e| e == "nemo"))
     }
 
     /// Opens a folder or `.nemo` file.
@@ -55,16 +67,25 @@ impl NemoCheckpoint {
     }
 
     fn read(store: Store) -> Result<Self, ModelError> {
-        let nemo = config::parse(&store.place(CONFIG), store.open(CONFIG)?.all())?;
-        let weights = weights(&store)?;
+        let (nemo, weights) = if store.length(CONTEXT).is_some() && store.length(CONFIG).is_none() {
+            let weights = TorchDist::open(&store, WEIGHTS_OF_NEMO_2)?;
+            let outputs = weights.shape(HEAD).and_then(|shape| shape.first()).copied();
+            let nemo = config::parse_context(&store.place(CONTEXT), store.open(CONTEXT)?.all(), outputs)?;
+            (nemo, Weights::Distributed(weights))
+        } else {
+            (config::parse(&store.place(CONFIG), store.open(CONFIG)?.all())?, weights(&store)?)
+        };
         let (architecture, mut config) = config::translate(&nemo)?;
         let layout = Layout::open(&store, &weights, &architecture)?;
         let embedding = layout.tensors.get("model.embed_tokens.weight").ok_or_else(|| {
-            ModelError::malformed(&store.place(WEIGHTS), "holds no array model.embedding.word_embeddings.weight")
+            ModelError::malformed(
+                &store.place(weights.folder()),
+                "holds no array model.embedding.word_embeddings.weight",
+            )
         })?;
         config["vocab_size"] = embedding.shape[0].into();
         let tokenizer = tokenizer(&store, &nemo)?;
-        Ok(Self { store, weights, layout, config, tokenizer })
+        Ok(Self { config_path: nemo.path().to_path_buf(), store, weights, layout, config, tokenizer })
     }
 
     /// The configuration as `config.json` would say it. `num_labels` outputs; `mean` and `std` if rewards are to be
@@ -75,7 +96,7 @@ impl NemoCheckpoint {
 
     /// Where the configuration was read, for messages.
     pub fn config_path(&self) -> PathBuf {
-        self.store.place(CONFIG)
+        self.config_path.clone()
     }
 
     /// The SentencePiece model, with its place for messages.
@@ -87,8 +108,13 @@ impl NemoCheckpoint {
     /// The files that make the numbers: configuration, tokenizer and arrays, or the one `.nemo` file.
     pub fn paths(&self) -> Vec<PathBuf> {
         let array_of = |name: &str| name.rsplit_once('/').map(|(folder, _)| folder.to_owned());
+        let mut items: BTreeSet<String> = self.layout.arrays.iter().flat_map(Array::files).map(str::to_owned).collect();
+        if let Weights::Distributed(weights) = &self.weights {
+            items.insert(format!("{}/{METADATA}", weights.folder));
+        }
         let used = |name: &str| {
-            name == CONFIG
+            self.store.place(name) == self.config_path
+                || items.contains(name)
                 || self.tokenizer.as_deref() == Some(name)
                 || (name == WEIGHTS_FILE && matches!(self.weights, Weights::File(_)))
                 || array_of(name).is_some_and(|folder| self.layout.arrays.iter().any(|a| a.folder() == Some(&folder)))
@@ -116,12 +142,13 @@ fn weights(store: &Store) -> Result<Weights, ModelError> {
         }
         None => None,
     };
-    let distcp = |name: &str| name.ends_with(".distcp") || name == "model_weights/.metadata";
     let folder = store.place(WEIGHTS);
     match backend.as_deref() {
-        // NeMo's own converter knows language models only, and would leave the reward head behind.
-        Some("torch_dist") => return Err(ModelError::malformed(&folder, torch_dist(store))),
-        _ if store.names().any(distcp) => return Err(ModelError::malformed(&folder, torch_dist(store))),
+        _ if store.length(&format!("{WEIGHTS}/{METADATA}")).is_some() => {
+            return TorchDist::open(store, WEIGHTS).map(Weights::Distributed);
+        }
+        Some("torch_dist") => return Err(without_metadata(&folder)),
+        _ if store.names().any(|name| name.ends_with(".distcp")) => return Err(without_metadata(&folder)),
         Some("zarr") | None => {}
         Some(other) => {
             let reason = format!("has sharded_backend {other:?}, expected \"zarr\"");
@@ -139,19 +166,10 @@ fn weights(store: &Store) -> Result<Weights, ModelError> {
     Ok(Weights::Zarr)
 }
 
-fn torch_dist(store: &Store) -> String {
-    let path = store.path();
-    let (unpack, folder) = if path.is_dir() {
-        (String::new(), path)
-    } else {
-        (format!("mkdir FOLDER && tar -xf {} -C FOLDER && ", path.display()), Path::new("FOLDER"))
-    };
-    let (from, to) = (folder.join(WEIGHTS), folder.join(WEIGHTS_FILE));
-    format!(
-        "is in the format torch_dist, which is not read; write it as one file beside it with PyTorch, and name the folder: \
-         {unpack}python -m torch.distributed.checkpoint.format_utils dcp_to_torch {} {}",
-        from.display(),
-        to.display()
+fn without_metadata(folder: &Path) -> ModelError {
+    ModelError::malformed(
+        folder,
+        format!("is in the format torch_dist, but holds no {METADATA}, which says what is where"),
     )
 }
 
@@ -198,10 +216,13 @@ impl WeightSource for NemoCheckpoint {
     }
 
     fn origin(&self, name: &str) -> PathBuf {
-        match self.layout.tensors.get(name) {
-            Some(placed) => self.store.place(self.layout.arrays[placed.array].folder().unwrap_or(WEIGHTS_FILE)),
-            None => self.store.place(WEIGHTS),
-        }
+        let array = self.layout.tensors.get(name).map(|placed| &self.layout.arrays[placed.array]);
+        let place = match (array.and_then(Array::folder), &self.weights) {
+            (Some(folder), _) => folder,
+            (None, Weights::File(_)) if array.is_some() => WEIGHTS_FILE,
+            (None, weights) => weights.folder(),
+        };
+        self.store.place(place)
     }
 
     fn bytes_read(&self) -> u64 {

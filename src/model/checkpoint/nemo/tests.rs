@@ -70,7 +70,7 @@ fn in_one_file(folder: &Path) {
     let mut pickle = Writer::new().op(b"}(");
     for name in names {
         let stacked = name.starts_with("model.decoder.layers.");
-        let array = Weights::Zarr.open(&store, WEIGHTS, name, stacked).unwrap();
+        let array = Weights::Zarr.open(&store, name, stacked).unwrap();
         let shape = array.matrix_shape().to_vec();
         let mut values = Vec::new();
         for matrix in 0..array.matrices() {
@@ -201,7 +201,7 @@ fn headers_that_lie_are_refused() {
 #[test]
 fn other_formats_are_refused_with_what_to_do() {
     let torch_dist = replace("model_weights/metadata.json", "\"zarr\"", "\"torch_dist\"");
-    assert!(refused("nemotron-tp2", torch_dist).contains("format_utils dcp_to_torch"));
+    assert!(refused("nemotron-tp2", torch_dist).contains("holds no .metadata"));
     let unsaid = refused("nemotron-tp2", |folder| {
         fs::remove_file(folder.join("model_weights/metadata.json")).unwrap();
         fs::write(folder.join("model_weights/__0_0.distcp"), "").unwrap();
@@ -311,4 +311,66 @@ fn different_tokenizers_without_a_choice_are_refused() {
         fs::write(folder.join("b.model"), "two").unwrap();
     });
     assert!(other.contains("a.model, b.model"), "{other}");
+}
+
+/// Replaces bytes in a file by as many others, wherever they are.
+fn patch(file: &'static str, from: &'static [u8], to: &'static [u8]) -> impl FnOnce(&Path) {
+    move |folder| {
+        assert_eq!(from.len(), to.len());
+        let path = folder.join(file);
+        let mut bytes = fs::read(&path).unwrap();
+        let places: Vec<_> = (0..bytes.len() - from.len()).filter(|&at| bytes[at..].starts_with(from)).collect();
+        assert!(!places.is_empty(), "{file} has no {from:?}");
+        for at in places {
+            bytes[at..at + to.len()].copy_from_slice(to);
+        }
+        fs::write(path, bytes).unwrap();
+    }
+}
+
+#[test]
+fn descriptions_of_distributed_checkpoints_that_lie_are_refused() {
+    const METADATA: &str = "weights/.metadata";
+    for (from, to, says) in [
+        (&b"__1_0.distcp"[..], &b"__7_0.distcp"[..], "holds no weights/__7_0.distcp"),
+        (b"__1_0.distcp", b"../0.distcp!", "which is no file's name"),
+        (b"_StorageInfo", b"_StorageDeed", "_StorageDeed"),
+        (b"bfloat16", b"complex6", "torch.complex6"),
+        (b"storage_data", b"storage_date", "no storage_data"),
+        (b"\x8c\x06chunks", b"\x8c\x06chinks", "no chunks"),
+        (b"final_layernorm", b"final_layernorn", "array \"model.decoder.final_layernorn.weight\""),
+    ] {
+        let message = refused("llama-nemo2", patch(METADATA, from, to));
+        assert!(message.contains("weights/") && message.contains(says), "{message}");
+    }
+    let cut = refused("llama-nemo2", |folder| {
+        let path = folder.join("weights/__0_0.distcp");
+        let bytes = fs::read(&path).unwrap();
+        fs::write(path, &bytes[..bytes.len() / 2]).unwrap();
+    });
+    assert!(cut.contains("__0_0.distcp") && cut.contains("bytes at"), "{cut}");
+}
+
+/// Rectangles that leave a place of the array open, or lie on one another, which a description can say of good items.
+#[test]
+fn chunks_fill_their_array_once() {
+    use super::chunked::{Chunk, ChunkedArray};
+    use crate::model::compute::dtype::Precision;
+
+    let folder = copy("llama-nemo2");
+    let store = Store::folder(folder.path()).unwrap();
+    let weights = TorchDist::open(&store, "weights").unwrap();
+    let [head, shape] = ["model.rm_head.bias"; 2];
+    let (file, place) = weights.place(head).unwrap();
+    let rows = weights.shape(shape).unwrap()[0];
+    let chunk = |offset| {
+        let file = format!("weights/{file}");
+        Chunk::open(&store, file, place, ([0, offset, 0], [1, rows, 1]), Precision::Bf16).unwrap()
+    };
+    let array = |chunks, rows| ChunkedArray::new([1, rows, 1], 1, Precision::Bf16, chunks).map(drop).unwrap_err();
+    assert!(ChunkedArray::new([1, 2 * rows, 1], 1, Precision::Bf16, vec![chunk(rows), chunk(0)]).is_ok());
+    assert!(array(vec![chunk(0)], 2 * rows).contains("values together"));
+    assert!(array(vec![chunk(0), chunk(1)], 2 * rows).contains("overlap"));
+    assert!(array(vec![chunk(0), chunk(rows + 1)], 2 * rows).contains("beyond its shape"));
+    assert!(array(vec![chunk(usize::MAX)], rows).contains("beyond its shape"));
 }

@@ -6,7 +6,8 @@
 //! `_orig_mod.`, which wrappers of the model put there, a few of them around one another; both are undone.
 
 mod archive;
-mod pickle;
+pub(super) mod pickle;
+mod saved;
 mod strided;
 
 use std::collections::BTreeMap;
@@ -14,20 +15,16 @@ use std::path::{Path, PathBuf};
 
 use archive::Archive;
 use pickle::{Pickle, TensorView, Value};
+pub use saved::SavedTensor;
 use strided::Strided;
 
+use super::names::wrapped;
 use super::{MappedFile, Slice, TensorInfo, WeightSource};
 use crate::model::compute::dtype::Precision;
 use crate::model::error::ModelError;
 
 /// Keys under which training frameworks put the model's own state dict.
 const WRAPPERS: [&str; 4] = ["state_dict", "model", "module", "model_state_dict"];
-
-/// What wrappers of a model put before the names of its tensors.
-const PREFIXES: [&str; 2] = ["module.", "_orig_mod."];
-
-/// Wrappers around one another at most: data-parallel, compiled and a trainer's own are three.
-const MAX_WRAPPERS: usize = 8;
 
 /// The tensors of one file.
 #[derive(Debug)]
@@ -62,30 +59,15 @@ fn tensors(file: &MappedFile) -> Result<BTreeMap<String, Entry>, String> {
     let pickle = Pickle::run(archive.pickle(file.bytes()))?;
     let views = state_dict(&pickle)?;
     let names: Vec<&str> = views.iter().map(|(name, _)| *name).collect();
-    let wrapped = prefix(&names).len();
+    let outer = wrapped(&names).len();
     let mut tensors = BTreeMap::new();
     for (name, view) in &views {
         let entry = Entry::new(view, &archive).map_err(|reason| format!("tensor {name:?} {reason}"))?;
-        if tensors.insert(name[wrapped..].to_owned(), entry).is_some() {
+        if tensors.insert(name[outer..].to_owned(), entry).is_some() {
             return Err(format!("tensor {name:?} is there twice"));
         }
     }
     Ok(tensors)
-}
-
-/// What wrappers of the model put before all of its names.
-fn prefix<'a>(names: &[&'a str]) -> &'a str {
-    let Some(first) = names.first() else { return "" };
-    let mut end = 0;
-    for _ in 0..MAX_WRAPPERS {
-        let Some(prefix) = PREFIXES.iter().find(|prefix| first[end..].starts_with(**prefix)) else { break };
-        let longer = end + prefix.len();
-        if !names.iter().all(|name| name.starts_with(&first[..longer])) {
-            break;
-        }
-        end = longer;
-    }
-    &first[..end]
 }
 
 /// The named tensors of the outermost dictionary, or of the one that it wraps; at least one.
@@ -110,16 +92,24 @@ fn state_dict<'a>(pickle: &'a Pickle) -> Result<Vec<(&'a str, TensorView<'a>)>, 
     }
 }
 
+/// The precision of a type of storage, if it is one of plain weights.
+fn precision(kind: &str) -> Option<Precision> {
+    match kind {
+        "FloatStorage" => Some(Precision::F32),
+        "HalfStorage" => Some(Precision::F16),
+        "BFloat16Storage" => Some(Precision::Bf16),
+        _ => None,
+    }
+}
+
 impl Entry {
     /// The error is the end of a sentence about the tensor.
     fn new(view: &TensorView, archive: &Archive) -> Result<Self, String> {
         let bytes =
             archive.storage(view.key).ok_or_else(|| format!("has no entry data/{} in the archive", view.key))?;
-        let values = match view.kind {
-            "FloatStorage" => Ok(Strided::new(view, Precision::F32, bytes)?),
-            "HalfStorage" => Ok(Strided::new(view, Precision::F16, bytes)?),
-            "BFloat16Storage" => Ok(Strided::new(view, Precision::Bf16, bytes)?),
-            other => Err(other.to_owned()),
+        let values = match precision(view.kind) {
+            Some(precision) => Ok(Strided::new(view, precision, bytes)?),
+            None => Err(view.kind.to_owned()),
         };
         TensorInfo::elements(view.shape).ok_or_else(|| format!("has shape {:?}", view.shape))?;
         Ok(Self { shape: view.shape.to_vec(), values })

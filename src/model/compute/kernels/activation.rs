@@ -17,12 +17,12 @@ const PIECE: usize = 16_384;
 /// # Panics
 /// If the lengths do not agree.
 pub fn gate(activation: Activation, gate_up: &[f32], features: usize, out: &mut [f32]) {
-    gate_on(Isa::detect(), activation, gate_up, features, out);
+    gate_on(Isa::current(), activation, gate_up, features, out);
 }
 
 /// `x = act(x)`, value by value.
 pub fn activate(activation: Activation, x: &mut [f32]) {
-    activate_on(Isa::detect(), activation, x);
+    activate_on(Isa::current(), activation, x);
 }
 
 /// Runs an expression with `F` as the activation's function, chosen outside of all loops.

@@ -63,7 +63,7 @@ macro_rules! scratch {
     )*};
 }
 
-scratch!(f32, i32, i16);
+scratch!(f32, i32);
 
 /// Lends `f` a buffer of `len` numbers with arbitrary contents. The thread keeps it for the next call, so a thread that
 /// calls again and again allocates once; a call within a call gets another.

@@ -81,7 +81,7 @@ impl FeedForwardWeights<'_> {
 
     /// The layer of a block of rows, on the calling thread.
     fn here(&self, x: &[f32], addends: Addends, y: &mut [f32]) {
-        let (isa, features) = (Isa::detect(), self.down.k());
+        let (isa, features) = (Isa::current(), self.down.k());
         let t = x.len() / self.up.k();
         with_scratch(t * (self.up.n() + features), |scratch| {
             let (wide, inner) = scratch.split_at_mut(t * self.up.n());

@@ -1,135 +1,94 @@
-//! Blocks of linear layers whose dot products are chains of float32 multiply-adds: the loops over panels and tiles that types
-//! of floating-point weights share.
+//! Linear layers whose dot products are chains of float32 multiply-adds: the loop that types of floating-point weights share.
 
 use std::ops::Range;
 
 use half::bf16;
 
-use super::addends::copy;
-use super::grid::steps;
-use super::isa::Task;
-use super::panel::{BLOCK_ROWS, BlockTask, Dimensions, panel};
+use super::aligned::with_scratch;
+use super::panel::{BlockTask, Dimensions, panel};
 use super::simd::Simd;
-use super::tile::{multiply, next_tile};
+use super::sweep::{Arithmetic, Sweep, run_length};
+use super::tile::MAX_HEIGHT;
 
-/// Longest run of `k` between two visits to the accumulators in memory: a panel of weights (96 kB), a tile (36 kB) and a
-/// block (288 kB) of activations then stay in a second-level cache together.
-pub(super) const MAX_DEPTH: usize = 768;
-
-/// Panels whose weights are read in float32, `[panel, k, width]`.
-///
-/// An enum, not a trait: the loop over tiles is then compiled once for both types. Compiled once for each, its accumulators do
-/// not stay in registers, and it runs at half the speed.
-pub(super) enum FloatPanels<'a> {
-    /// Read where they lie.
-    F32(&'a [f32]),
-    /// Widened a run of a panel at a time.
-    Bf16 {
-        panels: &'a [bf16],
-        /// Room for that run.
-        widened: &'a mut [f32],
-    },
+/// A weight that is read as a float32.
+pub(super) trait FloatWeight: Copy {
+    /// A row of a panel, in registers.
+    fn load<const WIDTH: usize, S: Simd<WIDTH>>(simd: S, from: &[Self; WIDTH]) -> S::Row;
 }
 
-/// One block of rows by columns of `y`.
-pub(super) struct FloatBlock<'a> {
-    pub(super) dimensions: Dimensions,
-    pub(super) task: BlockTask<'a>,
-    pub(super) panels: FloatPanels<'a>,
-}
-
-impl Task for FloatBlock<'_> {
+impl FloatWeight for f32 {
     #[inline(always)]
-    fn run<const WIDTH: usize, S: Simd<WIDTH>>(self, simd: S) {
-        let Self { dimensions, mut task, mut panels } = self;
-        let (k, height) = (dimensions.k, dimensions.isa.height());
-        // Equal runs rather than full ones and a short last one.
-        let run = k.div_ceil(k.div_ceil(MAX_DEPTH));
-        for depth in steps(k, run) {
-            for index in task.block.columns.start / WIDTH..task.block.columns.end.div_ceil(WIDTH) {
-                let (b, next) = match &mut panels {
-                    FloatPanels::F32(panels) => {
-                        let next = (index + 1).min(panels.len() / (k * WIDTH) - 1);
-                        (panel(panels, WIDTH, k, index, &depth), panel(panels, WIDTH, k, next, &depth))
-                    }
-                    FloatPanels::Bf16 { panels, widened } => {
-                        // Once for all rows of the block.
-                        let panel = panel(panels, WIDTH, k, index, &depth);
-                        for (wide, narrow) in widened.iter_mut().zip(panel) {
-                            // The upper half of a float32.
-                            *wide = f32::from_bits(u32::from(narrow.to_bits()) << 16);
-                        }
-                        // Half as much to wait for, and in one go.
-                        (&widened[..panel.len()], &widened[..panel.len()])
-                    }
-                };
-                let b = b.as_chunks::<WIDTH>().0;
-                // Each tile asks for a part of the next panel, a full block's tiles for all of it: from the last cache level it
-                // would come more slowly than it is used.
-                let mut parts = next.chunks_exact(depth.len() * WIDTH.div_ceil(BLOCK_ROWS / height)).cycle();
-                let mut row = 0;
-                while row < task.block.rows.len() {
-                    let (taken, height) = next_tile(height, task.block.rows.len() - row);
-                    let ahead = parts.next().unwrap_or_default();
-                    let tile = Tile { panel: index, depth: depth.clone(), rows: row..row + taken, b, ahead };
-                    match height {
-                        1 => task.tile::<1, WIDTH, S>(simd, dimensions, tile),
-                        3 => task.tile::<3, WIDTH, S>(simd, dimensions, tile),
-                        6 => task.tile::<6, WIDTH, S>(simd, dimensions, tile),
-                        12 => task.tile::<12, WIDTH, S>(simd, dimensions, tile),
-                        other => unreachable!("no tile is {other} rows high"),
-                    }
-                    row += taken;
-                }
-            }
-        }
+    fn load<const WIDTH: usize, S: Simd<WIDTH>>(simd: S, from: &[f32; WIDTH]) -> S::Row {
+        simd.load(from)
     }
 }
 
-/// Where in a block a tile is.
-struct Tile<'a, const WIDTH: usize> {
-    panel: usize,
-    depth: Range<usize>,
-    /// Rows of the block.
-    rows: Range<usize>,
-    /// The panel's weights.
-    b: &'a [[f32; WIDTH]],
-    /// See [`multiply`].
-    ahead: &'a [f32],
+impl FloatWeight for bf16 {
+    #[inline(always)]
+    fn load<const WIDTH: usize, S: Simd<WIDTH>>(simd: S, from: &[bf16; WIDTH]) -> S::Row {
+        simd.load_bf16(from)
+    }
 }
 
-impl BlockTask<'_> {
+/// Computes a block, of weights `[panel, k, width]`.
+pub(super) fn compute<W: FloatWeight>(panels: &[W], dimensions: Dimensions, task: BlockTask) {
+    let run = run_length::<Floats<W>>(dimensions.k);
+    with_scratch((task.block.rows.len() + MAX_HEIGHT) * run, |rows| {
+        let arithmetic = Floats { panels, k: dimensions.k, rows };
+        dimensions.isa.run(Sweep { dimensions, task, arithmetic });
+    });
+}
+
+struct Floats<'a, W> {
+    panels: &'a [W],
+    k: usize,
+    /// The block's rows, `[tile, depth, height]`.
+    rows: &'a mut [f32],
+}
+
+impl<W: FloatWeight> Arithmetic for Floats<'_, W> {
+    const INPUT_BYTES: usize = size_of::<f32>();
+    const UNIT: usize = 1;
+
     #[inline(always)]
-    fn tile<const HEIGHT: usize, const WIDTH: usize, S: Simd<WIDTH>>(
-        &mut self,
+    fn lay_out<const HEIGHT: usize>(&mut self, x: &[&[f32]; HEIGHT], first: usize, depth: &Range<usize>) {
+        let tile = self.rows[first * depth.len()..].as_chunks_mut::<HEIGHT>().0;
+        for (i, x) in x.iter().enumerate() {
+            for (tile, x) in tile.iter_mut().zip(*x) {
+                tile[i] = *x;
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn multiply<const HEIGHT: usize, const WIDTH: usize, S: Simd<WIDTH>>(
+        &self,
         simd: S,
-        dimensions: Dimensions,
-        tile: Tile<WIDTH>,
+        index: usize,
+        depth: &Range<usize>,
+        first: usize,
+        (part, parts): (usize, usize),
+        sums: &mut [[f32; WIDTH]; HEIGHT],
     ) {
-        let Tile { panel, depth, rows, b, ahead } = tile;
-        let Dimensions { n, k, .. } = dimensions;
-        // Columns of this panel, within the matrix and within the block.
-        let columns = panel * WIDTH..n.min((panel + 1) * WIDTH);
-        let within = columns.start - self.block.columns.start..columns.end - self.block.columns.start;
-        let mut x: [&[f32]; HEIGHT] = [&[]; HEIGHT];
-        for (i, x) in x.iter_mut().enumerate() {
-            // Padding repeats the last row; what it makes is not stored.
-            let row = self.block.rows.start + (rows.start + i).min(rows.end - 1);
-            *x = &self.x[row * k + depth.start..row * k + depth.end];
+        let b = panel(self.panels, WIDTH, self.k, index, depth).as_chunks::<WIDTH>().0;
+        let next = (index + 1).min(self.panels.len() / (self.k * WIDTH) - 1);
+        let ahead = panel(self.panels, WIDTH, self.k, next, depth);
+        let each = WIDTH.div_ceil(parts).max(1);
+        let ahead = &ahead[(part * each * depth.len()).min(ahead.len() - each * depth.len())..];
+        let a = &self.rows[first * depth.len()..].as_chunks::<HEIGHT>().0[..depth.len()];
+        let mut registers = [simd.load(&[0.0; WIDTH]); HEIGHT];
+        for i in 0..HEIGHT {
+            registers[i] = simd.load(&sums[i]);
         }
-        let pieces = &mut self.block.pieces[rows.clone()];
-        let mut sums = [[0.0; WIDTH]; HEIGHT];
-        if self.continued || depth.start > 0 {
-            for (sums, piece) in sums.iter_mut().zip(pieces.iter()) {
-                sums[..within.len()].copy_from_slice(&piece[within.clone()]);
+        for ((a, b), ahead) in a.iter().zip(b).zip(ahead.chunks_exact(each)) {
+            simd.prefetch(&ahead[0]);
+            let b = W::load(simd, b);
+            for i in 0..HEIGHT {
+                registers[i] = simd.mul_add(a[i], b, registers[i]);
             }
         }
-        multiply(simd, &x, b, ahead, &mut sums);
-        for (i, (sums, piece)) in sums.iter_mut().zip(pieces).enumerate() {
-            if depth.end == k {
-                self.addends.add(self.block.rows.start + rows.start + i, n, &columns, sums);
-            }
-            copy(sums, &mut piece[within.clone()]);
+        for i in 0..HEIGHT {
+            simd.store(registers[i], &mut sums[i]);
         }
     }
 }

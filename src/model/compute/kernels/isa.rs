@@ -1,10 +1,12 @@
 //! Which instructions the kernels may use, found out once at run time.
 //!
-//! A kernel's inner loop is a [`Task`]: one piece of safe, generic code that is compiled once for each instruction set
+//! Kernels take the set that their thread was told, and the fastest one where it was told none: every thread of a pool is told the
+//! same. A kernel's inner loop is a [`Task`]: one piece of safe, generic code that is compiled once for each instruction set
 //! and told which registers it has. `unsafe` code among the kernels is here, where a function is called that was
 //! compiled for more instructions than its caller, and in [`super::simd`], where single instructions are.
 #![allow(unsafe_code)]
 
+use std::cell::Cell;
 use std::sync::OnceLock;
 
 #[cfg(target_arch = "x86_64")]
@@ -67,11 +69,26 @@ pub(super) trait Task {
     fn run<const WIDTH: usize, S: Simd<WIDTH>>(self, simd: S);
 }
 
+thread_local! {
+    /// What kernels that are called on this thread are to use; the fastest where nothing is said.
+    static CHOSEN: Cell<Option<Isa>> = const { Cell::new(None) };
+}
+
 impl Isa {
     /// The fastest one that this machine has.
     pub fn detect() -> Self {
         static DETECTED: OnceLock<Isa> = OnceLock::new();
         *DETECTED.get_or_init(|| *Self::available().last().expect("the portable one is always there"))
+    }
+
+    /// The one that kernels use which are called on this thread: what [`Self::choose`] said, else the fastest.
+    pub fn current() -> Self {
+        CHOSEN.get().unwrap_or_else(Self::detect)
+    }
+
+    /// Makes kernels that are called on this thread use this one from now on.
+    pub fn choose(self) {
+        CHOSEN.set(Some(self));
     }
 
     /// All that this machine has, slowest first.

@@ -80,8 +80,8 @@ fn column_blocks(t: usize, w: &PackedMatrix) -> Vec<Range<usize>> {
 #[cfg(test)]
 mod tests {
     use super::super::isa::Isa;
-    use super::super::matrix::WeightType;
     use super::super::testing::{assert_same_bits, floats, in_pool};
+    use super::super::weight_type::WeightType;
     use super::*;
 
     /// The definition, one output at a time.
@@ -129,11 +129,12 @@ mod tests {
     /// In two bytes they have the bits of float32, if those were bfloat16 already.
     #[test]
     fn bfloat16_weights_are_widened_and_no_more() {
+        let bf16 = WeightType::named("bf16").unwrap();
         for (t, n, k) in SHAPES {
             let (x, w) = (floats(t * k, 1), floats(n * k, 2));
             let rounded: Vec<f32> = w.iter().map(|w| half::bf16::from_f32(*w).to_f32()).collect();
             for isa in Isa::available() {
-                let packed = PackedMatrix::pack_for(isa, WeightType::Bf16, &[&w], k);
+                let packed = PackedMatrix::pack_for(isa, bf16, &[&w], k);
                 assert_eq!(packed.bytes(), n.next_multiple_of(isa.width()) * k * 2);
                 let mut y = vec![f32::NAN; t * n];
                 linear(&x, &packed, Addends::NONE, &mut y);

@@ -1,34 +1,8 @@
 //! Weight matrices, packed once at load for the kernels that read them.
 
-use super::bfloat16::Bfloat16;
-use super::float32::Float32;
-use super::int8::Int8;
 use super::isa::Isa;
 use super::panel::{BlockTask, Dimensions, Panels};
-
-/// How weights are stored. Sums are float32 or exact in all of them; what is rounded is the weights, and for [`Self::Int8`]
-/// the activations that meet them.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub enum WeightType {
-    /// Four bytes, as they are.
-    #[default]
-    F32,
-    /// Two bytes, rounded to the nearest bfloat16.
-    Bf16,
-    /// One byte: of each output's weights the largest becomes 127.
-    Int8,
-}
-
-impl WeightType {
-    /// Bytes of one weight.
-    pub fn bytes(self) -> usize {
-        match self {
-            Self::F32 => 4,
-            Self::Bf16 => 2,
-            Self::Int8 => 1,
-        }
-    }
-}
+use super::weight_type::WeightType;
 
 /// A weight matrix `[n, k]`, stored as panels.
 #[derive(Debug)]
@@ -44,7 +18,7 @@ impl PackedMatrix {
     /// If `weights` does not hold `n * k` values.
     pub fn pack(n: usize, k: usize, weights: &[f32]) -> Self {
         assert_eq!(weights.len(), n * k, "a [{n}, {k}] matrix has {} values", n * k);
-        Self::pack_for(Isa::detect(), WeightType::F32, &[weights], k)
+        Self::pack_for(Isa::current(), WeightType::F32, &[weights], k)
     }
 
     /// Packs several row-major matrices of `k` columns, one under the other: one pass over the activations then serves
@@ -53,7 +27,7 @@ impl PackedMatrix {
     /// # Panics
     /// If `k` is zero or a matrix does not hold whole rows.
     pub fn pack_rows(weight_type: WeightType, matrices: &[&[f32]], k: usize) -> Self {
-        Self::pack_for(Isa::detect(), weight_type, matrices, k)
+        Self::pack_for(Isa::current(), weight_type, matrices, k)
     }
 
     /// [`Self::pack_rows`] in the layout of a given instruction set, which [`super::linear`] will then use.
@@ -64,12 +38,7 @@ impl PackedMatrix {
         assert!(k > 0, "a weight matrix needs at least one column");
         assert!(matrices.iter().all(|m| m.len().is_multiple_of(k)), "a matrix of {k} columns holds a broken row");
         let rows: Vec<&[f32]> = matrices.iter().flat_map(|m| m.chunks_exact(k)).collect();
-        let width = isa.width();
-        let panels: Box<dyn Panels> = match weight_type {
-            WeightType::F32 => Box::new(Float32::pack(&rows, width, k)),
-            WeightType::Bf16 => Box::new(Bfloat16::pack(&rows, width, k)),
-            WeightType::Int8 => Box::new(Int8::pack(&rows, width, k)),
-        };
+        let panels = weight_type.pack(&rows, isa.width(), k);
         Self { dimensions: Dimensions { isa, n: rows.len(), k }, panels }
     }
 

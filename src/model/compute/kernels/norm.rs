@@ -16,7 +16,7 @@ const ROWS: usize = 32;
 /// # Panics
 /// If the lengths do not agree.
 pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
-    rms_norm_on(Isa::detect(), x, weight, eps, out);
+    rms_norm_on(Isa::current(), x, weight, eps, out);
 }
 
 /// `out = (x - mean) / sqrt(variance + eps) * weight + bias` for each row, as [`rms_norm`]; `bias` is `[d]`. The variance
@@ -25,7 +25,7 @@ pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
 /// # Panics
 /// If the lengths do not agree.
 pub fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32]) {
-    layer_norm_on(Isa::detect(), x, weight, bias, eps, out);
+    layer_norm_on(Isa::current(), x, weight, bias, eps, out);
 }
 
 /// [`rms_norm`] of every query and key head of `qkv: [t, layout.row()]`, in place; both weights are `[head_dim]`.
@@ -33,7 +33,7 @@ pub fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [
 /// # Panics
 /// If the lengths do not agree.
 pub fn rms_norm_heads(qkv: &mut [f32], layout: HeadLayout, query: &[f32], key: &[f32], eps: f32) {
-    rms_norm_heads_on(Isa::detect(), qkv, layout, query, key, eps);
+    rms_norm_heads_on(Isa::current(), qkv, layout, query, key, eps);
 }
 
 fn rms_norm_on(isa: Isa, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {

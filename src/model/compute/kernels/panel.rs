@@ -1,7 +1,7 @@
 //! Panels: how a weight matrix lies in memory for the tiles that read it, whatever the type of its weights.
 //!
 //! A panel holds as many outputs as a tile is wide, row `k` after row `k`; zeros stand past the last output. A type of weights
-//! is one file beside this one that implements [`Panels`], and a line in [`super::matrix`].
+//! is one file beside this one, with its [`Properties`] and its [`Panels`], and a row in the table of [`super::weight_type`].
 
 use std::fmt::Debug;
 use std::ops::Range;
@@ -33,6 +33,23 @@ pub(super) struct BlockTask<'a> {
     pub(super) continued: bool,
     /// The rows and columns of `y`.
     pub(super) block: Block<'a>,
+}
+
+/// What is to be known of a type of weights.
+#[derive(Debug)]
+pub(super) struct Properties {
+    /// As `--dtype` and reports write it.
+    pub(super) name: &'static str,
+    /// As model versions write it.
+    pub(super) version: &'static str,
+    /// Bytes of one weight.
+    pub(super) bytes: usize,
+    /// Bits of a weight's magnitude at their most.
+    pub(super) bits: u32,
+    /// Whether each rank rounds its part of a row by itself, so that another number of ranks gives other bits.
+    pub(super) rounds_by_rank: bool,
+    /// Packs rows of `k` weights into panels of `width` outputs.
+    pub(super) pack: fn(rows: &[&[f32]], width: usize, k: usize) -> Box<dyn Panels>,
 }
 
 /// The packed weights of a matrix.

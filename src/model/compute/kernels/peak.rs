@@ -22,7 +22,7 @@ pub struct Peak {
 
 /// The peak on every thread of the current pool at once, over about as much time as is given.
 pub fn peak(time: Duration) -> Peak {
-    let (isa, threads) = (Isa::detect(), rayon::current_num_threads());
+    let (isa, threads) = (Isa::current(), rayon::current_num_threads());
     let operations = (2 * ROUNDS * CHAINS * isa.width() * threads) as f64;
     let mut times = Vec::new();
     while times.iter().sum::<Duration>() < time {

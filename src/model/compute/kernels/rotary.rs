@@ -16,7 +16,7 @@ const ROWS: usize = 32;
 /// # Panics
 /// If the lengths do not agree or `2 r` is more than the head.
 pub fn rotary(qkv: &mut [f32], layout: HeadLayout, cos: &[f32], sin: &[f32]) {
-    rotary_on(Isa::detect(), qkv, layout, cos, sin);
+    rotary_on(Isa::current(), qkv, layout, cos, sin);
 }
 
 fn rotary_on(isa: Isa, qkv: &mut [f32], layout: HeadLayout, cos: &[f32], sin: &[f32]) {

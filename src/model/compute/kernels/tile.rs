@@ -1,8 +1,8 @@
 //! The tile: a few rows times two registers of columns, whose accumulators all stay in registers.
 //!
-//! Invariant: each accumulator takes its products in ascending order of `k`, one fused multiply-add each.
+//! Invariant: only the last tile of a block has rows that are padding.
 
-use super::simd::Simd;
+use std::ops::Range;
 
 /// Greatest height of a tile on any instruction set.
 pub(super) const MAX_HEIGHT: usize = 12;
@@ -18,6 +18,18 @@ pub(super) fn next_tile(most: usize, rows: usize) -> (usize, usize) {
     (rows.min(height), height)
 }
 
+/// Cuts `rows` into tiles: the rows of each, and its height.
+#[inline(always)]
+pub(super) fn tiles(most: usize, rows: usize) -> impl Iterator<Item = (Range<usize>, usize)> {
+    let mut next = 0;
+    std::iter::from_fn(move || {
+        let start = next;
+        let (taken, height) = next_tile(most, rows - start);
+        next += taken;
+        (start < rows).then_some((start..next, height))
+    })
+}
+
 /// Runs `$task::<HEIGHT>` for a height that is known at run time: one of those of [`next_tile`].
 macro_rules! run_with_height {
     ($isa:expr, $height:expr, $task:ident { $($field:ident),* $(,)? }) => {
@@ -31,34 +43,6 @@ macro_rules! run_with_height {
     };
 }
 pub(super) use run_with_height;
-
-/// `sums += x * b` for one tile: row `i` of it is `x[i]`, of as many values as `b` has rows. On the way it asks for `ahead`,
-/// which another tile will want: a part of it for each row of `b`, of no more than a cache line.
-#[inline(always)]
-pub(super) fn multiply<const HEIGHT: usize, const WIDTH: usize, S: Simd<WIDTH>>(
-    simd: S,
-    x: &[&[f32]; HEIGHT],
-    b: &[[f32; WIDTH]],
-    ahead: &[f32],
-    sums: &mut [[f32; WIDTH]; HEIGHT],
-) {
-    let mut registers = [simd.load(&[0.0; WIDTH]); HEIGHT];
-    let mut rows = *x;
-    for i in 0..HEIGHT {
-        registers[i] = simd.load(&sums[i]);
-        rows[i] = &x[i][..b.len()];
-    }
-    for (k, (b, ahead)) in b.iter().zip(ahead.chunks_exact(ahead.len() / b.len())).enumerate() {
-        simd.prefetch(&ahead[0]);
-        let b = simd.load(b);
-        for i in 0..HEIGHT {
-            registers[i] = simd.mul_add(rows[i][k], b, registers[i]);
-        }
-    }
-    for i in 0..HEIGHT {
-        simd.store(registers[i], &mut sums[i]);
-    }
-}
 
 /// Views a slice as rows of a fixed width.
 #[inline(always)]

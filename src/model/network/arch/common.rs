@@ -40,9 +40,6 @@ pub fn read(settings: &Settings, defaults: &Defaults) -> Result<DecoderSpec, Mod
     if settings.flag("is_causal")? == Some(false) {
         return Err(settings.unsupported("is_causal", "true"));
     }
-    if settings.get("quantization_config").is_some() {
-        return Err(settings.unsupported("quantization_config", "weights in F32, F16 or BF16"));
-    }
     if settings.text("position_embedding_type")?.is_some_and(|kind| kind != "rope") {
         return Err(settings.unsupported("position_embedding_type", "\"rope\""));
     }

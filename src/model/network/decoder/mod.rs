@@ -5,16 +5,17 @@
 //! on all of them. Two sums over all ranks per layer, one for the embedding.
 
 mod spec;
+mod tensors;
 
 use candle_core::{DType, Result, Tensor};
 use rayon::prelude::*;
 
 pub use spec::{DecoderSpec, Names, Parameters, QkvNames};
+pub use tensors::{Kind, LayerTensors, TensorSpec};
 
 use super::backbone::{Backbone, Pass, RankContext};
-use super::layers::{Attention, Embedding, FeedForward, FeedForwardNames, HeadNorm, Linear, Matrix, Norm, Rotary};
+use super::layers::{Attention, Embedding, FeedForward, HeadNorm, Linear, Norm, Rotary};
 use crate::batch::MicroBatch;
-use crate::model::collective::shard::HeadShard;
 use crate::model::compute::backend::Backend;
 use crate::model::compute::meter::{Part, time};
 use crate::model::error::ModelError;
@@ -25,30 +26,6 @@ impl DecoderSpec {
     /// Loads one rank's share.
     pub fn load(&self, context: &RankContext) -> std::result::Result<Box<dyn Backbone>, ModelError> {
         Ok(Box::new(Decoder::load(self, context)?))
-    }
-
-    /// The matrices of a rank's queries, keys and values.
-    fn qkv<'a>(&self, names: &'a [String], shard: &HeadShard) -> Vec<Matrix<'a>> {
-        let HeadLayout { heads, kv_heads, head_dim } = self.heads;
-        let rows = |heads: std::ops::Range<usize>| heads.start * head_dim..heads.end * head_dim;
-        match names {
-            [q, k, v] => vec![
-                Matrix::whole(q, heads * head_dim, self.hidden).rows(vec![rows(shard.query.clone())]),
-                Matrix::whole(k, kv_heads * head_dim, self.hidden).rows(vec![rows(shard.kv.clone())]),
-                Matrix::whole(v, kv_heads * head_dim, self.hidden).rows(vec![rows(shard.kv.clone())]),
-            ],
-            names => {
-                let per_group = heads / kv_heads;
-                // Head `i` of group `g` in the packed matrix; the group's queries come first, then its key and value.
-                let slot = |group: usize, i: usize| rows(group * (per_group + 2) + i..group * (per_group + 2) + i + 1);
-                let query = shard.query.clone().map(|head| slot(head / per_group, head % per_group));
-                let key = shard.kv.clone().map(|group| slot(group, per_group));
-                let value = shard.kv.clone().map(|group| slot(group, per_group + 1));
-                let rows = query.chain(key).chain(value).collect();
-                let whole = |name| Matrix::whole(name, self.heads.row(), self.hidden);
-                names.first().map(|name| whole(name).rows(rows)).into_iter().collect()
-            }
-        }
     }
 }
 
@@ -78,27 +55,30 @@ struct Layer {
 impl Decoder {
     fn load(spec: &DecoderSpec, context: &RankContext) -> std::result::Result<Self, ModelError> {
         spec.refuse_ignored(context.weights)?;
-        let heads = context.shard.heads(spec.heads);
+        let heads = context.shard.heads(spec.heads).layout;
+        let tensors = spec.layer();
         let (embedding, layers) = rayon::join(
             || {
-                let name = format!("{}.weight", spec.names.embedding);
-                Embedding::load(context, &name, spec.vocabulary, spec.hidden, spec.embedding_scale)
+                let table = spec.embedding();
+                let name = format!("{}.weight", table.name);
+                Embedding::load(context, &name, table.outputs, table.inputs, spec.embedding_scale)
             },
             || {
                 (0..spec.layers)
                     .into_par_iter()
-                    .map(|i| Layer::load(spec, context, &heads, i))
+                    .map(|i| Layer::load(spec, &tensors, context, i))
                     .collect::<std::result::Result<Vec<_>, _>>()
             },
         );
+        let norm = spec.last_norm();
         Ok(Self {
             backend: context.backend,
-            heads: heads.layout,
-            kept: KeyValues::new(spec.layers, context.slots, heads.layout),
+            heads,
+            kept: KeyValues::new(spec.layers, context.slots, heads),
             embedding: embedding?,
             rotary: spec.rotary.clone(),
             layers: layers?,
-            norm: Norm::load(context, spec.norm, spec.names.norm, spec.hidden, spec.eps)?,
+            norm: Norm::load(context, spec.norm, norm.name, norm.outputs, spec.eps)?,
         })
     }
 }
@@ -106,46 +86,39 @@ impl Decoder {
 impl Layer {
     fn load(
         spec: &DecoderSpec,
+        tensors: &LayerTensors,
         context: &RankContext,
-        heads: &HeadShard,
         index: usize,
     ) -> std::result::Result<Self, ModelError> {
-        let names = &spec.names;
-        let name = |part: &str| spec.layer_name(index, part);
-        let norm = |part: &str| Norm::load(context, spec.norm, &name(part), spec.hidden, spec.eps);
-        let qkv: Vec<String> = match names.qkv {
-            QkvNames::Apart(parts) => parts.iter().map(|part| name(part)).collect(),
-            QkvNames::ByGroup(part) => vec![name(part)],
-        };
-        let head_dim = spec.heads.head_dim;
-        let output = name(names.output);
-        let output = Matrix::whole(&output, spec.hidden, spec.heads.heads * head_dim)
-            .columns(heads.query.start * head_dim..heads.query.end * head_dim);
-        let feed_forward = FeedForwardNames { gate: names.gate.map(name), up: name(names.up), down: name(names.down) };
+        let name = |tensor: &TensorSpec| spec.layer_name(index, tensor.name);
+        let norm = |tensor: &TensorSpec| Norm::load(context, spec.norm, &name(tensor), tensor.outputs, spec.eps);
+        let matrix = |tensor: &TensorSpec| tensor.matrix(name(tensor), spec.heads, context.shard);
+        let matrices = |tensors: &[TensorSpec]| tensors.iter().map(matrix).collect::<Vec<_>>();
+        let heads = context.shard.heads(spec.heads).layout;
         Ok(Self {
-            attention_norm: norm(names.attention_norm)?,
-            qkv: Linear::load(context, &spec.qkv(&qkv, heads), spec.qkv_bias)?,
-            head_norm: names
+            attention_norm: norm(&tensors.attention_norm)?,
+            qkv: Linear::load(context, &matrices(&tensors.qkv), spec.qkv_bias)?,
+            head_norm: tensors
                 .head_norms
-                .map(|[query, key]| HeadNorm::load(context, &name(query), &name(key), heads.layout, spec.eps))
+                .as_ref()
+                .map(|[query, key]| HeadNorm::load(context, &name(query), &name(key), heads, spec.eps))
                 .transpose()?,
             attention: AttentionOptions {
                 scale: spec.attention_scale,
                 window: spec.windows[index],
                 soft_cap: spec.soft_cap,
             },
-            output: Linear::load(context, &[output], spec.output_bias)?,
-            attention_post_norm: names.attention_post_norm.map(norm).transpose()?,
-            feed_forward_norm: norm(names.feed_forward_norm)?,
+            output: Linear::load(context, &[matrix(&tensors.output)], spec.output_bias)?,
+            attention_post_norm: tensors.attention_post_norm.as_ref().map(norm).transpose()?,
+            feed_forward_norm: norm(&tensors.feed_forward_norm)?,
             feed_forward: FeedForward::load(
                 context,
-                &feed_forward,
-                spec.hidden,
-                spec.feed_forward,
+                &matrices(&tensors.up),
+                matrix(&tensors.down),
                 spec.activation,
                 spec.feed_forward_bias,
             )?,
-            feed_forward_post_norm: names.feed_forward_post_norm.map(norm).transpose()?,
+            feed_forward_post_norm: tensors.feed_forward_post_norm.as_ref().map(norm).transpose()?,
         })
     }
 

@@ -1,6 +1,7 @@
 //! What an architecture says of its decoder: sizes, variants, names of tensors. What follows from that alone, without any
 //! weight, is here too: how many weights there are, and by how many ranks they can be shared.
 
+use super::tensors::Kind;
 use crate::model::checkpoint::WeightSource;
 use crate::model::collective::shard::degrees;
 use crate::model::error::ModelError;
@@ -130,24 +131,19 @@ impl Parameters {
 impl DecoderSpec {
     /// Counts the weights.
     pub fn parameters(&self) -> Parameters {
-        let HeadLayout { heads, kv_heads, head_dim } = self.heads;
-        let (hidden, features, names) = (self.hidden, self.feed_forward, &self.names);
-        let qkv = self.heads.row();
-        let bias = |has: bool, values: usize| if has { values } else { 0 };
-        let attention = hidden * (qkv + heads * head_dim) + bias(self.qkv_bias, qkv) + bias(self.output_bias, hidden);
-        let ways_up = 1 + usize::from(names.gate.is_some());
-        let feed_forward =
-            (ways_up + 1) * hidden * features + bias(self.feed_forward_bias, ways_up * features + hidden);
-        let post_norms = [names.attention_post_norm, names.feed_forward_post_norm].into_iter().flatten().count();
-        let head_norms = names.head_norms.map_or(0, |both| both.len() * head_dim);
-        let norms = (2 + post_norms) * self.norm.vectors() * hidden + head_norms;
-        debug_assert!(kv_heads <= heads);
-        Parameters {
-            embedding: self.vocabulary * hidden,
-            attention: self.layers * attention,
-            feed_forward: self.layers * feed_forward,
-            norms: self.layers * norms + self.norm.vectors() * hidden,
+        let mut count = Parameters { embedding: 0, attention: 0, feed_forward: 0, norms: 0 };
+        let layer = self.layer();
+        let layers = layer.all().map(|tensor| (tensor, self.layers));
+        for (tensor, times) in layers.chain([(&self.embedding(), 1), (&self.last_norm(), 1)]) {
+            let part = match tensor.kind {
+                Kind::Embedding => &mut count.embedding,
+                Kind::Attention => &mut count.attention,
+                Kind::FeedForward => &mut count.feed_forward,
+                Kind::Norm => &mut count.norms,
+            };
+            *part += times * tensor.values();
         }
+        count
     }
 
     /// Numbers of ranks that the model can be shared by.
@@ -172,35 +168,11 @@ impl DecoderSpec {
         format!("{}.{layer}.{part}", self.names.layers)
     }
 
-    /// Every tensor of a layer, without the layer's own name: what else stands there would be read by nobody.
-    fn layer_tensors(&self) -> Vec<String> {
-        let names = &self.names;
-        let mut tensors = Vec::new();
-        let mut add = |part: &str, bias: bool| {
-            tensors.push(format!("{part}.weight"));
-            if bias {
-                tensors.push(format!("{part}.bias"));
-            }
-        };
-        match names.qkv {
-            QkvNames::Apart(parts) => parts.iter().for_each(|part| add(part, self.qkv_bias)),
-            QkvNames::ByGroup(part) => add(part, self.qkv_bias),
-        }
-        add(names.output, self.output_bias);
-        names.head_norms.iter().flatten().for_each(|part| add(part, false));
-        names.gate.iter().chain([&names.up, &names.down]).for_each(|part| add(part, self.feed_forward_bias));
-        let norms = [Some(names.attention_norm), Some(names.feed_forward_norm)];
-        let post_norms = [names.attention_post_norm, names.feed_forward_post_norm];
-        norms.iter().chain(&post_norms).flatten().for_each(|part| add(part, self.norm.vectors() == 2));
-        // Old checkpoints carry the frequencies, which the configuration determines.
-        tensors.push("self_attn.rotary_emb.inv_freq".into());
-        tensors.push("attention.rotary_emb.inv_freq".into());
-        tensors
-    }
-
     /// Refuses a tensor in a layer that would be read by nobody, such as a bias that the configuration does not mention.
     pub(super) fn refuse_ignored(&self, weights: &dyn WeightSource) -> std::result::Result<(), ModelError> {
-        let known = self.layer_tensors();
+        let mut known = self.layer().names();
+        // Old checkpoints carry the frequencies, which the configuration determines.
+        known.extend(["self_attn", "attention"].map(|attention| format!("{attention}.rotary_emb.inv_freq")));
         for name in weights.names() {
             let Some(rest) = name.strip_prefix(self.names.layers).and_then(|rest| rest.strip_prefix('.')) else {
                 continue;

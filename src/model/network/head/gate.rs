@@ -30,13 +30,33 @@ pub struct Gate {
 pub enum Normed {
     /// ArmoRM.
     No,
-    /// QRM.
+    /// QRM. Where there is a dropout module between two layers, the modules' numbers leave room for it.
     Yes,
 }
 
+impl Normed {
+    /// The numbers of the modules of a layer and of the last one, by the names of the weights that are there.
+    fn modules(self, weights: &dyn WeightSource, layers: usize) -> (usize, usize) {
+        match self {
+            Self::No => (1, layers),
+            // Matrix, ReLU, norm and dropout are modules of their own. There is no dropout before the last.
+            Self::Yes if weights.info("gating.layers.4.weight").is_some() => (4, 4 * layers - 1),
+            Self::Yes => (3, 3 * layers),
+        }
+    }
+}
+
+/// The temperature where neither a configuration nor a preset says one.
+pub const TEMPERATURE: f64 = 10.0;
+
 impl Gate {
     /// `gating.layers.*` and `gating.logit_scale`, of the sizes that the configuration says.
-    pub fn load(context: &HeadContext, objectives: usize, normed: Normed) -> Result<Self, ModelError> {
+    pub fn load(
+        context: &HeadContext,
+        objectives: usize,
+        normed: Normed,
+        temperature: f64,
+    ) -> Result<Self, ModelError> {
         let HeadContext { settings, weights, needs, .. } = *context;
         if needs.is_empty() {
             let reason = "this kind looks for the last run of tokens that [read] needs names, and there is none";
@@ -45,14 +65,14 @@ impl Gate {
         let width = settings.size("gating_hidden_dim")?.unwrap_or(1024);
         // Zero hidden layers would be no network, and a size is at least 1.
         let layers = settings.size("gating_n_hidden")?.unwrap_or(3);
-        let temperature = settings.number("gating_temperature")?.unwrap_or(10.0);
+        let temperature = settings.number("gating_temperature")?.unwrap_or(temperature);
         if temperature <= 0.0 {
             return Err(settings.unsupported("gating_temperature", "a number above 0"));
         }
-        let (step, bias) = match normed {
-            Normed::No => (1, Bias::Required),
-            // Matrix, ReLU and norm are modules of their own.
-            Normed::Yes => (3, Bias::IfThere),
+        let (step, last) = normed.modules(weights, layers);
+        let bias = match normed {
+            Normed::No => Bias::Required,
+            Normed::Yes => Bias::IfThere,
         };
         let name = |module: usize| format!("gating.layers.{module}");
         let mut inputs = context.hidden;
@@ -69,7 +89,7 @@ impl Gate {
         Ok(Self {
             pattern: needs.to_vec(),
             hidden,
-            output: Affine::load(weights, &name(layers * step), objectives, inputs, Bias::Required)?,
+            output: Affine::load(weights, &name(last), objectives, inputs, Bias::Required)?,
             temperature: temperature as f32,
             scale: weights.read_shape("gating.logit_scale", &[1])?[0],
         })

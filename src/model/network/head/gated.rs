@@ -4,7 +4,7 @@
 //! in the published order, then the score. Source: `modeling_custom.py` of RLHFlow/ArmoRM-Llama3-8B-v0.1.
 
 use super::affine::{Affine, Bias};
-use super::gate::{Gate, Normed};
+use super::gate::{Gate, Normed, TEMPERATURE};
 use super::{Head, HeadContext, HeadKind, Hidden, NoOptions};
 use crate::batch::MicroBatch;
 use crate::model::checkpoint::WeightSource;
@@ -25,7 +25,7 @@ impl HeadKind for Gated {
         Ok(Box::new(Loaded {
             regression: Affine::load(weights, "regression_layer", objectives, hidden, Bias::IfThere)?,
             transform: transform(weights, objectives)?,
-            gate: Gate::load(context, objectives, Normed::No)?,
+            gate: Gate::load(context, objectives, Normed::No, TEMPERATURE)?,
         }))
     }
 }

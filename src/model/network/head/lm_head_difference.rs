@@ -1,9 +1,12 @@
 //! The logit of one token less that of another, such as yes and no: how much rather the model would answer the first.
 //!
+//! Its sigmoid is the softmax over the two: `activation = "sigmoid"` gives the probability of the first, at every step of
+//! Math-Shepherd's kind of process model too.
+//!
 //! Source: the model card of nvidia/Llama-3.3-Nemotron-70B-Reward-Principle.
 
-use super::affine::Affine;
-use super::{Head, HeadContext, HeadKind, Hidden, lm_head_row};
+use super::logits::Logits;
+use super::{Head, HeadContext, HeadKind, Hidden};
 use crate::model::error::ModelError;
 
 /// See the module.
@@ -25,11 +28,11 @@ impl HeadKind for LmHeadDifference {
 
     fn load(&self, context: &HeadContext) -> Result<Box<dyn Head>, ModelError> {
         let Options { yes, no } = context.options()?;
-        Ok(Box::new(Loaded(lm_head_row::load_rows(context, &[yes, no])?)))
+        Ok(Box::new(Loaded(Logits::load(context, &[yes, no])?)))
     }
 }
 
-struct Loaded(Affine);
+struct Loaded(Logits);
 
 impl Head for Loaded {
     fn outputs(&self) -> usize {

@@ -6,11 +6,15 @@
 mod affine;
 mod gate;
 mod gated;
+mod labels;
+mod ldl;
 mod linear;
 mod lm_head_difference;
 mod lm_head_row;
+mod logits;
 mod mlp;
 mod quantile;
+mod score;
 mod value;
 
 use crate::batch::MicroBatch;
@@ -18,6 +22,7 @@ use crate::model::checkpoint::WeightSource;
 use crate::model::compute::kernels::exp;
 use crate::model::error::ModelError;
 use crate::model::settings::Settings;
+use labels::Labels;
 
 /// A loaded head.
 pub trait Head: Send + Sync {
@@ -59,6 +64,7 @@ pub trait HeadKind: Sync {
 }
 
 /// What a head is loaded from.
+#[derive(Clone, Copy)]
 pub struct HeadContext<'a> {
     /// The model's configuration.
     pub settings: &'a Settings,
@@ -107,6 +113,8 @@ pub const HEADS: &[&dyn HeadKind] = &[
     &gated::Gated,
     &quantile::Quantile,
     &value::Value,
+    &score::Score,
+    &ldl::Ldl,
 ];
 
 /// Loads the head that a model's manifest or preset describes.
@@ -117,7 +125,11 @@ pub fn load(context: &HeadContext) -> Result<Box<dyn Head>, ModelError> {
         let reason = format!("head.kind is {kind:?}, expected one of {}", known.join(", "));
         return Err(ModelError::malformed(context.settings.path(), reason));
     };
-    let head = known.load(context)?;
+    let (labels, spec) = Labels::take(context.spec).map_err(|reason| context.bad_option(reason))?;
+    // Of several labels one attribute may be made, so that the kind cannot be held to their names.
+    let names = context.names.filter(|_| !labels.picks());
+    let head = known.load(&HeadContext { spec: &spec, names, ..*context })?;
+    let head = labels.over(head).map_err(|reason| context.bad_option(reason))?;
     match context.names.filter(|names| *names != head.outputs()) {
         None => Ok(head),
         Some(names) => Err(ModelError::malformed(

@@ -4,6 +4,7 @@
 use std::ops::Range;
 
 use candle_core::{DType, Result, Tensor};
+use half::bf16;
 
 use super::Loaded;
 use super::narrowed::Narrowed;
@@ -11,7 +12,6 @@ use crate::model::checkpoint::Slice;
 use crate::model::collective::Collective;
 use crate::model::compute::backend::Backend;
 use crate::model::compute::dtype::Precision;
-use crate::model::compute::kernels::WeightType;
 use crate::model::network::backbone::RankContext;
 
 /// An embedding table, or the rows of some of its tokens.
@@ -40,9 +40,10 @@ impl Embedding {
             values.resize(values.len() + features, 0.0);
         }
         let mut table = Narrowed::new(match context.backend {
-            Backend::Kernels(WeightType::F32) => precision,
-            // Already two bytes or less, or made so. Of one byte it would be the roughest part of the model.
-            Backend::Kernels(_) if precision == Precision::F32 => Precision::Bf16,
+            // In two bytes where that is no rougher than the other weights. Of one byte it would be the roughest part of all.
+            Backend::Kernels(weights) if precision == Precision::F32 && weights.bits() <= bf16::MANTISSA_DIGITS => {
+                Precision::Bf16
+            }
             Backend::Kernels(_) => precision,
             Backend::Tensors(precision) => precision,
         });

@@ -33,41 +33,29 @@ enum Weights {
     Dense { up: Dense, down: Dense },
 }
 
-/// What a feed-forward layer is made of.
-#[derive(Debug, Clone)]
-pub struct FeedForwardNames {
-    /// Goes through the activation and multiplies `up`; without one, `up` itself goes through it.
-    pub gate: Option<String>,
-    /// `[features, hidden]`, as the gate.
-    pub up: String,
-    /// `[hidden, features]`: leads back.
-    pub down: String,
-}
-
 impl FeedForward {
-    /// Loads this rank's share of the matrices.
+    /// Loads this rank's share of the matrices: `up` is the gate, where there is one, and the way in, `[features, hidden]`
+    /// each; `down` leads back. The gate goes through the activation and multiplies the other; without one, the way in goes
+    /// through it.
     pub fn load(
         context: &RankContext,
-        names: &FeedForwardNames,
-        hidden: usize,
-        features: usize,
+        up: &[Matrix],
+        down: Matrix,
         activation: Activation,
         bias: bool,
     ) -> Loaded<Self> {
-        let own = context.shard.of(features);
-        let up = names.gate.iter().chain([&names.up]);
-        let up: Vec<_> = up.map(|name| Matrix::whole(name, features, hidden).rows(vec![own.clone()])).collect();
-        let down = [Matrix::whole(&names.down, hidden, features).columns(own)];
+        let gated = up.len() > 1;
+        let down = [down];
         let weights = match context.backend {
             Backend::Kernels(weights) => Weights::Packed {
-                up: Packed::load(context, weights, &up, bias)?,
+                up: Packed::load(context, weights, up, bias)?,
                 down: Packed::load(context, weights, &down, bias)?,
             },
             Backend::Tensors(_) => {
-                Weights::Dense { up: Dense::load(context, &up, bias)?, down: Dense::load(context, &down, bias)? }
+                Weights::Dense { up: Dense::load(context, up, bias)?, down: Dense::load(context, &down, bias)? }
             }
         };
-        Ok(Self { weights, gated: names.gate.is_some(), activation })
+        Ok(Self { weights, gated, activation })
     }
 
     /// The layer of `x: [tokens, hidden]`, plus `residual`.

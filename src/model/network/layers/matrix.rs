@@ -8,9 +8,9 @@ use crate::model::network::backbone::RankContext;
 
 /// A matrix of the checkpoint, `[outputs, inputs]`, and the part of it that is wanted.
 #[derive(Debug, Clone)]
-pub struct Matrix<'a> {
+pub struct Matrix {
     /// Its name without `.weight`; a bias is `.bias` under the same name.
-    pub name: &'a str,
+    pub name: String,
     /// All of its outputs.
     pub outputs: usize,
     /// All of its inputs.
@@ -21,23 +21,7 @@ pub struct Matrix<'a> {
     pub columns: Range<usize>,
 }
 
-impl<'a> Matrix<'a> {
-    /// All of a matrix.
-    pub fn whole(name: &'a str, outputs: usize, inputs: usize) -> Self {
-        let all = 0..outputs;
-        Self { name, outputs, inputs, rows: vec![all], columns: 0..inputs }
-    }
-
-    /// Some of its outputs.
-    pub fn rows(self, rows: Vec<Range<usize>>) -> Self {
-        Self { rows, ..self }
-    }
-
-    /// Some of its inputs.
-    pub fn columns(self, columns: Range<usize>) -> Self {
-        Self { columns, ..self }
-    }
-
+impl Matrix {
     /// Its weights, part by part.
     pub(super) fn read(&self, context: &RankContext) -> Loaded<impl Iterator<Item = Loaded<Vec<f32>>>> {
         let name = format!("{}.weight", self.name);

@@ -19,7 +19,7 @@ mod rotary;
 pub use activation::read_activation;
 pub use attention::Attention;
 pub use embedding::Embedding;
-pub use feed_forward::{FeedForward, FeedForwardNames};
+pub use feed_forward::FeedForward;
 pub use linear::Linear;
 pub use matrix::Matrix;
 pub use norm::{HeadNorm, Norm, NormKind};

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::{Preset, place};
+use crate::model::checkpoint::WeightSource;
 use crate::model::error::ModelError;
 use crate::model::settings::Settings;
 
@@ -32,6 +33,10 @@ pub struct Detect {
     lacks: Vec<String>,
     /// These fields have these values.
     equal: toml::Table,
+    /// The weights have these tensors.
+    tensors: Vec<String>,
+    /// Other published models have these signs, too, so that they raise a question and answer none.
+    shared: bool,
 }
 
 impl Detect {
@@ -45,7 +50,7 @@ impl Detect {
     }
 
     /// Why the clause holds; `None` if it does not. Looking is not reading: what a field means is for others to say.
-    fn holds(&self, config: &Value) -> Option<String> {
+    fn holds(&self, config: &Value, weights: &dyn WeightSource) -> Option<String> {
         let architecture = config.get("architectures").and_then(|a| a.as_array()?.first()?.as_str());
         let mut reasons = Vec::new();
         if !self.architectures.is_empty() {
@@ -67,6 +72,10 @@ impl Detect {
             config.get(field).filter(|value| **value == expected)?;
             reasons.push(format!("{field} = {expected}"));
         }
+        for tensor in &self.tensors {
+            weights.info(tensor)?;
+            reasons.push(format!("tensor {tensor}"));
+        }
         Some(reasons.join(", "))
     }
 }
@@ -87,6 +96,7 @@ pub fn choose(
     manifest: Option<&str>,
     beside: &Path,
     settings: &Settings,
+    weights: &dyn WeightSource,
 ) -> Result<Option<Chosen>, ModelError> {
     let named = |name: &str, beside: &Path, why: &str| {
         let (preset, path) = Preset::find(name, beside)?;
@@ -95,24 +105,41 @@ pub fn choose(
     match (wanted, manifest) {
         ("none", _) | ("auto", Some("none")) => Ok(None),
         ("auto", Some(name)) => named(name, beside, "named by the manifest"),
-        ("auto", None) => detect(settings),
+        ("auto", None) => detect(settings, weights),
         (name, _) => named(name, Path::new(""), "asked for"),
     }
 }
 
-/// The one preset whose signs hold; none where several do, for then they are no signs.
-fn detect(settings: &Settings) -> Result<Option<Chosen>, ModelError> {
-    let mut found = Preset::all().filter_map(|preset| {
-        let why = preset.detect.iter().find_map(|clause| clause.holds(settings.value()))?;
-        Some((preset, format!("known by {why}")))
-    });
+/// The one preset whose signs hold; none where several do, for then they are no signs. Where only signs hold that several
+/// published models share, which are read differently, the user is asked: a wrong one would give wrong numbers.
+fn detect(settings: &Settings, weights: &dyn WeightSource) -> Result<Option<Chosen>, ModelError> {
+    let holds = |preset: &Preset, shared: bool| {
+        let mut clauses = preset.detect.iter().filter(|clause| clause.shared == shared);
+        clauses.find_map(|clause| clause.holds(settings.value(), weights))
+    };
+    let mut found =
+        Preset::all().filter_map(|preset| holds(&preset, false).map(|why| (preset, format!("known by {why}"))));
     match (found.next(), found.next()) {
         (Some((preset, why)), None) => {
             let place = place(&preset.name);
             Ok(Some(Chosen { preset: preset.complete(&place)?, why }))
         }
+        (None, _) => {
+            let possible: Vec<_> = Preset::all().filter(|preset| holds(preset, true).is_some()).collect();
+            if possible.is_empty() { Ok(None) } else { Err(question(settings, &possible)) }
+        }
         _ => Ok(None),
     }
+}
+
+/// Which of several presets is it?
+fn question(settings: &Settings, possible: &[Preset]) -> ModelError {
+    let each = possible.iter().map(|preset| format!("--preset {} ({})", preset.name, preset.models.join(", ")));
+    let reason = format!(
+        "several published models have such a configuration and are read differently; say which it is: {}, or --preset none",
+        each.collect::<Vec<_>>().join("; ")
+    );
+    ModelError::malformed(settings.path(), reason)
 }
 
 /// Names of presets that are for models of this architecture, detected or not.

@@ -7,6 +7,8 @@
 //! strip = "\n"                    # characters taken from the end of a text before it becomes tokens
 //! skip = TOKEN                    # means nothing at the end of a rollout: padding. Default: the pad_token_id of a model
 //!                                 # for sequence classification, as transformers has it; false: none
+//! ends_before = TOKEN             # a rollout ends before the first of these, wherever it stands: padding, as classes take it
+//!                                 # that read before the first padding token; where the model has no such token, nothing
 //! append = TOKEN                  # put behind every rollout, in any form, that does not end with it; or else
 //! ends_with = TOKEN               # every rollout must end with it, for its template puts more there than this token
 //! text_only = false               # whether append and ends_with are for text and conversations alone
@@ -30,6 +32,7 @@ pub struct ReadPart {
     reduce: Option<Reduce>,
     strip: Option<String>,
     skip: Option<Skip>,
+    ends_before: Option<Token>,
     append: Option<Token>,
     ends_with: Option<Token>,
     text_only: Option<bool>,
@@ -75,6 +78,7 @@ impl ReadPart {
             reduce: self.reduce.or(below.reduce),
             strip: self.strip.or(below.strip),
             skip: self.skip.or(below.skip),
+            ends_before: self.ends_before.or(below.ends_before),
             append,
             ends_with,
             text_only: self.text_only.or(below.text_only),
@@ -118,7 +122,8 @@ impl ReadPart {
         let needs = self.needs.iter().flatten().map(|token| tokens.id("read.needs", token));
         let strip = self.strip.clone().unwrap_or_default();
         let (skip, needs) = (self.skip(&tokens)?, needs.collect::<Result<_, _>>()?);
-        Ok(ReadPolicy { at, strip, skip, append, ends_with, text_only, needs })
+        let ends_before = self.ends_before(&tokens)?;
+        Ok(ReadPolicy { at, strip, skip, ends_before, append, ends_with, text_only, needs })
     }
 
     /// transformers' `*ForSequenceClassification` read the last token that is not `pad_token_id`.
@@ -132,12 +137,18 @@ impl ReadPart {
                 token => return tokens.id("read.skip", token).map(Some),
             },
             Some(Skip::Any(wanted)) => *wanted,
-            None => classifies() && matches!(self.at, None | Some(At::LastToken)),
+            None => classifies() && self.ends_before.is_none() && matches!(self.at, None | Some(At::LastToken)),
         };
-        let id = tokens.settings.get(PADDING).filter(|_| padding).and_then(|id| u32::try_from(id.as_u64()?).ok());
-        // A padding token outside the vocabulary never comes.
-        let vocabulary = tokens.settings.size("vocab_size")?.unwrap_or(usize::MAX);
-        Ok(id.filter(|id| (*id as usize) < vocabulary))
+        if padding { tokens.that_may_come(PADDING) } else { Ok(None) }
+    }
+
+    /// The token that a rollout ends before; none where the model has no such token.
+    fn ends_before(&self, tokens: &Tokens) -> Result<Option<u32>, ModelError> {
+        match &self.ends_before {
+            None => Ok(None),
+            Some(Token::Setting { setting }) => tokens.that_may_come(setting),
+            Some(token) => tokens.id("read.ends_before", token).map(Some),
+        }
     }
 }
 
@@ -149,6 +160,13 @@ struct Tokens<'a> {
 }
 
 impl Tokens<'_> {
+    /// The id in a field; `None` where it holds none, or one outside the vocabulary, which never comes.
+    fn that_may_come(&self, field: &str) -> Result<Option<u32>, ModelError> {
+        let id = self.settings.get(field).and_then(|id| u32::try_from(id.as_u64()?).ok());
+        let vocabulary = self.settings.size("vocab_size")?.unwrap_or(usize::MAX);
+        Ok(id.filter(|id| (*id as usize) < vocabulary))
+    }
+
     /// The id of the token that `key` names.
     fn id(&self, key: &str, token: &Token) -> Result<u32, ModelError> {
         let malformed = |reason: String| ModelError::malformed(self.settings.path(), reason);

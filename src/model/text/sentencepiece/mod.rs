@@ -20,7 +20,7 @@ mod proto;
 use std::collections::HashMap;
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
-use proto::{Algorithm, Kind, Model, Piece};
+pub use proto::{Algorithm, Kind, Model, Piece};
 use serde_json::{Map, Value, json};
 
 use crate::engine::TextAssets;
@@ -58,9 +58,13 @@ pub struct ExtraToken {
 
 /// The tokenizer and the special tokens of a model file. The error is a sentence without the file's name.
 pub fn read(bytes: &[u8], extra: &Extra) -> Result<TextAssets, String> {
-    let model = Model::read(bytes)?;
-    check(&model)?;
-    let tokenizer = tokenizer_json(&model, extra)?;
+    of_model(&Model::read(bytes)?, extra)
+}
+
+/// The same of a model whose pieces come from elsewhere.
+pub fn of_model(model: &Model, extra: &Extra) -> Result<TextAssets, String> {
+    check(model)?;
+    let tokenizer = tokenizer_json(model, extra)?;
     let mut assets =
         TextAssets { tokenizer_json: Some(tokenizer.to_string().into_bytes().into()), ..Default::default() };
     for (variable, id) in [
@@ -69,7 +73,7 @@ pub fn read(bytes: &[u8], extra: &Extra) -> Result<TextAssets, String> {
         ("unk_token", model.unk_id),
         ("pad_token", model.pad_id),
     ] {
-        if let Some(piece) = special(&model, id) {
+        if let Some(piece) = special(model, id) {
             assets.template_variables.insert(variable.into(), piece.text.into());
         }
     }

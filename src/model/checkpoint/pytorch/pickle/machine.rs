@@ -7,10 +7,37 @@ use super::{Global, Node, Span, Storage, Tensor, Value};
 
 /// Values that are remembered, on the stack, or lists, tuples, dictionaries, storages and tensors in one pickle at most; a
 /// tensor takes about ten.
-const MAX_VALUES: usize = 1 << 20;
+const MAX_VALUES: usize = 1 << 22;
 
 /// Dimensions of a tensor at most; weights have two.
 const MAX_DIMENSIONS: usize = 8;
+
+/// Types of elements that distributed checkpoints name.
+const DTYPES: [&str; 10] =
+    ["bfloat16", "float16", "float32", "float64", "uint8", "int8", "int16", "int32", "int64", "bool"];
+
+/// Modules whose classes distributed checkpoints describe themselves by. Source: `torch/distributed/checkpoint/metadata.py` and
+/// `filesystem.py` of PyTorch, `core/dist_checkpointing/strategies/torch.py` of Megatron-LM.
+const METADATA: [&str; 4] = [
+    "torch.distributed.checkpoint.metadata",
+    "torch.distributed.checkpoint.filesystem",
+    "torch.distributed._shard.sharded_tensor.metadata",
+    "megatron.core.dist_checkpointing.strategies.torch",
+];
+
+/// The classes: each has fields and nothing else.
+const FIELDS: [&str; 10] = [
+    "Metadata",
+    "MCoreMetadata",
+    "MetadataIndex",
+    "TensorStorageMetadata",
+    "BytesStorageMetadata",
+    "TensorProperties",
+    "ChunkStorageMetadata",
+    "StorageMeta",
+    "_StorageInfo",
+    "_StoragePrefix",
+];
 
 /// The state between two opcodes.
 pub struct Machine<'a> {
@@ -148,9 +175,9 @@ impl<'a> Machine<'a> {
             b'b' => {
                 // The state of an ordered dictionary is what PyTorch hangs on it (`_metadata`), never an item; that of
                 // bytes is of no use.
-                self.pop()?;
+                let state = self.pop()?;
                 if !matches!(self.peek()?, Value::Other) {
-                    self.dictionary()?;
+                    self.build(state)?;
                 }
             }
             _ => return Err(format!("opcode {opcode:#04x} is none that torch.save writes")),
@@ -167,6 +194,10 @@ impl<'a> Machine<'a> {
             ("torch", "Size") => Global::Size,
             ("_io", "BytesIO") | ("_codecs", "encode") => Global::Inert,
             ("torch", kind) if kind.ends_with("Storage") => Global::Storage(name),
+            ("torch", kind) if DTYPES.contains(&kind) => Global::Dtype(name),
+            ("torch.serialization", "_get_layout") | ("pathlib", "PosixPath") => Global::Inert,
+            (module, "_MEM_FORMAT_ENCODING" | "MEM_FORMAT_ENCODING") if METADATA.contains(&module) => Global::Inert,
+            (module, name) if METADATA.contains(&module) && FIELDS.contains(&name) => Global::Fields,
             (module, name) => {
                 return Err(format!("it asks for {module}.{name}, which no weights need; nothing in it was executed"));
             }
@@ -209,6 +240,7 @@ impl<'a> Machine<'a> {
                 self.push(Node::Tensor(Box::new(tensor)));
             }
             (Global::RebuildParameter, &[inner, ..]) | (Global::Size, &[inner]) => self.stack.push(inner),
+            (Global::Fields, []) => self.push(Node::Object(None)),
             (Global::Inert, _) => self.stack.push(Value::Other),
             (callee, arguments) => return Err(format!("{callee:?} is called with {} arguments", arguments.len())),
         }
@@ -260,6 +292,16 @@ impl<'a> Machine<'a> {
             Node::Dictionary(items) => Ok(items),
             _ => Err("what an item or a state is set of is no dictionary".into()),
         }
+    }
+
+    /// Sets the state of what is on top of the stack; that of an ordered dictionary is passed over.
+    fn build(&mut self, state: Value) -> Result<(), String> {
+        match self.top()? {
+            Node::Object(fields) => *fields = Some(state),
+            Node::Dictionary(_) => {}
+            _ => return Err("what a state is set of has none".into()),
+        }
+        Ok(())
     }
 
     fn top(&mut self) -> Result<&mut Node, String> {

@@ -41,10 +41,14 @@ pub enum Global {
     RebuildParameter,
     /// `torch.Size`, a tuple
     Size,
-    /// `_io.BytesIO` and `_codecs.encode`, which bytes are made of that no tensor is
+    /// `_io.BytesIO`, `_codecs.encode` and others, of which what is made is part of no tensor
     Inert,
     /// `torch.FloatStorage` and its like
     Storage(Span),
+    /// `torch.bfloat16` and its like
+    Dtype(Span),
+    /// A class of plain fields, which PyTorch's distributed checkpoints describe themselves by
+    Fields,
 }
 
 #[derive(Debug)]
@@ -54,6 +58,8 @@ enum Node {
     Dictionary(Vec<(Value, Value)>),
     Storage(Box<Storage>),
     Tensor(Box<Tensor>),
+    /// An object of a class of plain fields, with what `__setstate__` was given.
+    Object(Option<Value>),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -116,6 +122,55 @@ impl<'a> Pickle<'a> {
                 Node::Dictionary(items) => Some(items),
                 _ => None,
             },
+            _ => None,
+        }
+    }
+
+    /// The items of a list or tuple.
+    pub fn items(&self, value: Value) -> Option<&[Value]> {
+        match value {
+            Value::Node(index) => match &self.nodes[index] {
+                Node::List(items) | Node::Tuple(items) => Some(items),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// What the fields of an object were set from: a dictionary by their names, or a tuple.
+    pub fn state(&self, value: Value) -> Option<Value> {
+        match value {
+            Value::Node(index) => match &self.nodes[index] {
+                Node::Object(state) => *state,
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// A field of an object whose fields were set from a dictionary.
+    pub fn field(&self, object: Value, name: &str) -> Option<Value> {
+        let items = self.dictionary(self.state(object)?)?;
+        items.iter().find(|(key, _)| self.text(*key) == Some(name)).map(|(_, value)| *value)
+    }
+
+    /// A list or tuple of sizes.
+    pub fn sizes(&self, value: Value) -> Option<Vec<usize>> {
+        self.items(value)?.iter().map(|item| self.size(*item)).collect()
+    }
+
+    /// A whole number that is not negative.
+    pub fn size(&self, value: Value) -> Option<usize> {
+        match value {
+            Value::Integer(size) => usize::try_from(size).ok(),
+            _ => None,
+        }
+    }
+
+    /// The name of a type of elements, such as `bfloat16`.
+    pub fn dtype(&self, value: Value) -> Option<&'a str> {
+        match value {
+            Value::Global(Global::Dtype(span)) => Some(span.of(self.bytes)),
             _ => None,
         }
     }

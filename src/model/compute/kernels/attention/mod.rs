@@ -36,7 +36,7 @@ const BLOCK: usize = 64;
 /// # Panics
 /// If the lengths do not agree, the window is zero, or `kept` lacks a slot of the plan.
 pub fn attention(qkv: &[f32], kept: Kept, plan: &AttentionPlan, options: AttentionOptions, out: &mut [f32]) {
-    attention_on(Isa::detect(), qkv, kept, plan, options, out);
+    attention_on(Isa::current(), qkv, kept, plan, options, out);
 }
 
 fn attention_on(isa: Isa, qkv: &[f32], kept: Kept, plan: &AttentionPlan, options: AttentionOptions, out: &mut [f32]) {

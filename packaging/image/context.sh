@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# The image's build context: the program, the files of this system's C library that it loads, and a user. context.sh PROGRAM FOLDER
+set -euo pipefail
+program=$1 folder=$2
+root=$folder/rootfs
+install -D -m 755 "$program" "$root/usr/bin/reward-sidecar"
+# The loader and the libraries, where the program looks for them.
+ldd "$program" | grep -o '/[^ ]*' | while read -r library; do
+  install -D -m 755 "$(readlink -f "$library")" "$root$library"
+done
+install -d -m 1777 "$root/tmp"
+install -d -m 700 "$root/cache"
+mkdir -p "$root/etc"
+echo 'reward-sidecar:x:65532:65532::/nonexistent:/usr/bin/reward-sidecar' > "$root/etc/passwd"
+echo 'reward-sidecar:x:65532:' > "$root/etc/group"
+cp "$(dirname "$(readlink -f "$0")")/Containerfile" "$folder/Containerfile"
