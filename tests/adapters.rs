@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use reward_sidecar::batch::MicroBatch;
 use reward_sidecar::engine::{Engine, ScoreTable};
-use reward_sidecar::model::{Config, ModelEngine};
+use reward_sidecar::model::{CacheSize, Config, ModelEngine, NamedAdapter};
 
 #[derive(serde::Deserialize)]
 struct Reference {
@@ -123,5 +123,77 @@ fn what_does_not_fit_together_is_refused() {
         fs::write(&path, text.replace(edit.0, edit.1)).unwrap();
         let message = ModelEngine::load(&config(copy.path(), 1)).err().unwrap().to_string();
         assert!(message.contains(says), "{name}: {message}");
+    }
+}
+
+fn base_of(folder: &Path) -> String {
+    let text = fs::read_to_string(folder.join("adapter_config.json")).unwrap();
+    let config: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let name = config["base_model_name_or_path"].as_str().unwrap().trim_start_matches("../");
+    fixtures().join(name).to_str().unwrap().to_owned()
+}
+
+/// These adapters on one base, each a model of its own.
+fn together(folders: &[PathBuf], tp: usize) -> Vec<ModelEngine> {
+    let name = |folder: &PathBuf| folder.file_name().unwrap().to_string_lossy().into_owned();
+    let adapters = folders.iter().map(|folder| NamedAdapter { name: name(folder), folder: folder.clone() }).collect();
+    let base = base_of(&folders[0]);
+    let config = Config { adapters, prefix_cache: CacheSize::Bytes(1 << 20), ..config(Path::new(&base), tp) };
+    ModelEngine::load_adapters(&config).unwrap()
+}
+
+/// All kinds of adapters on their two bases: each gives the scores of PEFT, and the bits that it gives alone, in every order of
+/// passes, with kept prefixes and without, at every degree.
+#[test]
+fn adapters_on_one_base_give_the_scores_of_peft_and_the_bits_of_each_alone() {
+    for base in ["base/llama", "base/qwen2"] {
+        let folders: Vec<PathBuf> = adapters().into_iter().filter(|folder| base_of(folder).ends_with(base)).collect();
+        let references: Vec<Reference> = folders.iter().map(|folder| reference(folder)).collect();
+        let mut engines = together(&folders, 1);
+        let mut first = Vec::new();
+        for ((engine, reference), folder) in engines.iter_mut().zip(&references).zip(&folders) {
+            let table = score(engine, reference);
+            compare(folder, &table, reference);
+            first.push(bits(&table));
+        }
+        for (i, (engine, reference)) in engines.iter_mut().zip(&references).enumerate().rev() {
+            let again = score(engine, reference);
+            assert!(again.reused() > 0, "{}: its prefixes are kept", folders[i].display());
+            assert_eq!(bits(&again), first[i], "{}, again", folders[i].display());
+            let alone = score(&mut together(&folders[i..=i], 1)[0], reference);
+            assert_eq!(bits(&alone), first[i], "{}, alone", folders[i].display());
+        }
+        for tp in [2, 4] {
+            for (i, engine) in together(&folders, tp).iter_mut().enumerate() {
+                assert_eq!(bits(&score(engine, &references[i])), first[i], "{}, tp {tp}", folders[i].display());
+            }
+        }
+    }
+}
+
+/// Each has a version of its own, which is not that of the adapter merged: its numbers are rounded otherwise.
+#[test]
+fn each_adapter_is_a_model_of_its_own_name_and_version() {
+    let folders = [fixtures().join("dora"), fixtures().join("grown")];
+    let mut versions: Vec<String> =
+        together(&folders, 1).iter().map(|engine| engine.card().model_version.to_string()).collect();
+    assert!(versions[0].starts_with("dora@") && versions[1].starts_with("grown@"), "{versions:?}");
+    versions.extend(folders.iter().map(|folder| load(&config(folder, 1)).card().model_version.to_string()));
+    let distinct: std::collections::BTreeSet<_> = versions.iter().collect();
+    assert_eq!(distinct.len(), 4, "{versions:?}");
+}
+
+#[test]
+fn names_that_tell_no_models_apart_are_refused() {
+    let adapter = |name: &str| NamedAdapter { name: name.into(), folder: fixtures().join("dora") };
+    let base = base_of(&fixtures().join("dora"));
+    for (adapters, head, says) in [
+        (vec![adapter("a"), adapter("a")], None, "two are called \"a\""),
+        (vec![adapter("")], None, "needs a name"),
+        (vec![adapter("a")], Some("head.safetensors".into()), "--head"),
+    ] {
+        let config = Config { adapters, head, ..config(Path::new(&base), 1) };
+        let message = ModelEngine::load_adapters(&config).err().unwrap().to_string();
+        assert!(message.contains(says), "{message}");
     }
 }

@@ -6,6 +6,15 @@ use super::compute::device::DeviceChoice;
 use super::compute::dtype::Dtype;
 use super::memory;
 
+/// An adapter that is a model of its own beside others on the same base.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedAdapter {
+    /// What requests call the model.
+    pub name: String,
+    /// A folder in PEFT's layout.
+    pub folder: PathBuf,
+}
+
 /// What to load and how.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -17,6 +26,8 @@ pub struct Config {
     pub head: Option<PathBuf>,
     /// A LoRA adapter in PEFT's layout that is merged into the model.
     pub adapter: Option<PathBuf>,
+    /// Adapters on the one model, each a model of its own; they are not merged. Not together with `adapter` and `head`.
+    pub adapters: Vec<NamedAdapter>,
     /// Whether outputs that were never trained are attributes too.
     pub untrained_attributes: bool,
     /// The day that chat templates are told where they ask for today's, as `YYYY-MM-DD`. Part of the model's version.
@@ -43,6 +54,7 @@ impl Default for Config {
             preset: "auto".into(),
             head: None,
             adapter: None,
+            adapters: Vec::new(),
             untrained_attributes: false,
             template_date: None,
             tp: 1,

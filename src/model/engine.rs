@@ -1,14 +1,20 @@
 //! [`ModelEngine`]: a loaded model behind the [`Engine`] trait.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
+use candle_core::Device;
 use rayon::ThreadPool;
 
 use crate::batch::MicroBatch;
 use crate::engine::{Engine, EngineError, ModelCard, Prefixes, ScoreTable};
-use crate::model::config::Config;
+use crate::limits::MAX_NAME_BYTES;
+use crate::model::checkpoint::WeightSource;
+use crate::model::compute::backend::Backend;
+use crate::model::compute::device::DeviceChoice;
+use crate::model::config::{CacheSize, Config, NamedAdapter};
 use crate::model::error::ModelError;
 use crate::model::network::arch;
 use crate::model::network::decoder::DecoderSpec;
@@ -24,7 +30,7 @@ pub struct ModelEngine {
     card: Arc<ModelCard>,
     spec: DecoderSpec,
     dtype: &'static str,
-    ranks: Ranks,
+    ranks: Arc<Ranks>,
     head: Box<dyn Head>,
     head_spec: HeadSpec,
     preset: Option<PresetReport>,
@@ -36,27 +42,61 @@ pub struct ModelEngine {
 impl ModelEngine {
     /// Loads the model that the configuration names.
     pub fn load(config: &Config) -> Result<Self, ModelError> {
-        let threads = match config.threads {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
-            threads => threads,
-        };
-        let pool = Arc::new(ranks::pool(threads)?);
-        let started = std::time::Instant::now();
-        let blueprint = Blueprint::open(config)?;
-        let architecture = arch::find(&blueprint.settings)?;
-        let spec = architecture.spec(&blueprint.settings)?;
-        // Before anything that takes long.
-        spec.check_degree(config.tp)?;
-        let backend = config.device.backend(config.dtype)?;
-        let devices = config.device.open_all(config.tp)?;
-        // It is small, and what most often is missing.
-        let head = pool.install(|| load_head(&blueprint, &spec))?;
-        // By now everybody has read what he wants to know.
-        blueprint.settings.refuse_unread()?;
-        let cache = config.prefix_cache;
-        let load = || Ranks::load(&spec, blueprint.weights.as_ref(), backend, &devices, &pool, cache);
-        let (version, ranks) = pool.install(|| rayon::join(|| fingerprint(&blueprint), load));
+        let started = Instant::now();
+        let place = Place::open(config)?;
+        let parts = Parts::open(config, &place)?;
+        let (spec, blueprint) = (&parts.spec, &parts.blueprint);
+        let load = || place.load(spec, blueprint.weights.as_ref(), config.prefix_cache, 1);
+        let (version, ranks) = place.pool.install(|| rayon::join(|| fingerprint(blueprint), load));
         let ranks = ranks?;
+        say_what_is_kept(&ranks, spec.context);
+        Self::of(parts, version?, Arc::new(ranks), &place, started)
+    }
+
+    /// Loads the model that the configuration names once, and each of `adapters` on it as a model of its own, in this order. What an
+    /// adapter does not change it shares with the others, and where that is all but the head, the kept prefixes, too.
+    pub fn load_adapters(config: &Config) -> Result<Vec<Self>, ModelError> {
+        let started = Instant::now();
+        check_names(config)?;
+        let place = Place::open(config)?;
+        if !matches!(place.backend, Backend::Kernels(_)) {
+            let reason = "several adapters at once are for the CPU; serve each on its own".to_owned();
+            return Err(ModelError::Adapters { reason });
+        }
+        let parts = config.adapters.iter().map(|NamedAdapter { name, folder }| {
+            let mut parts = Parts::open(&Config { adapter: Some(folder.clone()), ..config.clone() }, &place)?;
+            parts.blueprint.beside_others(name);
+            Ok(parts)
+        });
+        let parts = parts.collect::<Result<Vec<_>, ModelError>>()?;
+        let base = Blueprint::open(config)?;
+        let spec = arch::find(&base.settings)?.spec(&base.settings)?;
+        // The base's own room is used by the heads that are alone on it.
+        let (cache, rooms) = (config.prefix_cache, parts.len() as u32 + 1);
+        let shared = Arc::new(place.pool.install(|| place.load(&spec, base.weights.as_ref(), cache, rooms))?);
+        say_what_is_kept(&shared, spec.context);
+        let engines = parts.into_iter().map(|parts| {
+            let weights = parts.blueprint.weights.as_ref();
+            let load = || {
+                let is_changed = weights.names().iter().any(|name| spec.reads(name) && weights.is_changed(name));
+                if is_changed { shared.adapted(weights).map(Arc::new) } else { Ok(Arc::clone(&shared)) }
+            };
+            let (version, ranks) = place.pool.install(|| rayon::join(|| fingerprint(&parts.blueprint), load));
+            Self::of(parts, version?, ranks?, &place, started)
+        });
+        engines.collect()
+    }
+
+    /// A model whose parts are loaded.
+    fn of(
+        parts: Parts,
+        version: String,
+        ranks: Arc<Ranks>,
+        place: &Place,
+        started: Instant,
+    ) -> Result<Self, ModelError> {
+        let Parts { blueprint, spec, head } = parts;
+        let arithmetic = place.device.arithmetic(place.backend, place.devices.len());
         let Blueprint {
             name,
             preset,
@@ -79,7 +119,7 @@ impl ModelEngine {
             _ => (weightings, default_weighting),
         };
         let card = ModelCard {
-            model_version: format!("{name}@{}-{}", version?, config.device.arithmetic(backend, config.tp)).into(),
+            model_version: format!("{name}@{version}-{arithmetic}").into(),
             name,
             architecture: settings.architecture()?.to_owned(),
             attributes,
@@ -91,20 +131,20 @@ impl ModelEngine {
             reads,
         };
         tracing::info!(
-            model_version = %card.model_version, device = %config.device, parameters = spec.parameters().total(), threads, ranks = ranks.world(),
+            model_version = %card.model_version, device = %place.device, parameters = spec.parameters().total(),
+            threads = place.pool.current_num_threads(), ranks = ranks.world(),
             load_ms = started.elapsed().as_millis() as u64, "model loaded"
         );
-        say_what_is_kept(&ranks, spec.context);
         let unread_settings = settings.unread().into_iter().map(str::to_owned).collect();
         Ok(Self {
             card: Arc::new(card),
             spec,
-            dtype: backend.weights(),
+            dtype: place.backend.weights(),
             ranks,
             head,
             head_spec,
             preset,
-            pool,
+            pool: Arc::clone(&place.pool),
             unread_settings,
             files,
         })
@@ -148,12 +188,83 @@ impl ModelEngine {
     }
 }
 
+/// Where a model computes, and how.
+struct Place {
+    pool: Arc<ThreadPool>,
+    device: DeviceChoice,
+    devices: Vec<Device>,
+    backend: Backend,
+}
+
+impl Place {
+    fn open(config: &Config) -> Result<Self, ModelError> {
+        let threads = match config.threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            threads => threads,
+        };
+        Ok(Self {
+            pool: Arc::new(ranks::pool(threads)?),
+            device: config.device,
+            backend: config.device.backend(config.dtype)?,
+            devices: config.device.open_all(config.tp)?,
+        })
+    }
+
+    fn load(
+        &self,
+        spec: &DecoderSpec,
+        weights: &dyn WeightSource,
+        cache: CacheSize,
+        rooms: u32,
+    ) -> Result<Ranks, ModelError> {
+        Ranks::load(spec, weights, self.backend, &self.devices, &self.pool, cache, rooms)
+    }
+}
+
+/// A model without its backbone: what is small, and what most often is missing.
+struct Parts {
+    blueprint: Blueprint,
+    spec: DecoderSpec,
+    head: Box<dyn Head>,
+}
+
+impl Parts {
+    fn open(config: &Config, place: &Place) -> Result<Self, ModelError> {
+        let blueprint = Blueprint::open(config)?;
+        let spec = arch::find(&blueprint.settings)?.spec(&blueprint.settings)?;
+        // Before anything that takes long.
+        spec.check_degree(config.tp)?;
+        let head = place.pool.install(|| load_head(&blueprint, &spec))?;
+        // By now everybody has read what he wants to know.
+        blueprint.settings.refuse_unread()?;
+        Ok(Self { blueprint, spec, head })
+    }
+}
+
 /// The rows of a micro-batch that the head looks at.
 struct LookedAt {
     /// For each read, the other row that the head wants to see, where there is one.
     companions: Vec<Option<u32>>,
     /// The reads, then their companions. A read without one gets any row in its place, which is struck out later.
     rows: Vec<u32>,
+}
+
+/// Names by which requests can tell the models apart, and nothing that would be for all of them.
+fn check_names(config: &Config) -> Result<(), ModelError> {
+    let refused = |reason: String| Err(ModelError::Adapters { reason });
+    if config.head.is_some() {
+        return refused("a head apart (--head) is for one model; put each head into its adapter's folder".to_owned());
+    }
+    let mut names = BTreeSet::new();
+    for NamedAdapter { name, folder } in &config.adapters {
+        if name.is_empty() || name.len() > MAX_NAME_BYTES {
+            return refused(format!("{} needs a name of 1 to {MAX_NAME_BYTES} bytes: NAME=DIR", folder.display()));
+        }
+        if !names.insert(name) {
+            return refused(format!("two are called {name:?}; give each a name of its own: NAME=DIR"));
+        }
+    }
+    Ok(())
 }
 
 /// How many tokens the prefix cache holds, and that they are too few, if so.

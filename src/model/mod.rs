@@ -27,7 +27,7 @@ use crate::engine::Engine;
 
 pub use compute::device::{DeviceChoice, UnknownDevice};
 pub use compute::dtype::{Dtype, Precision, UnknownDtype};
-pub use config::{CacheSize, Config};
+pub use config::{CacheSize, Config, NamedAdapter};
 pub use engine::ModelEngine;
 pub use error::ModelError;
 pub use memory::available as available_memory;
@@ -36,6 +36,15 @@ pub use network::head::HeadSpec;
 pub use report::{Report, Shape};
 pub use source::preset::PresetReport;
 pub use source::reference::FORMS;
+
+/// Loads the model, or each of the adapters on it, in the order of the configuration.
+pub fn load_all(config: &Config) -> Result<Vec<Box<dyn Engine>>, ModelError> {
+    if config.adapters.is_empty() {
+        return Ok(vec![load(config)?]);
+    }
+    let engines = ModelEngine::load_adapters(config)?;
+    Ok(engines.into_iter().map(|engine| Box::new(engine) as Box<dyn Engine>).collect())
+}
 
 /// Loads the model.
 pub fn load(config: &Config) -> Result<Box<dyn Engine>, ModelError> {

@@ -19,7 +19,7 @@ mod weights;
 
 #[cfg(fuzzing)]
 pub(crate) use adapter::peft;
-pub use adapter::{ADAPTER_CONFIG, Adapter, Unchanged};
+pub use adapter::{ADAPTER_CONFIG, Adapter, Factors, Unchanged};
 pub use composed::{Composed, Rounding};
 pub use dense::Dense;
 pub use folder::open_folder;

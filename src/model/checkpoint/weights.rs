@@ -6,6 +6,7 @@
 use std::ops::Range;
 use std::path::PathBuf;
 
+use super::Factors;
 use crate::model::compute::dtype::Precision;
 use crate::model::error::ModelError;
 
@@ -117,6 +118,16 @@ pub trait WeightSource: Send + Sync {
     /// the tensor.
     fn read_raw(&self, name: &str, _slice: &Slice) -> Result<Vec<u8>, ModelError> {
         Err(self.missing(name))
+    }
+
+    /// Whether a tensor is another than the base's, which several models may share.
+    fn is_changed(&self, _name: &str) -> bool {
+        false
+    }
+
+    /// A slice of what is added to a matrix of the base, where it is of low rank and can be left apart; `None` where it cannot.
+    fn low_rank(&self, _name: &str, _slice: &Slice) -> Result<Option<Factors>, ModelError> {
+        Ok(None)
     }
 
     /// Every tensor's name, sorted.

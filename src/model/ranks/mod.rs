@@ -7,6 +7,7 @@ mod rank;
 mod team;
 #[cfg(test)]
 mod tests;
+mod turn;
 
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ use rayon::ThreadPool;
 pub use self::error::PassError;
 use self::rank::Rank;
 use self::team::{Team, Wire};
+use self::turn::Turn;
 use crate::batch::MicroBatch;
 use crate::model::checkpoint::WeightSource;
 use crate::model::collective::shard::Shard;
@@ -34,6 +36,19 @@ pub struct Ranks {
     team: Option<Team>,
     /// `None` where nothing is kept.
     cache: Option<Arc<SharedCache>>,
+    /// Whose pass it is, of all that compute on the same threads.
+    turn: Arc<Turn>,
+    /// How a model with an adapter is loaded beside this one.
+    place: Placing,
+}
+
+/// Where and how ranks compute.
+#[derive(Clone)]
+struct Placing {
+    backend: Backend,
+    devices: Vec<Device>,
+    slots: u32,
+    bytes_per_token: usize,
 }
 
 /// What a pass gave.
@@ -57,7 +72,8 @@ pub fn pool(threads: usize) -> Result<ThreadPool, ModelError> {
 
 impl Ranks {
     /// Loads a rank onto each of `devices`, one after the other, each with all threads of `all`; later they share them
-    /// out. Together they have room of `cache` for the keys and values of prefixes; only the kernels use it.
+    /// out. Together they have room of `cache` for the keys and values of prefixes; only the kernels use it. It is one of
+    /// `rooms` as large, where other models are loaded beside this one ([`Self::adapted`]).
     pub fn load(
         spec: &DecoderSpec,
         weights: &dyn WeightSource,
@@ -65,6 +81,7 @@ impl Ranks {
         devices: &[Device],
         all: &Arc<ThreadPool>,
         cache: CacheSize,
+        rooms: u32,
     ) -> Result<Self, ModelError> {
         let world = devices.len();
         spec.check_degree(world)?;
@@ -74,7 +91,9 @@ impl Ranks {
         let heads = Shard::all(world).map(|shard| shard.heads(spec.heads).layout);
         let bytes_per_token: usize = heads.map(|heads| KeyValues::bytes_per_token(spec.layers, heads)).sum();
         let slots = match backend {
-            Backend::Kernels(weights) => cache.tokens(bytes_per_token, spec.parameters().total() * weights.bytes()),
+            Backend::Kernels(weights) => {
+                cache.tokens(bytes_per_token, spec.parameters().total() * weights.bytes()) / rooms
+            }
             Backend::Tensors(_) => 0,
         };
         let threads = (all.current_num_threads() / world).max(1);
@@ -88,11 +107,30 @@ impl Ranks {
         let ranks = Shard::all(world).zip(devices).map(load).collect::<Result<Vec<_>, ModelError>>()?;
         let team = if world == 1 { None } else { Some(Team::start(&ranks, wire)?) };
         let cache = (slots > 0).then(|| Arc::new(SharedCache::new(slots, bytes_per_token)));
-        Ok(Self { ranks, team, cache })
+        let place = Placing { backend, devices: devices.to_vec(), slots, bytes_per_token };
+        Ok(Self { ranks, team, cache, turn: Arc::default(), place })
     }
 
-    /// One pass over `batch`; `reads` are the rows whose hidden states are wanted.
-    pub fn forward(&mut self, batch: &MicroBatch, reads: &[u32]) -> Result<Passed, PassError> {
+    /// The same ranks with what `weights` change in them, as an adapter of the base: what they do not change is shared. Prefixes are
+    /// kept apart, in as much room again. Only the kernels share weights.
+    pub fn adapted(&self, weights: &dyn WeightSource) -> Result<Self, ModelError> {
+        let Placing { backend, slots, bytes_per_token, .. } = self.place;
+        let world = self.ranks.len();
+        let load = |((shard, device), rank): ((Shard, &Device), &Arc<Rank>)| {
+            let context = RankContext { weights, shard, device: device.clone(), backend, slots };
+            rank.adapted(&context).map(Arc::new)
+        };
+        let shares = Shard::all(world).zip(&self.place.devices).zip(&self.ranks);
+        let ranks = shares.map(load).collect::<Result<Vec<_>, ModelError>>()?;
+        let team = if world == 1 { None } else { Some(Team::start(&ranks, Wire::Memory)?) };
+        let cache = (slots > 0).then(|| Arc::new(SharedCache::new(slots, bytes_per_token)));
+        Ok(Self { ranks, team, cache, turn: Arc::clone(&self.turn), place: self.place.clone() })
+    }
+
+    /// One pass over `batch`; `reads` are the rows whose hidden states are wanted. Passes of models that share threads come one
+    /// after the other, in the order in which they asked.
+    pub fn forward(&self, batch: &MicroBatch, reads: &[u32]) -> Result<Passed, PassError> {
+        let _turn = self.turn.take();
         let Some(cache) = &self.cache else {
             let all = Resumed { batch: batch.clone(), reads: reads.to_vec(), ..Resumed::default() };
             return Ok(Passed { hidden: self.compute(all)?, reused: 0, recomputed: 0 });

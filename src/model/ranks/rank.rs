@@ -5,7 +5,8 @@ use std::sync::Arc;
 use candle_core::Result;
 use rayon::ThreadPool;
 
-use crate::model::network::backbone::{Backbone, Pass};
+use crate::model::error::ModelError;
+use crate::model::network::backbone::{Backbone, Pass, RankContext};
 
 /// One rank's share.
 pub struct Rank {
@@ -25,6 +26,13 @@ impl Rank {
     /// given to do, so that what fails there fails here.
     pub fn forward(&self, pass: &Pass) -> Result<Vec<f32>> {
         self.pool.install(|| self.backbone.forward(pass)?.flatten_all()?.to_vec1())
+    }
+
+    /// The same share with what the context's weights change in it, in the same pool.
+    pub fn adapted(&self, context: &RankContext) -> std::result::Result<Self, ModelError> {
+        let before = context.weights.bytes_read();
+        let backbone = self.pool.install(|| self.backbone.adapted(context))?;
+        Ok(Self::new(backbone, Arc::clone(&self.pool), context.weights.bytes_read() - before))
     }
 
     /// Bytes of its weights in memory.

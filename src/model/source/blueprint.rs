@@ -171,6 +171,12 @@ impl Blueprint {
         })
     }
 
+    /// The model is one of several on the same base, with a name of its own, and its adapter is not merged, which rounds otherwise.
+    pub fn beside_others(&mut self, name: &str) {
+        name.clone_into(&mut self.name);
+        self.ingredients.push(Ingredient::Fact("unmerged".into()));
+    }
+
     /// A digest of everything that makes the model's numbers.
     pub fn fingerprint(&self, attributes: &[String]) -> Result<String, ModelError> {
         let mut fingerprint = Fingerprint::default();

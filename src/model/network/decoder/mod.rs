@@ -14,7 +14,7 @@ pub use spec::{DecoderSpec, Names, Parameters, QkvNames};
 pub use tensors::{Kind, LayerTensors, TensorSpec};
 
 use super::backbone::{Backbone, Pass, RankContext};
-use super::layers::{Attention, Embedding, FeedForward, HeadNorm, Linear, Norm, Rotary};
+use super::layers::{Attention, Embedding, FeedForward, HeadNorm, Linear, Matrix, Norm, Rotary};
 use crate::batch::MicroBatch;
 use crate::model::compute::backend::Backend;
 use crate::model::compute::meter::{Part, time};
@@ -31,6 +31,7 @@ impl DecoderSpec {
 
 /// One rank's part of a decoder.
 struct Decoder {
+    spec: DecoderSpec,
     backend: Backend,
     heads: HeadLayout,
     kept: KeyValues,
@@ -72,6 +73,7 @@ impl Decoder {
         );
         let norm = spec.last_norm();
         Ok(Self {
+            spec: spec.clone(),
             backend: context.backend,
             heads,
             kept: KeyValues::new(spec.layers, context.slots, heads),
@@ -90,14 +92,30 @@ impl Layer {
         context: &RankContext,
         index: usize,
     ) -> std::result::Result<Self, ModelError> {
+        Self::made_of(None, spec, tensors, context, index)
+    }
+
+    /// The layer, with what can be shared of a `base`.
+    fn made_of(
+        base: Option<&Self>,
+        spec: &DecoderSpec,
+        tensors: &LayerTensors,
+        context: &RankContext,
+        index: usize,
+    ) -> std::result::Result<Self, ModelError> {
         let name = |tensor: &TensorSpec| spec.layer_name(index, tensor.name);
         let norm = |tensor: &TensorSpec| Norm::load(context, spec.norm, &name(tensor), tensor.outputs, spec.eps);
         let matrix = |tensor: &TensorSpec| tensor.matrix(name(tensor), spec.heads, context.shard);
         let matrices = |tensors: &[TensorSpec]| tensors.iter().map(matrix).collect::<Vec<_>>();
+        let linear = |base: Option<&Linear>, matrices: &[Matrix], bias| match base {
+            Some(base) => base.adapted(context, matrices, bias),
+            None => Linear::load(context, matrices, bias),
+        };
+        let (up, down) = (matrices(&tensors.up), matrix(&tensors.down));
         let heads = context.shard.heads(spec.heads).layout;
         Ok(Self {
             attention_norm: norm(&tensors.attention_norm)?,
-            qkv: Linear::load(context, &matrices(&tensors.qkv), spec.qkv_bias)?,
+            qkv: linear(base.map(|base| &base.qkv), &matrices(&tensors.qkv), spec.qkv_bias)?,
             head_norm: tensors
                 .head_norms
                 .as_ref()
@@ -108,16 +126,13 @@ impl Layer {
                 window: spec.windows[index],
                 soft_cap: spec.soft_cap,
             },
-            output: Linear::load(context, &[matrix(&tensors.output)], spec.output_bias)?,
+            output: linear(base.map(|base| &base.output), &[matrix(&tensors.output)], spec.output_bias)?,
             attention_post_norm: tensors.attention_post_norm.as_ref().map(norm).transpose()?,
             feed_forward_norm: norm(&tensors.feed_forward_norm)?,
-            feed_forward: FeedForward::load(
-                context,
-                &matrices(&tensors.up),
-                matrix(&tensors.down),
-                spec.activation,
-                spec.feed_forward_bias,
-            )?,
+            feed_forward: match base {
+                Some(base) => base.feed_forward.adapted(context, &up, down, spec.feed_forward_bias)?,
+                None => FeedForward::load(context, &up, down, spec.activation, spec.feed_forward_bias)?,
+            },
             feed_forward_post_norm: tensors.feed_forward_post_norm.as_ref().map(norm).transpose()?,
         })
     }
@@ -151,6 +166,31 @@ fn added(
 impl Backbone for Decoder {
     fn bytes(&self) -> usize {
         self.embedding.bytes() + self.layers.iter().map(Layer::bytes).sum::<usize>() + self.norm.bytes()
+    }
+
+    fn adapted(&self, context: &RankContext) -> std::result::Result<Box<dyn Backbone>, ModelError> {
+        let spec = &self.spec;
+        spec.refuse_ignored(context.weights)?;
+        let (tensors, table, norm) = (spec.layer(), spec.embedding(), spec.last_norm());
+        let name = format!("{}.weight", table.name);
+        let embedding = if context.weights.is_changed(&name) {
+            // It may have more tokens than the base's.
+            let tokens = context.weights.info(&name).map_or(table.outputs, |info| info.matrix().0);
+            Embedding::load(context, &name, tokens, table.inputs, spec.embedding_scale)?
+        } else {
+            self.embedding.clone()
+        };
+        let layer = |(i, layer)| Layer::made_of(Some(layer), spec, &tensors, context, i);
+        Ok(Box::new(Self {
+            spec: spec.clone(),
+            backend: self.backend,
+            heads: self.heads,
+            kept: KeyValues::new(spec.layers, context.slots, self.heads),
+            embedding,
+            rotary: self.rotary.clone(),
+            layers: self.layers.par_iter().enumerate().map(layer).collect::<std::result::Result<Vec<_>, _>>()?,
+            norm: Norm::load(context, spec.norm, norm.name, norm.outputs, spec.eps)?,
+        }))
     }
 
     fn forward(&self, pass: &Pass) -> Result<Tensor> {

@@ -214,6 +214,12 @@ impl DecoderSpec {
         self.norm_of_rows(self.names.norm)
     }
 
+    /// Whether a tensor of this name is part of the decoder.
+    pub fn reads(&self, name: &str) -> bool {
+        let is = |module: &str| name.strip_prefix(module).is_some_and(|rest| rest.starts_with('.'));
+        is(self.names.embedding) || is(self.names.layers) || is(self.names.norm)
+    }
+
     /// The tensors of a layer; all layers have the same.
     pub fn layer(&self) -> LayerTensors {
         let HeadLayout { heads, kv_heads, head_dim } = self.heads;

@@ -15,6 +15,7 @@ use crate::model::compute::dtype::Precision;
 use crate::model::network::backbone::RankContext;
 
 /// An embedding table, or the rows of some of its tokens.
+#[derive(Clone)]
 pub struct Embedding {
     /// `[tokens, features]`; one row of zeros more where other ranks hold the other tokens.
     table: Tensor,

@@ -10,6 +10,7 @@ mod dense;
 mod embedding;
 mod feed_forward;
 mod linear;
+mod low_rank;
 mod matrix;
 mod narrowed;
 mod norm;
