@@ -110,7 +110,7 @@ fn what_does_not_fit_together_is_refused() {
         ("fan-in", ("\"use_dora\": false", "\"use_dora\": true"), "lora_magnitude_vector"),
         ("lora-bias", ("\"lora_bias\": true", "\"lora_bias\": false"), "lora_B.bias"),
         ("tokens", ("60", "61"), "names token 61"),
-        ("norms-saved", ("\"input_layernorm\"", "\"other\""), "input_layernorm"),
+        ("norms-saved", ("\"down_proj\"", "\"other\""), "down_proj"),
         ("seq-cls-2023", ("\"peft_type\": \"LORA\"", "\"peft_type\": \"LOHA\""), "merge_and_unload"),
     ] {
         let copy = tempfile::tempdir_in(fixtures()).unwrap();
@@ -169,6 +169,17 @@ fn adapters_on_one_base_give_the_scores_of_peft_and_the_bits_of_each_alone() {
             }
         }
     }
+}
+
+/// Who loads one model of several does not get another one.
+#[test]
+fn several_adapters_are_no_single_model() {
+    let adapter = |name: &str| NamedAdapter { name: name.into(), folder: fixtures().join(name) };
+    let base = base_of(&fixtures().join("dora"));
+    let config = |adapters| Config { adapters, ..config(Path::new(&base), 1) };
+    let message = ModelEngine::load(&config(vec![adapter("dora"), adapter("grown")])).err().unwrap().to_string();
+    assert!(message.contains("dora, grown are several models"), "{message}");
+    assert!(load(&config(vec![adapter("dora")])).card().model_version.starts_with("dora@"));
 }
 
 /// Each has a version of its own, which is not that of the adapter merged: its numbers are rounded otherwise.

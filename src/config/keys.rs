@@ -63,9 +63,8 @@ pub(super) const KEYS: &[Key] = &[
         kind: Kind::PathOrOff,
         default: || text(OFF),
         commands: SERVE | SCORE | INSPECT,
-        value_name: "[NAME=]DIR,...",
-        about: "Adapter in PEFT's layout to merge into the model; NAME=DIR, or several with commas between or by several flags: \
-                each a model of its own on the one base, which a request names; or off",
+        value_name: "[NAME=]DIR",
+        about: "Adapter in PEFT's layout to merge into the model; NAME=DIR: a model of that name, whose adapter is not merged; or off",
     },
     Key {
         name: "untrained_attributes",

@@ -40,8 +40,22 @@ pub struct ModelEngine {
 }
 
 impl ModelEngine {
-    /// Loads the model that the configuration names.
+    /// Loads the model that the configuration names, or the one adapter on it that has a name. Several are several models, which
+    /// [`Self::load_adapters`] loads.
     pub fn load(config: &Config) -> Result<Self, ModelError> {
+        match &config.adapters[..] {
+            [] => {}
+            [_] => return Ok(Self::load_adapters(config)?.remove(0)),
+            several => {
+                let names: Vec<_> = several.iter().map(|adapter| &*adapter.name).collect();
+                let reason = format!(
+                    "{} are several models, and this is for one; give one of them, or load them in a program of your own with \
+                     ModelEngine::load_adapters",
+                    names.join(", ")
+                );
+                return Err(ModelError::Adapters { reason });
+            }
+        }
         let started = Instant::now();
         let place = Place::open(config)?;
         let parts = Parts::open(config, &place)?;
