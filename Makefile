@@ -22,6 +22,7 @@ help:
 	@echo "make bench          the measured table of the README, on this machine"
 	@echo "make python         the Python package, as a wheel in $(WHEELS)"
 	@echo "make trainers       our adapters in the trainers' own code: TRL, verl, OpenRLHF, ... (6 GB, half an hour)"
+	@echo "make http-fuzz      every HTTP route asked with all that its schema allows, and what it does not (schemathesis)"
 	@echo "make observability  spans into a real OTLP collector, metrics into a real Prometheus"
 	@echo "make fixtures       write the tests' tiny checkpoints again (needs torch; about 5 GB)"
 	@echo "make templates      run Jinja2 over chat templates again, for tests/templates.rs"
@@ -38,7 +39,7 @@ demo:
 
 test: check
 	$(CARGO) test --release --locked
-	$(MAKE) --no-print-directory loom stock-client trainers-quick python-test
+	$(MAKE) --no-print-directory hot-loops loom stock-client trainers-quick python-test
 
 check:
 	$(CARGO) fmt --all --check
@@ -48,6 +49,12 @@ check:
 	  $(CARGO) check --release --locked --lib --no-default-features --features $$wall || exit 1; \
 	done
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked --no-deps --lib
+
+# Whether the compiler has kept the accumulators of the linear layers in registers, which no result would tell.
+.PHONY: hot-loops
+hot-loops:
+	$(BUILD)
+	if [ "$$(uname -m)" = x86_64 ]; then $(PYTHON) tools/hot_loops.py target/release/reward-sidecar; fi
 
 # A build of its own, since other crates know the flag, too.
 loom:
@@ -116,6 +123,11 @@ trainers: python
 	  target/trainers-gym/bin/python -m pytest integration/python/tests/trainers/test_nemo_gym.py; \
 	fi
 
+.PHONY: http-fuzz
+http-fuzz:
+	$(BUILD)
+	tools/http_fuzz/run.sh
+
 observability:
 	$(BUILD)
 	tools/observability/run.sh
@@ -123,6 +135,7 @@ observability:
 fixtures:
 	$(PYTHON) -m venv target/fixtures-venv
 	target/fixtures-venv/bin/python -m pip install --quiet -r tools/requirements.txt
+	target/fixtures-venv/bin/python -m pip install --quiet --no-deps -r tools/requirements-no-deps.txt
 	target/fixtures-venv/bin/python tools/make_fixtures.py
 
 # Then the list of cases in which ours differ from it: what the test prints.

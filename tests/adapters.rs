@@ -2,31 +2,25 @@
 //!
 //! The fixtures come from `tools/fixtures/peft_adapters.py`.
 
+#[path = "common/reference.rs"]
+mod reference;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use reward_sidecar::batch::MicroBatch;
 use reward_sidecar::engine::{Engine, ScoreTable};
-use reward_sidecar::model::{CacheSize, Config, ModelEngine, NamedAdapter};
+use reward_sidecar::model::{CacheSize, Config, Dtype, ModelEngine, NamedAdapter};
 
-#[derive(serde::Deserialize)]
-struct Reference {
-    cases: Vec<Case>,
-}
+use reference::{Reference, bits, compare, fixtures, reference};
 
-#[derive(serde::Deserialize)]
-struct Case {
-    input_ids: Vec<u32>,
-    scores: Vec<f32>,
-}
-
-fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/peft")
+fn peft() -> PathBuf {
+    fixtures().join("peft")
 }
 
 /// Every adapter's folder.
 fn adapters() -> Vec<PathBuf> {
-    let entries = fs::read_dir(fixtures()).unwrap().map(|entry| entry.unwrap().path());
+    let entries = fs::read_dir(peft()).unwrap().map(|entry| entry.unwrap().path());
     let mut adapters: Vec<PathBuf> = entries.filter(|path| path.join("reference.json").exists()).collect();
     adapters.sort();
     assert!(adapters.len() >= 19, "the fixtures are there");
@@ -42,10 +36,6 @@ fn load(config: &Config) -> ModelEngine {
     ModelEngine::load(config).unwrap_or_else(|e| panic!("{}: {e}", config.model))
 }
 
-fn reference(folder: &Path) -> Reference {
-    serde_json::from_slice(&fs::read(folder.join("reference.json")).unwrap()).unwrap()
-}
-
 /// The tokens that are read: up to the last one that is no padding, as the sidecar cuts a rollout before it is packed.
 fn read(engine: &ModelEngine, ids: &[u32]) -> Vec<u32> {
     let skip = engine.card().reads.skip;
@@ -59,28 +49,12 @@ fn score(engine: &mut ModelEngine, reference: &Reference) -> ScoreTable {
     engine.score(&MicroBatch::pack(&rollouts, true)).unwrap()
 }
 
-fn bits(table: &ScoreTable) -> Vec<Vec<u32>> {
-    (0..table.rows()).map(|i| table.row(i).unwrap().iter().map(|x| x.to_bits()).collect()).collect()
-}
-
-/// The promise: transformers' numbers in float32, and here PEFT's on top of it.
-fn compare(name: &Path, table: &ScoreTable, reference: &Reference) {
-    for (i, case) in reference.cases.iter().enumerate() {
-        let row = table.row(i).unwrap();
-        assert_eq!(row.len(), case.scores.len(), "{}", name.display());
-        for (score, expected) in row.iter().zip(&case.scores) {
-            let difference = (score - expected).abs() / expected.abs().max(1.0);
-            assert!(difference <= 1e-4, "{}, case {i}: {score}, expected {expected}", name.display());
-        }
-    }
-}
-
 #[test]
 fn a_merged_adapter_gives_the_scores_of_peft_at_every_degree() {
     for folder in adapters() {
         let reference = reference(&folder);
         let whole = score(&mut load(&config(&folder, 1)), &reference);
-        compare(&folder, &whole, &reference);
+        compare(&folder.display().to_string(), &whole, &reference);
         for tp in [2, 4] {
             let table = score(&mut load(&config(&folder, tp)), &reference);
             assert_eq!(bits(&table), bits(&whole), "{}, tp {tp}", folder.display());
@@ -91,14 +65,14 @@ fn a_merged_adapter_gives_the_scores_of_peft_at_every_degree() {
 /// A classifier's adapter skips padding, though the base is no classifier.
 #[test]
 fn a_classifiers_adapter_says_what_is_skipped() {
-    let engine = load(&config(&fixtures().join("seq-cls-2023"), 1));
+    let engine = load(&config(&peft().join("seq-cls-2023"), 1));
     assert_eq!((engine.card().reads.skip, &*engine.card().architecture), (Some(2), "LlamaForSequenceClassification"));
 }
 
 #[test]
 fn a_table_that_has_grown_is_the_vocabulary() {
     for name in ["grown", "grown-tokens"] {
-        assert_eq!(load(&config(&fixtures().join(name), 1)).card().vocabulary_size, 67, "{name}");
+        assert_eq!(load(&config(&peft().join(name), 1)).card().vocabulary_size, 67, "{name}");
     }
 }
 
@@ -113,9 +87,9 @@ fn what_does_not_fit_together_is_refused() {
         ("norms-saved", ("\"down_proj\"", "\"other\""), "down_proj"),
         ("seq-cls-2023", ("\"peft_type\": \"LORA\"", "\"peft_type\": \"LOHA\""), "merge_and_unload"),
     ] {
-        let copy = tempfile::tempdir_in(fixtures()).unwrap();
+        let copy = tempfile::tempdir_in(peft()).unwrap();
         for file in ["adapter_config.json", "adapter_model.safetensors"] {
-            fs::copy(fixtures().join(name).join(file), copy.path().join(file)).unwrap();
+            fs::copy(peft().join(name).join(file), copy.path().join(file)).unwrap();
         }
         let path = copy.path().join("adapter_config.json");
         let text = fs::read_to_string(&path).unwrap();
@@ -126,57 +100,135 @@ fn what_does_not_fit_together_is_refused() {
     }
 }
 
-fn base_of(folder: &Path) -> String {
+fn base_of(folder: &Path) -> PathBuf {
     let text = fs::read_to_string(folder.join("adapter_config.json")).unwrap();
     let config: serde_json::Value = serde_json::from_str(&text).unwrap();
-    let name = config["base_model_name_or_path"].as_str().unwrap().trim_start_matches("../");
-    fixtures().join(name).to_str().unwrap().to_owned()
+    peft().join(config["base_model_name_or_path"].as_str().unwrap().trim_start_matches("../"))
+}
+
+fn named(name: &str, folder: &Path) -> NamedAdapter {
+    NamedAdapter { name: name.into(), folder: Some(folder.to_owned()) }
 }
 
 /// These adapters on one base, each a model of its own.
-fn together(folders: &[PathBuf], tp: usize) -> Vec<ModelEngine> {
+fn together(folders: &[PathBuf], changes: Config) -> Vec<ModelEngine> {
     let name = |folder: &PathBuf| folder.file_name().unwrap().to_string_lossy().into_owned();
-    let adapters = folders.iter().map(|folder| NamedAdapter { name: name(folder), folder: folder.clone() }).collect();
-    let base = base_of(&folders[0]);
-    let config = Config { adapters, prefix_cache: CacheSize::Bytes(1 << 20), ..config(Path::new(&base), tp) };
+    let adapters = folders.iter().map(|folder| named(&name(folder), folder)).collect();
+    let config = Config { adapters, prefix_cache: CacheSize::Bytes(4 << 20), ..changes };
     ModelEngine::load_adapters(&config).unwrap()
 }
 
 /// All kinds of adapters on their two bases: each gives the scores of PEFT, and the bits that it gives alone, in every order of
-/// passes, with kept prefixes and without, at every degree.
+/// passes, with kept prefixes and without, packed or not, on one thread or several, at every degree.
 #[test]
 fn adapters_on_one_base_give_the_scores_of_peft_and_the_bits_of_each_alone() {
     for base in ["base/llama", "base/qwen2"] {
         let folders: Vec<PathBuf> = adapters().into_iter().filter(|folder| base_of(folder).ends_with(base)).collect();
+        assert!(folders.len() > 5, "{base}");
         let references: Vec<Reference> = folders.iter().map(|folder| reference(folder)).collect();
-        let mut engines = together(&folders, 1);
+        let base = peft().join(base);
+        let mut engines = together(&folders, config(&base, 1));
         let mut first = Vec::new();
         for ((engine, reference), folder) in engines.iter_mut().zip(&references).zip(&folders) {
             let table = score(engine, reference);
-            compare(folder, &table, reference);
+            compare(&folder.display().to_string(), &table, reference);
             first.push(bits(&table));
         }
         for (i, (engine, reference)) in engines.iter_mut().zip(&references).enumerate().rev() {
+            let folder = folders[i].display();
             let again = score(engine, reference);
-            assert!(again.reused() > 0, "{}: its prefixes are kept", folders[i].display());
-            assert_eq!(bits(&again), first[i], "{}, again", folders[i].display());
-            let alone = score(&mut together(&folders[i..=i], 1)[0], reference);
-            assert_eq!(bits(&alone), first[i], "{}, alone", folders[i].display());
+            assert!(again.reused() > 0, "{folder}: its prefixes are kept");
+            assert_eq!(bits(&again), first[i], "{folder}, again");
+            let alone = |threads| Config { threads, ..config(&base, 1) };
+            for threads in [1, 3] {
+                let mut alone = together(&folders[i..=i], alone(threads)).remove(0);
+                assert_eq!(bits(&score(&mut alone, reference)), first[i], "{folder}, alone on {threads} threads");
+                let apart = reference.cases.iter().flat_map(|case| {
+                    let rollout = read(&alone, &case.input_ids);
+                    bits(&alone.score(&MicroBatch::pack(&[&rollout[..]], true)).unwrap())
+                });
+                assert_eq!(apart.collect::<Vec<_>>(), first[i], "{folder}, one rollout at a time");
+            }
         }
         for tp in [2, 4] {
-            for (i, engine) in together(&folders, tp).iter_mut().enumerate() {
+            for (i, engine) in together(&folders, config(&base, tp)).iter_mut().enumerate() {
                 assert_eq!(bits(&score(engine, &references[i])), first[i], "{}, tp {tp}", folders[i].display());
             }
         }
     }
 }
 
+/// Passes of models on the same threads, from threads that know nothing of each other.
+#[test]
+fn passes_of_several_models_at_once_give_the_bits_of_each() {
+    let folders = [peft().join("dora"), peft().join("grown")];
+    let references = folders.each_ref().map(|folder| reference(folder));
+    for tp in [1, 2] {
+        let mut engines = together(&folders, config(&base_of(&folders[0]), tp));
+        let first: Vec<_> = engines.iter_mut().zip(&references).map(|(e, r)| bits(&score(e, r))).collect();
+        std::thread::scope(|scope| {
+            for ((engine, reference), first) in engines.iter_mut().zip(&references).zip(&first) {
+                scope.spawn(move || {
+                    for _ in 0..10 {
+                        engine.forget();
+                        assert_eq!(bits(&score(engine, reference)), *first, "tp {tp}");
+                    }
+                });
+            }
+        });
+    }
+}
+
+/// Of two models that differ in their heads alone, one finds kept what the other has computed; one that changes keys and values
+/// does not.
+#[test]
+fn prefixes_are_shared_where_only_the_head_differs() {
+    let copy = tempfile::tempdir_in(peft()).unwrap();
+    let head = copy.path().join("head");
+    fs::create_dir(&head).unwrap();
+    let config_of_head = serde_json::json!({"peft_type": "LORA", "task_type": "SEQ_CLS", "r": 4, "lora_alpha": 4});
+    fs::write(head.join("adapter_config.json"), config_of_head.to_string()).unwrap();
+    let hidden = 24;
+    let values: Vec<u8> = (0..hidden).flat_map(|i| (i as f32 / 12.0).to_le_bytes()).collect();
+    let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![1, hidden], &values).unwrap();
+    let tensors = [("base_model.model.score.weight", view)];
+    safetensors::serialize_to_file(tensors, None, &head.join("adapter_model.safetensors")).unwrap();
+    let base = base_of(&peft().join("seq-cls-2023"));
+    let second = named("second", &head);
+    let adapters = vec![named("first", &head), second, named("other", &peft().join("seq-cls-2023"))];
+    let cached = Config { adapters, prefix_cache: CacheSize::Bytes(4 << 20), ..config(&base, 1) };
+    let mut engines = ModelEngine::load_adapters(&cached).unwrap();
+    let reference = reference(&peft().join("seq-cls-2023"));
+    let mut reused = || engines.iter_mut().map(|engine| score(engine, &reference).reused()).collect::<Vec<_>>();
+    let (once, twice) = (reused(), reused());
+    assert_eq!((once[0], once[2]), (0, 0));
+    assert!(once[1] > 0 && twice.iter().all(|reused| *reused > 0), "{once:?} {twice:?}");
+}
+
+/// The base itself is one of the models where it is asked for, without an adapter that the model brings.
+#[test]
+fn the_base_is_a_model_beside_its_adapters() {
+    let folder = peft().join("lora-bias");
+    let base = base_of(&folder);
+    let plain = NamedAdapter { name: "plain".into(), folder: None };
+    let config = |model: &Path| Config { adapters: vec![named("a", &folder), plain.clone()], ..config(model, 1) };
+    let reference = reference(&folder);
+    let scored = |model: &Path| {
+        let mut engines = ModelEngine::load_adapters(&config(model)).unwrap();
+        engines.iter_mut().map(|engine| bits(&score(engine, &reference))).collect::<Vec<_>>()
+    };
+    let beside = scored(&base);
+    assert_eq!(beside[1], bits(&score(&mut load(&self::config(&base, 1)), &reference)));
+    assert_ne!(beside[0], beside[1]);
+    assert_eq!(scored(&peft().join("bias-all")), beside, "an adapter on the same base, which is left out");
+}
+
 /// Who loads one model of several does not get another one.
 #[test]
 fn several_adapters_are_no_single_model() {
-    let adapter = |name: &str| NamedAdapter { name: name.into(), folder: fixtures().join(name) };
-    let base = base_of(&fixtures().join("dora"));
-    let config = |adapters| Config { adapters, ..config(Path::new(&base), 1) };
+    let adapter = |name: &str| named(name, &peft().join(name));
+    let base = base_of(&peft().join("dora"));
+    let config = |adapters| Config { adapters, ..config(&base, 1) };
     let message = ModelEngine::load(&config(vec![adapter("dora"), adapter("grown")])).err().unwrap().to_string();
     assert!(message.contains("dora, grown are several models"), "{message}");
     assert!(load(&config(vec![adapter("dora")])).card().model_version.starts_with("dora@"));
@@ -185,26 +237,59 @@ fn several_adapters_are_no_single_model() {
 /// Each has a version of its own, which is not that of the adapter merged: its numbers are rounded otherwise.
 #[test]
 fn each_adapter_is_a_model_of_its_own_name_and_version() {
-    let folders = [fixtures().join("dora"), fixtures().join("grown")];
-    let mut versions: Vec<String> =
-        together(&folders, 1).iter().map(|engine| engine.card().model_version.to_string()).collect();
+    let folders = [peft().join("dora"), peft().join("grown")];
+    let engines = together(&folders, config(&base_of(&folders[0]), 1));
+    let mut versions: Vec<String> = engines.iter().map(|engine| engine.card().model_version.to_string()).collect();
     assert!(versions[0].starts_with("dora@") && versions[1].starts_with("grown@"), "{versions:?}");
     versions.extend(folders.iter().map(|folder| load(&config(folder, 1)).card().model_version.to_string()));
     let distinct: std::collections::BTreeSet<_> = versions.iter().collect();
     assert_eq!(distinct.len(), 4, "{versions:?}");
 }
 
+/// Each weight type of the base, with float32 in what is added to it.
 #[test]
-fn names_that_tell_no_models_apart_are_refused() {
-    let adapter = |name: &str| NamedAdapter { name: name.into(), folder: fixtures().join("dora") };
-    let base = base_of(&fixtures().join("dora"));
-    for (adapters, head, says) in [
-        (vec![adapter("a"), adapter("a")], None, "two are called \"a\""),
-        (vec![adapter("")], None, "needs a name"),
-        (vec![adapter("a")], Some("head.safetensors".into()), "--head"),
+fn every_type_of_weights_has_one_answer_at_every_degree_and_packing() {
+    let folders = [peft().join("dora"), peft().join("rslora-patterns")];
+    let references = folders.each_ref().map(|folder| reference(folder));
+    let base = base_of(&folders[0]);
+    for dtype in ["bf16", "int16", "int8"] {
+        let dtype: Dtype = dtype.parse().unwrap();
+        let scored = |tp, threads| {
+            let mut engines = together(&folders, Config { dtype, threads, ..config(&base, tp) });
+            engines.iter_mut().zip(&references).map(|(e, r)| bits(&score(e, r))).collect::<Vec<_>>()
+        };
+        let first = scored(1, 1);
+        assert_eq!(scored(1, 3), first, "{dtype}");
+        if dtype.to_string() == "bf16" {
+            assert_eq!(scored(2, 2), first, "{dtype}: integers alone are rounded by rank");
+        }
+    }
+}
+
+/// Names that tell no models apart, and adapters that do not belong to the base, by the name of what does not fit.
+#[test]
+fn what_cannot_be_loaded_beside_each_other_is_refused() {
+    let dora = peft().join("dora");
+    let base = base_of(&dora);
+    let adapter = |name: &str| named(name, &dora);
+    let broken = tempfile::tempdir_in(peft()).unwrap();
+    fs::copy(dora.join("adapter_model.safetensors"), broken.path().join("adapter_model.safetensors")).unwrap();
+    let text = fs::read_to_string(dora.join("adapter_config.json")).unwrap();
+    let mut rank: serde_json::Value = serde_json::from_str(&text).unwrap();
+    rank["r"] = serde_json::json!(rank["r"].as_u64().unwrap() + 1);
+    fs::write(broken.path().join("adapter_config.json"), rank.to_string()).unwrap();
+    let wider = fixtures().join("hf/mistral-window");
+    for (base, adapters, head, says) in [
+        (&base, vec![adapter("a"), adapter("a")], None, "two are called \"a\""),
+        (&base, vec![adapter("")], None, "needs a name"),
+        (&base, vec![adapter("a")], Some("head.safetensors".into()), "--head"),
+        (&base, vec![adapter("a"), named("b", &peft().join("nowhere"))], None, "nowhere"),
+        (&base, vec![adapter("a"), named("b", broken.path())], None, "lora_A.weight"),
+        (&base, vec![adapter("a"), named("b", &peft().join("bias-all"))], None, "proj.bias"),
+        (&wider, vec![adapter("a")], None, "dora/adapter_model.safetensors"),
     ] {
-        let config = Config { adapters, head, ..config(Path::new(&base), 1) };
+        let config = Config { adapters, head, ..config(base, 1) };
         let message = ModelEngine::load_adapters(&config).err().unwrap().to_string();
-        assert!(message.contains(says), "{message}");
+        assert!(message.contains(says), "{says}: {message}");
     }
 }

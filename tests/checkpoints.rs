@@ -2,6 +2,9 @@
 //!
 //! The fixtures come from `tools/make_fixtures.py`.
 
+#[path = "common/reference.rs"]
+mod reference;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -9,19 +12,10 @@ use reward_sidecar::batch::MicroBatch;
 use reward_sidecar::engine::{Engine, ScoreTable};
 use reward_sidecar::model::{Config, ModelEngine};
 
-#[derive(serde::Deserialize)]
-struct Reference {
-    cases: Vec<Case>,
-}
-
-#[derive(serde::Deserialize)]
-struct Case {
-    input_ids: Vec<u32>,
-    scores: Vec<f32>,
-}
+use reference::{Reference, bits, compare, fixtures, reference};
 
 fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+    fixtures().join(name)
 }
 
 fn load(path: &Path, tp: usize) -> ModelEngine {
@@ -31,27 +25,9 @@ fn load(path: &Path, tp: usize) -> ModelEngine {
     ModelEngine::load(&config).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-fn reference(folder: &Path) -> Reference {
-    serde_json::from_slice(&fs::read(folder.join("reference.json")).unwrap()).unwrap()
-}
-
 fn score(engine: &mut ModelEngine, reference: &Reference) -> ScoreTable {
     let rollouts: Vec<&[u32]> = reference.cases.iter().map(|c| &c.input_ids[..]).collect();
     engine.score(&MicroBatch::pack(&rollouts, true)).unwrap()
-}
-
-fn bits(table: &ScoreTable) -> Vec<Vec<u32>> {
-    (0..table.rows()).map(|i| table.row(i).unwrap().iter().map(|x| x.to_bits()).collect()).collect()
-}
-
-/// The promise: transformers' numbers in float32.
-fn compare(name: &str, table: &ScoreTable, reference: &Reference) {
-    for (i, case) in reference.cases.iter().enumerate() {
-        for (score, expected) in table.row(i).unwrap().iter().zip(&case.scores) {
-            let difference = (score - expected).abs() / expected.abs().max(1.0);
-            assert!(difference <= 1e-4, "{name}, case {i}: {score}, expected {expected}");
-        }
-    }
 }
 
 /// Checkpoints and their twins in Hugging Face layout.
@@ -158,6 +134,22 @@ fn quantised_weights_are_scored_as_what_they_stand_for_at_every_degree() {
 fn options_in_a_file_of_their_own_are_listed_and_make_another_version() {
     let report = load(&fixture("quantized/modelopt-fp8"), 1).report();
     assert!(report.files.iter().any(|file| file.ends_with("hf_quant_config.json")));
+    assert_eq!(report.quantisation.as_deref(), Some("modelopt"));
+    let folder = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(fixture("quantized/modelopt-fp8")).unwrap().map(Result::unwrap) {
+        fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
+    }
+    let version = |folder: &Path| load(folder, 1).card().model_version.rsplit('@').next().unwrap().to_owned();
+    assert_eq!(version(folder.path()), version(&fixture("quantized/modelopt-fp8")));
+    let path = folder.path().join("hf_quant_config.json");
+    fs::write(&path, fs::read_to_string(&path).unwrap().replace("\"score\"", "\"score\", \"lm_head\"")).unwrap();
+    assert_ne!(version(folder.path()), version(&fixture("quantized/modelopt-fp8")));
+    // It is a file like the others, of which every byte counts where it is taken in.
+    let changed = fs::read_to_string(&path).unwrap().replace("\"FP8\"", "\"FP8_PER_CHANNEL_PER_TOKEN\"");
+    fs::write(&path, changed).unwrap();
+    let config = Config { model: folder.path().to_str().unwrap().into(), threads: 1, ..Config::default() };
+    let refused = ModelEngine::load(&config).err().unwrap().to_string();
+    assert!(refused.contains("weight_scale") && refused.contains("expected"), "{refused}");
 }
 
 #[test]

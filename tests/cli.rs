@@ -459,12 +459,11 @@ fn an_interrupted_run_is_resumed() {
 }
 
 #[test]
-fn a_compressed_file_and_a_file_without_its_flag_are_told_what_to_do() {
+fn a_file_without_its_flag_and_a_name_that_is_nearly_one_are_told_what_to_do() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("rows.jsonl.gz");
-    std::fs::write(&path, [0x1f, 0x8b, 8, 0]).unwrap();
+    let path = folder.path().join("rows.jsonl");
+    std::fs::write(&path, "{}").unwrap();
     let name = path.to_str().unwrap();
-    refused(&["score", "--model", "/no/such/model", "--input", name], &[], &["error[INPUT]", "gzip", "zcat"]);
     refused(&["score", name], &[], &["unexpected argument", &format!("--input {name}")]);
     refused(&["inspect", "--model", "dmeo"], &[], &["error[MODEL]", "did you mean \"demo\""]);
     refused(&["inspect", "--model", "org/some-rm"], &[], &["hf download org/some-rm --local-dir some-rm"]);
@@ -480,4 +479,40 @@ fn variables_of_others_are_warned_of_and_misspelt_settings_are_errors() {
     let warning = text(&unknown.stderr);
     assert!(warning.contains("WARN") && warning.contains("no setting 'REWARD_SIDECAR_IMAGE'"), "{warning}");
     assert_eq!(printed("REWARD_SIDECAR_GRPCS").status.code(), Some(2));
+}
+
+/// What gzip has written is read, and what is written by a compressed name is read back by gzip.
+#[test]
+fn compressed_files_have_the_rewards_of_plain_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    std::fs::write(path("in.jsonl"), &reference().0).unwrap();
+    let gzip = |arguments: &[&str]| Command::new("gzip").args(arguments).output().unwrap().stdout;
+    std::fs::write(path("in.gz"), gzip(&["-c", &path("in.jsonl")])).unwrap();
+    let score = |input: &str, output: &str| {
+        let done = run(
+            &[
+                "score",
+                "--model",
+                MODEL,
+                "--weights",
+                "attribute-0=1",
+                "--input",
+                &path(input),
+                "--output",
+                &path(output),
+            ],
+            &[],
+        );
+        assert!(done.status.success(), "{}", text(&done.stderr));
+    };
+    score("in.jsonl", "out.jsonl");
+    score("in.gz", "out.jsonl.gz");
+    score("in.gz", "out.jsonl.zst");
+    let plain = std::fs::read(path("out.jsonl")).unwrap();
+    assert_eq!(gzip(&["-dc", &path("out.jsonl.gz")]), plain);
+    assert!(std::fs::read(path("out.jsonl.zst")).unwrap().starts_with(&[0x28, 0xb5, 0x2f, 0xfd]));
+    std::fs::write(path("half.gz"), &std::fs::read(path("in.gz")).unwrap()[..40]).unwrap();
+    let half = run(&["score", "--model", MODEL, "--weights", "attribute-0=1", "--input", &path("half.gz")], &[]);
+    assert_eq!(half.status.code(), Some(2), "{}", text(&half.stderr));
 }

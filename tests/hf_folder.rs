@@ -4,6 +4,9 @@
 //! The folders in `tests/fixtures/hf` come from `tools/make_fixtures.py`; more of its making are tried when
 //! `MORE_FIXTURES` names a folder of them.
 
+#[path = "common/reference.rs"]
+mod reference;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -12,11 +15,13 @@ use reward_sidecar::engine::{Engine, ScoreTable};
 use reward_sidecar::model::{Config, DeviceChoice, ModelEngine, ModelError, Precision};
 use serde_json::{Value, json};
 
+use reference::bits;
+
 /// What transformers said; `reference.json` in each folder.
 #[derive(serde::Deserialize)]
 struct Reference {
     labels: Vec<String>,
-    /// What kind of head it is, where it is not a plain matrix; `tests/heads.rs` looks at those.
+    /// What kind of head it is, where it is not a plain matrix; `tests/heads` looks at those.
     head: Option<String>,
     cases: Vec<Case>,
 }
@@ -64,11 +69,6 @@ fn references() -> Vec<(PathBuf, Reference)> {
         reference.head.is_none().then_some((folder, reference))
     };
     folders.into_iter().filter_map(read).collect()
-}
-
-/// Bits of the scores of a table's rows.
-fn bits(table: &ScoreTable) -> Vec<Vec<u32>> {
-    (0..table.rows()).map(|i| table.row(i).unwrap().iter().map(|x| x.to_bits()).collect()).collect()
 }
 
 /// The largest difference, in units of max(1, |expected|).
@@ -323,10 +323,27 @@ fn unusable_folders_say_why() {
 
 #[test]
 fn what_would_change_the_numbers_is_not_ignored() {
-    for (field, value) in [
+    // transformers' own class reads none of these; one of the model's own may.
+    let fields = [
         ("residual_multiplier", json!(0.5)),
         ("sliding_window", json!(64)),
         ("attn_logit_softcapping", json!(30.0)),
+        ("activation", json!("swiglu")),
+    ];
+    let rollout = [3_u32, 1, 4];
+    let score = |folder: &Path| bits(&load(folder).unwrap().score(&MicroBatch::pack(&[&rollout], true)).unwrap());
+    for (field, value) in fields {
+        let own = |folder: &Path| {
+            set(folder, field, value.clone());
+            set(folder, "auto_map", json!({"AutoModel": "modeling.Model"}));
+        };
+        refused("bf16-single", own, &["config.json", field, "not supported", "--ignore-fields"]);
+        let folder = Copy::of("bf16-single");
+        let plain = score(&folder.path());
+        set(&folder.path(), field, value);
+        assert_eq!(score(&folder.path()), plain, "{field}");
+    }
+    for (field, value) in [
         ("is_causal", json!(false)),
         ("pretraining_tp", json!(2)),
         ("hidden_act", json!("gelu")),

@@ -47,10 +47,12 @@ from fixtures import (
     aliases,
     architectures,
     core,
+    decoders,
     gguf_files,
     internlm2,
     nemo,
     peft_adapters,
+    published_models,
     quantized,
     reward_models,
     sweep,
@@ -59,7 +61,7 @@ from fixtures import (
     torch_files,
 )
 
-FOLDERS = {**architectures.ALL, **internlm2.ALL, **reward_models.ALL, **nemo.TWINS}
+FOLDERS = {**architectures.ALL, **internlm2.ALL, **reward_models.ALL, **published_models.ALL, **decoders.ALL, **nemo.TWINS}
 
 
 def committed(folder: Path, only: str) -> None:

@@ -102,14 +102,24 @@ fn to_text(Inspected { report, template, named_templates, sample }: &Inspected) 
     line("vocabulary", &format!("{} ids", shape.vocabulary));
     line("parameters", &format!("{} and {} in the head", report.parameters.total(), report.head_parameters));
     line("precision", &report.precision);
+    if let Some(format) = &report.quantisation {
+        line("quantised", &format!("{format} in the files, read as plain weights; activations are not rounded"));
+    }
+    line("arithmetic", &format!("revision {}", report.arithmetic_revision));
     for (rank, bytes) in report.bytes_per_rank.iter().enumerate() {
         line("memory", &format!("rank {rank}: {:.1} MiB of weights", *bytes as f64 / f64::from(1 << 20)));
     }
+    let per_token = report.prefix_cache_bytes_per_token;
+    let context_mib = (per_token * shape.context) as f64 / f64::from(1 << 20);
+    line("prefix cache", &format!("{per_token} bytes a token, {context_mib:.1} MiB for one whole context"));
     let degrees: Vec<String> = report.degrees.iter().map(usize::to_string).collect();
     line("degrees", &format!("tp may be {}", degrees.join(", ")));
     line("threads", &report.threads);
     if !report.unread_settings.is_empty() {
         line("not looked at", &report.unread_settings.join(", "));
+    }
+    if !report.ignored_settings.is_empty() {
+        line("left out", &report.ignored_settings.join(", "));
     }
     for file in report.files.iter().take(FILES_SHOWN) {
         line("file", &file.display());

@@ -5,6 +5,7 @@
 
 mod bench;
 mod completions;
+mod compression;
 mod doctor;
 mod engine;
 mod exit;

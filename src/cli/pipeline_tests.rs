@@ -3,6 +3,7 @@
 use std::io::{self, BufRead, Write};
 use std::sync::Mutex;
 
+use super::super::compression::Encoder;
 use super::*;
 use crate::cli::exit::Exit;
 use crate::cli::{rewards_file, rollout_file};
@@ -57,7 +58,7 @@ fn score_with(
         let sidecar = Sidecar::start(config, Box::new(engine)).await.unwrap();
         let job = Job {
             input: Box::new(rollout_file::JsonLines::new(input)),
-            output: Box::new(rewards_file::JsonLines::new(output)),
+            output: Box::new(rewards_file::JsonLines::new(Encoder::Plain(output))),
             extra_columns: ExtraColumns::Keep,
             input_name: "in".into(),
             output_name: "out".into(),

@@ -4,6 +4,7 @@ use std::io::{self, Write};
 
 use arrow_array::RecordBatch;
 
+use super::compression::Encoder;
 use crate::engine::ModelCard;
 use crate::json::rewards::{Answer, PairAnswer};
 use crate::json::row::ExtraField;
@@ -63,14 +64,14 @@ pub trait RewardsFile: Send {
 }
 
 /// JSON Lines.
-pub struct JsonLines<W> {
-    output: W,
+pub struct JsonLines<W: Write> {
+    output: Encoder<W>,
     line: Vec<u8>,
 }
 
 impl<W: Write> JsonLines<W> {
     /// Writes them to here.
-    pub fn new(output: W) -> Self {
+    pub fn new(output: Encoder<W>) -> Self {
         Self { output, line: Vec::new() }
     }
 }
@@ -108,7 +109,7 @@ impl<W: Write + Send> RewardsFile for JsonLines<W> {
     }
 
     fn finish(&mut self, _: &ModelCard) -> io::Result<()> {
-        self.output.flush()
+        self.output.finish()
     }
 }
 
@@ -120,7 +121,7 @@ mod tests {
 
     #[test]
     fn an_answer_is_a_line() {
-        let mut file = JsonLines::new(Vec::new());
+        let mut file = JsonLines::new(Encoder::Plain(Vec::new()));
         let raw = |json: &str| serde_json::value::RawValue::from_string(json.into()).unwrap();
         for id in [Some("a"), None] {
             let answer = RowAnswer {
@@ -135,6 +136,7 @@ mod tests {
         }
         let expected = "{\"id\":\"a\",\"error\":{\"code\":\"TOO_LONG\",\"message\":\"too\\nlong\"},\"x\\\"\":[1.0, 1e400]}\n\
                         {\"id\":null,\"line\":12,\"error\":{\"code\":\"TOO_LONG\",\"message\":\"too\\nlong\"}}\n";
-        assert_eq!(String::from_utf8(file.output).unwrap(), expected);
+        let Encoder::Plain(written) = file.output else { panic!("it was compressed") };
+        assert_eq!(String::from_utf8(written).unwrap(), expected);
     }
 }

@@ -1,12 +1,13 @@
 //! `score`: a rollout file in, a rewards file out, in one process.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use tokio::sync::watch;
 
+use super::compression::{self, Decoder, Encoder};
 use super::exit::Exit;
 use super::failure::Failure;
 use super::output::{self, Output, is_standard};
@@ -93,7 +94,7 @@ const EXAMPLES: &str = r#"A line of the rollout file, in one of these forms:
   {"prompt":"...","chosen":"...","rejected":"..."}      a preference pair: text or messages, with or without a prompt
 An id is text or a whole number, which comes back as text; a row without one has its number in the file, from 1.
 Optional: group, finish_reason (stop, length, or another word of the engine that made it), require_completion, answer_only,
-weights, weighting, deadline_ms, priority, aggregation; beside a conversation also tools, documents, chat_template_kwargs
+model_version (another one rejects it), weights, weighting, deadline_ms, priority, aggregation; beside a conversation also tools, documents, chat_template_kwargs
 (further variables of the template) and chat_template (its name, where the model has several).
 An assistant's message in a prompt may say "score":true: that turn is scored too, by the conversation up to it.
 
@@ -109,7 +110,7 @@ Examples:
   reward-sidecar score --model demo --input rollouts.jsonl --output rewards.jsonl
   reward-sidecar score --model demo --input pairs.parquet --output rewards.parquet --extra-columns keep --summary s.json
   reward-sidecar score --model demo --input rollouts.jsonl --output rewards.jsonl --resume     as often as it takes
-  zcat rollouts.jsonl.gz | reward-sidecar score --model demo --weights helpfulness=1 | jq .reward"#;
+  reward-sidecar score --model demo --input rollouts.jsonl.gz --weights helpfulness=1 | jq .reward"#;
 
 impl Score {
     pub fn run(self) -> Result<Exit, Failure> {
@@ -152,7 +153,8 @@ impl Score {
         let file: Box<dyn RewardsFile> = if is_parquet(&self.output) {
             Box::new(parquet::Writer::new(output.writer()?, layout))
         } else {
-            Box::new(rewards_file::JsonLines::new(output.writer()?))
+            let fail = |error: io::Error| Failure::output(&self.output.display().to_string(), &error);
+            Box::new(rewards_file::JsonLines::new(Encoder::new(&self.output, output.writer()?).map_err(fail)?))
         };
 
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -196,7 +198,10 @@ impl Score {
         let progress = match ended? {
             Ended::Done(scored) => (*scored)?,
             Ended::Interrupted(signal) => {
-                return Err(Failure::interrupted(signal, &output.leave(!is_parquet(&self.output))));
+                return Err(Failure::interrupted(
+                    signal,
+                    &output.leave(!is_parquet(&self.output) && !compression::is_named_compressed(&self.output)),
+                ));
             }
         };
         output.finish()?;
@@ -226,6 +231,8 @@ impl Score {
             "it needs --input FILE and --output FILE"
         } else if is_parquet(&self.output) {
             "a Parquet file cannot be gone on with: write JSON Lines, whose name does not end in .parquet"
+        } else if compression::is_named_compressed(&self.output) {
+            "a compressed file cannot be gone on with: write it as it is, and compress it afterwards"
         } else {
             return Ok(());
         };
@@ -262,11 +269,11 @@ impl Score {
                     "reading rollouts from the terminal, a line each, until Ctrl-D; --input FILE reads a file"
                 );
             }
-            let input = BufReader::new(io::stdin());
+            let input = Decoder::new(io::stdin());
             return Ok(lines(Box::new(rollout_file::JsonLines::new(input)), None));
         }
         let fail = |e: io::Error| Failure::usage("INPUT", format!("cannot read {}: {e}", path.display()));
-        let file = File::open(path).map_err(fail)?;
+        let mut file = File::open(path).map_err(fail)?;
         let metadata = file.metadata().map_err(fail)?;
         if metadata.is_dir() {
             return Err(fail(io::ErrorKind::IsADirectory.into()));
@@ -279,11 +286,10 @@ impl Score {
             let layout = Some(reader.layout());
             return Ok(Input { rows: Box::new(reader), bytes, layout });
         }
-        let mut input = BufReader::with_capacity(1 << 16, file);
-        // A pipe may have nothing to read yet, and the model is loaded meanwhile.
-        if bytes.is_some() {
-            refuse_gzip(&mut input, &path.display().to_string())?;
-        }
+        // Of a compressed file nobody knows how much text it holds.
+        let compressed = bytes.is_some() && compression::is_compressed(&mut file).map_err(fail)?;
+        let input = Decoder::new(file);
+        let bytes = bytes.filter(|_| !compressed);
         Ok(lines(Box::new(rollout_file::JsonLines::new(input)), bytes))
     }
 }
@@ -340,17 +346,6 @@ async fn until_interrupted(
         },
         second = signals.next() => Err(Failure::Signal(second.number())),
     }
-}
-
-/// The lines of a compressed file are none, and would be rejected one by one.
-fn refuse_gzip(input: &mut impl BufRead, name: &str) -> Result<(), Failure> {
-    const MAGIC: &[u8] = &[0x1f, 0x8b];
-    let begins = input.fill_buf().map_err(|e| Failure::usage("INPUT", format!("cannot read {name}: {e}")))?;
-    if begins.starts_with(MAGIC) {
-        let message = format!("{name} is compressed by gzip; uncompress it: zcat FILE | reward-sidecar score ...");
-        return Err(Failure::usage("INPUT", message));
-    }
-    Ok(())
 }
 
 /// Said once, before every row is rejected for it.

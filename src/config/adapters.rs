@@ -1,8 +1,9 @@
-//! The setting `adapter`: one folder, which is merged into the model, or several with commas between, each a model of its own:
-//! `NAME=DIR`, or `DIR`, called as its folder is.
+//! The setting `adapter`: a folder, which is merged into the model, or `NAME=DIR`, or several with commas between, each a model of
+//! its own. One without a name is called as its folder is; `NAME=off` is the model without an adapter.
 
 use std::path::{Path, PathBuf};
 
+use super::key::OFF;
 use crate::model::NamedAdapter;
 
 /// The adapter that is merged, or those that are models of their own. What is a path as it stands is one folder, whatever
@@ -13,8 +14,9 @@ pub(super) fn read(said: &Path) -> (Option<PathBuf>, Vec<NamedAdapter>) {
         return (Some(said.to_owned()), Vec::new());
     }
     let named = text.split(',').filter(|part| !part.is_empty()).map(|part| match part.split_once('=') {
-        Some((name, folder)) => NamedAdapter { name: name.to_owned(), folder: folder.into() },
-        None => NamedAdapter { name: folder_name(Path::new(part)), folder: part.into() },
+        Some((name, OFF)) => NamedAdapter { name: name.to_owned(), folder: None },
+        Some((name, folder)) => NamedAdapter { name: name.to_owned(), folder: Some(folder.into()) },
+        None => NamedAdapter { name: folder_name(Path::new(part)), folder: Some(part.into()) },
     });
     (None, named.collect())
 }
@@ -31,10 +33,11 @@ mod tests {
     #[test]
     fn one_folder_is_merged_and_several_are_models() {
         assert_eq!(read(Path::new("runs/a")), (Some("runs/a".into()), Vec::new()));
-        let named = |name: &str, folder: &str| NamedAdapter { name: name.into(), folder: folder.into() };
+        let named = |name: &str, folder: &str| NamedAdapter { name: name.into(), folder: Some(folder.into()) };
         assert_eq!(read(Path::new("m=runs/a")), (None, vec![named("m", "runs/a")]));
-        let several = vec![named("m", "runs/a"), named("b", "runs/b/")];
-        assert_eq!(read(Path::new("m=runs/a,runs/b/")), (None, several));
+        let base = NamedAdapter { name: "plain".into(), folder: None };
+        let several = vec![named("m", "runs/a"), named("b", "runs/b/"), base];
+        assert_eq!(read(Path::new("m=runs/a,runs/b/,plain=off")), (None, several));
         let folder = tempfile::tempdir().unwrap();
         let odd = folder.path().join("a=b,c");
         std::fs::create_dir(&odd).unwrap();

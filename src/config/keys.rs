@@ -75,6 +75,14 @@ pub(super) const KEYS: &[Key] = &[
         about: "Offer the outputs that a preset knows were never trained, too",
     },
     Key {
+        name: "ignore_fields",
+        kind: Kind::Text,
+        default: || text(OFF),
+        commands: SERVE | SCORE | INSPECT,
+        value_name: "NAMES",
+        about: "Fields of the model's configuration to leave out of it, by commas, or off",
+    },
+    Key {
         name: "template_date",
         kind: Kind::DayOrOff,
         default: || text(OFF),

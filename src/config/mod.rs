@@ -58,6 +58,9 @@ pub struct Settings {
     /// The day that chat templates are told.
     #[serde(deserialize_with = "unless_off")]
     pub template_date: Option<String>,
+    /// Fields of its configuration that are left out, by commas.
+    #[serde(deserialize_with = "unless_off")]
+    pub ignore_fields: Option<String>,
     /// Tensor-parallel ranks.
     pub tp: usize,
     /// What to compute on.
@@ -213,10 +216,17 @@ impl Settings {
             adapters,
             untrained_attributes: self.untrained_attributes,
             template_date: self.template_date.clone(),
+            ignore_fields: self
+                .ignore_fields
+                .iter()
+                .flat_map(|all| all.split(','))
+                .map(|it| it.trim().into())
+                .collect(),
             tp: self.tp,
             device: self.device,
             dtype: self.dtype,
             threads: self.threads,
+            isa: None,
             prefix_cache: self.prefix_cache(),
             cache_dir: self.cache_dir.clone(),
         })

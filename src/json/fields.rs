@@ -38,6 +38,7 @@ pub(super) struct Fields {
     pub finish_reason: Option<Reason>,
     pub require_completion: Option<bool>,
     pub answer_only: Option<AnswerOnlyField>,
+    pub model_version: Option<String>,
     pub weights: Option<Distinct<f64>>,
     pub weighting: Option<String>,
     pub deadline_ms: Option<u64>,
@@ -50,7 +51,7 @@ pub(super) struct Fields {
 }
 
 /// Every field of a row, in the order in which messages list them.
-pub const FIELDS: [&str; 23] = [
+pub const FIELDS: [&str; 24] = [
     "id",
     "group",
     "prompt",
@@ -69,6 +70,7 @@ pub const FIELDS: [&str; 23] = [
     "finish_reason",
     "require_completion",
     "answer_only",
+    "model_version",
     "weights",
     "weighting",
     "deadline_ms",
@@ -76,9 +78,9 @@ pub const FIELDS: [&str; 23] = [
     "aggregation",
 ];
 
-/// Names that the rewards file gives a meaning: a kept field of such a name could not be told from it.
-pub const REWARDS_FIELDS: [&str; 10] =
-    ["reward", "attributes", "tokens", "truncated", "model_version", "reads", "thinking", "error", "line", "margin"];
+/// Names that the rewards file gives a meaning, and a row does not: a kept field of such a name could not be told from it.
+pub const REWARDS_FIELDS: [&str; 9] =
+    ["reward", "attributes", "tokens", "truncated", "reads", "thinking", "error", "line", "margin"];
 
 impl Fields {
     pub fn new(extra_columns: ExtraColumns) -> Self {
@@ -135,6 +137,7 @@ impl Fields {
             "completion_ids" => self.completion_ids = map.next_value()?,
             "finish_reason" => self.finish_reason = map.next_value()?,
             "answer_only" => self.answer_only = map.next_value()?,
+            "model_version" => self.model_version = map.next_value()?,
             "require_completion" => self.require_completion = map.next_value()?,
             "weights" => self.weights = map.next_value()?,
             "weighting" => self.weighting = map.next_value()?,

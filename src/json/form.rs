@@ -63,6 +63,7 @@ pub(super) fn content(fields: &mut Fields, id: &str, extra_columns: ExtraColumns
         aggregation: aggregation(fields)?.into(),
         require_completion: fields.require_completion.unwrap_or_default(),
         answer_only: fields.answer_only.take().unwrap_or_default().0,
+        model_version: fields.model_version.take().unwrap_or_default(),
         ..Rollout::default()
     };
     let with = |input, options: Rollout| Box::new(Rollout { input: Some(input), ..options });

@@ -12,8 +12,8 @@
 //! (lists), `chat_template_kwargs` (an object), `chat_template` (a name). The first three may also be texts with such JSON.
 //!
 //! Exactly one form per rollout, beside an `id`. Optional: `group`, `finish_reason` (an engine's word for it:
-//! [`finish_reason`]), `require_completion`, `answer_only` (`true`, or an object of `open` and `close`), `weights`,
-//! `weighting`, `deadline_ms`, `priority`, `aggregation` (an [`AggregationSpec`]). `null` counts as absent. Unknown fields
+//! [`finish_reason`]), `require_completion`, `answer_only` (`true`, or an object of `open` and `close`), `model_version`
+//! (another version than this one rejects it), `weights`, `weighting`, `deadline_ms`, `priority`, `aggregation` (an [`AggregationSpec`]). `null` counts as absent. Unknown fields
 //! are refused.
 
 pub use super::error::RolloutError;

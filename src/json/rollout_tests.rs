@@ -123,6 +123,12 @@ fn what_is_to_become_of_a_rollout_that_was_cut_off() {
 }
 
 #[test]
+fn a_rollout_may_be_held_to_a_version() {
+    assert_eq!(good(r#"{"id":"a","text":"t","model_version":"m@1"}"#).model_version, "m@1");
+    assert_bad(r#"{"id":"a","text":"t","model_version":1}"#, Code::Malformed, "model_version: invalid type");
+}
+
+#[test]
 fn null_is_absent() {
     let nulls: Vec<_> =
         FIELDS.iter().filter(|f| !["id", "text"].contains(f)).map(|f| format!("\"{f}\":null")).collect();

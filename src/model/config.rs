@@ -1,18 +1,22 @@
 //! What to load and how.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use super::compute::device::DeviceChoice;
 use super::compute::dtype::Dtype;
+use super::compute::kernels::Isa;
+use super::error::ModelError;
 use super::memory;
+use crate::limits::MAX_NAME_BYTES;
 
-/// An adapter that is a model of its own beside others on the same base.
+/// One of the models on the same base.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamedAdapter {
     /// What requests call the model.
     pub name: String,
-    /// A folder in PEFT's layout.
-    pub folder: PathBuf,
+    /// Its adapter, a folder in PEFT's layout; `None` for the base as it is.
+    pub folder: Option<PathBuf>,
 }
 
 /// What to load and how.
@@ -26,12 +30,15 @@ pub struct Config {
     pub head: Option<PathBuf>,
     /// A LoRA adapter in PEFT's layout that is merged into the model.
     pub adapter: Option<PathBuf>,
-    /// Adapters on the one model, each a model of its own; they are not merged. Not together with `adapter` and `head`.
+    /// Adapters on the one model, each a model of its own; they are not merged, and stand in place of one that the model brings.
+    /// Not together with `adapter` and `head`.
     pub adapters: Vec<NamedAdapter>,
     /// Whether outputs that were never trained are attributes too.
     pub untrained_attributes: bool,
     /// The day that chat templates are told where they ask for today's, as `YYYY-MM-DD`. Part of the model's version.
     pub template_date: Option<String>,
+    /// Fields of the model's configuration that are left out of it. Part of the model's version.
+    pub ignore_fields: Vec<String>,
     /// Tensor-parallel ranks.
     pub tp: usize,
     /// Where the first rank computes; the others follow.
@@ -40,6 +47,9 @@ pub struct Config {
     pub dtype: Dtype,
     /// CPU threads of the forward pass; 0 means all cores.
     pub threads: usize,
+    /// The instructions that the kernels use; `None` for the fastest that the machine has. All give the same bits, which is
+    /// what tests choose one for; no setting of a user does.
+    pub isa: Option<Isa>,
     /// Room for the keys and values of prefixes that later micro-batches may begin with. On the CPU alone.
     pub prefix_cache: CacheSize,
     /// Where downloaded bases are kept.
@@ -57,13 +67,44 @@ impl Default for Config {
             adapters: Vec::new(),
             untrained_attributes: false,
             template_date: None,
+            ignore_fields: Vec::new(),
             tp: 1,
             device: DeviceChoice::Cpu,
             dtype: Dtype::Auto,
             threads: 0,
+            isa: None,
             prefix_cache: CacheSize::Bytes(0),
             cache_dir: PathBuf::new(),
         }
+    }
+}
+
+impl Config {
+    /// The configuration of one of its adapters.
+    pub(super) fn alone(&self, adapter: &NamedAdapter) -> Self {
+        let adapters = if adapter.folder.is_some() { Vec::new() } else { vec![adapter.clone()] };
+        Self { adapter: adapter.folder.clone(), adapters, ..self.clone() }
+    }
+
+    /// Refuses names by which requests could not tell the models apart, and what would be for one of them alone.
+    pub(super) fn check_adapters(&self) -> Result<(), ModelError> {
+        let refused = |reason: String| Err(ModelError::Adapters { reason });
+        if self.head.is_some() {
+            return refused(
+                "a head apart (--head) is for one model; put each head into its adapter's folder".to_owned(),
+            );
+        }
+        let mut names = BTreeSet::new();
+        for NamedAdapter { name, folder } in &self.adapters {
+            let folder = folder.as_ref().map_or_else(|| "off".to_owned(), |folder| folder.display().to_string());
+            if name.is_empty() || name.len() > MAX_NAME_BYTES {
+                return refused(format!("{folder} needs a name of 1 to {MAX_NAME_BYTES} bytes: NAME={folder}"));
+            }
+            if !names.insert(name) {
+                return refused(format!("two are called {name:?}; give each a name of its own: NAME={folder}"));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -106,6 +147,20 @@ impl CacheSize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::prefix_cache::KeyValues;
+    use crate::model::shapes::HeadLayout;
+
+    /// A quarter of what is free beside the weights of Llama 3's 8B (bf16) on a host with 64 GiB, and its 70B with 256 GiB.
+    #[test]
+    fn large_models_keep_more_than_a_context_of_chat() {
+        let heads = HeadLayout { heads: 32, kv_heads: 8, head_dim: 128 };
+        for (layers, weights, free, tokens) in [(32, 16 << 30, 64 << 30, 49_152), (80, 140 << 30, 256 << 30, 47_513)] {
+            let bytes_per_token = KeyValues::bytes_per_token(layers, heads);
+            assert_eq!(bytes_per_token, layers * 2 * 8 * 128 * 4);
+            let auto = CacheSize::Auto { tokens: 16 * 4096 };
+            assert_eq!(auto.tokens_of(bytes_per_token, weights, Some(free)), tokens);
+        }
+    }
 
     #[test]
     fn a_cache_follows_free_memory_and_takes_no_more_than_it_can_use() {

@@ -1,7 +1,7 @@
 //! [`ModelEngine`]: a loaded model behind the [`Engine`] trait.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -10,11 +10,10 @@ use rayon::ThreadPool;
 
 use crate::batch::MicroBatch;
 use crate::engine::{Engine, EngineError, ModelCard, Prefixes, ScoreTable};
-use crate::limits::MAX_NAME_BYTES;
-use crate::model::checkpoint::WeightSource;
+use crate::model::checkpoint::{WeightSource, quantized};
 use crate::model::compute::backend::Backend;
-use crate::model::compute::device::DeviceChoice;
-use crate::model::config::{CacheSize, Config, NamedAdapter};
+use crate::model::compute::kernels::REVISION;
+use crate::model::config::{Config, NamedAdapter};
 use crate::model::error::ModelError;
 use crate::model::network::arch;
 use crate::model::network::decoder::DecoderSpec;
@@ -23,6 +22,7 @@ use crate::model::ranks::{self, Passed, Ranks};
 use crate::model::report::Report;
 use crate::model::settings::default_labels;
 use crate::model::source::blueprint::Blueprint;
+use crate::model::source::digest_memory::DigestMemory;
 use crate::model::source::preset::PresetReport;
 
 /// A model, ready to score. The forward pass runs on threads of its own.
@@ -36,6 +36,9 @@ pub struct ModelEngine {
     preset: Option<PresetReport>,
     pool: Arc<ThreadPool>,
     unread_settings: Vec<String>,
+    ignored_settings: Vec<String>,
+    /// The format by which the weights are quantised in the files.
+    quantisation: Option<String>,
     files: Vec<PathBuf>,
 }
 
@@ -47,12 +50,8 @@ impl ModelEngine {
             [] => {}
             [_] => return Ok(Self::load_adapters(config)?.remove(0)),
             several => {
-                let names: Vec<_> = several.iter().map(|adapter| &*adapter.name).collect();
-                let reason = format!(
-                    "{} are several models, and this is for one; give one of them, or load them in a program of your own with \
-                     ModelEngine::load_adapters",
-                    names.join(", ")
-                );
+                let names: Vec<&str> = several.iter().map(|adapter| &*adapter.name).collect();
+                let reason = format!("{} are several models, and one is asked for; give one of them", names.join(", "));
                 return Err(ModelError::Adapters { reason });
             }
         }
@@ -60,57 +59,63 @@ impl ModelEngine {
         let place = Place::open(config)?;
         let parts = Parts::open(config, &place)?;
         let (spec, blueprint) = (&parts.spec, &parts.blueprint);
-        let load = || place.load(spec, blueprint.weights.as_ref(), config.prefix_cache, 1);
-        let (version, ranks) = place.pool.install(|| rayon::join(|| fingerprint(blueprint), load));
+        let load = || place.load(spec, blueprint.weights.as_ref(), 1);
+        let (version, ranks) = place.pool.install(|| rayon::join(|| fingerprint(blueprint, &config.cache_dir), load));
         let ranks = ranks?;
         say_what_is_kept(&ranks, spec.context);
-        Self::of(parts, version?, Arc::new(ranks), &place, started)
+        Self::of(parts, &version?, Arc::new(ranks), &place, started)
     }
 
     /// Loads the model that the configuration names once, and each of `adapters` on it as a model of its own, in this order. What an
     /// adapter does not change it shares with the others, and where that is all but the head, the kept prefixes, too.
+    ///
+    /// # Errors
+    /// As of [`Self::load`], and [`ModelError::Adapters`] where they cannot be loaded beside each other.
     pub fn load_adapters(config: &Config) -> Result<Vec<Self>, ModelError> {
         let started = Instant::now();
-        check_names(config)?;
+        config.check_adapters()?;
         let place = Place::open(config)?;
         if !matches!(place.backend, Backend::Kernels(_)) {
-            let reason = "several adapters at once are for the CPU; serve each on its own".to_owned();
+            let reason = "adapters that are not merged are for the CPU; merge one on a GPU: --adapter DIR".to_owned();
             return Err(ModelError::Adapters { reason });
         }
-        let parts = config.adapters.iter().map(|NamedAdapter { name, folder }| {
-            let mut parts = Parts::open(&Config { adapter: Some(folder.clone()), ..config.clone() }, &place)?;
-            parts.blueprint.beside_others(name);
+        // Before the base, whose weights take long: what is wrong is mostly wrong with an adapter.
+        let open = |adapter: &NamedAdapter| {
+            let mut parts = Parts::open(&config.alone(adapter), &place)?;
+            parts.blueprint.beside_others(&adapter.name, adapter.folder.is_some());
             Ok(parts)
-        });
-        let parts = parts.collect::<Result<Vec<_>, ModelError>>()?;
+        };
+        let parts = config.adapters.iter().map(open).collect::<Result<Vec<_>, ModelError>>()?;
         let base = Blueprint::open(config)?;
         let spec = arch::find(&base.settings)?.spec(&base.settings)?;
-        // The base's own room is used by the heads that are alone on it.
-        let (cache, rooms) = (config.prefix_cache, parts.len() as u32 + 1);
-        let shared = Arc::new(place.pool.install(|| place.load(&spec, base.weights.as_ref(), cache, rooms))?);
-        say_what_is_kept(&shared, spec.context);
-        let engines = parts.into_iter().map(|parts| {
+        let is_changed = |parts: &Parts| {
             let weights = parts.blueprint.weights.as_ref();
+            weights.names().iter().any(|name| spec.reads(name) && weights.is_changed(name))
+        };
+        let changed: Vec<bool> = parts.iter().map(is_changed).collect();
+        // Those that change nothing keep the base's prefixes.
+        let rooms = changed.iter().filter(|is| **is).count() + usize::from(changed.contains(&false));
+        let shared = Arc::new(place.pool.install(|| place.load(&spec, base.weights.as_ref(), rooms as u32))?);
+        say_what_is_kept(&shared, spec.context);
+        let engines = parts.into_iter().zip(changed).map(|(parts, is_changed)| {
             let load = || {
-                let is_changed = weights.names().iter().any(|name| spec.reads(name) && weights.is_changed(name));
-                if is_changed { shared.adapted(weights).map(Arc::new) } else { Ok(Arc::clone(&shared)) }
+                if is_changed {
+                    shared.adapted(parts.blueprint.weights.as_ref()).map(Arc::new)
+                } else {
+                    Ok(Arc::clone(&shared))
+                }
             };
-            let (version, ranks) = place.pool.install(|| rayon::join(|| fingerprint(&parts.blueprint), load));
-            Self::of(parts, version?, ranks?, &place, started)
+            let version = || fingerprint(&parts.blueprint, &config.cache_dir);
+            let (version, ranks) = place.pool.install(|| rayon::join(version, load));
+            Self::of(parts, &version?, ranks?, &place, started)
         });
         engines.collect()
     }
 
     /// A model whose parts are loaded.
-    fn of(
-        parts: Parts,
-        version: String,
-        ranks: Arc<Ranks>,
-        place: &Place,
-        started: Instant,
-    ) -> Result<Self, ModelError> {
+    fn of(parts: Parts, version: &str, ranks: Arc<Ranks>, place: &Place, started: Instant) -> Result<Self, ModelError> {
         let Parts { blueprint, spec, head } = parts;
-        let arithmetic = place.device.arithmetic(place.backend, place.devices.len());
+        let Place { config, backend, .. } = *place;
         let Blueprint {
             name,
             preset,
@@ -133,7 +138,7 @@ impl ModelEngine {
             _ => (weightings, default_weighting),
         };
         let card = ModelCard {
-            model_version: format!("{name}@{version}-{arithmetic}").into(),
+            model_version: format!("{name}@{version}-{}", config.device.arithmetic(backend, config.tp)).into(),
             name,
             architecture: settings.architecture()?.to_owned(),
             attributes,
@@ -145,21 +150,24 @@ impl ModelEngine {
             reads,
         };
         tracing::info!(
-            model_version = %card.model_version, device = %place.device, parameters = spec.parameters().total(),
+            model_version = %card.model_version, device = %config.device, parameters = spec.parameters().total(),
             threads = place.pool.current_num_threads(), ranks = ranks.world(),
             load_ms = started.elapsed().as_millis() as u64, "model loaded"
         );
+        let quantisation = settings.text(quantized::METHOD)?.map(str::to_owned);
         let unread_settings = settings.unread().into_iter().map(str::to_owned).collect();
         Ok(Self {
             card: Arc::new(card),
             spec,
-            dtype: place.backend.weights(),
+            dtype: backend.weights(),
             ranks,
             head,
             head_spec,
             preset,
             pool: Arc::clone(&place.pool),
             unread_settings,
+            ignored_settings: settings.ignored().to_vec(),
+            quantisation,
             files,
         })
     }
@@ -190,48 +198,46 @@ impl ModelEngine {
             tokenizer: self.card.text.tokenizer_json.is_some(),
             chat_template: self.card.text.chat_template.is_some(),
             precision: self.dtype,
+            quantisation: self.quantisation.clone(),
+            arithmetic_revision: REVISION,
             parameters: self.spec.parameters(),
             head_parameters: self.head.parameters(),
             bytes_per_rank,
             bytes_read_per_rank: self.ranks.bytes_read(),
+            prefix_cache_bytes_per_token: self.ranks.bytes_per_token(),
             degrees: self.spec.degrees(),
             threads: self.pool.current_num_threads(),
             unread_settings: self.unread_settings.clone(),
+            ignored_settings: self.ignored_settings.clone(),
             files: self.files.clone(),
         }
     }
 }
 
-/// Where a model computes, and how.
-struct Place {
+/// Where models compute, and how.
+struct Place<'a> {
+    config: &'a Config,
     pool: Arc<ThreadPool>,
-    device: DeviceChoice,
     devices: Vec<Device>,
     backend: Backend,
 }
 
-impl Place {
-    fn open(config: &Config) -> Result<Self, ModelError> {
+impl<'a> Place<'a> {
+    fn open(config: &'a Config) -> Result<Self, ModelError> {
         let threads = match config.threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
         };
         Ok(Self {
-            pool: Arc::new(ranks::pool(threads)?),
-            device: config.device,
+            config,
+            pool: Arc::new(ranks::pool(threads, config.isa)?),
             backend: config.device.backend(config.dtype)?,
             devices: config.device.open_all(config.tp)?,
         })
     }
 
-    fn load(
-        &self,
-        spec: &DecoderSpec,
-        weights: &dyn WeightSource,
-        cache: CacheSize,
-        rooms: u32,
-    ) -> Result<Ranks, ModelError> {
-        Ranks::load(spec, weights, self.backend, &self.devices, &self.pool, cache, rooms)
+    fn load(&self, spec: &DecoderSpec, weights: &dyn WeightSource, rooms: u32) -> Result<Ranks, ModelError> {
+        Ranks::load(spec, weights, self.backend, &self.devices, &self.pool, self.config.prefix_cache, rooms)
     }
 }
 
@@ -263,24 +269,6 @@ struct LookedAt {
     rows: Vec<u32>,
 }
 
-/// Names by which requests can tell the models apart, and nothing that would be for all of them.
-fn check_names(config: &Config) -> Result<(), ModelError> {
-    let refused = |reason: String| Err(ModelError::Adapters { reason });
-    if config.head.is_some() {
-        return refused("a head apart (--head) is for one model; put each head into its adapter's folder".to_owned());
-    }
-    let mut names = BTreeSet::new();
-    for NamedAdapter { name, folder } in &config.adapters {
-        if name.is_empty() || name.len() > MAX_NAME_BYTES {
-            return refused(format!("{} needs a name of 1 to {MAX_NAME_BYTES} bytes: NAME=DIR", folder.display()));
-        }
-        if !names.insert(name) {
-            return refused(format!("two are called {name:?}; give each a name of its own: NAME=DIR"));
-        }
-    }
-    Ok(())
-}
-
 /// How many tokens the prefix cache holds, and that they are too few, if so.
 fn say_what_is_kept(ranks: &Ranks, context: usize) {
     let Some(cache) = ranks.cache() else { return };
@@ -297,8 +285,9 @@ fn say_what_is_kept(ranks: &Ranks, context: usize) {
 }
 
 /// The fingerprint needs the attributes' names, which may have to be counted in the head.
-fn fingerprint(blueprint: &Blueprint) -> Result<String, ModelError> {
-    blueprint.fingerprint(blueprint.attributes.as_deref().unwrap_or_default())
+fn fingerprint(blueprint: &Blueprint, cache_dir: &Path) -> Result<String, ModelError> {
+    let attributes = blueprint.attributes.as_deref().unwrap_or_default();
+    blueprint.fingerprint(attributes, &DigestMemory::below(cache_dir))
 }
 
 fn load_head(blueprint: &Blueprint, spec: &DecoderSpec) -> Result<Box<dyn Head>, ModelError> {

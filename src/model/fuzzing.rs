@@ -63,30 +63,26 @@ pub fn nemo_tar(bytes: &[u8]) {
 /// A NeMo folder: its configuration, the header of an array and a chunk of it, one after the other with a zero between.
 pub fn nemo_folder(bytes: &[u8]) {
     let mut parts = bytes.splitn(3, |&byte| byte == 0);
-    let mut tar = tar::Builder::new(Vec::new());
-    for name in [
-        "model_config.yaml",
-        "model_weights/model.embedding.word_embeddings.weight/.zarray",
-        "model_weights/model.embedding.word_embeddings.weight/0.0",
-    ] {
-        let bytes = parts.next().unwrap_or_default();
-        let mut header = tar::Header::new_gnu();
-        header.set_size(bytes.len() as u64);
-        tar.append_data(&mut header, name, bytes).expect("memory");
-    }
-    nemo_tar(&tar.into_inner().expect("memory"));
+    nemo_files([
+        ("model_config.yaml", parts.next().unwrap_or_default()),
+        ("model_weights/model.embedding.word_embeddings.weight/.zarray", parts.next().unwrap_or_default()),
+        ("model_weights/model.embedding.word_embeddings.weight/0.0", parts.next().unwrap_or_default()),
+    ]);
 }
 
 /// A distributed checkpoint: its description up to where an archive begins, and a file of items from there on.
 pub fn torch_dist(bytes: &[u8]) {
     let items = bytes.windows(4).position(|window| window == b"PK\x03\x04").unwrap_or(bytes.len());
-    let mut tar = tar::Builder::new(Vec::new());
-    let config = include_bytes!("../../tests/fixtures/nemo/nemotron-dist/model_config.yaml");
-    for (name, bytes) in [
-        ("model_config.yaml", &config[..]),
+    nemo_files([
+        ("model_config.yaml", include_bytes!("../../tests/fixtures/nemo/nemotron-dist/model_config.yaml")),
         ("model_weights/.metadata", &bytes[..items]),
         ("model_weights/__0_0.distcp", &bytes[items..]),
-    ] {
+    ]);
+}
+
+fn nemo_files(files: [(&str, &[u8]); 3]) {
+    let mut tar = tar::Builder::new(Vec::new());
+    for (name, bytes) in files {
         let mut header = tar::Header::new_gnu();
         header.set_size(bytes.len() as u64);
         tar.append_data(&mut header, name, bytes).expect("memory");

@@ -22,6 +22,7 @@ mod settings;
 pub mod shapes;
 mod source;
 mod text;
+mod transformers_fields;
 
 use crate::engine::Engine;
 

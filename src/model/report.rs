@@ -39,6 +39,10 @@ pub struct Report {
     pub chat_template: bool,
     /// Type of the arithmetic.
     pub precision: &'static str,
+    /// The format by which the weights are quantised in the files, as the configuration names it; `None` if they are not.
+    pub quantisation: Option<String>,
+    /// Number of the arithmetic, which is part of the version.
+    pub arithmetic_revision: u32,
     /// Weights of the backbone, by where they stand.
     pub parameters: Parameters,
     /// Weights of the head.
@@ -47,12 +51,16 @@ pub struct Report {
     pub bytes_per_rank: Vec<usize>,
     /// Bytes of weights that each rank took out of the files, without the head.
     pub bytes_read_per_rank: Vec<u64>,
+    /// Bytes that a prefix cache takes for each token that it keeps, all ranks together.
+    pub prefix_cache_bytes_per_token: usize,
     /// Numbers of ranks that the model can be shared by.
     pub degrees: Vec<usize>,
     /// Threads of the forward pass, all ranks together.
     pub threads: usize,
     /// Fields of the configuration that were not looked at.
     pub unread_settings: Vec<String>,
+    /// Fields of the configuration that the user has said to leave out.
+    pub ignored_settings: Vec<String>,
     /// Files that the model was read from.
     pub files: Vec<PathBuf>,
 }

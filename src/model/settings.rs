@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::limits::MAX_ATTRIBUTES;
 use crate::model::error::ModelError;
+use crate::model::transformers_fields;
 
 /// The fields of a model's configuration. It remembers which of them somebody has read: what nobody reads may still be
 /// meant to change the numbers.
@@ -15,6 +16,10 @@ use crate::model::error::ModelError;
 pub struct Settings {
     path: PathBuf,
     value: Value,
+    /// The architecture that the file names, whatever it is replaced by.
+    class: Option<String>,
+    /// Fields that the user has said to leave out.
+    ignored: Vec<String>,
     /// Top-level fields that were asked for.
     read: Mutex<BTreeSet<String>>,
 }
@@ -85,7 +90,8 @@ impl Settings {
         if !value.is_object() {
             return Err(ModelError::malformed(path, "not a JSON object"));
         }
-        Ok(Self { path: path.to_path_buf(), value, read: Mutex::default() })
+        let class = value.get("architectures").and_then(|names| names.as_array()?.first()?.as_str()).map(str::to_owned);
+        Ok(Self { path: path.to_path_buf(), value, class, ignored: Vec::new(), read: Mutex::default() })
     }
 
     /// The file.
@@ -101,6 +107,24 @@ impl Settings {
     /// Replaces a field.
     pub fn set(&mut self, field: &str, value: impl Into<Value>) {
         self.value[field] = value.into();
+    }
+
+    /// Takes fields out, as if the file had none of them: they are no part of the model, and the model's version says so.
+    pub fn ignore(&mut self, fields: &[String]) -> Result<(), ModelError> {
+        for field in fields {
+            let taken = self.value.as_object_mut().and_then(|object| object.remove(field));
+            if taken.is_none() {
+                let reason = format!("no field {field:?}, which was to be ignored");
+                return Err(ModelError::malformed(&self.path, reason));
+            }
+        }
+        self.ignored.extend_from_slice(fields);
+        Ok(())
+    }
+
+    /// The fields that were taken out.
+    pub fn ignored(&self) -> &[String] {
+        &self.ignored
     }
 
     /// A field; `None` if absent or null. `a.b` is field `b` of object `a`.
@@ -160,7 +184,7 @@ impl Settings {
             .ok_or_else(|| ModelError::malformed(&self.path, "no field \"architectures\""))
     }
 
-    /// Names of the outputs: `id2label` in order of its ids, else `LABEL_0`... as many as `num_labels` says; `None`
+    /// Names of the outputs: `id2label` in order of its ids, where its labels are not empty and no two alike, else `LABEL_0`... as many as `num_labels` says; `None`
     /// if neither is there.
     pub fn labels(&self) -> Result<Option<Vec<String>>, ModelError> {
         let Some(labels) = self.typed("id2label", "an object", Value::as_object)? else {
@@ -173,14 +197,16 @@ impl Settings {
             let reason = format!("id2label has {} names, expected {}", labels.len(), at_most());
             return Err(ModelError::malformed(&self.path, reason));
         }
-        (0..labels.len())
-            .map(|id| labels.get(&id.to_string()).and_then(Value::as_str).map(str::to_owned))
-            .collect::<Option<Vec<_>>>()
-            .filter(|labels| !labels.is_empty())
-            .map(Some)
-            .ok_or_else(|| {
-                ModelError::malformed(&self.path, "id2label must map \"0\", \"1\", ... without a gap to texts")
-            })
+        let name = |label: &Value| label.as_str().map_or_else(|| label.to_string(), str::to_owned);
+        let names = (0..labels.len()).map(|id| labels.get(&id.to_string()).map(name)).collect::<Option<Vec<_>>>();
+        let Some(names) = names.filter(|names| !names.is_empty()) else {
+            let reason = "id2label must map \"0\", \"1\", ... without a gap to labels";
+            return Err(ModelError::malformed(&self.path, reason));
+        };
+        // Outputs that have one name would be one attribute; transformers reads no label at all.
+        let distinct: BTreeSet<&String> = names.iter().filter(|name| !name.is_empty()).collect();
+        let usable = distinct.len() == names.len();
+        Ok(Some(if usable { names } else { default_labels(labels.len()) }))
     }
 
     /// Refuses a value that would change the numbers.
@@ -212,13 +238,22 @@ impl Settings {
                 _ => false,
             };
             let suspicious = SUSPICIOUS.iter().any(|part| name.to_ascii_lowercase().contains(part));
-            if !empty && suspicious && !HARMLESS.contains(&name) {
-                let expected = "no such field: it is not known here, and may change the numbers. If it does not, take it \
-                                out of the file";
+            if !empty && suspicious && !HARMLESS.contains(&name) && !self.is_read_by_nobody(name) {
+                let expected = format!(
+                    "no such field: it is not known here, and may change the numbers. If it does not, --ignore-fields {name} \
+                     loads the model without it"
+                );
                 return Err(self.unsupported(name, expected));
             }
         }
         Ok(())
+    }
+
+    /// Whether transformers' own class for this model leaves a field alone. A class of the model's own may read anything.
+    fn is_read_by_nobody(&self, field: &str) -> bool {
+        let kind = self.value.get("model_type").and_then(Value::as_str).unwrap_or_default();
+        let own = self.value.get("auto_map").is_some_and(|map| !map.is_null());
+        !own && self.class.as_deref().is_some_and(|class| transformers_fields::ignores(kind, class, field))
     }
 
     fn typed<'a, T>(
@@ -269,6 +304,10 @@ mod tests {
         assert_eq!(settings(json!({"num_labels": 2})).labels().unwrap().unwrap(), ["LABEL_0", "LABEL_1"]);
         assert_eq!(settings(json!({})).labels().unwrap(), None);
         assert!(settings(json!({"id2label": {"0": "a", "2": "b"}})).labels().is_err());
+        let named = |labels: Value| settings(json!({"id2label": labels})).labels().unwrap().unwrap();
+        assert_eq!(named(json!({"0": 0, "1": 1.5, "2": null})), ["0", "1.5", "null"]);
+        assert_eq!(named(json!({"0": "a", "1": "a"})), ["LABEL_0", "LABEL_1"]);
+        assert_eq!(named(json!({"0": "", "1": "a"})), ["LABEL_0", "LABEL_1"]);
         assert_eq!(settings(json!({"num_labels": MAX_ATTRIBUTES})).labels().unwrap().unwrap().len(), MAX_ATTRIBUTES);
         // No allocation of what a file merely claims.
         let absurd = settings(json!({"num_labels": 1u64 << 31})).labels().unwrap_err().to_string();
@@ -286,6 +325,41 @@ mod tests {
         assert!(settings.refuse_unread().unwrap_err().to_string().contains("residual_multiplier = 0.2"));
         settings.number("residual_multiplier").unwrap();
         settings.refuse_unread().unwrap();
+    }
+
+    /// Falcon 3's configurations and those of sentence-transformers have fields that transformers' classes do not read.
+    #[test]
+    fn fields_that_transformers_leaves_alone_pass() {
+        let fields =
+            json!({"activation": "swiglu", "sbert_ce_default_activation_function": "torch.nn.Identity", "clip_qkv": 8});
+        let of = |class: &str, more: Value| {
+            let mut config = json!({"model_type": "llama", "architectures": [class]});
+            for part in [&fields, &more] {
+                config.as_object_mut().unwrap().extend(part.as_object().unwrap().clone());
+            }
+            settings(config)
+        };
+        of("LlamaForSequenceClassification", json!({})).refuse_unread().unwrap();
+        // What its class reads, what a class of its own may read, and what no class of transformers is.
+        assert!(of("LlamaForSequenceClassification", json!({"mlp_bias": true})).refuse_unread().is_err());
+        assert!(
+            of("LlamaForSequenceClassification", json!({"auto_map": {"AutoModel": "x.X"}})).refuse_unread().is_err()
+        );
+        assert!(of("LlamaForRewardModelWithGating", json!({})).refuse_unread().is_err());
+    }
+
+    #[test]
+    fn a_field_can_be_left_out() {
+        let mut settings = settings(json!({"residual_multiplier": 0.2, "hidden_size": 8}));
+        let refusal = settings.refuse_unread().unwrap_err().to_string();
+        assert!(refusal.contains("--ignore-fields residual_multiplier"), "{refusal}");
+        assert!(settings.ignore(&["multiplier".into()]).unwrap_err().to_string().contains("no field \"multiplier\""));
+        settings.ignore(&["residual_multiplier".into()]).unwrap();
+        settings.refuse_unread().unwrap();
+        assert_eq!(
+            (settings.value(), settings.ignored()),
+            (&json!({"hidden_size": 8}), &["residual_multiplier".to_owned()][..])
+        );
     }
 
     #[test]

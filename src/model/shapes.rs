@@ -46,6 +46,13 @@ pub struct AttentionOptions {
     pub soft_cap: Option<f32>,
 }
 
+impl AttentionOptions {
+    /// First position that the query of a position sees.
+    pub fn first_seen(&self, position: usize) -> usize {
+        self.window.map_or(0, |window| (position + 1).saturating_sub(window))
+    }
+}
+
 /// The activation function of a feed-forward layer, value by value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Activation {

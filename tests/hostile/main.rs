@@ -128,9 +128,18 @@ fn the_command_line_exits_with_code_2() {
     bin.write("pytorch_model.bin", lies::archive(b"\x80\x02cposix\nsystem\n."));
     let nemo = Copy::of("nemo/nemotron-tp8");
     fs::remove_file(nemo.path().join("model_weights/model.rm_head.weight/0.3")).unwrap();
-    for (copy, file) in
-        [(&safetensors, "model.safetensors"), (&bin, "pytorch_model.bin"), (&nemo, "model.rm_head.weight/0.3")]
-    {
+    let quantised = Copy::of("quantized/gptq-4-order");
+    let config = quantised.read("config.json");
+    quantised.write("config.json", String::from_utf8(config).unwrap().replace("\"bits\": 4", "\"bits\": 8"));
+    let distributed = Copy::of("nemo/llama-nemo2");
+    distributed.write("weights/.metadata", b"\x80\x02cposix\nsystem\n.");
+    for (copy, file) in [
+        (&safetensors, "model.safetensors"),
+        (&bin, "pytorch_model.bin"),
+        (&nemo, "model.rm_head.weight/0.3"),
+        (&quantised, "model.safetensors"),
+        (&distributed, "weights/.metadata"),
+    ] {
         let run = Command::new(env!("CARGO_BIN_EXE_reward-sidecar"))
             .args(["inspect", "--model", copy.path().to_str().unwrap()])
             .output()

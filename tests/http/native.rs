@@ -49,6 +49,7 @@ async fn one_row_that_is_rejected_has_the_status_of_its_code() {
         (r#"{"id":"a","text":"w1\ud83d"}"#, 422, "MALFORMED"),
         (r#"{"id":"a","text":"w1","deadline_ms":0}"#, 503, "DEADLINE_EXCEEDED"),
         (r#"{"id":"a","text":"w1","txet":1}"#, 422, "MALFORMED"),
+        (r#"{"id":"a","text":"w1","model_version":"echo-1"}"#, 412, "OTHER_VERSION"),
     ] {
         let answer = post(&sidecar, "/v1/rewards", row).await;
         assert_eq!(answer.refused(status), code, "{row}");

@@ -16,7 +16,7 @@ async fn openrlhf() {
     assert_eq!(answer["rewards"], json!([3.0, 1.0]));
     assert_eq!(numbers(&answer["extra_logs"]["checksum"]), [first[1], second[1]]);
     assert_eq!(numbers(&answer["extra_logs"]["length"]), [3.0, 1.0]);
-    assert_eq!(numbers(&answer["scores"]), [3f64, 1.0].map(|reward| (1.0 / (1.0 + (-reward).exp())) as f32));
+    assert_eq!(numbers(&answer["scores"]), [3f64, 1.0].map(|reward| (1.0 / (1.0 + libm::exp(-reward))) as f32));
     // Single values are answered so.
     let one = post(&sidecar, "/get_reward?w.length=2", r#"{"query":"w1 w2","prompts":"w1"}"#).await.ok();
     assert_eq!((&one["rewards"], &one["extra_logs"]["length"]), (&json!(4.0), &json!(2.0)));
@@ -64,7 +64,7 @@ async fn llama_factory() {
 async fn vllm_classify_pooling_embeddings() {
     let sidecar = sidecar(http()).await;
     let answer = post(&sidecar, "/classify", r#"{"model":"any","input":["w1","w2 w3"]}"#).await.ok();
-    let logistic = |reward: f64| (1.0 / (1.0 + (-reward).exp())) as f32;
+    let logistic = |reward: f64| (1.0 / (1.0 + libm::exp(-reward))) as f32;
     assert_eq!(numbers(&answer["data"][1]["probs"]), [logistic(2.0)]);
     assert_eq!(answer["usage"], json!({"prompt_tokens": 3, "total_tokens": 3, "completion_tokens": 0}));
     assert_eq!((&answer["data"][1]["index"], &answer["data"][1]["num_classes"]), (&json!(1), &json!(1)));
@@ -131,7 +131,7 @@ async fn sglang_tei_infinity() {
     let answer = post(&sidecar, "/infinity/classify", r#"{"input":["w1"],"raw_scores":true}"#).await.ok();
     assert_eq!(number(&answer["data"][0][0]["score"]), 1.0);
     let answer = post(&sidecar, "/infinity/classify", r#"{"input":["w1"]}"#).await.ok();
-    assert_eq!(number(&answer["data"][0][0]["score"]), (1.0 / (1.0 + (-1f64).exp())) as f32);
+    assert_eq!(number(&answer["data"][0][0]["score"]), (1.0 / (1.0 + libm::exp(-1.0))) as f32);
 }
 
 fn verify(output: &str) -> String {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import platform
 import signal
 import subprocess
 import sys
@@ -27,9 +28,17 @@ def read_until(log: subprocess.Popen[str], what: str) -> None:
 
 
 def test_version(script: Path) -> None:
-    output = run(script, "--version")
-    assert (output.returncode, output.stderr) == (0, b"")
-    assert output.stdout.decode().split() == ["reward-sidecar", importlib.metadata.version("reward-sidecar")]
+    version = importlib.metadata.version("reward-sidecar")
+    short = run(script, "-V")
+    assert (short.returncode, short.stderr) == (0, b"")
+    assert short.stdout.decode().split() == ["reward-sidecar", version]
+    # The long form says what was built, too, a line each.
+    long = run(script, "--version")
+    assert (long.returncode, long.stderr) == (0, b"")
+    first, *rest = long.stdout.decode().splitlines()
+    assert first == f"reward-sidecar {version}"
+    assert [line.partition(": ")[0] for line in rest] == ["commit", "target"]
+    assert rest[1].removeprefix("target: ").startswith(platform.machine())
 
 
 def test_as_a_module_it_has_the_same_name(script: Path) -> None:

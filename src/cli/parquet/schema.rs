@@ -125,7 +125,7 @@ fn misfit(name: &str, data_type: &DataType) -> Option<&'static str> {
             "true or false, or a struct of open and close",
         ),
         "require_completion" => (matches!(data_type, DataType::Boolean | DataType::Null), "true or false"),
-        // group, text, weighting, chat_template
+        // group, text, weighting, chat_template, model_version
         _ => (text, "text"),
     };
     (!fits).then_some(expected)

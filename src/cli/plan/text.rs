@@ -67,7 +67,8 @@ fn scaled(value: f64, digits: usize, prefixes: [&str; 5]) -> (String, &str) {
     let whole = value.fract() == 0.0 && value < 1000.0;
     let (mut value, mut prefix) = (value, 0);
     // What would be rounded to a thousand takes the next prefix.
-    let rounded = |value: f64, below: f64| value < below - 0.5 * 10.0_f64.powi(below.log10() as i32 - digits as i32);
+    let rounded =
+        |value: f64, below: f64| value < below - 0.5 * 10.0_f64.powi(libm::log10(below) as i32 - digits as i32);
     while !rounded(value, 1000.0) && prefix + 1 < prefixes.len() {
         value /= 1000.0;
         prefix += 1;

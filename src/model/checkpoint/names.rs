@@ -76,9 +76,13 @@ mod tests {
     }
 
     #[test]
-    fn wrappers_are_taken_off_where_all_names_have_them() {
-        assert_eq!(wrapped(&["module._orig_mod.a", "module._orig_mod.b"]), "module._orig_mod.");
+    fn what_wrappers_put_before_names_is_undone() {
+        assert_eq!(wrapped(&["module._orig_mod.a", "module._orig_mod.module.b"]), "module._orig_mod.");
         assert_eq!(wrapped(&["module.a", "b"]), "");
+        assert_eq!(wrapped(&["_orig_mod.a"]), "_orig_mod.");
         assert_eq!(wrapped(&[]), "");
+        // Nobody wraps a model this often: what is left is a name that no model has.
+        let hostile = "module.".repeat(150_000);
+        assert_eq!(wrapped(&[&hostile, &hostile]).len(), MAX_WRAPPERS * "module.".len());
     }
 }

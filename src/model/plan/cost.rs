@@ -49,8 +49,9 @@ impl Share {
     /// What a rank of pipeline stage `stage` of `stages` holds.
     fn of(spec: &DecoderSpec, shard: Shard, stage: usize, stages: usize) -> Self {
         let mut share = Self::default();
-        for tensor in spec.layer().all() {
-            share.add(spec, tensor, shard, (spec.layers / stages) as u64);
+        let layers = spec.layers / stages;
+        for (layer, times) in spec.layer_kinds(stage * layers..(stage + 1) * layers) {
+            layer.all().for_each(|tensor| share.add(spec, tensor, shard, times as u64));
         }
         if stage == 0 {
             share.add(spec, &spec.embedding(), shard, 1);
@@ -64,11 +65,12 @@ impl Share {
     /// Adds a rank's part of so many tensors that are all alike.
     fn add(&mut self, spec: &DecoderSpec, tensor: &TensorSpec, shard: Shard, times: u64) {
         let held = tensor.held(spec.heads, shard);
+        let times = times * held.count as u64;
         let rows = held.rows.iter().map(|rows| rows.len() as u64).sum::<u64>();
         let (repeated, columns) = (held.repeated as u64, held.columns.len() as u64);
         let own = rows - repeated;
         match tensor.kind {
-            Kind::Norm => self.repeated_vectors += times * repeated,
+            Kind::Norm | Kind::Router => self.repeated_vectors += times * repeated * columns,
             Kind::Embedding => self.embedding += times * own * columns,
             // What is cut by its inputs is nobody else's, though its outputs are.
             _ if tensor.cut.is_by_inputs() => self.matrices += times * rows * columns,
@@ -94,9 +96,10 @@ impl Share {
 
 /// Bytes of the weights of the rank that holds most, of `tp` ranks in each of `pp` stages of equally many layers.
 pub(super) fn largest_rank(spec: &DecoderSpec, tp: usize, pp: usize, dtype: Dtype) -> RankBytes {
-    // The first stage has the embedding and the last one the last norm; those between have less than either.
-    let stages = [0, pp - 1];
-    let ranks = Shard::all(tp).flat_map(|shard| stages.map(|stage| Share::of(spec, shard, stage, pp).bytes(dtype)));
+    // The first stage has the embedding and the last one the last norm; those between have more than either where they have
+    // more layers of experts.
+    let stages = |shard| (0..pp).map(move |stage| Share::of(spec, shard, stage, pp).bytes(dtype));
+    let ranks = Shard::all(tp).flat_map(stages);
     ranks.max_by_key(|bytes| bytes.total()).unwrap_or(RankBytes { sharded: 0, replicated: 0 })
 }
 
@@ -107,8 +110,10 @@ pub(super) fn activation_bytes(spec: &DecoderSpec, tp: usize, dtype: Dtype, batc
     let heads = shard.heads(spec.heads).layout;
     let (batch, hidden, size) = (batch as u64, spec.hidden as u64, dtype.activation_bytes());
     let (row, query) = (heads.row() as u64, (heads.heads * heads.head_dim) as u64);
-    let features = spec.feed_forward.div_ceil(tp) as u64;
-    let ways_up = 1 + u64::from(spec.names.gate.is_some());
+    // A rank may have all experts that a token goes through.
+    let experts = spec.experts.as_ref().map_or(0, |experts| experts.routing.top_k * experts.features);
+    let features = spec.feed_forward.div_ceil(tp).max(experts) as u64;
+    let ways_up = spec.names.up.ways() as u64;
     // A tile of scores stays below its bound however long a rollout is, so memory is linear in tokens.
     let scores = (heads.heads as u64 * batch.min(TILE_ROWS)).saturating_mul(batch).min(TILE_SCORES);
     // The residual, queries, keys and values, the result in tiles and in one; float32 copies in two layouts; scores.
@@ -157,7 +162,18 @@ pub(super) fn matrix_flops(spec: &DecoderSpec, tp: usize) -> u64 {
     let heads = spec.heads;
     let repeats = (tp / heads.kv_heads).saturating_sub(1) as u64;
     let key_value = (spec.layers * spec.hidden * 2 * heads.kv_heads * heads.head_dim) as u64;
-    2 * (Share::of(spec, Shard::WHOLE, 0, 1).matrices + repeats * key_value)
+    2 * (active_matrices(spec) + repeats * key_value)
+}
+
+/// Weights of the layers' matrices that a token goes through: of experts, those that are chosen for it.
+fn active_matrices(spec: &DecoderSpec) -> u64 {
+    let of = |tensor: &TensorSpec| match (tensor.kind, &spec.experts) {
+        (Kind::Norm | Kind::Embedding, _) => 0,
+        (_, Some(experts)) if tensor.count > 1 => experts.routing.top_k * tensor.outputs * tensor.inputs,
+        _ => tensor.outputs * tensor.inputs,
+    };
+    let kinds = spec.layer_kinds(0..spec.layers);
+    kinds.iter().map(|(layer, times)| (times * layer.all().map(of).sum::<usize>()) as u64).sum()
 }
 
 /// Floating-point operations of attention for a token of a rollout of `tokens`, on average: for each key that it sees, two
@@ -187,7 +203,8 @@ pub(super) fn parameters(spec: &DecoderSpec) -> Option<Parameters> {
     let heads = &spec.heads;
     // An upper bound, in floating point, which does not overflow: matrices of at most so many rows, and a few vectors.
     let rows = 2.0 * size(heads.heads + heads.kv_heads) * size(heads.head_dim) + 3.0 * size(spec.feed_forward);
-    let layer = (rows + 16.0) * (size(spec.hidden) + 2.0);
+    let experts = spec.experts.as_ref().map_or(0.0, |of| size(of.count) * (3.0 * size(of.features) + 1.0));
+    let layer = (rows + experts + 16.0) * (size(spec.hidden) + 2.0);
     let bound = (size(spec.layers) + 1.0) * layer + size(spec.vocabulary) * size(spec.hidden);
     (bound < 1e15).then(|| spec.parameters())
 }

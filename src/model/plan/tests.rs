@@ -154,3 +154,17 @@ fn sizes_beyond_any_machine_are_refused() {
     let message = plan(&Request { model, ..request() }).unwrap_err().to_string();
     assert!(message.contains("config.json: field \"num_hidden_layers\" is 65536, expected at most 4096"), "{message}");
 }
+
+/// A small mixture by hand: 4 layers of hidden 34, with 8 query heads and 4 key heads of 10 features. The first layer is
+/// dense, of 37 features; the others have 9 experts of 13 features, of which a token goes through 3, and a router.
+#[test]
+fn experts_are_held_by_all_ranks_and_computed_where_they_are_chosen() {
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/hf/qwen3-moe").to_owned();
+    let plan = plan(&Request { model, gpus: None, pp: 1, ..request() }).unwrap();
+    let attention = 4 * 34 * (8 * 10 + 2 * 4 * 10 + 8 * 10);
+    let (dense, expert, router) = (3 * 34 * 37, 3 * 34 * 13, 9 * 34);
+    assert_eq!(plan.parameters.attention, attention);
+    assert_eq!(plan.parameters.feed_forward, dense + 3 * (9 * expert + router));
+    assert_eq!(plan.token.matrix_flops, 2 * (attention + dense + 3 * (3 * expert + router)) as u64);
+    assert_eq!(plan.degrees, [1, 2, 4, 8]);
+}

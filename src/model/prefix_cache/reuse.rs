@@ -192,12 +192,12 @@ impl Worth {
 }
 
 fn bucket(age: u64) -> usize {
-    if age == 0 { 0 } else { (1 + (PER_OCTAVE * (age as f64).log2()) as usize).min(BUCKETS - 1) }
+    if age == 0 { 0 } else { (1 + (PER_OCTAVE * libm::log2(age as f64)) as usize).min(BUCKETS - 1) }
 }
 
 /// The least age in a bucket.
 fn start(bucket: usize) -> f64 {
-    if bucket == 0 { 0.0 } else { ((bucket - 1) as f64 / PER_OCTAVE).exp2() }
+    if bucket == 0 { 0.0 } else { libm::exp2((bucket - 1) as f64 / PER_OCTAVE) }
 }
 
 fn middle(bucket: usize) -> f64 {

@@ -1,28 +1,29 @@
 //! The ranks of a model: each holds its share and computes on a device, with threads of its own.
 
 mod error;
+mod nodes;
 #[cfg(test)]
 mod precision_tests;
 mod rank;
 mod team;
 #[cfg(test)]
 mod tests;
-mod turn;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::Device;
 use rayon::ThreadPool;
 
 pub use self::error::PassError;
+use self::nodes::Cpus;
 use self::rank::Rank;
 use self::team::{Team, Wire};
-use self::turn::Turn;
 use crate::batch::MicroBatch;
 use crate::model::checkpoint::WeightSource;
 use crate::model::collective::shard::Shard;
 use crate::model::collective::{Solo, on_gpus};
 use crate::model::compute::backend::Backend;
+use crate::model::compute::kernels::Isa;
 use crate::model::config::CacheSize;
 use crate::model::error::ModelError;
 use crate::model::network::backbone::{Pass, RankContext};
@@ -36,19 +37,19 @@ pub struct Ranks {
     team: Option<Team>,
     /// `None` where nothing is kept.
     cache: Option<Arc<SharedCache>>,
-    /// Whose pass it is, of all that compute on the same threads.
-    turn: Arc<Turn>,
-    /// How a model with an adapter is loaded beside this one.
-    place: Placing,
+    bytes_per_token: usize,
+    /// Held during a pass, by models that share threads: ranks of two passes would wait for each other's.
+    pass: Arc<Mutex<()>>,
+    place: Place,
 }
 
 /// Where and how ranks compute.
 #[derive(Clone)]
-struct Placing {
+struct Place {
     backend: Backend,
     devices: Vec<Device>,
+    /// Tokens that there is room to keep.
     slots: u32,
-    bytes_per_token: usize,
 }
 
 /// What a pass gave.
@@ -61,10 +62,19 @@ pub struct Passed {
     pub recomputed: usize,
 }
 
-/// A pool of `threads` for forward passes.
-pub fn pool(threads: usize) -> Result<ThreadPool, ModelError> {
+/// A pool of `threads` for forward passes, whose kernels use these instructions; the fastest where `None`.
+pub fn pool(threads: usize, isa: Option<Isa>) -> Result<ThreadPool, ModelError> {
+    pinned_pool(threads, isa, None)
+}
+
+/// [`pool`], whose threads stay on these CPUs.
+fn pinned_pool(threads: usize, isa: Option<Isa>, cpus: Option<Cpus>) -> Result<ThreadPool, ModelError> {
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
+        .start_handler(move |_| {
+            isa.into_iter().for_each(Isa::choose);
+            cpus.iter().for_each(|cpus| nodes::pin(cpus));
+        })
         .thread_name(|i| format!("forward-{i}"))
         .build()
         .map_err(|e| ModelError::Threads { threads, reason: e.to_string() })
@@ -72,8 +82,8 @@ pub fn pool(threads: usize) -> Result<ThreadPool, ModelError> {
 
 impl Ranks {
     /// Loads a rank onto each of `devices`, one after the other, each with all threads of `all`; later they share them
-    /// out. Together they have room of `cache` for the keys and values of prefixes; only the kernels use it. It is one of
-    /// `rooms` as large, where other models are loaded beside this one ([`Self::adapted`]).
+    /// out. Where the machine has several NUMA nodes, ranks on the CPU load and compute on one of them each. Together they have room of `cache` for the keys and values of prefixes, divided
+    /// by `rooms`: as many models beside each other have such room ([`Self::adapted`]); only the kernels use it.
     pub fn load(
         spec: &DecoderSpec,
         weights: &dyn WeightSource,
@@ -97,40 +107,54 @@ impl Ranks {
             Backend::Tensors(_) => 0,
         };
         let threads = (all.current_num_threads() / world).max(1);
+        let isa = all.install(Isa::current);
+        let nodes = if devices.iter().all(Device::is_cpu) { nodes::nodes() } else { Vec::new() };
         let load = |(shard, device): (Shard, &Device)| {
             let before = weights.bytes_read();
             let context = RankContext { weights, shard, device: device.clone(), backend, slots };
-            let backbone = all.install(|| spec.load(&context))?;
-            let pool = if world == 1 { Arc::clone(all) } else { Arc::new(pool(threads)?) };
+            let node = nodes::of_rank(&nodes, shard.rank, world);
+            let pool = match world {
+                1 => Arc::clone(all),
+                _ => Arc::new(pinned_pool(threads, Some(isa), node.cloned())?),
+            };
+            // Memory is on the node of the thread that writes it first.
+            let loads = if node.is_some() { &pool } else { all };
+            let backbone = loads.install(|| spec.load(&context))?;
             Ok(Arc::new(Rank::new(backbone, pool, weights.bytes_read() - before)))
         };
         let ranks = Shard::all(world).zip(devices).map(load).collect::<Result<Vec<_>, ModelError>>()?;
-        let team = if world == 1 { None } else { Some(Team::start(&ranks, wire)?) };
-        let cache = (slots > 0).then(|| Arc::new(SharedCache::new(slots, bytes_per_token)));
-        let place = Placing { backend, devices: devices.to_vec(), slots, bytes_per_token };
-        Ok(Self { ranks, team, cache, turn: Arc::default(), place })
+        Self::start(ranks, wire, bytes_per_token, Arc::default(), Place { backend, devices: devices.to_vec(), slots })
     }
 
-    /// The same ranks with what `weights` change in them, as an adapter of the base: what they do not change is shared. Prefixes are
-    /// kept apart, in as much room again. Only the kernels share weights.
+    /// The same ranks with what `weights` change in them, as an adapter of their model: what they do not change is shared. What is
+    /// kept of prefixes is its own. Models on the kernels alone share anything.
     pub fn adapted(&self, weights: &dyn WeightSource) -> Result<Self, ModelError> {
-        let Placing { backend, slots, bytes_per_token, .. } = self.place;
-        let world = self.ranks.len();
+        let Place { backend, ref devices, slots } = self.place;
         let load = |((shard, device), rank): ((Shard, &Device), &Arc<Rank>)| {
-            let context = RankContext { weights, shard, device: device.clone(), backend, slots };
-            rank.adapted(&context).map(Arc::new)
+            rank.adapted(&RankContext { weights, shard, device: device.clone(), backend, slots }).map(Arc::new)
         };
-        let shares = Shard::all(world).zip(&self.place.devices).zip(&self.ranks);
+        let shares = Shard::all(devices.len()).zip(devices).zip(&self.ranks);
         let ranks = shares.map(load).collect::<Result<Vec<_>, ModelError>>()?;
-        let team = if world == 1 { None } else { Some(Team::start(&ranks, Wire::Memory)?) };
-        let cache = (slots > 0).then(|| Arc::new(SharedCache::new(slots, bytes_per_token)));
-        Ok(Self { ranks, team, cache, turn: Arc::clone(&self.turn), place: self.place.clone() })
+        Self::start(ranks, Wire::Memory, self.bytes_per_token, Arc::clone(&self.pass), self.place.clone())
     }
 
-    /// One pass over `batch`; `reads` are the rows whose hidden states are wanted. Passes of models that share threads come one
-    /// after the other, in the order in which they asked.
+    fn start(
+        ranks: Vec<Arc<Rank>>,
+        wire: Wire,
+        bytes_per_token: usize,
+        pass: Arc<Mutex<()>>,
+        place: Place,
+    ) -> Result<Self, ModelError> {
+        let team = if ranks.len() == 1 { None } else { Some(Team::start(&ranks, wire)?) };
+        let cache = (place.slots > 0).then(|| Arc::new(SharedCache::new(place.slots, bytes_per_token)));
+        Ok(Self { ranks, team, cache, bytes_per_token, pass, place })
+    }
+
+    /// One pass over `batch`; `reads` are the rows whose hidden states are wanted. It waits for a pass of another model on the same
+    /// threads.
     pub fn forward(&self, batch: &MicroBatch, reads: &[u32]) -> Result<Passed, PassError> {
-        let _turn = self.turn.take();
+        // Who panicked in it has left nothing that a pass reads.
+        let _pass = self.pass.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(cache) = &self.cache else {
             let all = Resumed { batch: batch.clone(), reads: reads.to_vec(), ..Resumed::default() };
             return Ok(Passed { hidden: self.compute(all)?, reused: 0, recomputed: 0 });
@@ -153,9 +177,15 @@ impl Ranks {
         self.cache.as_ref()
     }
 
+    /// Bytes that a prefix cache takes for a token, all ranks together.
+    pub fn bytes_per_token(&self) -> usize {
+        self.bytes_per_token
+    }
+
     /// Forgets what earlier passes have left.
     pub fn forget(&self) {
         if let Some(cache) = &self.cache {
+            let _pass = self.pass.lock().unwrap_or_else(PoisonError::into_inner);
             cache.clear();
         }
     }

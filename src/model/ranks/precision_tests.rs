@@ -18,7 +18,7 @@ fn hidden(fixture: &str, device: DeviceChoice, tp: usize) -> (DecoderSpec, Vec<f
     let config = Config { model, tp, device, threads: 1, cache_dir: "/nonexistent".into(), ..Config::default() };
     let blueprint = Blueprint::open(&config).unwrap();
     let spec = arch::find(&blueprint.settings).unwrap().spec(&blueprint.settings).unwrap();
-    let (devices, pool) = (device.open_all(tp).unwrap(), Arc::new(pool(1).unwrap()));
+    let (devices, pool) = (device.open_all(tp).unwrap(), Arc::new(pool(1, None).unwrap()));
     let ranks = Ranks::load(
         &spec,
         blueprint.weights.as_ref(),

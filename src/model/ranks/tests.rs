@@ -8,7 +8,7 @@ use candle_core::{Device, Result, Tensor, bail};
 
 use super::rank::Rank;
 use super::team::{Team, Wire};
-use super::{PassError, Placing, Ranks, pool};
+use super::{PassError, Place, Ranks, pool};
 use crate::batch::MicroBatch;
 use crate::engine::EngineError;
 use crate::model::collective::Collective;
@@ -42,7 +42,7 @@ impl Backbone for Says {
     }
 
     fn adapted(&self, _: &RankContext) -> std::result::Result<Box<dyn Backbone>, ModelError> {
-        unreachable!("no test loads anything beside it")
+        unreachable!("no test here loads an adapter")
     }
 
     fn forward(&self, pass: &Pass) -> Result<Tensor> {
@@ -71,7 +71,7 @@ fn ranks(values: &[f32]) -> (Vec<Arc<Rank>>, Vec<Sender<()>>) {
     let (over, waits): (Vec<_>, Vec<_>) = values.iter().map(|_| channel()).unzip();
     let rank = |(&value, over): (&f32, Receiver<()>)| {
         let says = Says { value, over: Mutex::new(over) };
-        Arc::new(Rank::new(Box::new(says), Arc::new(pool(1).unwrap()), 0))
+        Arc::new(Rank::new(Box::new(says), Arc::new(pool(1, None).unwrap()), 0))
     };
     (values.iter().zip(waits).map(rank).collect(), over)
 }
@@ -104,7 +104,8 @@ fn a_rank_that_fails_fails_the_pass_and_the_next_one_is_well() {
 fn a_rank_that_never_returns_ends_the_engine_and_not_the_process() {
     let (ranks, over) = ranks(&[1.0, 2.0]);
     let team = Team::start_with(&ranks, Wire::Memory, PATIENCE).unwrap();
-    let ranks = Ranks { ranks, team: Some(team), cache: None, turn: Arc::default(), place: nowhere() };
+    let place = Place { backend: Backend::Kernels(WeightType::F32), devices: Vec::new(), slots: 0 };
+    let ranks = Ranks { ranks, team: Some(team), cache: None, bytes_per_token: 0, pass: Arc::default(), place };
     let batch = MicroBatch::pack(&[[STUCK]], true);
     let reason = "rank 1 failed: no memory left; 1 of 2 ranks did not come back";
     // Every later pass says so, whatever it asks for.
@@ -195,9 +196,4 @@ fn a_thread_that_has_ended_is_not_waited_for() {
     }
     drop(team);
     drop(over);
-}
-
-/// For ranks beside which nothing is loaded.
-fn nowhere() -> Placing {
-    Placing { backend: Backend::Kernels(WeightType::F32), devices: Vec::new(), slots: 0, bytes_per_token: 0 }
 }

@@ -9,11 +9,13 @@ use std::path::{Path, PathBuf};
 
 use super::base::{self, Opened};
 use super::digest::{Fingerprint, Ingredient};
+use super::digest_memory::DigestMemory;
 use super::manifest::AdapterPart;
-use super::preset::{self, PresetReport, check_weightings};
+use super::preset::{self, PresetReport, Tokens, check_weightings};
 use super::reference::{Found, MANIFEST_FILE, Place};
 use crate::engine::{ReadPolicy, TextAssets};
 use crate::model::checkpoint::{ATTRIBUTE_WEIGHTS, Adapter, Composed, Rounding, SafetensorsFile, WeightSource};
+use crate::model::compute::kernels::REVISION;
 use crate::model::config::Config;
 use crate::model::error::ModelError;
 use crate::model::network::arch;
@@ -67,6 +69,7 @@ impl Blueprint {
     pub fn open(config: &Config) -> Result<Self, ModelError> {
         let found = Found::find(config)?;
         let Opened { mut settings, weights, mut text, mut files, mut ingredients } = base::open(&found.base)?;
+        settings.ignore(&config.ignore_fields)?;
         let Found { name, place, manifest, .. } = found;
         files.extend(place.manifest_file());
         let mut manifest = manifest.unwrap_or_default();
@@ -105,7 +108,7 @@ impl Blueprint {
         let layers = settings.required_size("num_hidden_layers")?;
         let head_is_apart = config.head.is_some() || used.head.file.is_some();
         // One folder has the weights of an adapter and the text that it was trained with.
-        let adapter = match (&config.adapter, adapter) {
+        let adapter = match (&config.adapter, adapter.filter(|_| config.adapters.is_empty())) {
             (Some(folder), _) => Some(parts.adapter_folder(folder, weights.as_ref(), layers, &mut text)?),
             (None, Some(part)) => Some(parts.adapter(&part, weights.as_ref(), layers, head_is_apart, &mut text)?),
             (None, None) => None,
@@ -129,6 +132,8 @@ impl Blueprint {
         text.template_date.clone_from(&config.template_date);
         let reads = used.read.policy(report.as_ref().map(|report| &*report.name), &settings, &text)?;
         let mut head = used.head.spec();
+        let tokens = Tokens { preset: report.as_ref().map(|report| &*report.name), settings: &settings, text: &text };
+        tokens.in_options(&mut head.options)?;
         let all = match used.attributes.clone() {
             Some(all) => Some(all),
             None => settings.labels()?,
@@ -171,17 +176,20 @@ impl Blueprint {
         })
     }
 
-    /// The model is one of several on the same base, with a name of its own, and its adapter is not merged, which rounds otherwise.
-    pub fn beside_others(&mut self, name: &str) {
+    /// The model is one of several on the same base, with a name of its own. Its adapter, if it has one, is not merged, which rounds
+    /// otherwise.
+    pub fn beside_others(&mut self, name: &str, has_adapter: bool) {
         name.clone_into(&mut self.name);
-        self.ingredients.push(Ingredient::Fact("unmerged".into()));
+        if has_adapter {
+            self.ingredients.push(Ingredient::Fact("unmerged".into()));
+        }
     }
 
     /// A digest of everything that makes the model's numbers.
-    pub fn fingerprint(&self, attributes: &[String]) -> Result<String, ModelError> {
+    pub fn fingerprint(&self, attributes: &[String], memory: &DigestMemory) -> Result<String, ModelError> {
         let mut fingerprint = Fingerprint::default();
         for ingredient in &self.ingredients {
-            ingredient.add_to(&mut fingerprint)?;
+            ingredient.add_to(&mut fingerprint, |path| memory.tree_hash(path))?;
         }
         fingerprint.add("settings", self.settings.value().to_string().as_bytes());
         if self.text.tokenizer_json.is_some() {
@@ -200,8 +208,8 @@ impl Blueprint {
         fingerprint.add("attributes", format!("{attributes:?}").as_bytes());
         fingerprint.add("weightings", format!("{:?} {:?}", self.weightings, self.default_weighting).as_bytes());
         fingerprint.add("head", format!("{:?} {:?}", self.reads, self.head).as_bytes());
-        // Other arithmetic is named beside the digest, which tells models apart.
-        fingerprint.add("precision", b"f32");
+        // The type of the weights and the device are named beside the digest, which tells models apart.
+        fingerprint.add("arithmetic", &REVISION.to_le_bytes());
         Ok(fingerprint.short())
     }
 

@@ -71,10 +71,14 @@ pub enum Ingredient {
 }
 
 impl Ingredient {
-    /// Adds it to a fingerprint.
-    pub fn add_to(&self, fingerprint: &mut Fingerprint) -> Result<(), ModelError> {
+    /// Adds it to a fingerprint; `hash` is [`tree_hash`], or remembers it.
+    pub fn add_to(
+        &self,
+        fingerprint: &mut Fingerprint,
+        hash: impl Fn(&Path) -> Result<[u8; 32], ModelError>,
+    ) -> Result<(), ModelError> {
         match self {
-            Self::File(path) => fingerprint.add("file", &tree_hash(path)?),
+            Self::File(path) => fingerprint.add("file", &hash(path)?),
             Self::Embedded(bytes) => fingerprint.add("embedded", bytes),
             Self::Fact(fact) => fingerprint.add("fact", fact.as_bytes()),
         }
@@ -82,7 +86,13 @@ impl Ingredient {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// SHA-256 of some bytes.
+pub(super) fn sha256(bytes: &[u8]) -> [u8; 32] {
+    Sha256::digest(bytes).into()
+}
+
+/// Two digits for each byte.
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 

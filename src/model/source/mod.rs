@@ -5,6 +5,7 @@ pub mod base;
 pub mod blueprint;
 pub mod demo;
 pub mod digest;
+pub mod digest_memory;
 pub mod locate;
 pub mod manifest;
 pub mod pip;

@@ -326,6 +326,34 @@ mod presets {
         assert!(written(&template, &[Message::new("tool", "4")], false).is_err());
     }
 
+    /// Prompt and reference, then prompt and answer, as the README of InternLM/POLAR has them.
+    #[test]
+    fn a_reference_is_what_an_answer_is_compared_with() {
+        let template = preset(include_str!("../../../presets/polar.toml"));
+        let turns = [Message::new("user", "2+2?"), Message::new("assistant", "4.")];
+        let reference = Message::new("reference", "four");
+        let whole = [std::slice::from_ref(&reference), &turns[..]].concat();
+        assert_eq!(written(&template, &whole, false).unwrap(), "2+2?\nfour<|reward|>2+2?\n4.");
+        assert_eq!(written(&template, &whole[..2], true).unwrap(), "2+2?\nfour<|reward|>2+2?\n");
+        for messages in [turns.to_vec(), [vec![reference.clone(), reference], turns.to_vec()].concat()] {
+            let rejection = written(&template, &messages, false).unwrap_err();
+            assert!(rejection.message.contains("exactly one message of the role reference"), "{rejection}");
+        }
+    }
+
+    /// Steps before the last were found right; the last is asked about.
+    #[test]
+    fn a_step_is_asked_about_behind_those_before_it() {
+        let template = preset(include_str!("../../../presets/rlhflow-prm.toml"));
+        let turns = ["user", "assistant", "assistant"].into_iter().zip(["2+2?", "two twos", "four"]);
+        let turns: Vec<_> = turns.map(|(role, text)| Message::new(role, text)).collect();
+        let asked = "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n";
+        let user = "<|start_header_id|>user<|end_header_id|>\n\n";
+        let expected = format!("{user}2+2? two twos{asked}+<|eot_id|>{user}four{asked}");
+        assert_eq!(written(&template, &turns, false).unwrap(), expected);
+        assert!(written(&template, &turns[1..], false).is_err());
+    }
+
     /// The example on the model card, with the date that Llama 3.3's template has where there is no clock.
     #[test]
     fn a_principle_is_asked_for_behind_the_response() {

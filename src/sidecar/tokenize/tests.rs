@@ -305,9 +305,12 @@ fn a_completion_is_found_in_every_presets_template() {
         let plain = [user("two")];
         // One model is asked about a principle.
         let principle = [Message::new("principle", "correctness"), user("two")];
+        // Another compares with a reference answer.
+        let reference = [Message::new("reference", "2"), user("two")];
         for completion in ["four", " four \n", "user", "a", ""] {
             let rendered = render(&text, &plain, completion, Locate::Whole)
                 .or_else(|_| render(&text, &principle, completion, Locate::Whole))
+                .or_else(|_| render(&text, &reference, completion, Locate::Whole))
                 .unwrap_or_else(|rejection| panic!("{}: {completion:?}: {rejection}", path.display()));
             let found = &rendered.text[place(&rendered)];
             assert_eq!(found.trim(), completion.trim(), "{}", path.display());

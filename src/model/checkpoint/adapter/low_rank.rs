@@ -20,6 +20,20 @@ pub struct Unchanged<'a> {
     pub read: &'a dyn Fn(&Slice) -> Result<Vec<f32>, ModelError>,
 }
 
+/// A slice of a change of low rank that is not merged: `f * (W + scale * B A)`.
+pub struct Factors {
+    /// `A`: `[rank, columns]`.
+    pub a: Vec<f32>,
+    /// `B`: `[rows, rank]`.
+    pub b: Vec<f32>,
+    /// At least 1.
+    pub rank: usize,
+    /// What the product is multiplied by.
+    pub scale: f32,
+    /// What each row is multiplied by in the end, `f`; `None` where that is 1.
+    pub row_factors: Option<Vec<f32>>,
+}
+
 /// A change of low rank, by the names of its tensors in the adapter.
 pub(super) struct LowRank {
     pub(super) a: String,
@@ -30,23 +44,9 @@ pub(super) struct LowRank {
     pub(super) is_table: bool,
 }
 
-/// A slice of a change of low rank: `f * (W + scale * b a)`.
-pub struct Factors {
-    /// `[rank, columns]`.
-    pub a: Vec<f32>,
-    /// `[rows, rank]`.
-    pub b: Vec<f32>,
-    /// At least 1.
-    pub rank: usize,
-    /// What the product is multiplied by.
-    pub scale: f32,
-    /// What each row is multiplied by in the end: `f`.
-    pub row_factors: Option<Vec<f32>>,
-}
-
 impl LowRank {
-    /// A slice of the change to a matrix.
-    pub(super) fn of_matrix(
+    /// A slice of the change to a matrix, for those who do not merge it.
+    pub(super) fn factors(
         &self,
         source: &dyn WeightSource,
         slice: &Slice,
@@ -54,11 +54,8 @@ impl LowRank {
     ) -> Result<Factors, ModelError> {
         let (a, b) = self.read(source, slice)?;
         let row_factors = match &self.magnitudes {
+            Some(name) => Some(self.row_factors(name, source, slice, unchanged)?),
             None => None,
-            Some(name) => {
-                let norms = self.row_norms(source, slice, unchanged)?;
-                Some(quotients(&source.read(name, &Slice { rows: slice.rows.clone(), columns: 0..1 })?, &norms))
-            }
         };
         Ok(Factors { a, b, rank: self.rank, scale: self.scale, row_factors })
     }
@@ -87,9 +84,8 @@ impl LowRank {
                 }
             }
             Some(name) => {
-                let norms = self.row_norms(source, slice, unchanged)?;
-                let magnitudes = source.read(name, &Slice { rows: slice.rows.clone(), columns: 0..1 })?;
-                for (row, factor) in weight.chunks_exact_mut(columns).zip(quotients(&magnitudes, &norms)) {
+                let factors = self.row_factors(name, source, slice, unchanged)?;
+                for (row, factor) in weight.chunks_exact_mut(columns).zip(factors) {
                     row.iter_mut().for_each(|w| *w *= factor);
                 }
             }
@@ -115,6 +111,19 @@ impl LowRank {
         let (a, b) = self.read(source, slice)?;
         add_low_rank(weight, &a, &b, self.rank, self.scale);
         Ok(())
+    }
+
+    /// What the rows of a slice are multiplied by: their magnitudes, which have this name, through their lengths.
+    fn row_factors(
+        &self,
+        magnitudes: &str,
+        source: &dyn WeightSource,
+        slice: &Slice,
+        unchanged: &Unchanged,
+    ) -> Result<Vec<f32>, ModelError> {
+        let norms = self.row_norms(source, slice, unchanged)?;
+        let magnitudes = source.read(magnitudes, &Slice { rows: slice.rows.clone(), columns: 0..1 })?;
+        Ok(quotients(&magnitudes, &norms))
     }
 
     /// The length of each row of a slice, over all columns of the matrix.

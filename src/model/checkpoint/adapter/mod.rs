@@ -311,12 +311,6 @@ impl Adapter {
         )
     }
 
-    /// A slice of the change of low rank to a matrix, for those who do not merge it; `None` where there is none.
-    pub fn factors(&self, name: &str, slice: &Slice, unchanged: &Unchanged) -> Result<Option<Factors>, ModelError> {
-        let change = self.low_rank.get(name).filter(|change| !change.is_table);
-        change.map(|change| change.of_matrix(self.source.as_ref(), slice, unchanged)).transpose()
-    }
-
     /// Makes all changes to a slice of a tensor.
     pub fn merge(
         &self,
@@ -340,6 +334,12 @@ impl Adapter {
             }
         }
         Ok(())
+    }
+
+    /// A slice of the change to a matrix, for those who do not merge it; `None` where it is none of low rank alone.
+    pub fn factors(&self, name: &str, slice: &Slice, unchanged: &Unchanged) -> Result<Option<Factors>, ModelError> {
+        let change = self.low_rank.get(name).filter(|change| !change.is_table && !self.rows.contains_key(name));
+        change.map(|change| change.factors(self.source.as_ref(), slice, unchanged)).transpose()
     }
 }
 

@@ -23,9 +23,12 @@ pub enum Part {
     Whole(String),
 }
 
+/// Makes a part of a module's name.
+type Named = fn(String) -> Part;
+
 /// How the name of a part ends, and what it is. `lora_A.weight` comes with the adapter's own name in it where a trainer
 /// does not take it out, as PEFT does when it saves.
-const ENDINGS: &[(&str, &str, fn(String) -> Part)] = &[
+const ENDINGS: &[(&str, &str, Named)] = &[
     ("lora_A", ".weight", Part::A),
     ("lora_B", ".weight", Part::B),
     ("lora_B", ".bias", Part::BBias),

@@ -89,7 +89,7 @@ fn llama3(divisors: &[f32], theta: f64) -> Option<Value> {
     if factor == 1.0 {
         return divisors.iter().all(|&d| d == 1.0).then_some(Value::Null);
     }
-    let wavelength = |i: usize| 2.0 * PI * theta.powf(i as f64 / divisors.len() as f64);
+    let wavelength = |i: usize| 2.0 * PI * libm::pow(theta, i as f64 / divisors.len() as f64);
     // The least context at which those that are kept turn four times; one on the ramp says exactly which it is.
     let mut context = 0.0_f64;
     for (i, divisor) in divisors.iter().copied().map(f64::from).enumerate() {
@@ -127,7 +127,7 @@ mod tests {
     /// What llama.cpp makes of a scaling.
     fn divisors(theta: f64, pairs: usize, factor: f64, context: f64) -> Vec<f32> {
         let divisor = |i: usize| {
-            let turns = context / (2.0 * PI * theta.powf(i as f64 / pairs as f64));
+            let turns = context / (2.0 * PI * libm::pow(theta, i as f64 / pairs as f64));
             let kept = ((turns - 1.0) / 3.0).clamp(0.0, 1.0);
             (1.0 / ((1.0 - kept) / factor + kept)) as f32
         };

@@ -132,7 +132,7 @@ impl Array {
     ) -> Result<(), ModelError> {
         let (array, file) = match (self, weights) {
             (Self::Zarr(array), _) => return array.read(store, matrix, rows, columns, values),
-            (Self::Distributed(array), _) => return array.read(store, matrix, rows, columns, values),
+            (Self::Distributed(array), _) => return array.read(store, matrix, &Slice { rows, columns }, values),
             (Self::Tensor { name, stacked, .. }, Weights::File(file)) => ((name, *stacked), file),
             (Self::Tensor { name, .. }, _) => unreachable!("{name} was opened in a file"),
         };

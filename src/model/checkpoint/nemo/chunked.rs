@@ -103,19 +103,19 @@ impl ChunkedArray {
         Ok(Self { shape, dimensions, precision, chunks })
     }
 
-    /// Matrices in the stack.
-    pub fn matrices(&self) -> usize {
-        self.shape[0]
+    /// The type of the values.
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
-    /// Shape of one matrix, or of the vector that it is.
+    /// Shape of one matrix, or of the vector that it is; there are as many as the stack's first dimension says.
     pub fn matrix_shape(&self) -> &[usize] {
         &self.shape[1..1 + self.dimensions]
     }
 
-    /// The type of the values.
-    pub fn precision(&self) -> Precision {
-        self.precision
+    /// Matrices in the stack.
+    pub fn matrices(&self) -> usize {
+        self.shape[0]
     }
 
     /// The files that its rectangles are in.
@@ -123,20 +123,19 @@ impl ChunkedArray {
         self.chunks.iter().map(|chunk| chunk.file.as_str())
     }
 
-    /// Appends a rectangle of one matrix, row after row. It lies within the array.
+    /// Appends a slice of one matrix, row after row. It lies within the array.
     pub fn read(
         &self,
         store: &Store,
         matrix: usize,
-        rows: Range<usize>,
-        columns: Range<usize>,
+        Slice { rows, columns }: &Slice,
         values: &mut Vec<f32>,
     ) -> Result<(), ModelError> {
         let (start, width) = (values.len(), columns.len());
         values.resize(start + rows.len() * width, 0.0);
         let common = |a: &Range<usize>, b: Range<usize>| a.start.max(b.start)..a.end.min(b.end);
         for chunk in self.chunks.iter().filter(|chunk| chunk.range(0).contains(&matrix)) {
-            let (part, strip) = (common(&rows, chunk.range(1)), common(&columns, chunk.range(2)));
+            let (part, strip) = (common(rows, chunk.range(1)), common(columns, chunk.range(2)));
             if part.is_empty() || strip.is_empty() {
                 continue;
             }

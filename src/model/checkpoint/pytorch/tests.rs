@@ -212,14 +212,3 @@ fn other_archives_are_refused_with_what_to_do() {
     let whole = sample(as_is, as_is, "");
     assert!(refused(whole[..whole.len() / 2].to_vec()).contains("not a readable zip archive"));
 }
-
-#[test]
-fn what_wrappers_put_before_names_is_undone() {
-    assert_eq!(prefix(&["module._orig_mod.a", "module._orig_mod.module.b"]), "module._orig_mod.");
-    assert_eq!(prefix(&["module.a", "b"]), "");
-    assert_eq!(prefix(&["_orig_mod.a"]), "_orig_mod.");
-    assert_eq!(prefix(&[]), "");
-    // Nobody wraps a model this often: what is left is a name that no model has.
-    let hostile = "module.".repeat(150_000);
-    assert_eq!(prefix(&[&hostile, &hostile]).len(), MAX_WRAPPERS * "module.".len());
-}

@@ -16,7 +16,7 @@ use crate::model::error::ModelError;
 pub const NAME: &str = "bitsandbytes";
 
 /// By what a code times the largest value is multiplied.
-const FACTOR: f32 = 7.874_015_6e-3;
+const FACTOR: f32 = 7.874_016e-3;
 
 struct Int8;
 

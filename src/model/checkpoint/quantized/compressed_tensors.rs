@@ -5,7 +5,6 @@
 //! `compressors/pack_quantized` and `compressors/naive_quantized`. A whole number is packed with half of its range added, and
 //! so is its zero. Which of several groups of options a module has is not asked of names: the one that its tensors fit.
 
-use super::fp8;
 use super::grouped::{Grouped, Groups, Zeros};
 use super::method::{Matrix, Method};
 use super::module::Module;
@@ -118,36 +117,38 @@ impl Method for CompressedTensors {
     }
 
     fn passed_over(&self) -> &[&str] {
-        const ALL: [&str; 10] = [
-            fp8::PASSED_OVER[0],
-            fp8::PASSED_OVER[1],
-            fp8::PASSED_OVER[2],
-            fp8::PASSED_OVER[3],
-            fp8::PASSED_OVER[4],
+        &[
+            "input_scale",
             "input_zero_point",
+            "output_scale",
             "output_zero_point",
+            "q_scale",
             "q_zero_point",
+            "k_scale",
             "k_zero_point",
+            "v_scale",
             "v_zero_point",
-        ];
-        &ALL
+        ]
     }
 
     fn open(&self, module: &Module) -> Result<Box<dyn Matrix>, ModelError> {
-        let mut fitting = Vec::new();
-        let mut error = None;
+        let (mut fitting, mut errors) = (Vec::new(), Vec::new());
         for scheme in &self.schemes {
             match scheme.open(module) {
                 Ok(matrix) => fitting.push(matrix),
-                Err(other) => error = error.or(Some(other)),
+                Err(error) => errors.push(error),
             }
         }
-        match (fitting.pop(), error) {
-            (Some(matrix), _) if fitting.is_empty() => Ok(matrix),
-            (None, Some(error)) => Err(error),
-            _ => {
-                Err(module
-                    .malformed("weight_scale", "fits several of the config_groups, which say different things of it"))
+        match (fitting.pop(), fitting.is_empty(), errors.len()) {
+            (Some(matrix), true, _) => Ok(matrix),
+            (None, _, 1) => Err(errors.remove(0)),
+            (None, ..) => {
+                let reasons: Vec<_> = errors.iter().map(ToString::to_string).collect();
+                Err(module.malformed("weight_scale", format!("fits none of the config_groups: {}", reasons.join("; "))))
+            }
+            (Some(_), false, _) => {
+                let reason = "fits several of the config_groups, which say different things of it";
+                Err(module.malformed("weight_scale", reason))
             }
         }
     }

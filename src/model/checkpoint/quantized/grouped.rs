@@ -8,7 +8,7 @@ use std::ops::Range;
 use super::method::Matrix;
 use super::module::Module;
 use super::packed::{Codes, Packed};
-use super::scales::{Scales, Table};
+use super::scales::{Scales, Table, read_bytes};
 use crate::model::checkpoint::{Slice, WeightSource};
 use crate::model::compute::dtype::Precision;
 use crate::model::error::ModelError;
@@ -98,11 +98,7 @@ impl Zeros {
         Ok(match self {
             Self::Constant(zero) => Read::Constant(*zero),
             Self::Packed(packed, plus) => Read::Packed(packed.read(files, outputs, groups)?, *plus),
-            Self::Bytes(name, plus) => {
-                let bytes = files.read_raw(name, &Slice { rows: outputs.clone(), columns: groups.clone() })?;
-                let values = bytes.into_iter().map(|byte| byte as i8).collect();
-                Read::Bytes(Table::new(&outputs, &groups, values, false), *plus)
-            }
+            Self::Bytes(name, plus) => Read::Bytes(read_bytes(files, name, outputs, groups)?, *plus),
         })
     }
 }

@@ -37,6 +37,9 @@ use crate::model::settings::Settings;
 /// The field of `config.json` that says how weights are stored.
 const FIELD: &str = "quantization_config";
 
+/// The field in it that names the method.
+pub const METHOD: &str = "quantization_config.quant_method";
+
 /// Files beside `config.json` that say it where the field is not there, and the method that each is of.
 const BESIDE: [(&str, &str); 3] =
     [("hf_quant_config.json", modelopt::NAME), ("quantize_config.json", gptq::NAME), ("quant_config.json", awq::NAME)];

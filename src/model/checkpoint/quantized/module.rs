@@ -57,7 +57,10 @@ impl<'a> Module<'a> {
             let name = self.part(part);
             return Err(match self.files.info(&name) {
                 None => self.files.missing(&name),
-                Some(_) => self.malformed(part, format!("has a type that is not read; expected one of {types:?}")),
+                Some(_) => self.malformed(
+                    part,
+                    format!("is no {types:?} of a safetensors file, which are the codes that are read"),
+                ),
             });
         };
         if types.contains(&info.element) {

@@ -3,7 +3,7 @@
 //! A value is `round((code - zero) * scale)` in the type of the scales, or as the format says.
 
 use super::method::Matrix;
-use super::scales::{Scales, Table};
+use super::scales::{Scales, Table, read_bytes};
 use crate::model::checkpoint::{ElementType, Slice, WeightSource};
 use crate::model::compute::dtype::Precision;
 use crate::model::error::ModelError;
@@ -69,9 +69,7 @@ impl Scaled {
         let [height, width] = self.scales.block;
         let rows = slice.rows.start / height..slice.rows.end.div_ceil(height);
         let columns = slice.columns.start / width..slice.columns.end.div_ceil(width);
-        let bytes = files.read_raw(name, &Slice { rows: rows.clone(), columns: columns.clone() })?;
-        let values = bytes.into_iter().map(|byte| byte as i8).collect();
-        Ok(Some(Table::new(&rows, &columns, values, false)))
+        read_bytes(files, name, rows, columns).map(Some)
     }
 }
 
@@ -100,12 +98,12 @@ mod tests {
     #[test]
     fn eight_bit_floats_are_those_of_the_specification() {
         for (code, value) in [
-            (0b0_1111_110, 448.0),
-            (0b0_0001_000, 2f32.powi(-6)),
-            (0b0_0000_111, 0.875 * 2f32.powi(-6)),
-            (0b0_0000_001, 2f32.powi(-9)),
-            (0b1_0111_000, -1.0),
-            (0b0_0111_100, 1.5),
+            (0b0111_1110, 448.0),
+            (0b0000_1000, 2f32.powi(-6)),
+            (0b0000_0111, 0.875 * 2f32.powi(-6)),
+            (0b0000_0001, 2f32.powi(-9)),
+            (0b1011_1000, -1.0),
+            (0b0011_1100, 1.5),
         ] {
             assert_eq!(e4m3(code), value);
         }

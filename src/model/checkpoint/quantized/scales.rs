@@ -67,3 +67,14 @@ impl Scales {
         Ok(Table::new(&rows, &columns, files.read(&self.name, &slice)?, self.transposed))
     }
 }
+
+/// The whole numbers of one byte at some places of a tensor.
+pub fn read_bytes(
+    files: &dyn WeightSource,
+    name: &str,
+    rows: Range<usize>,
+    columns: Range<usize>,
+) -> Result<Table<i8>, ModelError> {
+    let bytes = files.read_raw(name, &Slice { rows: rows.clone(), columns: columns.clone() })?;
+    Ok(Table::new(&rows, &columns, bytes.into_iter().map(|byte| byte as i8).collect(), false))
+}

@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use ::safetensors::tensor::TensorView;
+use ::safetensors::{Dtype, SafeTensors, serialize_to_file};
 use sha2::{Digest, Sha256};
 
 use super::*;
@@ -141,5 +143,74 @@ fn what_is_not_known_is_refused_by_name() {
     ] {
         let message = refused(options);
         assert!(message.contains(says), "{says}: {message}");
+    }
+}
+
+/// A tensor as it lies in a file: its type, shape and bytes.
+type Stored<'a> = (Dtype, &'a [usize], &'a [u8]);
+
+/// A fixture's tensors, some of them changed: `None` takes one out.
+fn changed(name: &str, changes: &[(&str, Option<Stored>)]) -> String {
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/quantized").join(name);
+    let folder = tempfile::tempdir().unwrap();
+    fs::copy(from.join("config.json"), folder.path().join("config.json")).unwrap();
+    let bytes = fs::read(from.join("model.safetensors")).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let mut views: BTreeMap<String, TensorView> = tensors.tensors().into_iter().collect();
+    for (part, change) in changes {
+        let name = format!("model.layers.1.mlp.up_proj.{part}");
+        views.remove(&name);
+        if let Some((dtype, shape, bytes)) = change {
+            views.insert(name, TensorView::new(*dtype, shape.to_vec(), bytes).unwrap());
+        }
+    }
+    serialize_to_file(views, None, &folder.path().join("model.safetensors")).unwrap();
+    let config = folder.path().join("config.json");
+    let mut settings = Settings::new(&config, read_json(&config).unwrap()).unwrap();
+    let opened = open(folder.path(), &mut settings, Box::new(open_folder(folder.path()).unwrap()));
+    let message = opened.err().unwrap_or_else(|| panic!("{name} was opened with {changes:?}")).to_string();
+    assert!(message.contains("model.safetensors") && message.contains("mlp.up_proj"), "{message}");
+    message
+}
+
+#[test]
+fn tensors_that_lie_are_refused_with_file_and_reason() {
+    let words = |count: usize| vec![0u8; 4 * count];
+    let indices: Vec<u8> = (0..32i32).flat_map(|i| (i - 20).to_le_bytes()).collect();
+    let (few, big): (Vec<u8>, Vec<u8>) = (words(2), [1i64 << 40, 32].iter().flat_map(|n| n.to_le_bytes()).collect());
+    let state = br#"{"quant_type": "nf4", "blocksize": 63, "dtype": "bfloat16", "shape": [64, 32]}"#;
+    let (f32s, i32s) = (Dtype::F32, Dtype::I32);
+    for (name, part, change, says) in [
+        ("gptq-4-order", "qzeros", None, "no tensor"),
+        ("gptq-4-order", "qzeros", Some((i32s, &[1, 2][..], &few[..])), "has shape [1, 2], expected [2, 8]"),
+        ("gptq-4-order", "scales", Some((f32s, &[1, 2], &few)), "expected 2 by 64 scales"),
+        ("gptq-4-order", "g_idx", Some((i32s, &[32], &indices)), "puts input 0 into group -20 of 2"),
+        ("gptq-4-order", "g_idx", Some((i32s, &[2], &few)), "names groups of 2 inputs, expected 32"),
+        ("gptq-3-order", "qweight", Some((i32s, &[1, 2], &few)), "no whole number of 3 bits"),
+        ("gptq-8", "qweight", Some((i32s, &[0, 2], &[])), "expected rows and columns"),
+        ("awq", "qweight", Some((f32s, &[1, 2], &few)), "has type F32, expected one of [I32]"),
+        ("awq", "scales", None, "no tensor"),
+        ("fp8-block", "weight", Some((f32s, &[1, 2], &few)), "has type F32, expected one of [F8E4M3]"),
+        ("fp8-block", "weight_scale_inv", Some((f32s, &[2], &few)), "expected 4 by 1 scales"),
+        ("ct-int4-group", "weight_shape", Some((Dtype::I64, &[2], &big)), "expected outputs and inputs"),
+        ("ct-int4-group", "weight_packed", Some((i32s, &[1, 2], &few)), "has shape [1, 2], expected [64, 4]"),
+        ("ct-int4-order", "weight_g_idx", None, "weight_g_idx"),
+        ("ct-int8-zeros", "weight_zero_point", None, "no tensor"),
+        ("ct-mixed", "weight_scale", Some((f32s, &[2], &few)), "scales"),
+        ("bnb-int8", "weight_format", Some((Dtype::U8, &[], &[2])), "row by row"),
+        (
+            "bnb-nf4-double",
+            "weight.quant_state.bitsandbytes__nf4",
+            Some((Dtype::U8, &[78], state)),
+            "says blocksize 63",
+        ),
+        ("bnb-nf4-double", "weight.quant_state.bitsandbytes__nf4", Some((Dtype::U8, &[1], b"{")), "is EOF"),
+        ("bnb-nf4-double", "weight.nested_quant_map", Some((f32s, &[2], &few)), "expected [256]"),
+        ("bnb-nf4-double", "weight.quant_map", Some((f32s, &[16], &words(16))), "is [0.0"),
+        ("bnb-fp4", "weight", Some((Dtype::U8, &[2, 1], &[0, 0])), "expected one column with the 4-bit codes"),
+        ("bnb-fp4", "weight.absmax", Some((f32s, &[2], &few)), "has shape [2], expected [32]"),
+    ] {
+        let message = changed(name, &[(part, change)]);
+        assert!(message.contains(says), "{name}, {part}: {message}");
     }
 }

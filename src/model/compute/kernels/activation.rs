@@ -84,13 +84,15 @@ impl Function for Silu {
     }
 }
 
+/// `sqrt(2 / pi)`.
+pub(super) const GELU_ROOT: f32 = 0.797_884_6;
+
 struct GeluTanh;
 
 impl Function for GeluTanh {
     #[inline(always)]
     fn at(x: f32) -> f32 {
-        const ROOT: f32 = 0.797_884_6;
-        0.5 * x * (1.0 + tanh(ROOT * (0.044_715 * (x * x * x) + x)))
+        0.5 * x * (1.0 + tanh(GELU_ROOT * (0.044_715 * (x * x * x) + x)))
     }
 }
 
@@ -156,9 +158,9 @@ mod tests {
 
     fn exact(activation: Activation, x: f64) -> f64 {
         match activation {
-            Activation::Silu => x / (1.0 + (-x).exp()),
+            Activation::Silu => x / (1.0 + libm::exp(-x)),
             Activation::GeluTanh => {
-                0.5 * x * (1.0 + (std::f64::consts::FRAC_2_PI.sqrt() * (x + 0.044_715 * x.powi(3))).tanh())
+                0.5 * x * (1.0 + libm::tanh(std::f64::consts::FRAC_2_PI.sqrt() * (x + 0.044_715 * x.powi(3))))
             }
             Activation::Relu => x.max(0.0),
             Activation::SquaredRelu => x.max(0.0).powi(2),

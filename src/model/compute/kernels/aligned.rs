@@ -5,7 +5,7 @@ use std::ops::{Deref, DerefMut};
 use std::thread::LocalKey;
 
 /// Bytes of a cache line; also those of the widest register. A load that straddles two lines costs twice.
-const LINE: usize = 64;
+pub(super) const LINE: usize = 64;
 
 /// A buffer of numbers whose first one lies at the start of a cache line.
 #[derive(Debug, Default)]
@@ -25,7 +25,7 @@ impl<T: Copy + Default> Aligned<T> {
     }
 
     /// Makes it at least `len` long. What it held is lost if it must grow.
-    fn reserve(&mut self, len: usize) {
+    pub(super) fn reserve(&mut self, len: usize) {
         if self.len < len {
             *self = Self::zeros(len);
         }

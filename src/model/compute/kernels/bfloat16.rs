@@ -13,19 +13,12 @@ pub(super) const PROPERTIES: Properties = Properties {
     bytes: 2,
     bits: 8,
     rounds_by_rank: false,
-    pack: |rows, width, k| Box::new(Bfloat16::pack(rows, width, k)),
+    pack: |rows, width| Ok(Box::new(Bfloat16(pack(rows, width, bf16::from_f32)?))),
 };
 
-/// `[panel, k, width]`.
+/// `[panel, k, width]`, each weight rounded to the nearest bfloat16.
 #[derive(Debug)]
 struct Bfloat16(Aligned<bf16>);
-
-impl Bfloat16 {
-    /// Packs rows of `k` weights, each rounded to the nearest bfloat16.
-    fn pack(rows: &[&[f32]], width: usize, k: usize) -> Self {
-        Self(pack(rows, width, k, bf16::from_f32))
-    }
-}
 
 impl Panels for Bfloat16 {
     fn compute(&self, dimensions: Dimensions, task: BlockTask) {

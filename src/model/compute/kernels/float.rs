@@ -7,8 +7,11 @@ use half::bf16;
 use super::aligned::with_scratch;
 use super::panel::{BlockTask, Dimensions, panel};
 use super::simd::Simd;
-use super::sweep::{Arithmetic, Sweep, run_length};
+use super::sweep::{Arithmetic, Part, Sweep, prefetch, run_length};
 use super::tile::MAX_HEIGHT;
+
+/// Inputs between two requests for the next panel.
+const STRETCH: usize = 64;
 
 /// A weight that is read as a float32.
 pub(super) trait FloatWeight: Copy {
@@ -67,24 +70,25 @@ impl<W: FloatWeight> Arithmetic for Floats<'_, W> {
         index: usize,
         depth: &Range<usize>,
         first: usize,
-        (part, parts): (usize, usize),
+        part: Part,
         sums: &mut [[f32; WIDTH]; HEIGHT],
     ) {
         let b = panel(self.panels, WIDTH, self.k, index, depth).as_chunks::<WIDTH>().0;
         let next = (index + 1).min(self.panels.len() / (self.k * WIDTH) - 1);
         let ahead = panel(self.panels, WIDTH, self.k, next, depth);
-        let each = WIDTH.div_ceil(parts).max(1);
-        let ahead = &ahead[(part * each * depth.len()).min(ahead.len() - each * depth.len())..];
+        let part = part.of(STRETCH * WIDTH);
         let a = &self.rows[first * depth.len()..].as_chunks::<HEIGHT>().0[..depth.len()];
         let mut registers = [simd.load(&[0.0; WIDTH]); HEIGHT];
         for i in 0..HEIGHT {
             registers[i] = simd.load(&sums[i]);
         }
-        for ((a, b), ahead) in a.iter().zip(b).zip(ahead.chunks_exact(each)) {
-            simd.prefetch(&ahead[0]);
-            let b = W::load(simd, b);
-            for i in 0..HEIGHT {
-                registers[i] = simd.mul_add(a[i], b, registers[i]);
+        for ((a, b), ahead) in a.chunks(STRETCH).zip(b.chunks(STRETCH)).zip(ahead.chunks(STRETCH * WIDTH)) {
+            prefetch(simd, ahead, &part);
+            for (a, b) in a.iter().zip(b) {
+                let b = W::load(simd, b);
+                for i in 0..HEIGHT {
+                    registers[i] = simd.mul_add(a[i], b, registers[i]);
+                }
             }
         }
         for i in 0..HEIGHT {

@@ -11,19 +11,12 @@ pub(super) const PROPERTIES: Properties = Properties {
     bytes: 4,
     bits: 24,
     rounds_by_rank: false,
-    pack: |rows, width, k| Box::new(Float32::pack(rows, width, k)),
+    pack: |rows, width| Ok(Box::new(Float32(pack(rows, width, |weight| weight)?))),
 };
 
-/// `[panel, k, width]`.
+/// `[panel, k, width]`, as they are.
 #[derive(Debug)]
 struct Float32(Aligned<f32>);
-
-impl Float32 {
-    /// Packs rows of `k` weights as they are.
-    fn pack(rows: &[&[f32]], width: usize, k: usize) -> Self {
-        Self(pack(rows, width, k, |weight| weight))
-    }
-}
 
 impl Panels for Float32 {
     fn compute(&self, dimensions: Dimensions, task: BlockTask) {

@@ -9,16 +9,15 @@ pub(super) struct Block<'a> {
     pub(super) pieces: Vec<&'a mut [f32]>,
 }
 
-/// Cuts `matrix` (rows of `width`) at the ends of `rows` and of `columns`: consecutive ranges from 0 that cover it.
-/// Blocks come row by row.
+/// Cuts the rows of a matrix, or a piece of each, at the ends of `rows` and of `columns`: consecutive ranges from 0 that cover
+/// them. Blocks come row by row.
 pub(super) fn blocks<'a>(
-    matrix: &'a mut [f32],
-    width: usize,
+    pieces: impl Iterator<Item = &'a mut [f32]>,
     rows: impl IntoIterator<Item = Range<usize>>,
     columns: &[Range<usize>],
 ) -> Vec<Block<'a>> {
     let mut result = Vec::new();
-    let mut rest = matrix.chunks_exact_mut(width);
+    let mut rest = pieces;
     for rows in rows {
         let first = result.len();
         result.extend(columns.iter().map(|columns| Block {
@@ -79,7 +78,7 @@ mod tests {
     fn blocks_cover_the_matrix_once() {
         let mut matrix: Vec<f32> = vec![0.0; 7 * 10];
         let columns: Vec<_> = steps(10, 4).collect();
-        for block in blocks(&mut matrix, 10, steps(7, 3), &columns) {
+        for block in blocks(matrix.chunks_exact_mut(10), steps(7, 3), &columns) {
             assert_eq!(block.pieces.len(), block.rows.len());
             for (row, piece) in block.rows.zip(block.pieces) {
                 for (column, value) in block.columns.clone().zip(piece) {

@@ -12,7 +12,7 @@ pub(super) const PROPERTIES: Properties = Properties {
     bytes: 2,
     bits: 12,
     rounds_by_rank: true,
-    pack: |rows, width, k| Box::new(Integers::<i16>::pack(rows, width, k)),
+    pack: |rows, width| Ok(Box::new(Integers::<i16>::pack(rows, width)?)),
 };
 
 impl IntegerWeight for i16 {

@@ -11,7 +11,7 @@ pub(super) const PROPERTIES: Properties = Properties {
     bytes: 1,
     bits: 7,
     rounds_by_rank: true,
-    pack: |rows, width, k| Box::new(Integers::<i8>::pack(rows, width, k)),
+    pack: |rows, width| Ok(Box::new(Integers::<i8>::pack(rows, width)?)),
 };
 
 impl IntegerWeight for i8 {

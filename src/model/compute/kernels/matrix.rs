@@ -1,8 +1,11 @@
 //! Weight matrices, packed once at load for the kernels that read them.
 
+use std::ops::Range;
+
 use super::isa::Isa;
-use super::panel::{BlockTask, Dimensions, Panels};
+use super::panel::{BlockTask, Dimensions, Panels, Rows};
 use super::weight_type::WeightType;
+use crate::model::error::ModelError;
 
 /// A weight matrix `[n, k]`, stored as panels.
 #[derive(Debug)]
@@ -38,8 +41,19 @@ impl PackedMatrix {
         assert!(k > 0, "a weight matrix needs at least one column");
         assert!(matrices.iter().all(|m| m.len().is_multiple_of(k)), "a matrix of {k} columns holds a broken row");
         let rows: Vec<&[f32]> = matrices.iter().flat_map(|m| m.chunks_exact(k)).collect();
-        let panels = weight_type.pack(&rows, isa.width(), k);
-        Self { dimensions: Dimensions { isa, n: rows.len(), k }, panels }
+        let read = |wanted: Range<usize>| Ok(rows[wanted].concat());
+        let rows = Rows { n: rows.len(), k, read: &read };
+        Self::pack_from(isa, weight_type, &rows).expect("memory can be read")
+    }
+
+    /// Reads a matrix a few rows at a time and packs them.
+    pub fn load(weight_type: WeightType, rows: &Rows) -> Result<Self, ModelError> {
+        Self::pack_from(Isa::current(), weight_type, rows)
+    }
+
+    fn pack_from(isa: Isa, weight_type: WeightType, rows: &Rows) -> Result<Self, ModelError> {
+        let panels = weight_type.pack(rows, isa.width())?;
+        Ok(Self { dimensions: Dimensions { isa, n: rows.n, k: rows.k }, panels })
     }
 
     /// Outputs.

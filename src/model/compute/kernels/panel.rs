@@ -12,9 +12,10 @@ use super::addends::Addends;
 use super::aligned::Aligned;
 use super::grid::Block;
 use super::isa::Isa;
+use crate::model::error::ModelError;
 
 /// Rows of activations that meet all weights before the next ones do. A multiple of every tile's height.
-pub(super) const BLOCK_ROWS: usize = 96;
+pub(super) const BLOCK_ROWS: usize = 192;
 
 /// The size of a weight matrix `[n, k]`, and the instruction set for whose tiles it is packed.
 #[derive(Debug, Clone, Copy)]
@@ -35,6 +36,9 @@ pub(super) struct BlockTask<'a> {
     pub(super) block: Block<'a>,
 }
 
+/// Packs rows as panels that are `width` values wide.
+pub(super) type Pack = fn(rows: &Rows, width: usize) -> Result<Box<dyn Panels>, ModelError>;
+
 /// What is to be known of a type of weights.
 #[derive(Debug)]
 pub(super) struct Properties {
@@ -48,8 +52,8 @@ pub(super) struct Properties {
     pub(super) bits: u32,
     /// Whether each rank rounds its part of a row by itself, so that another number of ranks gives other bits.
     pub(super) rounds_by_rank: bool,
-    /// Packs rows of `k` weights into panels of `width` outputs.
-    pub(super) pack: fn(rows: &[&[f32]], width: usize, k: usize) -> Box<dyn Panels>,
+    /// Packs rows of weights into panels of `width` outputs.
+    pub(super) pack: Pack,
 }
 
 /// The packed weights of a matrix.
@@ -68,20 +72,59 @@ pub(super) fn panel<'a, T>(panels: &'a [T], width: usize, k: usize, index: usize
     &panels[start + depth.start * width..start + depth.end * width]
 }
 
-/// Packs rows of `k` weights as panels `[panel, k, width]`.
+/// Weights that a thread has in float32 at a time while it packs them: 2 MiB, so that loading needs little more memory than what
+/// is loaded, and several rows of the widest matrix are read in one go.
+const VALUES_AT_A_TIME: usize = 1 << 19;
+
+/// A matrix `[n, k]` of which rows can be read, by several threads at a time.
+pub struct Rows<'a> {
+    /// Outputs.
+    pub n: usize,
+    /// Inputs.
+    pub k: usize,
+    /// Reads rows, one after the other.
+    pub read: &'a (dyn Fn(Range<usize>) -> Result<Vec<f32>, ModelError> + Sync),
+}
+
+impl Rows<'_> {
+    /// Lets `pack` fill each panel of `width` outputs from their weights, `[outputs, k]`; of the last one there may be fewer.
+    ///
+    /// # Panics
+    /// If a read gives fewer or more values than it was asked for.
+    pub(super) fn fill<P: Send>(
+        &self,
+        width: usize,
+        panels: impl IndexedParallelIterator<Item = P>,
+        pack: impl Fn(P, &[f32]) + Sync,
+    ) -> Result<(), ModelError> {
+        let at_a_time = (VALUES_AT_A_TIME / (width * self.k)).max(1);
+        panels.chunks(at_a_time).enumerate().try_for_each(|(i, panels)| {
+            let first = i * at_a_time * width;
+            let rows = first..self.n.min(first + panels.len() * width);
+            let values = (self.read)(rows.clone())?;
+            assert_eq!(values.len(), rows.len() * self.k, "rows {rows:?} have {} values each", self.k);
+            for (panel, rows) in panels.into_iter().zip(values.chunks(width * self.k)) {
+                pack(panel, rows);
+            }
+            Ok(())
+        })
+    }
+}
+
+/// Packs weights as panels `[panel, k, width]`.
 pub(super) fn pack<T: Copy + Default + Send + Sync>(
-    rows: &[&[f32]],
+    rows: &Rows,
     width: usize,
-    k: usize,
     store: impl Fn(f32) -> T + Sync,
-) -> Aligned<T> {
-    let mut panels = Aligned::zeros(rows.len().div_ceil(width) * width * k);
-    panels.par_chunks_mut(width * k).zip(rows.par_chunks(width)).for_each(|(panel, rows)| {
-        for (k, panel) in panel.chunks_exact_mut(width).enumerate() {
-            for (value, row) in panel.iter_mut().zip(rows) {
-                *value = store(row[k]);
+) -> Result<Aligned<T>, ModelError> {
+    let k = rows.k;
+    let mut panels = Aligned::zeros(rows.n.div_ceil(width) * width * k);
+    rows.fill(width, panels.par_chunks_mut(width * k), |panel, rows| {
+        for (i, panel) in panel.chunks_exact_mut(width).enumerate() {
+            for (value, row) in panel.iter_mut().zip(rows.chunks_exact(k)) {
+                *value = store(row[i]);
             }
         }
-    });
-    panels
+    })?;
+    Ok(panels)
 }

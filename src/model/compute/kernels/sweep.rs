@@ -8,6 +8,7 @@
 use std::ops::Range;
 
 use super::addends::copy;
+use super::aligned::LINE;
 use super::grid::steps;
 use super::isa::Task;
 use super::panel::{BlockTask, Dimensions};
@@ -28,18 +29,42 @@ pub(super) trait Arithmetic {
     /// Lays out rows for a tile of `HEIGHT`, of which it is the `first`: row `i` is `x[i]`, inputs `depth` of it.
     fn lay_out<const HEIGHT: usize>(&mut self, x: &[&[f32]; HEIGHT], first: usize, depth: &Range<usize>);
 
-    /// `sums += x wᵀ` over the inputs `depth`, of the tile whose first row is `first`, and of a panel. `part` says which part
-    /// of so many of the next panel this tile asks for, which will be wanted soon: from the last cache level it would come more
-    /// slowly than it is used.
+    /// `sums += x wᵀ` over the inputs `depth`, of the tile whose first row is `first`, and of a panel. The tile asks for
+    /// its `part` of the next panel, which will be wanted soon: from the last cache level it would come more slowly than it is used.
     fn multiply<const HEIGHT: usize, const WIDTH: usize, S: Simd<WIDTH>>(
         &self,
         simd: S,
         panel: usize,
         depth: &Range<usize>,
         first: usize,
-        part: (usize, usize),
+        part: Part,
         sums: &mut [[f32; WIDTH]; HEIGHT],
     );
+}
+
+/// Which part of the next panel a tile asks for: this one of so many.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Part {
+    index: usize,
+    count: usize,
+}
+
+impl Part {
+    /// Which of `len` values belong to it.
+    #[inline(always)]
+    pub(super) fn of(self, len: usize) -> Range<usize> {
+        let each = len.div_ceil(self.count);
+        (self.index * each).min(len)..((self.index + 1) * each).min(len)
+    }
+}
+
+/// Asks for some of `values`, as many of them as there are.
+#[inline(always)]
+pub(super) fn prefetch<T, const WIDTH: usize, S: Simd<WIDTH>>(simd: S, values: &[T], part: &Range<usize>) {
+    let values = &values[part.start.min(values.len())..part.end.min(values.len())];
+    for line in values.chunks(LINE / size_of::<T>()) {
+        simd.prefetch(&line[0]);
+    }
 }
 
 /// Inputs of a run, of `k` in all: equal runs rather than full ones and a short last one.
@@ -72,9 +97,9 @@ impl<A: Arithmetic> Task for Sweep<'_, A> {
                 }
             }
             for panel in panels.clone() {
-                let parts = rows.div_ceil(most);
-                for (part, (rows, height)) in tiles(most, rows).enumerate() {
-                    let tile = Tile { panel, depth: &depth, rows, part: (part, parts) };
+                let count = rows.div_ceil(most);
+                for (index, (rows, height)) in tiles(most, rows).enumerate() {
+                    let tile = Tile { panel, depth: &depth, rows, part: Part { index, count } };
                     match height {
                         1 => self.tile::<1, WIDTH, S>(simd, tile),
                         3 => self.tile::<3, WIDTH, S>(simd, tile),
@@ -94,8 +119,7 @@ struct Tile<'a> {
     depth: &'a Range<usize>,
     /// Rows of the block.
     rows: Range<usize>,
-    /// See [`Arithmetic::multiply`].
-    part: (usize, usize),
+    part: Part,
 }
 
 impl<A: Arithmetic> Sweep<'_, A> {

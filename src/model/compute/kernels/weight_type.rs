@@ -2,8 +2,9 @@
 
 use std::fmt;
 
-use super::panel::{Panels, Properties};
+use super::panel::{Panels, Properties, Rows};
 use super::{bfloat16, float32, int8, int16};
+use crate::model::error::ModelError;
 
 /// How weights are stored. Sums are float32 or exact whatever it is; what is rounded is the weights, and for integers the
 /// activations that meet them.
@@ -48,9 +49,9 @@ impl WeightType {
         self.0.rounds_by_rank
     }
 
-    /// Packs rows of `k` weights into panels of `width` outputs.
-    pub(super) fn pack(self, rows: &[&[f32]], width: usize, k: usize) -> Box<dyn Panels> {
-        (self.0.pack)(rows, width, k)
+    /// Packs rows of weights into panels of `width` outputs.
+    pub(super) fn pack(self, rows: &Rows, width: usize) -> Result<Box<dyn Panels>, ModelError> {
+        (self.0.pack)(rows, width)
     }
 }
 

@@ -22,7 +22,12 @@ pub struct Defaults {
     pub activation: (&'static str, Activation),
     /// `partial_rotary_factor`; `None` where transformers turns all features of a head, whatever a configuration says of it.
     pub partial_rotary: Option<f64>,
+    /// How the frequencies are read; see [`Rotary::read`].
+    pub rope: ReadRope,
 }
+
+/// Reads frequencies: of heads of so many features, a context of so many tokens, and the part of a head that is turned.
+pub type ReadRope = fn(&Settings, usize, usize, f64) -> Result<Rotary, ModelError>;
 
 /// Llama's, which are those of most.
 pub const DEFAULTS: Defaults = Defaults {
@@ -33,6 +38,7 @@ pub const DEFAULTS: Defaults = Defaults {
     eps_value: 1e-6,
     activation: ("hidden_act", Activation::Silu),
     partial_rotary: None,
+    rope: Rotary::read,
 };
 
 /// A plain decoder: root-mean-square norms, full attention, gated feed-forward layers, no biases, transformers' names.
@@ -91,11 +97,13 @@ pub fn read(settings: &Settings, defaults: &Defaults) -> Result<DecoderSpec, Mod
         heads: HeadLayout { heads, kv_heads, head_dim },
         feed_forward,
         vocabulary,
-        context,
+        context: extended(settings, context)?,
         embedding_scale: None,
         norm: NormKind::Rms,
         eps: eps.unwrap_or(defaults.eps_value),
-        rotary: Rotary::read(settings, head_dim, context, defaults.partial_rotary.unwrap_or(1.0))?,
+        ropes: vec![(defaults.rope)(settings, head_dim, context, defaults.partial_rotary.unwrap_or(1.0))?],
+        layer_ropes: vec![Some(0); layers],
+        interleaved: false,
         attention_scale: (1.0 / (head_dim as f64).sqrt()) as f32,
         soft_cap: None,
         windows: vec![None; layers],
@@ -103,8 +111,51 @@ pub fn read(settings: &Settings, defaults: &Defaults) -> Result<DecoderSpec, Mod
         qkv_bias: false,
         output_bias: false,
         feed_forward_bias: false,
+        parallel: false,
+        residual_scale: None,
+        experts: None,
         names: Names::COMMON,
     })
+}
+
+/// The context with YaRN's extension of it: its factor times the context of the training, where that is more than the
+/// configuration states. transformers computes at any position, and other servers take this length.
+fn extended(settings: &Settings, stated: usize) -> Result<usize, ModelError> {
+    for object in ["rope_scaling", "rope_parameters"] {
+        let field = |name: &str| format!("{object}.{name}");
+        let kind = match settings.text(&field("rope_type"))? {
+            Some(kind) => Some(kind),
+            None => settings.text(&field("type"))?,
+        };
+        if kind != Some("yarn") {
+            continue;
+        }
+        let original = settings.size(&field("original_max_position_embeddings"))?.unwrap_or(stated);
+        let factor = settings.number(&field("factor"))?.unwrap_or(1.0);
+        // Far more than any model was extended to, and no product of it overflows.
+        let extended = (original as f64 * factor).clamp(0.0, f64::from(1u32 << 30)) as usize;
+        return Ok(stated.max(extended));
+    }
+    Ok(stated)
+}
+
+/// [`Rotary::read`] with another base where the configuration says none.
+pub fn rope_from(
+    settings: &Settings,
+    head_dim: usize,
+    context: usize,
+    partial: f64,
+    theta: f64,
+) -> Result<Rotary, ModelError> {
+    let rope = Rotary::read(settings, head_dim, context, partial)?;
+    for field in ["rope_theta", "rope_parameters.rope_theta", "rope_scaling.rope_theta"] {
+        if settings.number(field)?.is_some() {
+            return Ok(rope);
+        }
+    }
+    let mut based = Settings::new(settings.path(), settings.value().clone())?;
+    based.set("rope_theta", theta);
+    Rotary::read(&based, head_dim, context, partial)
 }
 
 /// A flag that is false where the configuration leaves it out.

@@ -32,11 +32,7 @@ impl Architecture for Gemma2 {
         // An older field that transformers ignores in favour of `hidden_activation`, as does everybody.
         let _ = settings.get("hidden_act");
         let bias = flag(settings, "attention_bias")?;
-        let or_default =
-            |field: &str, default| if settings.has(field) { settings.number(field) } else { Ok(Some(default)) };
-        let scalar = or_default("query_pre_attn_scalar", 256.0)?.filter(|scalar| *scalar > 0.0);
-        let scalar = scalar.ok_or_else(|| settings.unsupported("query_pre_attn_scalar", "a number above 0"))?;
-        let soft_cap = or_default("attn_logit_softcapping", 50.0)?;
+        let soft_cap = number_or(settings, "attn_logit_softcapping", 50.0)?;
         if soft_cap.is_some_and(|cap| cap <= 0.0) {
             return Err(settings.unsupported("attn_logit_softcapping", "a number above 0, or null"));
         }
@@ -48,18 +44,36 @@ impl Architecture for Gemma2 {
         Ok(DecoderSpec {
             embedding_scale: Some((spec.hidden as f64).sqrt() as f32),
             norm: NormKind::RmsPlusOne,
-            attention_scale: (1.0 / scalar.sqrt()) as f32,
+            attention_scale: attention_scale(settings)?,
             soft_cap: soft_cap.map(|cap| cap as f32),
             windows: windows(settings, spec.layers, window, |layer| layer.is_multiple_of(2))?,
             qkv_bias: bias,
             output_bias: bias,
-            names: Names {
-                attention_post_norm: Some("post_attention_layernorm"),
-                feed_forward_norm: "pre_feedforward_layernorm",
-                feed_forward_post_norm: Some("post_feedforward_layernorm"),
-                ..spec.names
-            },
+            names: gemma_names(spec.names),
             ..spec
         })
+    }
+}
+
+/// A number; `None` where it is null, the default where it is not there.
+fn number_or(settings: &Settings, field: &str, default: f64) -> Result<Option<f64>, ModelError> {
+    if settings.has(field) { settings.number(field) } else { Ok(Some(default)) }
+}
+
+/// The factor of attention scores in Gemma 2 and 3.
+pub(super) fn attention_scale(settings: &Settings) -> Result<f32, ModelError> {
+    let field = "query_pre_attn_scalar";
+    let scalar = number_or(settings, field, 256.0)?.filter(|scalar| *scalar > 0.0);
+    let scalar = scalar.ok_or_else(|| settings.unsupported(field, "a number above 0"))?;
+    Ok((1.0 / scalar.sqrt()) as f32)
+}
+
+/// Norms before and after each part.
+pub(super) fn gemma_names(names: Names) -> Names {
+    Names {
+        attention_post_norm: Some("post_attention_layernorm"),
+        feed_forward_norm: Some("pre_feedforward_layernorm"),
+        feed_forward_post_norm: Some("post_feedforward_layernorm"),
+        ..names
     }
 }

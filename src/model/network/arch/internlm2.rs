@@ -4,7 +4,7 @@
 use super::architecture::Architecture;
 use super::common::{DEFAULTS, Defaults, flag, read};
 use crate::model::error::ModelError;
-use crate::model::network::decoder::{DecoderSpec, Names, QkvNames};
+use crate::model::network::decoder::{DecoderSpec, Names, QkvNames, UpNames};
 use crate::model::settings::Settings;
 
 /// The InternLM 2 family.
@@ -27,12 +27,11 @@ impl Architecture for InternLm2 {
             output_bias: bias,
             names: Names {
                 embedding: "model.tok_embeddings",
-                attention_norm: "attention_norm",
+                attention_norm: Some("attention_norm"),
                 qkv: QkvNames::ByGroup("attention.wqkv"),
                 output: "attention.wo",
-                feed_forward_norm: "ffn_norm",
-                gate: Some("feed_forward.w1"),
-                up: "feed_forward.w3",
+                feed_forward_norm: Some("ffn_norm"),
+                up: UpNames::Gated(["feed_forward.w1", "feed_forward.w3"]),
                 down: "feed_forward.w2",
                 ..spec.names
             },

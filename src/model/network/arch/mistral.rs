@@ -12,7 +12,15 @@ pub struct Mistral;
 
 impl Architecture for Mistral {
     fn names(&self) -> &'static [&'static str] {
-        &["MistralForSequenceClassification", "MistralForCausalLM", "MistralModel"]
+        &[
+            "MistralForSequenceClassification",
+            "MistralForCausalLM",
+            "MistralModel",
+            // The same, with windows on those layers that `layer_types` names.
+            "MinistralForSequenceClassification",
+            "MinistralForCausalLM",
+            "MinistralModel",
+        ]
     }
 
     fn spec(&self, settings: &Settings) -> Result<DecoderSpec, ModelError> {

@@ -4,14 +4,24 @@
 //! [`super::decoder`] it describes. What would change the numbers and is not implemented is refused.
 
 mod architecture;
+mod cohere;
+mod cohere2;
 mod common;
+mod experts;
 mod gemma2;
+mod gemma3;
+mod granite;
 mod internlm2;
 mod llama;
 mod mistral;
+mod mixtral;
 mod nemotron;
+mod olmo2;
+mod phi3;
 mod qwen2;
 mod qwen3;
+mod qwen3_moe;
+mod smollm3;
 
 use crate::model::error::ModelError;
 use crate::model::settings::Settings;
@@ -26,6 +36,15 @@ pub const ARCHITECTURES: &[&dyn Architecture] = &[
     &qwen3::Qwen3,
     &gemma2::Gemma2,
     &internlm2::InternLm2,
+    &gemma3::Gemma3,
+    &qwen3_moe::Qwen3Moe,
+    &mixtral::Mixtral,
+    &phi3::Phi3,
+    &olmo2::Olmo2,
+    &granite::Granite,
+    &cohere::Cohere,
+    &cohere2::Cohere2,
+    &smollm3::SmolLm3,
 ];
 
 /// The families, as the names of their architectures begin.
@@ -34,10 +53,26 @@ fn families() -> Vec<&'static str> {
     ARCHITECTURES.iter().filter_map(|architecture| Some(family(architecture.names().first()?))).collect()
 }
 
+/// What the names of classes with a head of their own end with, over the body of a family.
+const HEADS: [&str; 5] =
+    ["ForSequenceClassification", "ForCausalLM", "ForTokenClassification", "ForRewardModel", "ForPrmModel"];
+
+/// The name of the body under a class of a family with a head, in the spelling of transformers. What the head is, is for a
+/// preset to say, or for the head's own tensors.
+fn body_of(name: &str) -> Option<String> {
+    let family = HEADS.iter().find_map(|head| name.strip_suffix(head))?;
+    // As files of early 2023 spell it.
+    let family = if family == "LLaMA" { "Llama" } else { family };
+    Some(format!("{family}Model"))
+}
+
 /// The architecture that a configuration names.
 pub fn find(settings: &Settings) -> Result<&'static dyn Architecture, ModelError> {
     let name = settings.architecture()?;
-    ARCHITECTURES.iter().copied().find(|a| a.names().contains(&name)).ok_or_else(|| ModelError::UnknownArchitecture {
+    let body = body_of(name);
+    let is =
+        |a: &&dyn Architecture| a.names().contains(&name) || body.as_ref().is_some_and(|b| a.names().contains(&&**b));
+    ARCHITECTURES.iter().copied().find(is).ok_or_else(|| ModelError::UnknownArchitecture {
         path: settings.path().to_path_buf(),
         found: name.to_owned(),
         known: families().join(", "),

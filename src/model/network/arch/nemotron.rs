@@ -4,7 +4,7 @@
 use super::architecture::Architecture;
 use super::common::{DEFAULTS, Defaults, flag, read};
 use crate::model::error::ModelError;
-use crate::model::network::decoder::{DecoderSpec, Names};
+use crate::model::network::decoder::{DecoderSpec, Names, UpNames};
 use crate::model::network::layers::NormKind;
 use crate::model::settings::Settings;
 use crate::model::shapes::Activation;
@@ -34,7 +34,7 @@ impl Architecture for Nemotron {
             qkv_bias: bias,
             output_bias: bias,
             feed_forward_bias: flag(settings, "mlp_bias")?,
-            names: Names { gate: None, ..spec.names },
+            names: Names { up: UpNames::Plain("mlp.up_proj"), ..spec.names },
             ..spec
         })
     }

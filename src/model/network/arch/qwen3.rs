@@ -4,11 +4,15 @@ use super::architecture::Architecture;
 use super::common::{Defaults, flag, read};
 use super::qwen2::{QWEN, upper_windows};
 use crate::model::error::ModelError;
-use crate::model::network::decoder::{DecoderSpec, Names};
+use crate::model::network::decoder::{DecoderSpec, HeadNormNames, Names};
 use crate::model::settings::Settings;
 
 /// The Qwen 3 family.
 pub struct Qwen3;
+
+/// Norms of each query and key head.
+pub(super) const HEAD_NORMS: Option<HeadNormNames> =
+    Some(HeadNormNames::Heads(["self_attn.q_norm", "self_attn.k_norm"]));
 
 impl Architecture for Qwen3 {
     fn names(&self) -> &'static [&'static str] {
@@ -22,7 +26,7 @@ impl Architecture for Qwen3 {
             qkv_bias: bias,
             output_bias: bias,
             windows: upper_windows(settings, spec.layers)?,
-            names: Names { head_norms: Some(["self_attn.q_norm", "self_attn.k_norm"]), ..spec.names },
+            names: Names { head_norms: HEAD_NORMS, ..spec.names },
             ..spec
         })
     }

@@ -1,11 +1,9 @@
 //! What an architecture says of its decoder: sizes, variants, names of tensors. What follows from that alone, without any
 //! weight, is here too: how many weights there are, and by how many ranks they can be shared.
 
-use super::tensors::Kind;
-use crate::model::checkpoint::WeightSource;
 use crate::model::collective::shard::degrees;
 use crate::model::error::ModelError;
-use crate::model::network::layers::{NormKind, Rotary};
+use crate::model::network::layers::{NormKind, Rotary, Routing};
 use crate::model::shapes::{Activation, HeadLayout};
 
 /// One form of decoder: sizes, variants, and the names of its tensors.
@@ -29,8 +27,13 @@ pub struct DecoderSpec {
     pub norm: NormKind,
     /// Theirs.
     pub eps: f64,
-    /// Frequencies.
-    pub rotary: Rotary,
+    /// Frequencies, all kinds of them.
+    pub ropes: Vec<Rotary>,
+    /// For each layer, which of them turn its heads; `None` where positions are not told.
+    pub layer_ropes: Vec<Option<usize>>,
+    /// Whether a pair of features lies side by side, not in the two halves of a head. The rows of queries and keys are put
+    /// in the order of halves while they are loaded.
+    pub interleaved: bool,
     /// Factor of attention scores.
     pub attention_scale: f32,
     /// Scores become `cap * tanh(score / cap)`.
@@ -45,8 +48,40 @@ pub struct DecoderSpec {
     pub output_bias: bool,
     /// Whether the feed-forward layers have one.
     pub feed_forward_bias: bool,
+    /// Whether the feed-forward layer reads the norm that attention reads, and both are added at once.
+    pub parallel: bool,
+    /// Factor of what attention and the feed-forward layer add.
+    pub residual_scale: Option<f32>,
+    /// The mixture of experts, where there is one.
+    pub experts: Option<ExpertsSpec>,
     /// Names of the tensors.
     pub names: Names,
+}
+
+/// A mixture of experts in place of the feed-forward layer.
+#[derive(Debug, Clone)]
+pub struct ExpertsSpec {
+    /// How many experts there are.
+    pub count: usize,
+    /// How a token's experts are chosen.
+    pub routing: Routing,
+    /// Features inside each of them.
+    pub features: usize,
+    /// For each layer, whether it has experts.
+    pub layers: Vec<bool>,
+    /// Names of their tensors.
+    pub names: ExpertNames,
+}
+
+/// Names of a mixture's tensors; `*` stands for an expert's number.
+#[derive(Debug, Clone, Copy)]
+pub struct ExpertNames {
+    /// The router.
+    pub router: &'static str,
+    /// The gate of an expert, and the way in.
+    pub up: [&'static str; 2],
+    /// The way out.
+    pub down: &'static str,
 }
 
 /// Names of tensors, without `.weight` and `.bias`. Those of a layer stand under `layers` and the layer's number.
@@ -57,21 +92,19 @@ pub struct Names {
     /// What all layers' names begin with.
     pub layers: &'static str,
     /// The norm before attention.
-    pub attention_norm: &'static str,
+    pub attention_norm: Option<&'static str>,
     /// Queries, keys and values.
     pub qkv: QkvNames,
-    /// Norms of each query and key head.
-    pub head_norms: Option<[&'static str; 2]>,
+    /// Norms of queries and keys.
+    pub head_norms: Option<HeadNormNames>,
     /// The way out of attention.
     pub output: &'static str,
     /// A norm of what attention adds.
     pub attention_post_norm: Option<&'static str>,
     /// The norm before the feed-forward layer.
-    pub feed_forward_norm: &'static str,
-    /// The gate, where the feed-forward layer has one.
-    pub gate: Option<&'static str>,
-    /// The way into the feed-forward layer.
-    pub up: &'static str,
+    pub feed_forward_norm: Option<&'static str>,
+    /// The way into the feed-forward layer, and the gate.
+    pub up: UpNames,
     /// The way out of it.
     pub down: &'static str,
     /// A norm of what it adds.
@@ -87,6 +120,40 @@ pub enum QkvNames {
     Apart([&'static str; 3]),
     /// As one: for each key head its query heads, the key head, the value head.
     ByGroup(&'static str),
+    /// As one: all queries, all keys, all values.
+    Stacked(&'static str),
+}
+
+/// Norms of queries and of keys.
+#[derive(Debug, Clone, Copy)]
+pub enum HeadNormNames {
+    /// Head by head.
+    Heads([&'static str; 2]),
+    /// All heads of a token at once.
+    Projections([&'static str; 2]),
+}
+
+/// How the way into the feed-forward layer is stored.
+#[derive(Debug, Clone, Copy)]
+pub enum UpNames {
+    /// Without a gate.
+    Plain(&'static str),
+    /// A gate, and the way in.
+    Gated([&'static str; 2]),
+    /// Both in one matrix, the gate first.
+    Stacked(&'static str),
+}
+
+impl UpNames {
+    /// Whether there is a gate.
+    pub fn gated(self) -> bool {
+        !matches!(self, Self::Plain(_))
+    }
+
+    /// Matrices that lead in, stacked or not.
+    pub fn ways(self) -> usize {
+        1 + usize::from(self.gated())
+    }
 }
 
 impl Names {
@@ -94,61 +161,25 @@ impl Names {
     pub const COMMON: Self = Self {
         embedding: "model.embed_tokens",
         layers: "model.layers",
-        attention_norm: "input_layernorm",
+        attention_norm: Some("input_layernorm"),
         qkv: QkvNames::Apart(["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]),
         head_norms: None,
         output: "self_attn.o_proj",
         attention_post_norm: None,
-        feed_forward_norm: "post_attention_layernorm",
-        gate: Some("mlp.gate_proj"),
-        up: "mlp.up_proj",
+        feed_forward_norm: Some("post_attention_layernorm"),
+        up: UpNames::Gated(["mlp.gate_proj", "mlp.up_proj"]),
         down: "mlp.down_proj",
         feed_forward_post_norm: None,
         norm: "model.norm",
     };
 }
 
-/// How many weights a decoder has, and where.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-pub struct Parameters {
-    /// The embedding table.
-    pub embedding: usize,
-    /// Matrices and biases of attention, all layers.
-    pub attention: usize,
-    /// Matrices and biases of the feed-forward layers, all of them.
-    pub feed_forward: usize,
-    /// All norms.
-    pub norms: usize,
-}
-
-impl Parameters {
-    /// All of them.
-    pub fn total(&self) -> usize {
-        self.embedding + self.attention + self.feed_forward + self.norms
-    }
-}
-
 impl DecoderSpec {
-    /// Counts the weights.
-    pub fn parameters(&self) -> Parameters {
-        let mut count = Parameters { embedding: 0, attention: 0, feed_forward: 0, norms: 0 };
-        let layer = self.layer();
-        let layers = layer.all().map(|tensor| (tensor, self.layers));
-        for (tensor, times) in layers.chain([(&self.embedding(), 1), (&self.last_norm(), 1)]) {
-            let part = match tensor.kind {
-                Kind::Embedding => &mut count.embedding,
-                Kind::Attention => &mut count.attention,
-                Kind::FeedForward => &mut count.feed_forward,
-                Kind::Norm => &mut count.norms,
-            };
-            *part += times * tensor.values();
-        }
-        count
-    }
-
     /// Numbers of ranks that the model can be shared by.
     pub fn degrees(&self) -> Vec<usize> {
-        degrees(self.heads, self.feed_forward.min(self.vocabulary))
+        // Experts are not cut, so each rank has one at least.
+        let experts = self.experts.as_ref().map_or(usize::MAX, |experts| experts.count);
+        degrees(self.heads, self.feed_forward.min(self.vocabulary).min(experts))
     }
 
     /// Refuses a number of ranks that the model cannot be shared by.
@@ -166,28 +197,5 @@ impl DecoderSpec {
 
     pub(super) fn layer_name(&self, layer: usize, part: &str) -> String {
         format!("{}.{layer}.{part}", self.names.layers)
-    }
-
-    /// Refuses a tensor in a layer that would be read by nobody, such as a bias that the configuration does not mention.
-    pub(super) fn refuse_ignored(&self, weights: &dyn WeightSource) -> std::result::Result<(), ModelError> {
-        let mut known = self.layer().names();
-        // Old checkpoints carry the frequencies, which the configuration determines.
-        known.extend(["self_attn", "attention"].map(|attention| format!("{attention}.rotary_emb.inv_freq")));
-        for name in weights.names() {
-            let Some(rest) = name.strip_prefix(self.names.layers).and_then(|rest| rest.strip_prefix('.')) else {
-                continue;
-            };
-            let Some((layer, part)) = rest.split_once('.') else { continue };
-            // Layers beyond those that the configuration keeps are no part of the model.
-            if layer.parse().is_ok_and(|layer: usize| layer < self.layers) && !known.iter().any(|known| known == part) {
-                return Err(ModelError::Unsupported {
-                    path: weights.origin(&name),
-                    field: format!("tensor {name:?}"),
-                    found: "present".into(),
-                    expected: format!("a layer of {}", known.join(", ")),
-                });
-            }
-        }
-        Ok(())
     }
 }

@@ -1,9 +1,10 @@
 //! Every tensor of a decoder, stated once: its name, its shape, whether it has a bias, and how ranks share it. Loading,
 //! counting, planning and the refusal of tensors that nobody reads all walk this statement.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
-use super::spec::{DecoderSpec, QkvNames};
+use super::spec::{DecoderSpec, HeadNormNames, QkvNames, UpNames};
 use crate::model::collective::shard::{HeadShard, Shard};
 use crate::model::network::layers::Matrix;
 use crate::model::shapes::HeadLayout;
@@ -11,10 +12,12 @@ use crate::model::shapes::HeadLayout;
 /// A weight with its bias, if it has one.
 #[derive(Debug, Clone)]
 pub struct TensorSpec {
-    /// Its name without `.weight` and `.bias`; a layer's stands below the layer's own name.
+    /// Its name without `.weight` and `.bias`; a layer's stands below the layer's own name, and `*` for an expert's number.
     pub name: &'static str,
     /// What it counts as.
     pub kind: Kind,
+    /// How many such there are: one, or as many as experts.
+    pub count: usize,
     /// Rows of the weight; values of a bias, and of a norm.
     pub outputs: usize,
     /// Columns of the weight; 1 for a norm, which is a vector.
@@ -34,6 +37,8 @@ pub enum Kind {
     Attention,
     /// A matrix of a feed-forward layer.
     FeedForward,
+    /// What chooses experts. It stays float32 whatever the type of the matrices is.
+    Router,
     /// A norm.
     Norm,
 }
@@ -45,12 +50,21 @@ pub enum Cut {
     Nowhere,
     /// Outputs, as evenly as it goes.
     Outputs,
+    /// The same of two matrices on top of each other.
+    StackedOutputs,
     /// Inputs, as evenly as it goes.
     Inputs,
     /// Outputs that are heads.
-    HeadOutputs(HeadRows),
+    HeadOutputs {
+        /// Which ones.
+        order: HeadRows,
+        /// Whether pairs of features lie side by side.
+        interleaved: bool,
+    },
     /// Inputs that are query heads.
     HeadInputs,
+    /// Whole ones: each expert is on one rank.
+    Experts,
 }
 
 /// Which heads the rows of a matrix are, one head after the other.
@@ -58,15 +72,21 @@ pub enum Cut {
 pub enum HeadRows {
     /// Query heads.
     Query,
-    /// Key heads, or value heads.
-    KeyValue,
+    /// Key heads.
+    Key,
+    /// Value heads.
+    Value,
     /// For each key head its query heads, the key head, the value head.
     ByGroup,
+    /// All query heads, all key heads, all value heads.
+    Stacked,
 }
 
 /// The part of a weight that a rank has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Held {
+    /// How many of those that there are.
+    pub count: usize,
     /// Outputs, one range after the other.
     pub rows: Vec<Range<usize>>,
     /// How many of them other ranks have too.
@@ -83,32 +103,47 @@ impl Cut {
 }
 
 impl TensorSpec {
-    /// Values of the weight and its bias.
+    /// Values of the weights and biases.
     pub fn values(&self) -> usize {
-        self.outputs * self.inputs + if self.bias { self.outputs } else { 0 }
+        self.count * (self.outputs * self.inputs + if self.bias { self.outputs } else { 0 })
+    }
+
+    /// The name with an expert's number in it.
+    pub(super) fn numbered(&self, expert: usize) -> String {
+        self.name.replace('*', &expert.to_string())
     }
 
     /// Names of its tensors below the layer.
-    fn tensors(&self) -> impl Iterator<Item = String> {
-        ["weight", "bias"].into_iter().take(1 + usize::from(self.bias)).map(|part| format!("{}.{part}", self.name))
+    fn tensors(&self) -> Vec<String> {
+        let parts = &["weight", "bias"][..1 + usize::from(self.bias)];
+        (0..self.count).flat_map(|i| parts.iter().map(move |part| format!("{}.{part}", self.numbered(i)))).collect()
     }
 
     /// The part that a rank has in a model of these heads.
     pub fn held(&self, heads: HeadLayout, shard: Shard) -> Held {
-        let all = || Held { rows: vec![0..self.outputs], repeated: self.outputs, columns: 0..self.inputs };
+        let all = || {
+            let outputs = 0..self.outputs;
+            Held { count: self.count, rows: vec![outputs], repeated: self.outputs, columns: 0..self.inputs }
+        };
         match self.cut {
             Cut::Nowhere => all(),
             Cut::Outputs => Held { rows: vec![shard.of(self.outputs)], repeated: 0, ..all() },
+            Cut::StackedOutputs => {
+                let (half, own) = (self.outputs / 2, shard.of(self.outputs / 2));
+                Held { rows: vec![own.clone(), half + own.start..half + own.end], repeated: 0, ..all() }
+            }
+            Cut::Experts => Held { count: shard.of(self.count).len(), repeated: 0, ..all() },
             Cut::Inputs => Held { columns: shard.of(self.inputs), ..all() },
             Cut::HeadInputs => {
                 let query = shard.heads(heads).query;
                 Held { columns: query.start * heads.head_dim..query.end * heads.head_dim, ..all() }
             }
-            Cut::HeadOutputs(order) => {
+            Cut::HeadOutputs { order, interleaved } => {
                 let own = shard.heads(heads);
                 let repeats = shard.world > heads.kv_heads;
-                let kept = if repeats { order.key_value_heads(&own) } else { 0 };
-                Held { rows: order.rows(heads, &own), repeated: kept * heads.head_dim, ..all() }
+                let key_values = order.parts().iter().filter(|part| **part != 0).count() * own.kv.len();
+                let repeated = if repeats { key_values * heads.head_dim } else { 0 };
+                Held { rows: order.rows(heads, &own, interleaved), repeated, ..all() }
             }
         }
     }
@@ -121,58 +156,72 @@ impl TensorSpec {
 }
 
 impl HeadRows {
-    /// The rows of a rank's heads: queries, keys, values.
-    fn rows(self, all: HeadLayout, own: &HeadShard) -> Vec<Range<usize>> {
-        let HeadShard { query, kv, .. } = own;
+    /// The rows of a rank's heads: queries, keys, values. With `interleaved` pairs of features, each query and key head has
+    /// the first of all pairs first, then the second of all.
+    fn rows(self, all: HeadLayout, own: &HeadShard, interleaved: bool) -> Vec<Range<usize>> {
+        let HeadLayout { heads, kv_heads, head_dim } = all;
         let group = all.group();
-        // Where each head stands, counted in heads.
-        let slots: Vec<usize> = match self {
-            Self::Query => query.clone().collect(),
-            Self::KeyValue => kv.clone().collect(),
+        // Where a query head, a key head and a value head stand, counted in heads.
+        let slot: [&dyn Fn(usize) -> usize; 3] = match self {
+            Self::Query | Self::Key | Self::Value => [&|head| head; 3],
             Self::ByGroup => {
-                let queries = query.clone().map(|head| head / group * (group + 2) + head % group);
-                let keys = kv.clone().map(|head| head * (group + 2) + group);
-                let values = kv.clone().map(|head| head * (group + 2) + group + 1);
-                queries.chain(keys).chain(values).collect()
+                [&|head| head / group * (group + 2) + head % group, &|head| head * (group + 2) + group, &|head| {
+                    head * (group + 2) + group + 1
+                }]
             }
+            Self::Stacked => [&|head| head, &|head| heads + head, &|head| heads + kv_heads + head],
         };
-        // Heads that stand side by side are read in one go.
         let mut rows: Vec<Range<usize>> = Vec::new();
-        for slot in slots {
-            let head = slot * all.head_dim..(slot + 1) * all.head_dim;
-            match rows.last_mut() {
-                Some(last) if last.end == head.start => last.end = head.end,
-                _ => rows.push(head),
+        // Rows that stand side by side are read in one go.
+        let mut add = |more: Range<usize>| match rows.last_mut() {
+            Some(last) if last.end == more.start => last.end = more.end,
+            _ => rows.push(more),
+        };
+        for part in self.parts() {
+            let range = if *part == 0 { own.query.clone() } else { own.kv.clone() };
+            for first in range.map(|head| slot[*part](head) * head_dim) {
+                if interleaved && *part != VALUE {
+                    let of_pairs = |side| (first + side..first + head_dim).step_by(2);
+                    of_pairs(0).chain(of_pairs(1)).for_each(|row| add(row..row + 1));
+                } else {
+                    add(first..first + head_dim);
+                }
             }
         }
         rows
     }
 
-    /// How many key heads and value heads of a rank are among the rows.
-    fn key_value_heads(self, own: &HeadShard) -> usize {
+    /// Which of queries (0), keys (1) and values (2) are among the rows.
+    fn parts(self) -> &'static [usize] {
         match self {
-            Self::Query => 0,
-            Self::KeyValue => own.kv.len(),
-            Self::ByGroup => 2 * own.kv.len(),
+            Self::Query => &[0],
+            Self::Key => &[1],
+            Self::Value => &[VALUE],
+            Self::ByGroup | Self::Stacked => &[0, 1, VALUE],
         }
     }
 }
+
+/// The number of values among queries, keys and values.
+const VALUE: usize = 2;
 
 /// The tensors of a layer, in the order in which they are used.
 #[derive(Debug, Clone)]
 pub struct LayerTensors {
     /// The norm before attention.
-    pub attention_norm: TensorSpec,
+    pub attention_norm: Option<TensorSpec>,
     /// Queries, keys and values.
     pub qkv: Vec<TensorSpec>,
-    /// Norms of each query and key head.
+    /// Norms of queries and keys.
     pub head_norms: Option<[TensorSpec; 2]>,
     /// The way out of attention.
     pub output: TensorSpec,
     /// A norm of what attention adds.
     pub attention_post_norm: Option<TensorSpec>,
     /// The norm before the feed-forward layer.
-    pub feed_forward_norm: TensorSpec,
+    pub feed_forward_norm: Option<TensorSpec>,
+    /// What chooses experts.
+    pub router: Option<TensorSpec>,
     /// The gate, where there is one, and the way in.
     pub up: Vec<TensorSpec>,
     /// The way out.
@@ -184,14 +233,14 @@ pub struct LayerTensors {
 impl LayerTensors {
     /// All of them.
     pub fn all(&self) -> impl Iterator<Item = &TensorSpec> {
-        let norms = [Some(&self.attention_norm), self.attention_post_norm.as_ref()];
-        let more_norms = [Some(&self.feed_forward_norm), self.feed_forward_post_norm.as_ref()];
-        let matrices = self.qkv.iter().chain([&self.output]).chain(&self.up).chain([&self.down]);
-        matrices.chain(norms.into_iter().chain(more_norms).flatten()).chain(self.head_norms.iter().flatten())
+        let norms = [&self.attention_norm, &self.attention_post_norm].into_iter();
+        let norms = norms.chain([&self.feed_forward_norm, &self.feed_forward_post_norm]);
+        let matrices = self.qkv.iter().chain([&self.output]).chain(&self.router).chain(&self.up).chain([&self.down]);
+        matrices.chain(norms.flatten()).chain(self.head_norms.iter().flatten())
     }
 
     /// Names of all tensors below the layer.
-    pub(super) fn names(&self) -> Vec<String> {
+    pub(super) fn names(&self) -> BTreeSet<String> {
         self.all().flat_map(TensorSpec::tensors).collect()
     }
 }
@@ -202,6 +251,7 @@ impl DecoderSpec {
         TensorSpec {
             name: self.names.embedding,
             kind: Kind::Embedding,
+            count: 1,
             outputs: self.vocabulary,
             inputs: self.hidden,
             bias: false,
@@ -214,52 +264,89 @@ impl DecoderSpec {
         self.norm_of_rows(self.names.norm)
     }
 
+    /// Whether a layer has a mixture of experts.
+    pub fn has_experts(&self, layer: usize) -> bool {
+        self.experts.as_ref().is_some_and(|experts| experts.layers[layer])
+    }
+
+    /// The kinds of layer in a range, and how many there are of each.
+    pub fn layer_kinds(&self, layers: Range<usize>) -> [(LayerTensors, usize); 2] {
+        let count = |experts| layers.clone().filter(|layer| self.has_experts(*layer) == experts).count();
+        [false, true].map(|experts| (self.layer(experts), count(experts)))
+    }
+
     /// Whether a tensor of this name is part of the decoder.
     pub fn reads(&self, name: &str) -> bool {
         let is = |module: &str| name.strip_prefix(module).is_some_and(|rest| rest.starts_with('.'));
         is(self.names.embedding) || is(self.names.layers) || is(self.names.norm)
     }
 
-    /// The tensors of a layer; all layers have the same.
-    pub fn layer(&self) -> LayerTensors {
+    /// The tensors of a layer, with a mixture of experts or without one.
+    pub(super) fn layer(&self, experts: bool) -> LayerTensors {
         let HeadLayout { heads, kv_heads, head_dim } = self.heads;
         let names = &self.names;
-        let attention =
-            |name, outputs, inputs, bias, cut| TensorSpec { name, kind: Kind::Attention, outputs, inputs, bias, cut };
-        let qkv =
-            |name, heads, order| attention(name, heads * head_dim, self.hidden, self.qkv_bias, Cut::HeadOutputs(order));
-        let norm = |name| self.norm_of_rows(name);
-        let head_norm = |name| TensorSpec { name, outputs: head_dim, bias: false, ..norm(name) };
-        let up = |name| TensorSpec {
-            name,
-            kind: Kind::FeedForward,
-            outputs: self.feed_forward,
-            inputs: self.hidden,
-            bias: self.feed_forward_bias,
-            cut: Cut::Outputs,
+        let matrix =
+            |kind, name, outputs, inputs, bias, cut| TensorSpec { name, kind, count: 1, outputs, inputs, bias, cut };
+        let qkv = |name, heads, order| {
+            let cut = Cut::HeadOutputs { order, interleaved: self.interleaved };
+            matrix(Kind::Attention, name, heads * head_dim, self.hidden, self.qkv_bias, cut)
         };
-        LayerTensors {
-            attention_norm: norm(names.attention_norm),
+        let norm = |name| self.norm_of_rows(name);
+        let head_norm = |name, outputs| TensorSpec { outputs, bias: false, ..norm(name) };
+        let (features, bias) = (self.feed_forward, self.feed_forward_bias);
+        let up = |name, cut| matrix(Kind::FeedForward, name, features, self.hidden, bias, cut);
+        let down = |name| matrix(Kind::FeedForward, name, self.hidden, features, bias, Cut::Inputs);
+        let output_inputs = heads * head_dim;
+        let mut layer = LayerTensors {
+            attention_norm: names.attention_norm.map(norm),
             qkv: match names.qkv {
                 QkvNames::Apart([query, key, value]) => vec![
                     qkv(query, heads, HeadRows::Query),
-                    qkv(key, kv_heads, HeadRows::KeyValue),
-                    qkv(value, kv_heads, HeadRows::KeyValue),
+                    qkv(key, kv_heads, HeadRows::Key),
+                    qkv(value, kv_heads, HeadRows::Value),
                 ],
                 QkvNames::ByGroup(name) => vec![qkv(name, heads + 2 * kv_heads, HeadRows::ByGroup)],
+                QkvNames::Stacked(name) => vec![qkv(name, heads + 2 * kv_heads, HeadRows::Stacked)],
             },
-            head_norms: names.head_norms.map(|names| names.map(head_norm)),
-            output: attention(names.output, self.hidden, heads * head_dim, self.output_bias, Cut::HeadInputs),
+            head_norms: names.head_norms.map(|names| match names {
+                HeadNormNames::Heads(names) => names.map(|name| head_norm(name, head_dim)),
+                HeadNormNames::Projections([query, key]) => {
+                    [head_norm(query, heads * head_dim), head_norm(key, kv_heads * head_dim)]
+                }
+            }),
+            output: matrix(
+                Kind::Attention,
+                names.output,
+                self.hidden,
+                output_inputs,
+                self.output_bias,
+                Cut::HeadInputs,
+            ),
             attention_post_norm: names.attention_post_norm.map(norm),
-            feed_forward_norm: norm(names.feed_forward_norm),
-            up: names.gate.into_iter().chain([names.up]).map(up).collect(),
-            down: TensorSpec { outputs: self.hidden, inputs: self.feed_forward, cut: Cut::Inputs, ..up(names.down) },
+            feed_forward_norm: names.feed_forward_norm.map(norm),
+            router: None,
+            up: match names.up {
+                UpNames::Plain(name) => vec![up(name, Cut::Outputs)],
+                UpNames::Gated(names) => names.map(|name| up(name, Cut::Outputs)).to_vec(),
+                UpNames::Stacked(name) => {
+                    vec![TensorSpec { outputs: 2 * features, ..up(name, Cut::StackedOutputs) }]
+                }
+            },
+            down: down(names.down),
             feed_forward_post_norm: names.feed_forward_post_norm.map(norm),
+        };
+        if let Some(of) = self.experts.as_ref().filter(|_| experts) {
+            let expert = |tensor| TensorSpec { count: of.count, cut: Cut::Experts, ..tensor };
+            let up = |name| expert(TensorSpec { outputs: of.features, ..up(name, Cut::Experts) });
+            layer.router = Some(matrix(Kind::Router, of.names.router, of.count, self.hidden, false, Cut::Nowhere));
+            layer.up = of.names.up.map(up).to_vec();
+            layer.down = expert(TensorSpec { inputs: of.features, ..down(of.names.down) });
         }
+        layer
     }
 
     fn norm_of_rows(&self, name: &'static str) -> TensorSpec {
         let bias = self.norm.vectors() == 2;
-        TensorSpec { name, kind: Kind::Norm, outputs: self.hidden, inputs: 1, bias, cut: Cut::Nowhere }
+        TensorSpec { name, kind: Kind::Norm, count: 1, outputs: self.hidden, inputs: 1, bias, cut: Cut::Nowhere }
     }
 }

@@ -1,7 +1,8 @@
 //! One matrix, with or without bias: `W h + b`, standardised if the configuration says so.
 
 use super::affine::{Affine, Bias, rows_of};
-use super::{Head, HeadContext, HeadKind, Hidden};
+use super::normalised::Normalised;
+use super::{Head, HeadContext, HeadKind};
 use crate::model::error::ModelError;
 
 /// See the module.
@@ -50,7 +51,10 @@ pub(super) fn load(context: &HeadContext, options: &Options, tensor: &str) -> Re
         None => Affine::load(weights, name, all, hidden, Bias::IfThere)?,
         Some(rows) => Affine::load_rows(weights, name, all, rows, hidden)?,
     };
-    Ok(Box::new(Loaded { affine, standard: Standard::read(context, options.standardise)? }))
+    // The same for every output.
+    let normal =
+        Standard::read(context, options.standardise)?.map(|Standard { mean, std }| vec![(mean, std); affine.outputs()]);
+    Ok(Box::new(Normalised { affine, normal: normal.unwrap_or_default() }))
 }
 
 /// Mean and deviation of rewards on some set of rollouts: `(r - mean) / std` has mean 0 and deviation 1 there.
@@ -78,32 +82,5 @@ impl Standard {
                 Err(settings.unsupported(if mean.is_some() { "mean" } else { "std" }, expected))
             }
         }
-    }
-}
-
-struct Loaded {
-    affine: Affine,
-    standard: Option<Standard>,
-}
-
-impl Head for Loaded {
-    fn outputs(&self) -> usize {
-        self.affine.outputs()
-    }
-
-    fn parameters(&self) -> usize {
-        self.affine.parameters()
-    }
-
-    fn bytes(&self) -> usize {
-        self.affine.bytes()
-    }
-
-    fn forward(&self, hidden: Hidden) -> Vec<f32> {
-        let mut scores = self.affine.forward(hidden.reads);
-        if let Some(Standard { mean, std }) = self.standard {
-            scores.iter_mut().for_each(|score| *score = (*score - mean) / std);
-        }
-        scores
     }
 }

@@ -13,8 +13,10 @@ mod lm_head_difference;
 mod lm_head_row;
 mod logits;
 mod mlp;
+mod normalised;
 mod quantile;
 mod score;
+mod urm;
 mod value;
 
 use crate::batch::MicroBatch;
@@ -115,6 +117,7 @@ pub const HEADS: &[&dyn HeadKind] = &[
     &value::Value,
     &score::Score,
     &ldl::Ldl,
+    &urm::Urm,
 ];
 
 /// Loads the head that a model's manifest or preset describes.
@@ -181,7 +184,7 @@ mod tests {
     fn a_softmax_is_one_in_sum_and_keeps_what_is_no_number() {
         let mut row = [1.0, 2.0, 4.0, -1000.0];
         softmax(&mut row);
-        let exact: Vec<f64> = [1.0f64, 2.0, 4.0].iter().map(|x| (x - 4.0).exp()).collect();
+        let exact: Vec<f64> = [1.0f64, 2.0, 4.0].iter().map(|x| libm::exp(x - 4.0)).collect();
         let sum: f64 = exact.iter().sum();
         for (value, exact) in row.iter().zip(&exact) {
             // An exponential of one and a half units, three sums and a division of half a unit each.

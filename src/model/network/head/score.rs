@@ -5,7 +5,8 @@
 //! allenai/reward-bench has them.
 
 use super::affine::{Affine, Bias};
-use super::{Head, HeadContext, HeadKind, Hidden, NoOptions};
+use super::normalised::Normalised;
+use super::{Head, HeadContext, HeadKind, NoOptions};
 use crate::model::error::ModelError;
 use crate::model::settings::Settings;
 
@@ -26,7 +27,7 @@ impl HeadKind for Score {
         let outputs = settings.size("score_dim")?.unwrap_or(1);
         // Whether there is a bias is in the weights as well.
         settings.flag("bias")?;
-        Ok(Box::new(Loaded {
+        Ok(Box::new(Normalised {
             affine: Affine::load(weights, "score_head", outputs, hidden, Bias::IfThere)?,
             normal: normal(settings, outputs)?,
         }))
@@ -70,33 +71,4 @@ fn normal(settings: &Settings, outputs: usize) -> Result<Vec<(f32, f32)>, ModelE
         (mean as f32, deviation as f32)
     });
     Ok(normal.collect())
-}
-
-struct Loaded {
-    affine: Affine,
-    normal: Vec<(f32, f32)>,
-}
-
-impl Head for Loaded {
-    fn outputs(&self) -> usize {
-        self.affine.outputs()
-    }
-
-    fn parameters(&self) -> usize {
-        self.affine.parameters()
-    }
-
-    fn bytes(&self) -> usize {
-        self.affine.bytes()
-    }
-
-    fn forward(&self, hidden: Hidden) -> Vec<f32> {
-        let mut scores = self.affine.forward(hidden.reads);
-        for row in scores.chunks_exact_mut(self.affine.outputs()) {
-            for (score, (mean, deviation)) in row.iter_mut().zip(&self.normal) {
-                *score = (*score - mean) / deviation;
-            }
-        }
-        scores
-    }
 }

@@ -14,6 +14,9 @@ use crate::model::compute::backend::Backend;
 use crate::model::compute::dtype::Precision;
 use crate::model::network::backbone::RankContext;
 
+/// Rows that are read at a time, so that little of the table is in memory twice.
+const ROWS_AT_A_TIME: usize = 512;
+
 /// An embedding table, or the rows of some of its tokens.
 #[derive(Clone)]
 pub struct Embedding {
@@ -36,10 +39,6 @@ impl Embedding {
     ) -> Loaded<Self> {
         let precision = context.weights.expect(name, &[vocabulary, features])?;
         let tokens = context.shard.of(vocabulary);
-        let mut values = context.weights.read(name, &Slice { rows: tokens.clone(), columns: 0..features })?;
-        if tokens.len() < vocabulary {
-            values.resize(values.len() + features, 0.0);
-        }
         let mut table = Narrowed::new(match context.backend {
             // In two bytes where that is no rougher than the other weights. Of one byte it would be the roughest part of all.
             Backend::Kernels(weights) if precision == Precision::F32 && weights.bits() <= bf16::MANTISSA_DIGITS => {
@@ -48,7 +47,13 @@ impl Embedding {
             Backend::Kernels(_) => precision,
             Backend::Tensors(precision) => precision,
         });
-        table.extend(values);
+        let zeros = if tokens.len() < vocabulary { features } else { 0 };
+        table.reserve(tokens.len() * features + zeros);
+        for start in tokens.clone().step_by(ROWS_AT_A_TIME) {
+            let rows = start..tokens.end.min(start + ROWS_AT_A_TIME);
+            table.extend(context.weights.read(name, &Slice { rows, columns: 0..features })?);
+        }
+        table.extend(vec![0.0; zeros]);
         let table = table.into_tensor(features, &context.device)?;
         Ok(Self { table, tokens, scale: scale.map(f64::from), activations: context.backend.dtype() })
     }

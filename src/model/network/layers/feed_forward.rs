@@ -38,16 +38,16 @@ enum Weights {
 
 impl FeedForward {
     /// Loads this rank's share of the matrices: `up` is the gate, where there is one, and the way in, `[features, hidden]`
-    /// each; `down` leads back. The gate goes through the activation and multiplies the other; without one, the way in goes
-    /// through it.
+    /// each or the one on top of the other; `down` leads back. The gate goes through the activation and multiplies the
+    /// other; without one, the way in goes through it.
     pub fn load(
         context: &RankContext,
         up: &[Matrix],
         down: Matrix,
+        gated: bool,
         activation: Activation,
         bias: bool,
     ) -> Loaded<Self> {
-        let gated = up.len() > 1;
         let down = [down];
         let weights = match context.backend {
             Backend::Kernels(weights) => Weights::Packed {
@@ -69,7 +69,7 @@ impl FeedForward {
                 let down = shared_down.adapted(context, weights, &[down], bias)?;
                 Ok(Self { weights: Weights::Packed { up, down }, ..*self })
             }
-            _ => Self::load(context, up, down, self.activation, bias),
+            _ => Self::load(context, up, down, self.gated, self.activation, bias),
         }
     }
 
@@ -80,11 +80,12 @@ impl FeedForward {
                 let (tokens, _) = x.dims2()?;
                 let block = |first: usize| {
                     let rows = ADAPTED_ROWS.min(tokens - first);
-                    let inner = self.inner(&up.forward(&x.narrow(0, first, rows)?)?)?;
+                    let inner = self.inner(up, &x.narrow(0, first, rows)?)?;
                     let residual = residual.map(|residual| residual.narrow(0, first, rows)).transpose()?;
                     down.forward_reduce(&inner, residual.as_ref(), ranks)
                 };
-                Tensor::cat(&(0..tokens).step_by(ADAPTED_ROWS).map(block).collect::<Result<Vec<_>>>()?, 0)
+                let blocks = (0..tokens).step_by(ADAPTED_ROWS).map(block).collect::<Result<Vec<_>>>()?;
+                Tensor::cat(&blocks, 0)
             }
             Weights::Packed { up, down } => {
                 let blocks = Blocks { layer: self, up, down };
@@ -105,8 +106,9 @@ impl FeedForward {
         }
     }
 
-    /// The inner activations of what comes out of the way in.
-    fn inner(&self, wide: &Tensor) -> Result<Tensor> {
+    /// The inner activations of some rows, on the kernels' road.
+    fn inner(&self, up: &Packed, x: &Tensor) -> Result<Tensor> {
+        let wide = up.forward(x)?;
         let (rows, columns) = wide.dims2()?;
         let mut wide: Vec<f32> = wide.flatten_all()?.to_vec1()?;
         if !self.gated {

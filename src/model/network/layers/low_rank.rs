@@ -1,118 +1,135 @@
 //! What an adapter adds to matrices that stay as they are: `f * (x Wᵀ + (x Aᵀ) (scale * B)ᵀ) + b (+ residual)`.
 //!
-//! Invariant: each value is the dot product with the base's weights, gone on with over the ranks of the adapter in ascending order,
-//! then multiplied by its factor (DoRA's), then the bias is added, then the residual. So it depends on its own row alone, and has the
+//! Invariant: each value is the dot product with the base's weights, gone on with over the adapter's ranks in ascending order, then
+//! multiplied by its factor (DoRA's), then the bias is added, then the residual. So it depends on its own row alone, and has the
 //! same bits at every degree.
+//!
+//! Source: `forward` of PEFT's `lora.Linear`, which rounds in another order.
 
-use candle_core::{Device, Result, Tensor};
+use std::ops::Range;
+
+use rayon::prelude::*;
 
 use super::{Loaded, Matrix};
 use crate::model::checkpoint::{Factors, Slice};
-use crate::model::compute::kernels::{Addends, PackedMatrix, linear_continue};
+use crate::model::compute::kernels::{Addends, PackedMatrix, linear, linear_continue_within};
 use crate::model::network::backbone::RankContext;
 
-/// The changes of low rank to matrices side by side, without `A`. The ranks of all of them stand one after the other; a matrix has zeros at the
-/// ranks of the others.
-pub struct LowRank {
-    /// `scale * B`, `[outputs, ranks]`.
-    b: PackedMatrix,
-    /// What each output is multiplied by; `None` where it is 1.
-    factors: Option<Vec<f32>>,
-}
-
-/// Matrices, and what is added to them.
+/// Matrices side by side, and what is done to them.
 pub enum Change {
     /// Nothing.
     None,
-    /// A change of low rank: all `A`, `[ranks, inputs]`, and the rest of it.
-    LowRank(PackedMatrix, LowRank),
+    /// Terms of low rank are added.
+    LowRank(LowRankTerms),
     /// Another one, after which they are other matrices.
     Other,
+}
+
+/// What is added to matrices side by side.
+pub struct LowRankTerms {
+    /// Every `A`, one under the other: `[ranks, inputs]`.
+    a: PackedMatrix,
+    terms: Vec<Term>,
+    /// What each output is multiplied by; `None` where all of that is 1.
+    factors: Option<Vec<f32>>,
+    outputs: usize,
+}
+
+/// What is added to one of the matrices.
+struct Term {
+    /// Its columns of what comes out.
+    columns: Range<usize>,
+    /// Its columns of `x Aᵀ`.
+    ranks: Range<usize>,
+    /// `scale * B`: `[columns, ranks]`.
+    b: PackedMatrix,
 }
 
 impl Change {
     /// What the context's weights say of these matrices.
     pub fn load(context: &RankContext, matrices: &[Matrix]) -> Loaded<Self> {
-        let (mut a, mut parts, mut ranks, mut outputs) = (Vec::new(), Vec::new(), 0, 0);
-        let mut has_magnitudes = false;
+        let (mut a, mut terms, mut factors) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut ranks, mut outputs, mut has_factors) = (0, 0, false);
         for matrix in matrices {
             let name = format!("{}.weight", matrix.name);
-            let is_changed = context.weights.is_changed(&name);
-            let mut own = 0;
-            for rows in &matrix.rows {
-                let slice = Slice { rows: rows.clone(), columns: matrix.columns.clone() };
-                let found = if is_changed { context.weights.low_rank(&name, &slice)? } else { None };
-                if is_changed && found.is_none() {
-                    return Ok(Self::Other);
-                }
-                if let Some(Factors { a: rows_of_a, rank, row_factors, .. }) = &found {
-                    // Every part of a matrix has the same.
-                    if own == 0 {
-                        a.extend_from_slice(rows_of_a);
-                        own = *rank;
-                    }
-                    has_magnitudes |= row_factors.is_some();
-                }
-                parts.push((found, ranks, rows.len()));
-                outputs += rows.len();
+            let own: usize = matrix.rows.iter().map(Range::len).sum();
+            let columns = outputs..outputs + own;
+            outputs = columns.end;
+            if !context.weights.is_changed(&name) {
+                factors.resize(outputs, 1.0);
+                continue;
             }
-            ranks += own;
+            context.weights.expect(&name, &[matrix.outputs, matrix.inputs])?;
+            let (mut b, mut rank) = (Vec::new(), 0);
+            for (i, rows) in matrix.rows.iter().enumerate() {
+                let slice = Slice { rows: rows.clone(), columns: matrix.columns.clone() };
+                let Some(part) = context.weights.low_rank(&name, &slice)? else { return Ok(Self::Other) };
+                let Factors { a: rows_of_a, b: rows_of_b, scale, row_factors, .. } = part;
+                rank = part.rank;
+                // Every part of a matrix has the same.
+                if i == 0 {
+                    a.extend(rows_of_a);
+                }
+                b.extend(rows_of_b.into_iter().map(|b| scale * b));
+                has_factors |= row_factors.is_some();
+                factors.extend(row_factors.unwrap_or_else(|| vec![1.0; rows.len()]));
+            }
+            terms.push(Term { columns, ranks: ranks..ranks + rank, b: PackedMatrix::pack(own, rank, &b) });
+            ranks += rank;
         }
-        if ranks == 0 {
+        if terms.is_empty() {
             return Ok(Self::None);
         }
-        let mut b = vec![0.0; outputs * ranks];
-        let mut rows = b.chunks_exact_mut(ranks);
-        let mut all = Vec::new();
-        for (found, first, count) in parts {
-            let Some(Factors { b, rank, scale, row_factors, .. }) = found else {
-                rows.by_ref().take(count).for_each(drop);
-                all.extend(std::iter::repeat_n(1.0, count));
-                continue;
-            };
-            for (row, b) in rows.by_ref().take(count).zip(b.chunks_exact(rank)) {
-                row[first..first + rank].iter_mut().zip(b).for_each(|(row, b)| *row = scale * b);
-            }
-            all.extend(row_factors.unwrap_or_else(|| vec![1.0; count]));
-        }
         let a = PackedMatrix::pack(ranks, a.len() / ranks, &a);
-        let b = PackedMatrix::pack(outputs, ranks, &b);
-        Ok(Self::LowRank(a, LowRank { b, factors: has_magnitudes.then_some(all) }))
+        Ok(Self::LowRank(LowRankTerms { a, terms, factors: has_factors.then_some(factors), outputs }))
     }
 }
 
-impl LowRank {
-    /// Finishes `y = x Wᵀ`, with `t = x Aᵀ`.
-    pub fn finish(&self, y: &Tensor, t: &Tensor, bias: Option<&[f32]>, residual: Option<&Tensor>) -> Result<Tensor> {
-        let shape = y.dims2()?;
-        let (mut y, t) = (values(y)?, values(t)?);
-        let residual = residual.map(values).transpose()?;
-        let addends = Addends { bias, residual: residual.as_deref() };
-        match &self.factors {
-            None => linear_continue(&t, &self.b, addends, &mut y),
-            Some(factors) => {
-                linear_continue(&t, &self.b, Addends::NONE, &mut y);
-                for row in y.chunks_exact_mut(factors.len()) {
-                    row.iter_mut().zip(factors).for_each(|(y, factor)| *y *= factor);
-                    row.iter_mut().zip(bias.into_iter().flatten()).for_each(|(y, bias)| *y += bias);
-                }
-                y.iter_mut().zip(residual.iter().flatten()).for_each(|(y, residual)| *y += residual);
-            }
-        }
-        Tensor::from_vec(y, shape, &Device::Cpu)
+impl LowRankTerms {
+    /// Every `A`, `[ranks, inputs]`: [`Self::finish`] is given its products.
+    pub fn a(&self) -> &PackedMatrix {
+        &self.a
     }
 
-    /// Weights of `B`.
+    /// Finishes `y = x Wᵀ` where this rank has all inputs.
+    pub fn add(&self, x: &[f32], addends: Addends, y: &mut [f32]) {
+        let mut products = vec![0.0; x.len() / self.a.k() * self.a.n()];
+        linear(x, &self.a, Addends::NONE, &mut products);
+        self.finish(&products, addends, y);
+    }
+
+    /// Finishes `y = x Wᵀ` with `products = x Aᵀ`.
+    pub fn finish(&self, products: &[f32], addends: Addends, y: &mut [f32]) {
+        for Term { columns, ranks, b } in &self.terms {
+            let own = products.chunks_exact(self.a.n()).flat_map(|row| &row[ranks.clone()]).copied();
+            linear_continue_within(&own.collect::<Vec<_>>(), b, columns.clone(), y, self.outputs);
+        }
+        if self.factors.is_none() && addends.bias.is_none() && addends.residual.is_none() {
+            return;
+        }
+        y.par_chunks_exact_mut(self.outputs).enumerate().for_each(|(i, y)| {
+            if let Some(factors) = &self.factors {
+                y.iter_mut().zip(factors).for_each(|(y, factor)| *y *= factor);
+            }
+            if let Some(bias) = addends.bias {
+                y.iter_mut().zip(bias).for_each(|(y, bias)| *y += bias);
+            }
+            if let Some(residual) = addends.residual {
+                y.iter_mut().zip(&residual[i * self.outputs..]).for_each(|(y, residual)| *y += residual);
+            }
+        });
+    }
+
+    /// Weights of all `A` and `B`.
     pub fn weights(&self) -> usize {
-        self.b.n() * self.b.k()
+        let size = |matrix: &PackedMatrix| matrix.n() * matrix.k();
+        size(&self.a) + self.terms.iter().map(|term| size(&term.b)).sum::<usize>()
     }
 
     /// Bytes in memory.
     pub fn bytes(&self) -> usize {
-        self.b.bytes() + self.factors.as_deref().map_or(0, size_of_val)
+        self.a.bytes()
+            + self.terms.iter().map(|term| term.b.bytes()).sum::<usize>()
+            + self.factors.as_deref().map_or(0, size_of_val)
     }
-}
-
-fn values(tensor: &Tensor) -> Result<Vec<f32>> {
-    tensor.flatten_all()?.to_vec1()
 }

@@ -8,23 +8,32 @@ mod activation;
 mod attention;
 mod dense;
 mod embedding;
+mod experts;
 mod feed_forward;
+mod line_sum;
 mod linear;
+mod longrope;
 mod low_rank;
 mod matrix;
 mod narrowed;
 mod norm;
 mod packed;
+mod projection_norm;
 mod rotary;
+mod routing;
 
 pub use activation::read_activation;
 pub use attention::Attention;
 pub use embedding::Embedding;
+pub use experts::Experts;
 pub use feed_forward::FeedForward;
 pub use linear::Linear;
+pub use longrope::LongRope;
 pub use matrix::Matrix;
 pub use norm::{HeadNorm, Norm, NormKind};
+pub use projection_norm::ProjectionNorm;
 pub use rotary::{Rotary, refuse_partial};
+pub use routing::Routing;
 
 use crate::model::error::ModelError;
 

@@ -22,11 +22,20 @@ impl Narrowed {
         }
     }
 
+    /// Makes room for so many more values.
+    pub(super) fn reserve(&mut self, more: usize) {
+        match self {
+            Self::F32(values) => values.reserve_exact(more),
+            Self::F16(values) => values.reserve_exact(more),
+            Self::Bf16(values) => values.reserve_exact(more),
+        }
+    }
+
     /// Adds values, each rounded to the nearest one of the type.
     pub(super) fn extend(&mut self, mut more: Vec<f32>) {
         match self {
-            // Usually there is one part, and nothing to copy.
-            Self::F32(values) if values.is_empty() => *values = more,
+            // Where there is one part, nothing is copied.
+            Self::F32(values) if values.capacity() == 0 => *values = more,
             Self::F32(values) => values.append(&mut more),
             Self::F16(values) => values.extend(more.into_iter().map(f16::from_f32)),
             Self::Bf16(values) => values.extend(more.into_iter().map(bf16::from_f32)),

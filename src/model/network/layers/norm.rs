@@ -1,6 +1,6 @@
 //! Norms, row by row or head by head. Replicated on every rank.
 
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, InplaceOp3, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, InplaceOp3, Layout, Result, Shape, Tensor};
 
 use super::Loaded;
 use crate::model::compute::backend::Backend;
@@ -21,14 +21,26 @@ pub enum NormKind {
     /// `(x - mean) / sqrt(variance + eps) * (1 + weight) + bias`: Nemotron's LayerNorm1P. The sum is taken in float32,
     /// as Transformer Engine does; transformers takes it in the type of the weights.
     LayerPlusOne,
+    /// `(x - mean) / sqrt(variance + eps) * weight`: Cohere.
+    Layer,
 }
 
 impl NormKind {
     /// Vectors that such a norm has.
     pub fn vectors(self) -> usize {
         match self {
-            Self::Rms | Self::RmsPlusOne => 1,
+            Self::Rms | Self::RmsPlusOne | Self::Layer => 1,
             Self::LayerPlusOne => 2,
+        }
+    }
+}
+
+impl NormKind {
+    /// Makes what is stored into what is multiplied by.
+    fn amend(self, weight: &mut [f32]) {
+        match self {
+            Self::Rms | Self::Layer => {}
+            Self::RmsPlusOne | Self::LayerPlusOne => weight.iter_mut().for_each(|w| *w += 1.0),
         }
     }
 }
@@ -48,11 +60,10 @@ impl Norm {
     pub fn load(context: &RankContext, kind: NormKind, name: &str, features: usize, eps: f64) -> Loaded<Self> {
         let read = |part: &str| context.weights.read_shape(&format!("{name}.{part}"), &[features]);
         let mut weight = read("weight")?;
-        if kind != NormKind::Rms {
-            weight.iter_mut().for_each(|w| *w += 1.0);
-        }
+        kind.amend(&mut weight);
         let bias = match kind {
             NormKind::LayerPlusOne => Some(Tensor::from_vec(read("bias")?, features, &context.device)?),
+            NormKind::Layer => Some(Tensor::zeros(features, DType::F32, &context.device)?),
             NormKind::Rms | NormKind::RmsPlusOne => None,
         };
         let weight = Tensor::from_vec(weight, features, &context.device)?;
@@ -125,7 +136,7 @@ impl CustomOp3 for Layer {
     }
 }
 
-/// Root-mean-square norms of each query head and each key head: Qwen 3.
+/// Root-mean-square norms of each query head and each key head: Qwen 3, Gemma 3.
 pub struct HeadNorm {
     layout: HeadLayout,
     /// `[head_dim]` each, float32.
@@ -136,10 +147,17 @@ pub struct HeadNorm {
 }
 
 impl HeadNorm {
-    /// The norms `query` and `key`, `[head_dim]` each, of a rank's heads.
-    pub fn load(context: &RankContext, query: &str, key: &str, layout: HeadLayout, eps: f64) -> Loaded<Self> {
+    /// The norms `query` and `key`, `[head_dim]` each, of a rank's heads; `kind` says whether one is added to them.
+    pub fn load(
+        context: &RankContext,
+        kind: NormKind,
+        [query, key]: [&str; 2],
+        layout: HeadLayout,
+        eps: f64,
+    ) -> Loaded<Self> {
         let read = |name: &str| -> Loaded<Tensor> {
-            let values = context.weights.read_shape(&format!("{name}.weight"), &[layout.head_dim])?;
+            let mut values = context.weights.read_shape(&format!("{name}.weight"), &[layout.head_dim])?;
+            kind.amend(&mut values);
             Ok(Tensor::from_vec(values, layout.head_dim, &context.device)?)
         };
         Ok(Self { layout, query: read(query)?, key: read(key)?, eps: eps as f32, backend: context.backend })

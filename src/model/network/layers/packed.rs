@@ -5,52 +5,53 @@ use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Device, Layout, Result, Shape, Storage, Tensor, bail};
 
-use super::low_rank::{Change, LowRank};
-use super::matrix::read_biases;
+use super::line_sum::{blocks, line_sum};
+use super::low_rank::{Change, LowRankTerms};
+use super::matrix::{Stack, read_biases};
 use super::{Loaded, Matrix};
 use crate::model::collective::Collective;
-use crate::model::compute::kernels::{Addends, PackedMatrix, WeightType, linear, linear_continue};
+use crate::model::compute::kernels::{Addends, PackedMatrix, Rows, WeightType, linear, linear_continue};
 use crate::model::compute::storage::{output, values};
 use crate::model::network::backbone::RankContext;
 
-/// Rows that go from rank to rank at a time: enough work for every thread, few enough that no rank waits long.
-const BLOCK_ROWS: usize = 384;
+/// Rows that go from rank to rank at a time, where there are many: enough work for every thread.
+const MOST_ROWS: usize = 384;
+
+/// And where there are few: below that, reading the weights once more for each block costs more than waiting does.
+const LEAST_ROWS: usize = 48;
+
+/// Blocks for each rank that are wanted, so that ranks seldom wait for the first block to arrive and the last one to leave.
+const BLOCKS_PER_RANK: usize = 4;
+
+/// Rows that go from rank to rank at a time, in whole tiles. It decides how soon ranks are at work, and no bit.
+fn block_rows(rows: usize, world: usize) -> usize {
+    const TILE: usize = 12;
+    rows.div_ceil(world * BLOCKS_PER_RANK).next_multiple_of(TILE).clamp(LEAST_ROWS, MOST_ROWS)
+}
 
 /// A linear layer: see [`super::Linear`]. Packed once for the kernel that reads it.
 pub struct Packed {
-    /// Several models may share it.
+    /// Models with adapters on one base share it.
     weight: Arc<PackedMatrix>,
     bias: Option<Vec<f32>>,
-    /// What an adapter adds to the weight: `A`, and the rest of it.
-    low_rank: Option<(Box<Packed>, LowRank)>,
+    /// What an adapter adds to the weight.
+    low_rank: Option<LowRankTerms>,
 }
 
 impl Packed {
     /// See [`super::Linear::load`].
     pub fn load(context: &RankContext, weights: WeightType, matrices: &[Matrix], bias: bool) -> Loaded<Self> {
-        let mut parts = Vec::new();
-        for matrix in matrices {
-            for part in matrix.read(context)? {
-                parts.push(part?);
-            }
-        }
-        let parts: Vec<&[f32]> = parts.iter().map(Vec::as_slice).collect();
-        let inputs = matrices.first().map_or(0, |matrix| matrix.columns.len());
-        let bias = read_biases(context, matrices, bias)?;
-        Ok(Self { bias, ..Self::of(PackedMatrix::pack_rows(weights, &parts, inputs)) })
+        let stack = Stack::open(context, matrices)?;
+        let rows = Rows { n: stack.outputs(), k: stack.inputs(), read: &|rows| stack.read(rows) };
+        let weight = PackedMatrix::load(weights, &rows)?;
+        Ok(Self { weight: Arc::new(weight), bias: read_biases(context, matrices, bias)?, low_rank: None })
     }
 
-    /// A layer of a matrix alone.
-    pub(super) fn of(weight: PackedMatrix) -> Self {
-        Self { weight: Arc::new(weight), bias: None, low_rank: None }
-    }
-
-    /// The layer with what the context's weights change in it; the weight is shared where no more than a change of low rank is
-    /// added to it.
+    /// See [`super::Linear::adapted`].
     pub fn adapted(&self, context: &RankContext, weights: WeightType, matrices: &[Matrix], bias: bool) -> Loaded<Self> {
         let low_rank = match Change::load(context, matrices)? {
             Change::None => None,
-            Change::LowRank(a, rest) => Some((Box::new(Self::of(a)), rest)),
+            Change::LowRank(terms) => Some(terms),
             Change::Other => return Self::load(context, weights, matrices, bias),
         };
         Ok(Self { weight: Arc::clone(&self.weight), bias: read_biases(context, matrices, bias)?, low_rank })
@@ -63,33 +64,21 @@ impl Packed {
 
     /// See [`super::Linear::forward`].
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        if let Some((a, rest)) = &self.low_rank {
-            let product = x.apply_op1_no_bwd(&Product { packed: self, bias: None })?;
-            return rest.finish(&product, &a.forward(x)?, self.bias(), None);
-        }
-        x.apply_op1_no_bwd(&Product { packed: self, bias: self.bias.as_deref() })
+        x.apply_op1_no_bwd(&Product(self))
     }
 
     /// See [`super::Linear::forward_reduce`].
     pub fn forward_reduce(&self, x: &Tensor, residual: Option<&Tensor>, ranks: &dyn Collective) -> Result<Tensor> {
-        if let Some((a, rest)) = &self.low_rank {
-            let product = match ranks.world() {
-                1 => x.apply_op1_no_bwd(&Product { packed: self, bias: None })?,
-                _ => self.sum(x, |x, inner| x.clone_into(inner), ranks)?,
-            };
-            let t = a.forward_reduce(x, None, ranks)?;
-            return rest.finish(&product, &t, self.bias(), residual);
-        }
-        let whole = Product { packed: self, bias: self.bias.as_deref() };
-        match (ranks.world(), residual) {
-            (1, None) => x.apply_op1_no_bwd(&whole),
-            (1, Some(residual)) => x.apply_op2_no_bwd(residual, &whole),
+        match (ranks.world(), residual, &self.low_rank) {
+            (1, None, _) => x.apply_op1_no_bwd(&Product(self)),
+            (1, Some(residual), _) => x.apply_op2_no_bwd(residual, &Product(self)),
+            (_, _, Some(terms)) => self.reduce_adapted(x, terms, residual, ranks),
             _ => self.reduce(x, |x, inner| x.clone_into(inner), residual, ranks),
         }
     }
 
     /// The sum over all ranks of `inner(x) Wᵀ`, on every rank, with bias and residual; `inner` fills a buffer. Along a line the ranks finish the dot
-    /// products that one rank alone would make, each its run of them.
+    /// products that one rank alone would make, each its run of them. What an adapter adds is left out.
     pub(super) fn reduce(
         &self,
         x: &Tensor,
@@ -97,7 +86,7 @@ impl Packed {
         residual: Option<&Tensor>,
         ranks: &dyn Collective,
     ) -> Result<Tensor> {
-        let sum = self.sum(x, inner, ranks)?;
+        let sum = products(&self.weight, x, inner, ranks)?;
         let sum = match &self.bias {
             Some(bias) => sum.broadcast_add(&Tensor::new(&bias[..], sum.device())?)?,
             None => sum,
@@ -108,50 +97,34 @@ impl Packed {
         }
     }
 
-    /// As [`Self::reduce`], without bias and residual.
-    fn sum(&self, x: &Tensor, mut inner: impl FnMut(&[f32], &mut Vec<f32>), ranks: &dyn Collective) -> Result<Tensor> {
-        let outputs = self.weight.n();
-        let (_, inputs) = x.dims2()?;
-        let (storage, layout) = x.storage_and_layout();
-        let Storage::Cpu(storage) = &*storage else { bail!("expected activations on the CPU") };
-        let blocks = values(storage, layout)?.chunks(BLOCK_ROWS * inputs);
-        let zeros = |x: &[f32]| vec![0.0; x.len() / inputs * outputs];
-        let (mut rows, mut sums) = (Vec::new(), Vec::new());
-        match ranks.line() {
-            Some(line) => {
-                for x in blocks {
-                    inner(x, &mut rows);
-                    let mut y = line.take()?.unwrap_or_else(|| zeros(x));
-                    linear_continue(&rows, &self.weight, Addends::NONE, &mut y);
-                    sums.extend(line.hand_on(y)?.into_iter().flatten());
-                }
-                let rows = sums.len() / outputs;
-                let finished = Tensor::from_vec(sums, (rows, outputs), &Device::Cpu)?;
-                ranks.broadcast(&finished, ranks.world() - 1)
-            }
-            None => {
-                for x in blocks {
-                    let mut y = zeros(x);
-                    inner(x, &mut rows);
-                    linear(&rows, &self.weight, Addends::NONE, &mut y);
-                    sums.append(&mut y);
-                }
-                let rows = sums.len() / outputs;
-                ranks.all_reduce(&Tensor::from_vec(sums, (rows, outputs), &Device::Cpu)?)
-            }
-        }
+    /// As [`Self::forward_reduce`], of several ranks, with what an adapter adds.
+    fn reduce_adapted(
+        &self,
+        x: &Tensor,
+        terms: &LowRankTerms,
+        residual: Option<&Tensor>,
+        ranks: &dyn Collective,
+    ) -> Result<Tensor> {
+        let product = |weight: &PackedMatrix| {
+            products(weight, x, |x, inner| x.clone_into(inner), ranks)?.flatten_all()?.to_vec1::<f32>()
+        };
+        let mut y = product(&self.weight)?;
+        let residual = residual.map(|residual| residual.flatten_all()?.to_vec1::<f32>()).transpose()?;
+        let addends = Addends { bias: self.bias(), residual: residual.as_deref() };
+        terms.finish(&product(terms.a())?, addends, &mut y);
+        Tensor::from_vec(y, (x.dim(0)?, self.weight.n()), &Device::Cpu)
     }
 
-    /// Weights of the matrix.
+    /// Weights of the matrix, and of what is added to it.
     pub fn weights(&self) -> usize {
-        self.weight.n() * self.weight.k() + self.low_rank.as_ref().map_or(0, |(a, rest)| a.weights() + rest.weights())
+        self.weight.n() * self.weight.k() + self.low_rank.as_ref().map_or(0, LowRankTerms::weights)
     }
 
-    /// Bytes of the weights in memory.
+    /// Bytes of the weights in memory; those that other models share count for each.
     pub fn bytes(&self) -> usize {
         self.weight.bytes()
             + self.bias.as_deref().map_or(0, size_of_val)
-            + self.low_rank.as_ref().map_or(0, |(a, rest)| a.bytes() + rest.bytes())
+            + self.low_rank.as_ref().map_or(0, LowRankTerms::bytes)
     }
 
     /// The packed weights, for layers that are made of several.
@@ -165,17 +138,51 @@ impl Packed {
     }
 }
 
-struct Product<'a> {
-    packed: &'a Packed,
-    bias: Option<&'a [f32]>,
+/// The sum over all ranks of `inner(x) wᵀ`, on every rank; see [`Packed::reduce`].
+fn products(
+    weight: &PackedMatrix,
+    x: &Tensor,
+    mut inner: impl FnMut(&[f32], &mut Vec<f32>),
+    ranks: &dyn Collective,
+) -> Result<Tensor> {
+    let outputs = weight.n();
+    let (tokens, inputs) = x.dims2()?;
+    let (storage, layout) = x.storage_and_layout();
+    let Storage::Cpu(storage) = &*storage else { bail!("expected activations on the CPU") };
+    let x = values(storage, layout)?;
+    let mut rows = Vec::new();
+    line_sum(ranks, blocks(tokens, block_rows(tokens, ranks.world())), outputs, |block, taken| {
+        inner(&x[block.start * inputs..block.end * inputs], &mut rows);
+        Ok(match taken {
+            Some(mut sums) => {
+                linear_continue(&rows, weight, Addends::NONE, &mut sums);
+                sums
+            }
+            None => {
+                let mut sums = vec![0.0; block.len() * outputs];
+                linear(&rows, weight, Addends::NONE, &mut sums);
+                sums
+            }
+        })
+    })
 }
+
+/// The layer of one rank that has all inputs.
+struct Product<'a>(&'a Packed);
 
 impl Product<'_> {
     fn product(&self, x: &[f32], layout: &Layout, residual: Option<&[f32]>) -> Result<(CpuStorage, Shape)> {
+        let Packed { weight, bias, low_rank } = self.0;
         let (tokens, _) = layout.shape().dims2()?;
-        let weight = &self.packed.weight;
         let mut y = vec![0.0; tokens * weight.n()];
-        linear(x, weight, Addends { bias: self.bias, residual }, &mut y);
+        let addends = Addends { bias: bias.as_deref(), residual };
+        match low_rank {
+            None => linear(x, weight, addends, &mut y),
+            Some(terms) => {
+                linear(x, weight, Addends::NONE, &mut y);
+                terms.add(x, addends, &mut y);
+            }
+        }
         Ok(output(y, tokens, weight.n()))
     }
 }

@@ -59,9 +59,9 @@ pub enum Scaling {
 #[derive(Debug, Clone)]
 pub struct Rotary {
     /// One for each pair of features.
-    inverse_frequencies: Vec<f32>,
+    pub(super) inverse_frequencies: Vec<f32>,
     /// Factor of cosines and sines.
-    attention_factor: f32,
+    pub(super) attention_factor: f32,
 }
 
 /// Cosines and sines of a micro-batch, `[tokens, pairs]` each.
@@ -84,6 +84,10 @@ pub fn refuse_partial(settings: &Settings) -> Loaded<()> {
     }
     Ok(())
 }
+
+/// Fields of a kind of scaling that is not read here. Others that a kind does not know are left alone, as transformers leaves
+/// them with a warning.
+const OF_LONGROPE: [&str; 4] = ["short_factor", "long_factor", "short_mscale", "long_mscale"];
 
 impl Rotary {
     /// Reads the scaling and base from a configuration: `rope_parameters` (transformers 5), else `rope_scaling` and
@@ -137,32 +141,20 @@ impl Rotary {
                 None => optional(name)?.unwrap_or(context as f64),
             })
         };
-        let mut known = vec!["rope_type", "type", "rope_theta", PARTIAL[0]];
         let scaling = match settings.text(&kind)?.unwrap_or("default") {
             "default" => Scaling::None,
-            "linear" => {
-                known.push("factor");
-                Scaling::Linear { factor: number("factor")? as f32 }
-            }
-            "dynamic" => {
-                known.extend(["factor", "original_max_position_embeddings"]);
-                Scaling::None
-            }
-            "llama3" => {
-                known.extend(["factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"]);
-                Scaling::Llama3 {
-                    factor: number("factor")? as f32,
-                    low_frequency_factor: number("low_freq_factor")? as f32,
-                    high_frequency_factor: number("high_freq_factor")? as f32,
-                    original_context: original_context()? as f32,
-                }
-            }
+            "linear" => Scaling::Linear { factor: number("factor")? as f32 },
+            "dynamic" => Scaling::None,
+            "llama3" => Scaling::Llama3 {
+                factor: number("factor")? as f32,
+                low_frequency_factor: number("low_freq_factor")? as f32,
+                high_frequency_factor: number("high_freq_factor")? as f32,
+                original_context: original_context()? as f32,
+            },
             "yarn" => {
-                known.extend(["factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "attention_factor"]);
-                known.extend(["truncate", "original_max_position_embeddings"]);
                 let original_context = original_context()?;
                 let factor = optional("factor")?.unwrap_or(context as f64 / original_context);
-                let stretched = |scale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * scale * factor.ln() + 1.0 };
+                let stretched = |scale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * scale * libm::log(factor) + 1.0 };
                 let attention_factor = match (
                     settings.number(&field("attention_factor"))?,
                     settings.number(&field("mscale"))?.filter(|scale| *scale != 0.0),
@@ -184,9 +176,9 @@ impl Rotary {
             _ => return Err(settings.unsupported(&kind, "one of default, linear, dynamic, llama3, yarn")),
         };
         if let Some(fields) = settings.get(object).and_then(|v| v.as_object())
-            && let Some((name, _)) = fields.iter().find(|(name, v)| !v.is_null() && !known.contains(&name.as_str()))
+            && let Some(name) = OF_LONGROPE.iter().find(|name| fields.get(**name).is_some_and(|v| !v.is_null()))
         {
-            return Err(settings.unsupported(&field(name), format!("nothing but {}", known.join(", "))));
+            return Err(settings.unsupported(&field(name), "no such field, which only another rope_type has"));
         }
         Ok(Self::new(features, theta, scaling))
     }
@@ -196,7 +188,7 @@ impl Rotary {
         let powers = (0..features.div_ceil(2)).map(|i| {
             let exponent = (2 * i) as f32 / features as f32;
             // PyTorch narrows the base to float32; the power is rounded once.
-            f64::from(theta as f32).powf(f64::from(exponent)) as f32
+            libm::pow(f64::from(theta as f32), f64::from(exponent)) as f32
         });
         let inverse_frequencies =
             powers.enumerate().map(|(i, power)| scaling.apply(i, power, features, theta)).collect();
@@ -215,7 +207,7 @@ impl Rotary {
         (cos.par_chunks_mut(columns), sin.par_chunks_mut(columns), positions).into_par_iter().for_each(
             |(cos, sin, &position)| {
                 for ((cos, sin), &frequency) in cos.iter_mut().zip(sin).zip(&self.inverse_frequencies) {
-                    let (s, c) = f64::from(position as f32 * frequency).sin_cos();
+                    let (s, c) = libm::sincos(f64::from(position as f32 * frequency));
                     // As there: rounded, then scaled.
                     (*cos, *sin) = (c as f32 * self.attention_factor, s as f32 * self.attention_factor);
                 }
@@ -260,8 +252,8 @@ impl Scaling {
             }
             Self::Yarn { factor, beta_fast, beta_slow, original_context, truncate, .. } => {
                 let feature_that_turns = |turns: f64| {
-                    features as f64 * (original_context / (turns * 2.0 * std::f64::consts::PI)).ln()
-                        / (2.0 * theta.ln())
+                    features as f64 * libm::log(original_context / (turns * 2.0 * std::f64::consts::PI))
+                        / (2.0 * libm::log(theta))
                 };
                 let (low, high) = (feature_that_turns(beta_fast), feature_that_turns(beta_slow));
                 let (low, high) = if truncate { (low.floor(), high.ceil()) } else { (low, high) };
@@ -393,7 +385,7 @@ mod tests {
             parameters.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
             read(8, serde_json::json!({"rope_parameters": parameters})).unwrap().attention_factor
         };
-        assert_eq!(factor(serde_json::json!({})), (0.1 * 4f64.ln() + 1.0) as f32);
+        assert_eq!(factor(serde_json::json!({})), (0.1 * libm::log(4.0) + 1.0) as f32);
         assert_eq!(factor(serde_json::json!({"attention_factor": 0.5})), 0.5);
         assert_eq!(factor(serde_json::json!({"mscale": 1.0, "mscale_all_dim": 1.0})), 1.0);
     }

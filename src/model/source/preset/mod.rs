@@ -26,6 +26,7 @@
 
 mod detect;
 mod read;
+mod tokens;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -39,6 +40,7 @@ use crate::model::settings::Settings;
 
 pub use detect::{Detect, PresetReport, candidates, choose};
 pub use read::ReadPart;
+pub use tokens::Tokens;
 
 /// Presets in the program, by name.
 const PRESETS: &[(&str, &str)] = &[
@@ -60,6 +62,31 @@ const PRESETS: &[(&str, &str)] = &[
     ("qwen2.5-math-rm", include_str!("../../../../presets/qwen2.5-math-rm.toml")),
     ("qwen2.5-math-prm", include_str!("../../../../presets/qwen2.5-math-prm.toml")),
     ("openrlhf", include_str!("../../../../presets/openrlhf.toml")),
+    ("athene", include_str!("../../../../presets/athene.toml")),
+    ("beaver-cost", include_str!("../../../../presets/beaver-cost.toml")),
+    ("beaver-reward", include_str!("../../../../presets/beaver-reward.toml")),
+    ("eurus-rm", include_str!("../../../../presets/eurus-rm.toml")),
+    ("grm-sftreg", include_str!("../../../../presets/grm-sftreg.toml")),
+    ("grm", include_str!("../../../../presets/grm.toml")),
+    ("ldl-reward", include_str!("../../../../presets/ldl-reward.toml")),
+    ("math-shepherd", include_str!("../../../../presets/math-shepherd.toml")),
+    ("polar", include_str!("../../../../presets/polar.toml")),
+    ("pure-prm", include_str!("../../../../presets/pure-prm.toml")),
+    ("qrm-gemma", include_str!("../../../../presets/qrm-gemma.toml")),
+    ("qwen3-reranker", include_str!("../../../../presets/qwen3-reranker.toml")),
+    ("rlhflow-prm", include_str!("../../../../presets/rlhflow-prm.toml")),
+    ("shieldgemma", include_str!("../../../../presets/shieldgemma.toml")),
+    ("skywork-o1-prm", include_str!("../../../../presets/skywork-o1-prm.toml")),
+    ("starling-34b", include_str!("../../../../presets/starling-34b.toml")),
+    ("token-prm", include_str!("../../../../presets/token-prm.toml")),
+    ("tulu-3", include_str!("../../../../presets/tulu-3.toml")),
+    ("ultrarm", include_str!("../../../../presets/ultrarm.toml")),
+    ("universal-prm", include_str!("../../../../presets/universal-prm.toml")),
+    ("urm", include_str!("../../../../presets/urm.toml")),
+    ("value-head", include_str!("../../../../presets/value-head.toml")),
+    ("versa-prm", include_str!("../../../../presets/versa-prm.toml")),
+    ("worldpm", include_str!("../../../../presets/worldpm.toml")),
+    ("ziya", include_str!("../../../../presets/ziya.toml")),
 ];
 
 /// How many presets may build on one another.

@@ -19,10 +19,10 @@
 //! `{ special = "eos_token" }`: what the tokenizer's configuration calls so; of a model without a tokenizer, the single id
 //! in the field `eos_token_id` of the model's configuration. Where there is none of either, none is appended.
 
+use super::tokens::{Token, Tokens};
 use crate::engine::{ReadAt, ReadPolicy, Reduce, TextAssets};
 use crate::model::error::ModelError;
 use crate::model::settings::Settings;
-use crate::model::text::added;
 
 /// What is said of reads.
 #[derive(Debug, Clone, Default, PartialEq, serde::Deserialize)]
@@ -32,7 +32,7 @@ pub struct ReadPart {
     reduce: Option<Reduce>,
     strip: Option<String>,
     skip: Option<Skip>,
-    ends_before: Option<Token>,
+    ends_before: Option<Skip>,
     append: Option<Token>,
     ends_with: Option<Token>,
     text_only: Option<bool>,
@@ -46,6 +46,9 @@ enum At {
     EveryToken(Token),
 }
 
+/// The field of the padding token.
+const PADDING: &str = "pad_token_id";
+
 /// The token that means nothing at the end.
 #[derive(Debug, Clone, PartialEq, serde::Deserialize)]
 #[serde(untagged, expecting = "a token, or false")]
@@ -53,16 +56,6 @@ enum Skip {
     /// Whether there is one.
     Any(bool),
     Token(Token),
-}
-
-/// A token, as written.
-#[derive(Debug, Clone, PartialEq, serde::Deserialize)]
-#[serde(untagged, expecting = "a token's id, its text, { setting = \"FIELD\" }, or { special = \"eos_token\" }")]
-enum Token {
-    Id(u32),
-    Text(String),
-    Setting { setting: String },
-    Special { special: String },
 }
 
 impl ReadPart {
@@ -128,7 +121,6 @@ impl ReadPart {
 
     /// transformers' `*ForSequenceClassification` read the last token that is not `pad_token_id`.
     fn skip(&self, tokens: &Tokens) -> Result<Option<u32>, ModelError> {
-        const PADDING: &str = "pad_token_id";
         let classifies =
             || tokens.settings.architecture().is_ok_and(|name| name.ends_with("ForSequenceClassification"));
         let padding = match &self.skip {
@@ -137,7 +129,11 @@ impl ReadPart {
                 token => return tokens.id("read.skip", token).map(Some),
             },
             Some(Skip::Any(wanted)) => *wanted,
-            None => classifies() && self.ends_before.is_none() && matches!(self.at, None | Some(At::LastToken)),
+            None => {
+                classifies()
+                    && matches!(self.ends_before, None | Some(Skip::Any(false)))
+                    && matches!(self.at, None | Some(At::LastToken))
+            }
         };
         if padding { tokens.that_may_come(PADDING) } else { Ok(None) }
     }
@@ -145,92 +141,10 @@ impl ReadPart {
     /// The token that a rollout ends before; none where the model has no such token.
     fn ends_before(&self, tokens: &Tokens) -> Result<Option<u32>, ModelError> {
         match &self.ends_before {
-            None => Ok(None),
-            Some(Token::Setting { setting }) => tokens.that_may_come(setting),
-            Some(token) => tokens.id("read.ends_before", token).map(Some),
-        }
-    }
-}
-
-/// Where tokens are looked up.
-struct Tokens<'a> {
-    preset: Option<&'a str>,
-    settings: &'a Settings,
-    text: &'a TextAssets,
-}
-
-impl Tokens<'_> {
-    /// The id in a field; `None` where it holds none, or one outside the vocabulary, which never comes.
-    fn that_may_come(&self, field: &str) -> Result<Option<u32>, ModelError> {
-        let id = self.settings.get(field).and_then(|id| u32::try_from(id.as_u64()?).ok());
-        let vocabulary = self.settings.size("vocab_size")?.unwrap_or(usize::MAX);
-        Ok(id.filter(|id| (*id as usize) < vocabulary))
-    }
-
-    /// The id of the token that `key` names.
-    fn id(&self, key: &str, token: &Token) -> Result<u32, ModelError> {
-        let malformed = |reason: String| ModelError::malformed(self.settings.path(), reason);
-        let id = match token {
-            Token::Id(id) => *id,
-            Token::Setting { setting } => {
-                let value = self.settings.get(setting).and_then(|value| u32::try_from(value.as_u64()?).ok());
-                value.ok_or_else(|| malformed(format!("{key} is the id in field {setting:?}, which holds none")))?
-            }
-            Token::Text(piece) => self.id_of(key, piece)?,
-            Token::Special { special } => self.special(key, special)?.ok_or_else(|| {
-                let help = self.help(key);
-                malformed(format!("{key} is the tokenizer's {special}, but neither it nor the model has one; {help}"))
-            })?,
-        };
-        match self.settings.size("vocab_size")?.filter(|size| id as usize >= *size) {
-            Some(size) => Err(malformed(format!("{key} is token {id}, but the vocabulary ends at {}", size - 1))),
-            None => Ok(id),
-        }
-    }
-}
-
-impl Tokens<'_> {
-    /// The id of a special token; `None` if the model has no such token.
-    fn special(&self, key: &str, special: &str) -> Result<Option<u32>, ModelError> {
-        if let Some(piece) = self.text.template_variables.get(special)
-            && self.text.tokenizer_json.is_some()
-        {
-            return self.id_of(key, piece).map(Some);
-        }
-        let field = format!("{special}_id");
-        let Some(value) = self.settings.get(&field) else { return Ok(None) };
-        // A list is of all the tokens that stop a generation; which of them a tokenizer would put there it does not say.
-        u32::try_from(value.as_u64().unwrap_or(u64::MAX)).map(Some).map_err(|_| {
-            let reason = format!(
-                "{key} is the tokenizer's {special}, but no tokenizer says which, and field {field:?} is \
-                                  {value}, which is no single id; {}",
-                self.help(key)
-            );
-            ModelError::malformed(self.settings.path(), reason)
-        })
-    }
-
-    /// The id of a piece, which must be one.
-    fn id_of(&self, key: &str, piece: &str) -> Result<u32, ModelError> {
-        let malformed = |reason: String| ModelError::malformed(self.settings.path(), reason);
-        let Some(json) = &self.text.tokenizer_json else {
-            return Err(malformed(format!("{key} is {piece:?}, but the model has no tokenizer; {}", self.help(key))));
-        };
-        let found = added::id_of(json, piece).map_err(|e| malformed(format!("the tokenizer cannot be read: {e}")))?;
-        found.ok_or_else(|| {
-            malformed(format!("{key} is {piece:?}, which the tokenizer does not know; {}", self.help(key)))
-        })
-    }
-
-    /// What to do about a token that cannot be found, to the letter.
-    fn help(&self, key: &str) -> String {
-        let option = key.strip_prefix("read.").unwrap_or(key);
-        match self.preset.filter(|preset| super::names().contains(preset)) {
-            Some(preset) => format!(
-                "if you know its id, write these lines into a file own.toml and add --preset own.toml:\n  name = \"own\"\n  \
-                 preset = {preset:?}\n  [read]\n  {option} = ID"
-            ),
-            None => format!("give its id, {option} = ID, where [read] is said"),
+            None | Some(Skip::Any(false)) => Ok(None),
+            Some(Skip::Any(true)) => tokens.that_may_come(PADDING),
+            Some(Skip::Token(Token::Setting { setting })) => tokens.that_may_come(setting),
+            Some(Skip::Token(token)) => tokens.id("read.ends_before", token).map(Some),
         }
     }
 }

@@ -3,7 +3,8 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::model::checkpoint::Rounding;
+use crate::model::checkpoint::{Rounding, Slice, TensorInfo, WeightSource};
+use crate::model::compute::dtype::Precision;
 use crate::model::network::head::HEADS;
 
 const SMALL: &str = "name = 'm'\nattributes = ['a', 'b']\n";
@@ -14,6 +15,32 @@ fn refused(text: &str) -> String {
 
 fn settings(config: Value) -> Settings {
     Settings::new(Path::new("config.json"), config).unwrap()
+}
+
+/// Weights of which only the names count here.
+struct Tensors(&'static [&'static str]);
+
+impl WeightSource for Tensors {
+    fn info(&self, name: &str) -> Option<TensorInfo> {
+        let known = self.0.contains(&name);
+        known.then(|| TensorInfo { shape: vec![1], precision: Precision::F32 })
+    }
+
+    fn read_within(&self, name: &str, _: &Slice) -> Result<Vec<f32>, ModelError> {
+        Err(self.missing(name))
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.0.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    fn origin(&self, _: &str) -> PathBuf {
+        PathBuf::from("model.safetensors")
+    }
+
+    fn bytes_read(&self) -> u64 {
+        0
+    }
 }
 
 #[test]
@@ -55,6 +82,7 @@ fn presets_are_known_by_their_configurations() {
     let unknown = json!({"architectures": ["RewardModel"]});
     let nemo = |architecture: &str, n| json!({"architectures": [architecture], "num_labels": n, "reward_model_type": "regression"});
     let nemotron = json!({"architectures": ["NemotronForSequenceClassification"], "num_labels": 9});
+    let of = |architecture: &str, field: &str, value: i64| json!({"architectures": [architecture], field: value});
     for (config, expected) in [
         (causal, None),
         (armorm, Some("armorm")),
@@ -63,8 +91,19 @@ fn presets_are_known_by_their_configurations() {
         (qrm(5), Some("qrm-v2")),
         (qrm(7), None),
         (json!({"architectures": ["INFORMForSequenceClassification"]}), Some("inf-orm")),
-        (json!({"architectures": ["InternLM2ForRewardModel"], "reward_token_id": 92527}), Some("internlm2-reward")),
-        (json!({"architectures": ["Qwen2ForRewardModel"]}), Some("qwen2.5-math-rm")),
+        (of("InternLM2ForRewardModel", "max_position_embeddings", 32768), Some("internlm2-reward")),
+        (of("InternLM2ForRewardModel", "max_position_embeddings", 262_144), Some("polar")),
+        // As it is published.
+        (of("LlamaForRewardModelWithGating", "num_quantiles", 19), None),
+        (
+            json!({"architectures": ["LlamaForRewardModelWithGating"], "num_objectives": 19, "num_quantiles": 19}),
+            Some("qrm"),
+        ),
+        (of("LlamaForScore", "score_dim", 1), None),
+        (
+            json!({"architectures": ["Qwen2ForRewardModel"], "hidden_size": 8192, "max_position_embeddings": 4096}),
+            Some("qwen2.5-math-rm"),
+        ),
         (prm, Some("qwen2.5-math-prm")),
         (classifier, None),
         (prefix, Some("openrlhf")),
@@ -76,10 +115,37 @@ fn presets_are_known_by_their_configurations() {
         (nemotron, None),
         (json!({}), None),
     ] {
-        let chosen = choose("auto", None, Path::new(""), &settings(config.clone())).unwrap();
+        let chosen = choose("auto", None, Path::new(""), &settings(config.clone()), &Tensors(&[])).unwrap();
         let name = chosen.as_ref().map(|chosen| &*chosen.preset.name);
         assert_eq!(name, expected, "{config}: {:?}", chosen.as_ref().map(|chosen| &chosen.why));
-        assert_eq!(choose("none", Some("armorm"), Path::new(""), &settings(config)).unwrap(), None);
+        assert_eq!(choose("none", Some("armorm"), Path::new(""), &settings(config), &Tensors(&[])).unwrap(), None);
+    }
+}
+
+/// Models of one class that are read differently are told apart by their tensors, or the user is asked.
+#[test]
+fn what_several_models_share_is_no_sign() {
+    let chosen = |architecture: &str, tensors| {
+        let config = settings(json!({"architectures": [architecture], "model_type": "llama"}));
+        choose("auto", None, Path::new(""), &config, &Tensors(tensors)).map(|chosen| chosen.map(|it| it.preset.name))
+    };
+    let known = |architecture, tensors| chosen(architecture, tensors).unwrap().unwrap();
+    assert_eq!(known("LlamaRewardModel", &["regression_head.weight"]), "ultrarm");
+    assert_eq!(known("LlamaRewardModel", &["value_head.weight"]), "ziya");
+    assert_eq!(known("LlamaForSequenceClassification", &["v_head.weight"]), "starling-34b");
+    assert_eq!(known("CustomAutoModelForSequenceClassification", &["v_head.weight"]), "athene");
+    assert_eq!(known("Qwen2ForCausalLM", &["v_head.summary.weight"]), "value-head");
+    assert_eq!(
+        known("Gemma2Model", &["regression_layer.network.0.weight", "gating_layer.network.0.weight"]),
+        "ldl-reward"
+    );
+    for (architecture, presets) in [
+        ("InternLM2ForRewardModel", ["internlm2-reward", "polar"]),
+        ("Qwen2ForRewardModel", ["qwen2.5-math-rm", "universal-prm"]),
+        ("Qwen2ForTokenClassification", ["token-prm", "pure-prm"]),
+    ] {
+        let question = chosen(architecture, &[]).unwrap_err().to_string();
+        assert!(presets.iter().all(|name| question.contains(&format!("--preset {name} ("))), "{question}");
     }
 }
 
@@ -87,16 +153,16 @@ fn presets_are_known_by_their_configurations() {
 fn what_was_asked_for_comes_before_what_was_found() {
     let armorm = || settings(json!({"architectures": ["LlamaForRewardModelWithGating"], "num_objectives": 19}));
     let why = |wanted, manifest| {
-        let chosen = choose(wanted, manifest, Path::new(""), &armorm()).unwrap().unwrap();
+        let chosen = choose(wanted, manifest, Path::new(""), &armorm(), &Tensors(&[])).unwrap().unwrap();
         (chosen.preset.name, chosen.why)
     };
     assert_eq!(why("inf-orm", Some("openrlhf")), ("inf-orm".into(), "asked for".into()));
     assert_eq!(why("auto", Some("openrlhf")), ("openrlhf".into(), "named by the manifest".into()));
-    let reason = "known by architecture LlamaForRewardModelWithGating, num_objectives = 19";
+    let reason = "known by architecture LlamaForRewardModelWithGating, no field num_quantiles, num_objectives = 19";
     assert_eq!(why("auto", None), ("armorm".into(), reason.into()));
     // Looking for signs is not reading: what nobody else reads is still refused.
     let gating = settings(json!({"architectures": ["X"], "gating_temperature": 3}));
-    assert_eq!(choose("auto", None, Path::new(""), &gating).unwrap(), None);
+    assert_eq!(choose("auto", None, Path::new(""), &gating, &Tensors(&[])).unwrap(), None);
     assert!(gating.refuse_unread().is_err());
 }
 
@@ -181,12 +247,13 @@ fn a_file_names_others_relative_to_itself() {
     std::fs::create_dir(folder.path().join("below")).unwrap();
     write("below/first.toml", "name = 'first'\npreset = 'second.toml'\n");
     write("below/second.toml", "name = 'second'\nchat_template = 'T'\n");
-    let chosen = choose("auto", Some("below/first.toml"), folder.path(), &settings(json!({}))).unwrap().unwrap();
+    let chosen =
+        choose("auto", Some("below/first.toml"), folder.path(), &settings(json!({})), &Tensors(&[])).unwrap().unwrap();
     assert_eq!((&*chosen.preset.name, chosen.preset.chat_template.as_deref()), ("first", Some("T")));
     // What the command line names is relative to where it was typed.
-    assert!(choose("below/first.toml", None, folder.path(), &settings(json!({}))).is_err());
+    assert!(choose("below/first.toml", None, folder.path(), &settings(json!({})), &Tensors(&[])).is_err());
     let typed = folder.path().join("below/first.toml");
-    assert!(choose(typed.to_str().unwrap(), None, Path::new(""), &settings(json!({}))).is_ok());
+    assert!(choose(typed.to_str().unwrap(), None, Path::new(""), &settings(json!({})), &Tensors(&[])).is_ok());
 }
 
 #[test]

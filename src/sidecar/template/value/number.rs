@@ -125,6 +125,7 @@ fn float_power(a: f64, b: f64) -> Result<Value> {
     if a < 0.0 && a.is_finite() && b.is_finite() && b.fract() != 0.0 {
         return Err(Error::other("complex numbers are not supported"));
     }
+    #[allow(clippy::disallowed_methods, reason = "the number that Python gives, which asks the C library")]
     let result = a.powf(b);
     if result.is_infinite() && a.is_finite() && b.is_finite() {
         return Err(Error::new(Kind::Overflow, "the result is beyond a float"));

@@ -90,5 +90,5 @@ pub(super) fn created() -> u64 {
 
 /// The logistic function: what serving engines put behind a classifier of one label unless told otherwise.
 pub(super) fn logistic(reward: f32) -> f32 {
-    (1.0 / (1.0 + (-f64::from(reward)).exp())) as f32
+    (1.0 / (1.0 + libm::exp(-f64::from(reward)))) as f32
 }

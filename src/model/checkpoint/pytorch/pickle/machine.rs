@@ -7,7 +7,10 @@ use super::{Global, Node, Span, Storage, Tensor, Value};
 
 /// Values that are remembered, on the stack, or lists, tuples, dictionaries, storages and tensors in one pickle at most; a
 /// tensor takes about ten.
-const MAX_VALUES: usize = 1 << 22;
+const MAX_VALUES: usize = 1 << 20;
+
+/// Bytes of a pickle for each value, where it makes more than those: a description of many tensors takes some ten.
+const BYTES_PER_VALUE: usize = 4;
 
 /// Dimensions of a tensor at most; weights have two.
 const MAX_DIMENSIONS: usize = 8;
@@ -58,6 +61,7 @@ impl<'a> Machine<'a> {
 
     /// Runs to the end: the outermost value, and those that it refers to. The error is a sentence.
     pub fn run(mut self) -> Result<(Value, Vec<Node>), String> {
+        let limit = MAX_VALUES.max(self.input.bytes.len() / BYTES_PER_VALUE);
         loop {
             let at = self.input.at();
             let opcode = self.input.byte()?;
@@ -66,8 +70,8 @@ impl<'a> Machine<'a> {
             }
             self.step(opcode).map_err(|reason| format!("at byte {at}, {reason}"))?;
             let most = self.nodes.len().max(self.memo.len()).max(self.stack.len()).max(self.marks.len());
-            if most > MAX_VALUES {
-                return Err(format!("it makes more than {MAX_VALUES} values"));
+            if most > limit {
+                return Err(format!("it makes more than {limit} values"));
             }
         }
     }

@@ -6,6 +6,7 @@
 //! Memory beyond the input and the output is bounded by the sizes of a block and of a bundle of queries; there is no
 //! matrix of tokens by tokens.
 
+mod blocks;
 mod bundle;
 mod pack;
 mod past;
@@ -20,14 +21,16 @@ use rayon::prelude::*;
 
 pub use past::{Kept, Past, PastRun};
 pub use plan::AttentionPlan;
+pub(super) use softmax::SLACK;
 
+use self::blocks::Blocks;
 use self::bundle::Bundle;
 use super::grid::{self, steps};
 use super::isa::Isa;
 use crate::model::shapes::AttentionOptions;
 
 /// Keys per block. A constant of the arithmetic, not of the machine: changing it changes bits.
-const BLOCK: usize = 64;
+pub(super) const BLOCK: usize = 64;
 
 /// Attention of every row over the positions of its path, its own last: `qkv` is `[t, layout.row()]`, with queries and
 /// keys already rotated, and `out` is `[t, heads * head_dim]`. The rows and the layout are those of `plan`; what they
@@ -46,12 +49,16 @@ fn attention_on(isa: Isa, qkv: &[f32], kept: Kept, plan: &AttentionPlan, options
     assert_eq!(out.len(), plan.rows() * width, "the output has one value per query head and dimension");
     assert!(options.window != Some(0), "a query sees at least its own position");
     let columns: Vec<_> = steps(width, layout.group() * layout.head_dim).collect();
-    let blocks = grid::blocks(out, width, plan.bundles().map(|b| b.rows), &columns);
+    let blocks = grid::blocks(out.chunks_exact_mut(width), plan.bundles().map(|b| b.rows), &columns);
     let mut work: Vec<_> = plan.bundles().flat_map(|b| std::iter::repeat_n(b, layout.kv_heads)).zip(blocks).collect();
     // The costliest first, each to the next free thread: the last ones to finish are then the smallest.
     work.sort_by_key(|(bundle, _)| Reverse(bundle.cost));
-    work.into_iter().par_bridge().for_each(|(bundle, block)| {
-        let kv_head = block.columns.start / (layout.group() * layout.head_dim);
-        Bundle { isa, qkv, kept, plan, options, kv_head }.attend(bundle.pieces, block.pieces);
+    let blocks_of_keys = Blocks { isa, qkv, kept, plan };
+    plan.with_packed(plan.shared_blocks().len() * layout.kv_heads * blocks_of_keys.packed(), |shared| {
+        blocks_of_keys.pack_shared(options.first_seen(plan.least_position()), shared);
+        work.into_iter().par_bridge().for_each(|(bundle, block)| {
+            let kv_head = block.columns.start / (layout.group() * layout.head_dim);
+            Bundle { blocks: blocks_of_keys, shared, options, kv_head }.attend(bundle.pieces, block.pieces);
+        });
     });
 }

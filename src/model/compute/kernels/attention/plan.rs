@@ -1,9 +1,13 @@
 //! Who attends to whom: worked out once per micro-batch, used by every layer.
 
+use std::collections::BTreeMap;
+use std::mem;
 use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 
 use super::{BLOCK, Past};
 use crate::batch::MicroBatch;
+use crate::model::compute::kernels::aligned::Aligned;
 use crate::model::shapes::HeadLayout;
 
 /// Queries (rows times the query heads of one key head) that share one visit to each block of keys. Enough to make
@@ -23,6 +27,10 @@ pub struct AttentionPlan {
     nodes: Vec<Node>,
     pieces: Vec<Piece>,
     bundles: Vec<BundleSpan>,
+    /// Blocks that several bundles visit, by owner.
+    shared: Vec<(usize, usize)>,
+    /// What a layer packs them into: each layer finds the memory of the one before it.
+    packed: Mutex<Aligned<f32>>,
 }
 
 /// A segment, or a run of what segments continue.
@@ -36,6 +44,10 @@ struct Node {
     parent: Option<usize>,
     /// The nearest ancestor that begins in an earlier block of keys.
     earlier: Option<usize>,
+    /// Those of its blocks that several bundles visit: always its first ones.
+    shared: Range<usize>,
+    /// Where they are in [`AttentionPlan::shared_blocks`].
+    index: usize,
 }
 
 /// Rows of one segment.
@@ -96,7 +108,16 @@ impl AttentionPlan {
         assert!(layout.heads.is_multiple_of(layout.kv_heads), "each key head serves as many query heads: {layout:?}");
         let rows = batch.tokens.len();
         let nodes = Vec::with_capacity(past.runs.len() + batch.segments.len());
-        let mut plan = Self { layout, rows, slots: past.slots.clone(), nodes, pieces: Vec::new(), bundles: Vec::new() };
+        let mut plan = Self {
+            layout,
+            rows,
+            slots: past.slots.clone(),
+            nodes,
+            pieces: Vec::new(),
+            bundles: Vec::new(),
+            shared: Vec::new(),
+            packed: Mutex::default(),
+        };
         for run in &past.runs {
             plan.push(rows + run.slots.start as usize, run.slots.len(), run.parent.map(|p| p as usize));
         }
@@ -107,6 +128,7 @@ impl AttentionPlan {
             plan.push(segment.tokens.start as usize, segment.tokens.len(), parent);
         }
         plan.bundle(before, (BUNDLE_QUERIES / layout.group()).max(BUNDLE_MIN_ROWS));
+        plan.share();
         plan
     }
 
@@ -115,7 +137,8 @@ impl AttentionPlan {
         let first = parent.map_or(0, |p| nodes[p].end);
         let earlier =
             parent.and_then(|p| if nodes[p].first / BLOCK < first / BLOCK { Some(p) } else { nodes[p].earlier });
-        self.nodes.push(Node { row, first, end: first + len, parent, earlier });
+        let shared = first / BLOCK..first / BLOCK;
+        self.nodes.push(Node { row, first, end: first + len, parent, earlier, shared, index: 0 });
     }
 
     /// Cuts the rows of the nodes from `first` on into bundles of `capacity`. Small segments go together: children of one parent follow each other,
@@ -147,6 +170,34 @@ impl AttentionPlan {
         }
     }
 
+    /// Finds the blocks that several bundles visit. Who visits a block of an owner visits all of its earlier ones, so that
+    /// each bundle visits the owner's blocks up to some end.
+    fn share(&mut self) {
+        // Of each node: the greatest end of the bundles so far.
+        let mut ends: Vec<usize> = self.nodes.iter().map(|node| node.shared.start).collect();
+        for bundle in &self.bundles {
+            let mut visited = BTreeMap::new();
+            for piece in &self.pieces[bundle.pieces.clone()] {
+                let mut end = (piece.position + piece.rows.len() - 1) / BLOCK + 1;
+                let mut owner = Some(piece.segment);
+                while let Some(node) = owner {
+                    let last = visited.entry(node).or_insert(end);
+                    *last = end.max(*last);
+                    (owner, end) = (self.nodes[node].earlier, self.nodes[node].first / BLOCK);
+                }
+            }
+            for (node, end) in visited {
+                let shared = &mut self.nodes[node].shared;
+                shared.end = shared.end.max(end.min(ends[node]));
+                ends[node] = ends[node].max(end);
+            }
+        }
+        for (owner, node) in self.nodes.iter_mut().enumerate() {
+            node.index = self.shared.len();
+            self.shared.extend(node.shared.clone().map(|block| (owner, block)));
+        }
+    }
+
     /// How the heads lie in the rows that it is for.
     pub fn layout(&self) -> HeadLayout {
         self.layout
@@ -171,6 +222,31 @@ impl AttentionPlan {
             rows: b.rows.clone(),
             cost: b.cost,
         })
+    }
+
+    /// Owner and block of those that several bundles visit: each is packed once, before them.
+    pub(super) fn shared_blocks(&self) -> &[(usize, usize)] {
+        &self.shared
+    }
+
+    /// Where a block is among [`Self::shared_blocks`]; `None` if one bundle at most visits it.
+    pub(super) fn shared_index(&self, owner: usize, block: usize) -> Option<usize> {
+        let node = &self.nodes[owner];
+        node.shared.contains(&block).then(|| node.index + block - node.shared.start)
+    }
+
+    /// The least position of its rows.
+    pub(super) fn least_position(&self) -> usize {
+        self.pieces.iter().map(|piece| piece.position).min().unwrap_or(0)
+    }
+
+    /// Lends `f` room for so many values, which hold what they held.
+    pub(super) fn with_packed(&self, len: usize, f: impl FnOnce(&mut [f32])) {
+        // Not locked while `f` runs, which may wait for other threads.
+        let mut packed = mem::take(&mut *self.packed.lock().unwrap_or_else(PoisonError::into_inner));
+        packed.reserve(len);
+        f(&mut packed[..len]);
+        *self.packed.lock().unwrap_or_else(PoisonError::into_inner) = packed;
     }
 
     /// The segment that holds the last position of a block on the path to the end of `segment`. Segments with the same
@@ -234,6 +310,31 @@ mod tests {
                     prop_assert_eq!(end, block * BLOCK);
                 }
             }
+        }
+
+        #[test]
+        fn blocks_of_several_bundles_are_shared(rollouts in rollouts()) {
+            let batch = MicroBatch::pack(&rollouts, true);
+            let plan = AttentionPlan::new(&batch, LAYOUT);
+            let mut visits: BTreeMap<_, Vec<usize>> = BTreeMap::new();
+            for (i, bundle) in plan.bundles().enumerate() {
+                for piece in bundle.pieces {
+                    for block in 0..=(piece.position + piece.rows.len() - 1) / BLOCK {
+                        visits.entry((plan.owner(piece.segment, block), block)).or_default().push(i);
+                    }
+                }
+            }
+            let mut shared = 0;
+            for ((owner, block), mut bundles) in visits {
+                bundles.dedup();
+                let index = plan.shared_index(owner, block);
+                prop_assert_eq!(index.is_some(), bundles.len() > 1);
+                if let Some(index) = index {
+                    prop_assert_eq!(plan.shared_blocks()[index], (owner, block));
+                    shared += 1;
+                }
+            }
+            prop_assert_eq!(plan.shared_blocks().len(), shared);
         }
 
         #[test]

@@ -7,28 +7,31 @@ use crate::model::compute::kernels::exp::{exp, tanh};
 use crate::model::compute::kernels::isa::{Isa, Task};
 use crate::model::compute::kernels::lanes::{self, LANES};
 use crate::model::compute::kernels::simd::Simd;
-use crate::model::compute::kernels::tile::{as_tile, run_with_height};
+use crate::model::compute::kernels::tile::{MAX_HEIGHT, as_tile, run_with_height};
 use crate::model::shapes::AttentionOptions;
 
 /// Which keys of a block the queries of a tile see.
-pub(super) struct Seen<'a> {
+pub(super) struct Seen {
     /// These for each query, with starts and ends that never fall.
-    each: &'a [Range<usize>],
+    each: [Range<usize>; MAX_HEIGHT],
     /// Some query sees these, and those between.
     pub(super) any: Range<usize>,
     /// Each query sees these.
     all: Range<usize>,
 }
 
-impl<'a> Seen<'a> {
-    /// At least one of the ranges is not empty.
-    pub(super) fn new(each: &'a [Range<usize>]) -> Self {
+impl Seen {
+    /// Each query sees all keys.
+    pub(super) const WHOLE: Self = Self { each: [const { 0..BLOCK }; MAX_HEIGHT], any: 0..BLOCK, all: 0..BLOCK };
+
+    /// `None` if no query sees any. The queries that pad a tile are among them.
+    pub(super) fn new(each: [Range<usize>; MAX_HEIGHT]) -> Option<Self> {
         let seeing = || each.iter().filter(|s| !s.is_empty());
-        let any = seeing().map(|s| s.start).min().unwrap_or(0)..seeing().map(|s| s.end).max().unwrap_or(0);
-        let all = each.iter().map(|s| s.start).max().unwrap_or(0)..each.iter().map(|s| s.end).min().unwrap_or(0);
+        let any = seeing().map(|s| s.start).min()?..seeing().map(|s| s.end).max()?;
+        let all = each.iter().map(|s| s.start).max()?..each.iter().map(|s| s.end).min()?;
         // Where no key is seen by each, all are as those that only some see.
         let all = if all.is_empty() { any.end..any.end } else { all };
-        Self { each, any, all }
+        Some(Self { each, any, all })
     }
 }
 
@@ -80,7 +83,7 @@ impl<const HEIGHT: usize> Task for Score<'_, HEIGHT> {
 
 /// How far a score may lie above its row's reference before the reference moves: weights stay below `e^8`, and most blocks
 /// move nothing. A constant of the arithmetic: changing it changes bits.
-const SLACK: f32 = 8.0;
+pub(in super::super) const SLACK: f32 = 8.0;
 
 /// The running softmax of a tile's rows.
 pub(super) struct Running<'a> {
@@ -100,7 +103,7 @@ pub(super) fn weigh(isa: Isa, scores: &mut [f32], seen: &Seen, options: Attentio
 
 struct Weigh<'a, 'b> {
     scores: &'a mut [f32],
-    seen: &'a Seen<'a>,
+    seen: &'a Seen,
     options: AttentionOptions,
     running: &'a mut Running<'b>,
 }
@@ -109,9 +112,9 @@ impl Task for Weigh<'_, '_> {
     #[inline(always)]
     fn run<const WIDTH: usize, S: Simd<WIDTH>>(self, _: S) {
         let Running { reference, sum, mix } = self.running;
-        let rows = self.scores.as_chunks_mut::<BLOCK>().0.iter_mut().zip(self.seen.each);
+        let rows = self.scores.as_chunks_mut::<BLOCK>().0.iter_mut().zip(&self.seen.each);
         let sums = sum.as_chunks_mut::<LANES>().0.iter_mut();
-        let stride = mix.len() / self.seen.each.len();
+        let stride = mix.len() / reference.len();
         let running = reference.iter_mut().zip(sums).zip(mix.chunks_exact_mut(stride));
         // Whole steps that hold all that any row sees; a lane that a row does not see weighs nothing in it.
         let steps = self.seen.any.start / LANES..self.seen.any.end.div_ceil(LANES);
@@ -187,7 +190,7 @@ pub(super) fn mix(isa: Isa, height: usize, weights: &[f32], values: &[f32], seen
 struct Mix<'a, const HEIGHT: usize> {
     weights: &'a [f32],
     values: &'a [f32],
-    seen: &'a Seen<'a>,
+    seen: &'a Seen,
     mix: &'a mut [f32],
 }
 
@@ -199,7 +202,7 @@ impl<const HEIGHT: usize> Task for Mix<'_, HEIGHT> {
         let rows = self.mix.as_chunks_mut::<WIDTH>().0;
         let panels = rows.len() / HEIGHT;
         let Seen { each, any, all } = self.seen;
-        let each: &[Range<usize>; HEIGHT] = (*each).try_into().expect("the caller gives a range for each row");
+        let each: &[Range<usize>; HEIGHT] = each.first_chunk().expect("no tile is higher than MAX_HEIGHT");
         let (start, end) = (all.start.min(BLOCK), all.end.min(BLOCK));
         for (panel, values) in self.values.chunks_exact(BLOCK * WIDTH).enumerate() {
             let values: &[[f32; WIDTH]; BLOCK] =

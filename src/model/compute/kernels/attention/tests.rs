@@ -64,10 +64,10 @@ fn check_row(batch: &MicroBatch, layout: HeadLayout, options: AttentionOptions, 
             .iter()
             .map(|&key| {
                 let score: f64 = products(key).sum();
-                options.soft_cap.map_or(score, |cap| f64::from(cap) * (score / f64::from(cap)).tanh())
+                options.soft_cap.map_or(score, |cap| f64::from(cap) * libm::tanh(score / f64::from(cap)))
             })
             .collect();
-        let weights: Vec<f64> = scores.iter().map(|s| s.exp()).collect();
+        let weights: Vec<f64> = scores.iter().map(|s| libm::exp(*s)).collect();
         let total: f64 = weights.iter().sum();
         // An error of d in a score is one of d in its weight and, through the total, one of d in the others. A dot
         // product of n terms is off by at most n half epsilons of its absolute terms; the scale, the cap and the

@@ -13,15 +13,17 @@
 //! as one that takes quadruples of bytes does on AVX2, and rounds a hundred times finer.
 
 use std::fmt::Debug;
+use std::hint::black_box;
 use std::ops::Range;
 
 use rayon::prelude::*;
 
 use super::aligned::{Aligned, with_scratch};
-use super::panel::{BlockTask, Dimensions, Panels, panel};
+use super::panel::{BlockTask, Dimensions, Panels, Rows, panel};
 use super::simd::Simd;
-use super::sweep::{Arithmetic, Sweep, run_length};
+use super::sweep::{Arithmetic, Part, Sweep, prefetch, run_length};
 use super::tile::MAX_HEIGHT;
+use crate::model::error::ModelError;
 
 /// Most inputs of a group.
 const MAX_GROUP: usize = 256;
@@ -82,26 +84,26 @@ pub(super) struct Integers<W> {
 }
 
 impl<W: IntegerWeight> Integers<W> {
-    /// Packs rows of `k` weights, each group rounded by its largest value.
-    pub(super) fn pack(rows: &[&[f32]], width: usize, k: usize) -> Self {
+    /// Packs rows of weights, each group rounded by its largest value.
+    pub(super) fn pack(rows: &Rows, width: usize) -> Result<Self, ModelError> {
+        let k = rows.k;
         let (each, groups) = (2 * k.div_ceil(2) * width, k.div_ceil(W::GROUP));
-        let panels = rows.len().div_ceil(width);
+        let panels = rows.n.div_ceil(width);
         let (mut values, mut scales) = (Aligned::zeros(panels * each), Aligned::zeros(panels * groups * width));
-        values.par_chunks_mut(each).zip(scales.par_chunks_mut(groups * width)).zip(rows.par_chunks(width)).for_each(
-            |((panel, scales), rows): ((&mut [W], &mut [f32]), _)| {
-                for (column, row) in rows.iter().enumerate() {
-                    for (group, weights) in row.chunks(W::GROUP).enumerate() {
-                        let (inverse, scale) = group_scales(weights, W::LIMIT);
-                        scales[group * width + column] = scale;
-                        for (i, weight) in weights.iter().enumerate() {
-                            let k = group * W::GROUP + i;
-                            panel[(k / 2 * width + column) * 2 + k % 2] = W::narrow(nearest(weight * inverse));
-                        }
+        let destinations = values.par_chunks_mut(each).zip(scales.par_chunks_mut(groups * width));
+        rows.fill(width, destinations, |(panel, scales): (&mut [W], &mut [f32]), rows| {
+            for (column, row) in rows.chunks_exact(k).enumerate() {
+                for (group, weights) in row.chunks(W::GROUP).enumerate() {
+                    let (inverse, scale) = group_scales(weights, W::LIMIT);
+                    scales[group * width + column] = scale;
+                    for (i, weight) in weights.iter().enumerate() {
+                        let k = group * W::GROUP + i;
+                        panel[(k / 2 * width + column) * 2 + k % 2] = W::narrow(nearest(weight * inverse));
                     }
                 }
-            },
-        );
-        Self { values, scales }
+            }
+        })?;
+        Ok(Self { values, scales })
     }
 }
 
@@ -166,7 +168,7 @@ impl<W: IntegerWeight> Arithmetic for Block<'_, W> {
         index: usize,
         depth: &Range<usize>,
         first: usize,
-        (part, parts): (usize, usize),
+        part: Part,
         sums: &mut [[f32; WIDTH]; HEIGHT],
     ) {
         let (k, pairs) = (self.k.div_ceil(2), depth.start / 2..depth.end.div_ceil(2));
@@ -176,21 +178,24 @@ impl<W: IntegerWeight> Arithmetic for Block<'_, W> {
         let scales = panel(&self.weights.scales, WIDTH, all_groups, index, &groups).as_chunks::<WIDTH>().0;
         let next = (index + 1).min(values.len() / (k * 2 * WIDTH) - 1);
         let ahead = panel(values, 2 * WIDTH, k, next, &pairs);
-        let each = (2 * WIDTH).div_ceil(parts);
-        let ahead = &ahead[(part * each * pairs.len()).min(ahead.len() - each * pairs.len())..];
         let a = &self.pairs[first * pairs.len()..].as_chunks::<HEIGHT>().0[..pairs.len()];
         let row_scales = &self.row_scales[first * groups.len()..].as_chunks::<HEIGHT>().0[..groups.len()];
         let half = W::GROUP / 2;
-        let groups = a.chunks(half).zip(b.chunks(half)).zip(ahead.chunks(half * each));
+        let part = part.of(half * 2 * WIDTH);
+        let groups = a.chunks(half).zip(b.chunks(half)).zip(ahead.chunks(half * 2 * WIDTH));
+        let mut sums = sums;
         for (((a, b), ahead), (row_scales, scales)) in groups.zip(row_scales.iter().zip(scales)) {
+            prefetch(simd, ahead, &part);
             let mut registers = [simd.no_sums(); HEIGHT];
-            for ((a, b), ahead) in a.iter().zip(b).zip(ahead.chunks_exact(each)) {
-                simd.prefetch(&ahead[0]);
+            for (a, b) in a.iter().zip(b) {
                 let b = W::load(simd, b);
                 for i in 0..HEIGHT {
                     registers[i] = simd.add_products(a[i], b, registers[i]);
                 }
             }
+            // In memory until here. A compiler that knows them would hold them in registers, of which there are too few, and
+            // write and read both kinds of sums once more for each group.
+            sums = black_box(sums);
             let scales = simd.load(scales);
             for i in 0..HEIGHT {
                 let sum = simd.load(&sums[i]);

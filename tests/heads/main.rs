@@ -3,6 +3,8 @@
 //! Presets that are for the published models know their tokens and names; the small models here have others, which each
 //! test says in a manifest of its own.
 
+mod published;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -159,8 +161,13 @@ fn heads_of_two_layers() {
         let engine = check(name, "", &["reward"], |case| case.scores.clone());
         assert_eq!(report(&engine)["preset"]["name"], "inf-orm");
     }
-    let engine = check("qwen2-math-rm-bf16", "", &["reward"], |case| case.scores.clone());
-    assert_eq!(report(&engine)["preset"]["why"], "known by architecture Qwen2ForRewardModel");
+    // Process models have this class, too.
+    refused(
+        "qwen2-math-rm-bf16",
+        "",
+        &["say which it is", "--preset qwen2.5-math-rm (Qwen/Qwen2.5-Math-RM-72B)", "worldpm", "universal-prm"],
+    );
+    check("qwen2-math-rm-bf16", "preset = 'qwen2.5-math-rm'\n", &["reward"], |case| case.scores.clone());
 }
 
 #[test]
@@ -262,9 +269,12 @@ fn value_heads() {
 
 #[test]
 fn a_value_at_an_appended_token() {
-    let engine = check("internlm2-reward-f16", "", &["reward"], |case| case.scores.clone());
+    // POLAR has this class and these tensors, and compares with a reference.
+    refused("internlm2-reward-f16", "", &["say which it is", "--preset polar (", "--preset internlm2-reward ("]);
+    let preset = "preset = 'internlm2-reward'\n";
+    let engine = check("internlm2-reward-f16", preset, &["reward"], |case| case.scores.clone());
     assert_eq!(engine.card().reads.append, Some(127), "as the configuration says");
-    check("internlm2-reward-f16", "[read]\nappend = 127\n", &["reward"], |case| case.scores.clone());
+    check("internlm2-reward-f16", &format!("{preset}[read]\nappend = 127\n"), &["reward"], |case| case.scores.clone());
 }
 
 #[test]
@@ -310,13 +320,25 @@ fn what_a_head_cannot_do_is_said() {
     refused(
         "lm-row",
         "",
-        &["no tensor \"score.weight\"", "--preset (for LlamaForCausalLM: llama-3.1-nemotron-70b-reward"],
+        &["no tensor \"score.weight\"", "--preset (for LlamaForCausalLM: ", "llama-3.1-nemotron-70b-reward"],
     );
     refused("lm-row", "[head]\nkind = 'lm-head-row'\n", &["missing field `row`"]);
     refused("lm-row", "[head]\nkind = 'lm-head-row'\nrow = 133\n", &["lm_head.weight", "133 rows", "no row 133"]);
-    refused("armorm", "", &["no tensor \"score.weight\"", "--preset (for LlamaForRewardModelWithGating: armorm)"]);
+    refused(
+        "armorm",
+        "",
+        &["no tensor \"score.weight\"", "--preset (for LlamaForRewardModelWithGating: armorm, qrm, qrm-v2)"],
+    );
     refused("armorm", "[head]\nkind = 'gated'\n", &["\"gated\"", "[read] needs"]);
     refused("armorm", "preset = 'armorm'\n", &["read.needs is token 128009", "the vocabulary ends at 132"]);
     refused("openrlhf", "preset = 'none'\n", &["unknown architecture \"RewardModel\""]);
     refused("openrlhf", "preset = 'nemotron'\n", &["no preset \"nemotron\"", "openrlhf"]);
+}
+
+/// A copy of a folder without others in it.
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
 }

@@ -1,0 +1,58 @@
+"""A model of a published shape with random weights, in bfloat16: speed depends on the shape alone.
+
+    python bench/peers/random_model.py --shape qwen3-0.6b --output /tmp/models/qwen3
+    python bench/peers/random_model.py --shape llama-8b --layers 4 --output /tmp/models/llama-8b-4
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from transformers import LlamaConfig, LlamaForSequenceClassification, Qwen3Config, Qwen3ForSequenceClassification
+
+QWEN3 = Qwen3Config(
+    vocab_size=151936,
+    hidden_size=1024,
+    intermediate_size=3072,
+    num_hidden_layers=28,
+    num_attention_heads=16,
+    num_key_value_heads=8,
+    head_dim=128,
+    tie_word_embeddings=True,
+)
+LLAMA = LlamaConfig(
+    vocab_size=32000,
+    hidden_size=4096,
+    intermediate_size=14336,
+    num_hidden_layers=32,
+    num_attention_heads=32,
+    num_key_value_heads=8,
+    head_dim=128,
+)
+SHAPES = {
+    "qwen3-0.6b": (Qwen3ForSequenceClassification, QWEN3),
+    "llama-8b": (LlamaForSequenceClassification, LLAMA),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=SHAPES, required=True)
+    parser.add_argument("--layers", type=int, help="fewer than the shape has")
+    parser.add_argument("--output", type=Path, required=True)
+    options = parser.parse_args()
+
+    architecture, config = SHAPES[options.shape]
+    config.num_hidden_layers = options.layers or config.num_hidden_layers
+    config.max_position_embeddings = 4096
+    config.num_labels = 1
+    config.pad_token_id = 0
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.bfloat16)
+    architecture(config).save_pretrained(options.output)
+
+
+if __name__ == "__main__":
+    main()
