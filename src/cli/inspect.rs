@@ -15,7 +15,8 @@ use crate::sidecar::StartError;
 use crate::sidecar::sample::{self, ANSWER, Chat, Ends, QUESTION, Sample, Token};
 use crate::telemetry::Telemetry;
 
-/// Show a model: architecture, sizes, head, attributes, weightings, template, version, files.
+/// Show a model: architecture, sizes, head, attributes, weightings, template, version, files. Of several, one after the other; as
+/// JSON a list.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "Example:\n  reward-sidecar inspect --model demo --json | jq .attributes")]
 pub struct Inspect {
@@ -45,19 +46,26 @@ impl Inspect {
         let loaded = config::load_here(&self.flags)?;
         let model = loaded.settings.model()?;
         Telemetry::logs(&loaded)?;
-        let engine = ModelEngine::load(&model)?;
+        let engines = match model.adapters.len() {
+            0 | 1 => vec![ModelEngine::load(&model)?],
+            _ => ModelEngine::load_adapters(&model)?,
+        };
+        let texts = engines.iter().map(|engine| self.text(engine)).collect::<Result<Vec<_>, _>>()?;
+        let several_as_json = self.json && texts.len() > 1;
+        output::print(&if several_as_json { format!("[\n{}]\n", texts.join(",")) } else { texts.join("\n") })?;
+        Ok(Exit::DONE)
+    }
+
+    fn text(&self, engine: &ModelEngine) -> Result<String, Failure> {
         let card = engine.card();
         let sample = sample::of(card).map_err(StartError::Text)?;
         let (template, named_templates) = (card.text.chat_template.as_deref(), &card.text.named_templates);
         let inspected = Inspected { report: &engine.report(), template, named_templates, sample };
-        let text = if self.json {
-            let json = serde_json::to_string_pretty(&inspected);
-            json.map_err(|e| Failure::internal(format!("the report is no JSON: {e}")))? + "\n"
-        } else {
-            to_text(&inspected)
-        };
-        output::print(&text)?;
-        Ok(Exit::DONE)
+        if !self.json {
+            return Ok(to_text(&inspected));
+        }
+        let json = serde_json::to_string_pretty(&inspected);
+        Ok(json.map_err(|e| Failure::internal(format!("the report is no JSON: {e}")))? + "\n")
     }
 }
 

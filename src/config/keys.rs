@@ -64,7 +64,8 @@ pub(super) const KEYS: &[Key] = &[
         default: || text(OFF),
         commands: SERVE | SCORE | INSPECT,
         value_name: "[NAME=]DIR",
-        about: "Adapter in PEFT's layout to merge into the model; NAME=DIR: a model of that name, whose adapter is not merged; or off",
+        about: "Adapter in PEFT's layout to merge into the model, or off; NAME=DIR, or several with commas between or by several \
+                flags: each a model of its own on the one base, not merged, which requests name (NAME=off: the base alone)",
     },
     Key {
         name: "untrained_attributes",

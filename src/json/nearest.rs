@@ -1,7 +1,7 @@
 //! The name that a misspelt one was meant to be.
 
 /// The one of `names` that `name` was most likely meant to be, at most two letters away.
-pub fn nearest(name: &str, names: impl IntoIterator<Item = &'static str>) -> Option<&'static str> {
+pub fn nearest<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let near = |candidate: &&str| distance(name, candidate);
     names.into_iter().min_by_key(near).filter(|candidate| near(candidate) <= (candidate.len() / 3).clamp(1, 2))
 }

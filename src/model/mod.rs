@@ -38,6 +38,15 @@ pub use report::{Report, Shape};
 pub use source::preset::PresetReport;
 pub use source::reference::FORMS;
 
+/// Loads the model, or each of several adapters on it, in the order of the configuration.
+pub fn load_all(config: &Config) -> Result<Vec<Box<dyn Engine>>, ModelError> {
+    if config.adapters.len() < 2 {
+        return Ok(vec![load(config)?]);
+    }
+    let engines = ModelEngine::load_adapters(config)?;
+    Ok(engines.into_iter().map(|engine| Box::new(engine) as Box<dyn Engine>).collect())
+}
+
 /// Loads the model; see [`ModelEngine::load`].
 pub fn load(config: &Config) -> Result<Box<dyn Engine>, ModelError> {
     Ok(Box::new(ModelEngine::load(config)?))

@@ -32,6 +32,7 @@ pub fn rollout_from_wire(rollout: v1::Rollout) -> Result<Rollout, Rejection> {
     };
     Ok(Rollout {
         id: rollout.id,
+        model: rollout.model,
         input: rollout.input.map(input_from_wire),
         finish_reason,
         group: rollout.group,
@@ -55,6 +56,7 @@ pub fn rollout_to_wire(rollout: Rollout) -> v1::Rollout {
     };
     v1::Rollout {
         id: rollout.id,
+        model: rollout.model,
         input: rollout.input.map(input_to_wire),
         finish_reason: finish_reason.into(),
         group: rollout.group,

@@ -68,6 +68,8 @@ impl KnownAnswer {
                  changed; no reward since the last check can be trusted",
                 rewards.model_version
             )),
+            // Another took over that has another name.
+            Err(Rejection { code: Code::UnknownModel, .. }) => Ok(()),
             // Failed passes are counted where they happen, and one that ends says so itself.
             Err(Rejection { code: Code::EngineFailed | Code::Draining | Code::Cancelled, .. }) => Ok(()),
             Err(rejection) => Err(format!("a rollout whose answer is known was rejected: {rejection}")),
@@ -115,6 +117,7 @@ fn made_up(card: &ModelCard) -> Rollout {
     ids.extend(asked_for);
     Rollout {
         id: "known-answer".into(),
+        model: card.name.clone(),
         input: Some(Input::TokenIds(ids)),
         // Lowest, so that it holds nobody up who came meanwhile.
         priority: i32::MIN,

@@ -72,6 +72,10 @@ impl Dialect for Classify {
     /// verl's client waits without limit.
     const HOLD: Option<Duration> = None;
 
+    fn model(request: &Request) -> Option<String> {
+        request.model()
+    }
+
     fn parse(request: &Request) -> Result<(Self, Vec<Item>), Refusal> {
         let body: Body = request.parse()?;
         body.changes.check()?;

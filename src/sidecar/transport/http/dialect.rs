@@ -23,6 +23,12 @@ pub(super) trait Dialect: Sized + Send + 'static {
     /// The request's inputs in their order, and what the renderer has to know of them.
     fn parse(request: &Request) -> Result<(Self, Vec<Item>), Refusal>;
 
+    /// The model that the body or the path names, as clients of a server of several name it. Where there is one model alone, it is
+    /// passed over: many clients must name something.
+    fn model(_request: &Request) -> Option<String> {
+        None
+    }
+
     /// The answer.
     fn render(self, scored: &Scored) -> Result<Reply, Refusal>;
 

@@ -83,6 +83,10 @@ impl Dialect for Infer {
     /// Both clients wait for 60 s.
     const HOLD: Option<Duration> = Some(Duration::from_secs(55));
 
+    fn model(request: &Request) -> Option<String> {
+        Some(in_path(&request.path).to_owned())
+    }
+
     fn parse(request: &Request) -> Result<(Self, Vec<Item>), Refusal> {
         let (head, binary) = split(request)?;
         let body: Body =
@@ -100,9 +104,7 @@ impl Dialect for Infer {
         if let Some((name, _)) = outputs.iter().find(|(name, _)| !OUTPUTS.contains(&name.as_str())) {
             return Err(Refusal::malformed(format!("outputs: there is no '{name}'; there are {}", OUTPUTS.join(", "))));
         }
-        // `/v2/models/NAME/...`
-        let model = request.path.split('/').nth(3).unwrap_or_default().to_owned();
-        Ok((Self { id: body.id, model, outputs }, items))
+        Ok((Self { id: body.id, model: in_path(&request.path).to_owned(), outputs }, items))
     }
 
     fn render(self, scored: &Scored) -> Result<Reply, Refusal> {
@@ -148,6 +150,11 @@ impl Dialect for Infer {
         };
         refusal.reply_with(&json!({"error": message}))
     }
+}
+
+/// The model of `/v2/models/NAME/...`.
+fn in_path(path: &str) -> &str {
+    path.split('/').nth(3).unwrap_or_default()
 }
 
 /// The JSON of a body, and the tensors behind it.

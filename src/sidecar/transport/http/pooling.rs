@@ -85,6 +85,10 @@ struct PooledData {
 impl Dialect for Pooling {
     const HOLD: Option<Duration> = None;
 
+    fn model(request: &Request) -> Option<String> {
+        request.model()
+    }
+
     fn parse(request: &Request) -> Result<(Self, Vec<Item>), Refusal> {
         parse(request).map(|(asked, items)| (Self(asked), items))
     }
@@ -117,6 +121,10 @@ struct EmbeddedData {
 
 impl Dialect for Embeddings {
     const HOLD: Option<Duration> = None;
+
+    fn model(request: &Request) -> Option<String> {
+        request.model()
+    }
 
     fn parse(request: &Request) -> Result<(Self, Vec<Item>), Refusal> {
         parse(request).map(|(asked, items)| (Self(asked), items))

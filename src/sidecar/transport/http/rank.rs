@@ -53,6 +53,10 @@ struct ScoreData {
 impl Dialect for Score {
     const HOLD: Option<Duration> = None;
 
+    fn model(request: &Request) -> Option<String> {
+        request.model()
+    }
+
     fn parse(request: &Request) -> Result<(Self, Vec<Item>), Refusal> {
         let ScoreBody { text_1, text_2, changes } = request.parse()?;
         changes.check()?;
@@ -140,6 +144,10 @@ struct RankedText<'a> {
 
 impl Dialect for Rerank {
     const HOLD: Option<Duration> = None;
+
+    fn model(request: &Request) -> Option<String> {
+        request.model()
+    }
 
     fn parse(request: &Request) -> Result<(Self, Vec<Item>), Refusal> {
         let RerankBody { query, documents, top_n, return_documents, changes } = request.parse()?;

@@ -49,6 +49,15 @@ impl Request {
         serde_json::from_slice(&self.json).map_err(|error| Refusal::malformed(format!("the body: {error}")))
     }
 
+    /// What OpenAI's and vLLM's bodies call the model; `None` where they do not, or where the body is to be refused anyway.
+    pub fn model(&self) -> Option<String> {
+        #[derive(serde::Deserialize)]
+        struct Named {
+            model: Option<String>,
+        }
+        self.parse::<Named>().ok()?.model
+    }
+
     /// A text that carries its template.
     pub fn text(&self, text: String) -> Item {
         self.check(&text)?;

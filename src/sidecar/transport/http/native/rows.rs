@@ -115,12 +115,22 @@ impl Ask {
             rollout.deadline_ms.map(earlier).or(self.options.deadline_ms.map(|ms| ms.min(MAX_DEADLINE_MS)));
         let priority = if rollout.priority == 0 { self.options.priority } else { rollout.priority };
         let (traceparent, tracestate) = (self.traceparent.clone(), self.tracestate.clone());
+        let model = self.options.model.clone();
         let model_version = if rollout.model_version.is_empty() {
             self.wanted.clone().unwrap_or_default()
         } else {
             rollout.model_version.clone()
         };
-        Box::new(Rollout { model_version, aggregation, deadline_ms, priority, traceparent, tracestate, ..*rollout })
+        Box::new(Rollout {
+            model,
+            model_version,
+            aggregation,
+            deadline_ms,
+            priority,
+            traceparent,
+            tracestate,
+            ..*rollout
+        })
     }
 }
 
@@ -141,7 +151,7 @@ impl Row {
 }
 
 /// The answer to a row, as a rewards file has it; `None` where a model gave it that is none of `served`.
-pub(super) fn answer_one(served: &[&Served], row: &Row, outcomes: &[Outcome]) -> Option<Vec<u8>> {
+pub(super) fn answer_one(served: &[Arc<Served>], row: &Row, outcomes: &[Outcome]) -> Option<Vec<u8>> {
     let mut scored = outcomes.iter().flatten();
     let served = match scored.next() {
         None => served.first()?,
