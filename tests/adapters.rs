@@ -2,6 +2,7 @@
 //!
 //! The fixtures come from `tools/fixtures/peft_adapters.py`.
 
+mod common;
 #[path = "common/reference.rs"]
 mod reference;
 
@@ -10,7 +11,9 @@ use std::path::{Path, PathBuf};
 
 use reward_sidecar::batch::MicroBatch;
 use reward_sidecar::engine::{Engine, ScoreTable};
-use reward_sidecar::model::{CacheSize, Config, Dtype, ModelEngine, NamedAdapter};
+use reward_sidecar::model::{self, CacheSize, Config, Dtype, ModelEngine, NamedAdapter};
+use reward_sidecar::proto::v1;
+use reward_sidecar::sidecar::{Listeners, Sidecar};
 
 use reference::{Reference, bits, compare, fixtures, reference};
 
@@ -292,4 +295,43 @@ fn what_cannot_be_loaded_beside_each_other_is_refused() {
         let message = ModelEngine::load_adapters(&config).err().unwrap().to_string();
         assert!(message.contains(says), "{says}: {message}");
     }
+}
+
+/// Served together, under a load that is mixed rollout by rollout: each reward has the bits that its model gives alone, and its
+/// model's version.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mixed_load_gives_each_rollout_the_bits_of_its_own_model() {
+    let folders: Vec<PathBuf> = adapters().into_iter().filter(|f| base_of(f).ends_with("base/qwen2")).collect();
+    let names: Vec<String> = folders.iter().map(|f| f.file_name().unwrap().to_string_lossy().into_owned()).collect();
+    let base = base_of(&folders[0]);
+    let mut alone = together(&folders, config(&base, 1));
+    let adapters = names.iter().zip(&folders).map(|(name, folder)| named(name, folder)).collect();
+    let served = Config { adapters, prefix_cache: CacheSize::Bytes(1 << 20), ..config(&base, 1) };
+    let engines = model::load_all(&served).unwrap();
+    let settings = reward_sidecar::sidecar::Config { max_batch_rollouts: 3, ..common::loopback() };
+    let sidecar = Sidecar::start_models(Listeners::bind(&settings).await.unwrap(), settings, engines).await.unwrap();
+    let (send, mut replies) = common::open(&sidecar).await;
+    let references: Vec<Reference> = folders.iter().map(|folder| reference(folder)).collect();
+    let mut expected = std::collections::BTreeMap::new();
+    for round in 0..3 {
+        let most = references.iter().map(|reference| reference.cases.len()).max().unwrap();
+        for case in 0..most {
+            for (model, reference) in references.iter().enumerate().filter(|(_, r)| case < r.cases.len()) {
+                let tokens = read(&alone[model], &reference.cases[case].input_ids);
+                let id = format!("{round} {model} {case}");
+                let table = alone[model].score(&MicroBatch::pack(&[&tokens[..]], true)).unwrap();
+                expected.insert(id.clone(), (model, bits(&table).remove(0)));
+                send.send(v1::Rollout { model: names[model].clone(), ..common::ids(id, &tokens) }).unwrap();
+            }
+        }
+    }
+    drop(send);
+    while let Some(reply) = replies.message().await.unwrap() {
+        let (model, bits) = expected.remove(&reply.id).unwrap();
+        let rewards = common::rewards(&reply);
+        assert_eq!(rewards.attributes.iter().map(|x| x.to_bits()).collect::<Vec<_>>(), bits, "{}", reply.id);
+        assert_eq!(*rewards.model_version, *alone[model].card().model_version);
+    }
+    assert!(expected.is_empty(), "{expected:?}");
+    sidecar.drain().await.unwrap();
 }
