@@ -527,7 +527,6 @@ fn adapters_that_do_not_fit_exit_2() {
         (&*base, [adapter("a", "dora"), adapter("a", "rslora-patterns")], "two are called \"a\""),
         (&*base, [adapter("a", "dora"), adapter("", "rslora-patterns")], "needs a name"),
         (&*base, [adapter("a", "dora"), adapter("b", "nowhere")], "nowhere"),
-        (&*base, [adapter("a", "dora"), adapter("b", "bias-all")], "adapter_model.safetensors"),
         (MODEL, [adapter("a", "dora"), adapter("b", "rslora-patterns")], "dora/adapter_model.safetensors"),
     ] {
         let [a, b] = &adapters;
