@@ -9,17 +9,16 @@ for an answer that cannot be scored: it would count 0, so `on_rejection="raise"`
 
 from __future__ import annotations
 
-import argparse
 import copy
 import sys
 import tempfile
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import reward_sidecar
 from curves import draw, rise
 from datasets import Dataset
+from options import options_of
 from reward_sidecar.trl import reward_funcs
 from tiny_policy import LONGEST_ANSWER, Corpus, policy_of, tokenizer_of
 from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
@@ -29,12 +28,7 @@ PAIRS = 3
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--address", help="of a server that serves the demo model")
-    parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--picture", type=Path, default=Path("online_dpo_trl.png"))
-    options = parser.parse_args()
+    options = options_of(__doc__, "online_dpo_trl.png", "steps", 60)
 
     corpus = Corpus()
     tokenizer = tokenizer_of(corpus)

@@ -8,7 +8,7 @@ import torch
 import transformers
 from transformers import AutoModelForSequenceClassification
 
-from peer import Ids, Scores, Setup, serve
+from peer import Ids, Run, Scores, Setup, serve
 
 BATCH = 8
 
@@ -26,11 +26,11 @@ class Transformers:
         versions = f"transformers {transformers.__version__}, torch {torch.__version__}"
         return f"{versions}, float32, attention {attention}, padded batches of {BATCH}, {setup.options['order']}"
 
-    def run(self) -> tuple[float, Scores]:
+    def run(self) -> Run:
         self.score(self.setup.warm_up)
         began = time.perf_counter()
         scores = [row for call in self.setup.in_calls(self.setup.rollouts) for row in self.score(call)]
-        return time.perf_counter() - began, scores
+        return Run(time.perf_counter() - began, scores)
 
     @torch.inference_mode()
     def score(self, rollouts: list[Ids]) -> Scores:
