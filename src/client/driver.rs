@@ -348,6 +348,7 @@ mod tests {
     fn a_card_asked_for_while_the_connection_is_made_is_answered() {
         let config = Config {
             address: Address::parse("unix:///nowhere").unwrap(),
+            model: String::new(),
             in_flight_limit: 8,
             back_off: BackOff::default(),
             deadline_ms: None,

@@ -85,8 +85,9 @@ impl ModelEngine {
             parts.blueprint.beside_others(&adapter.name, adapter.folder.is_some());
             Ok(parts)
         };
-        let parts = config.adapters.iter().map(open).collect::<Result<Vec<_>, ModelError>>()?;
+        let mut parts = config.adapters.iter().map(open).collect::<Result<Vec<_>, ModelError>>()?;
         let base = Blueprint::open(config)?;
+        parts.iter_mut().for_each(|parts| parts.blueprint.share_text(&base));
         let spec = arch::find(&base.settings)?.spec(&base.settings)?;
         let is_changed = |parts: &Parts| {
             let weights = parts.blueprint.weights.as_ref();

@@ -224,7 +224,7 @@ impl Sidecar {
         let (mut models, mut known_answers, mut threads, mut generation) = (Vec::new(), Vec::new(), Vec::new(), 0);
         for engine in engines {
             generation += 1;
-            let started = Started::start(engine, generation, &config, &common).await?;
+            let started = Started::start(engine, generation, &config, &common, &models).await?;
             models.push(started.served);
             known_answers.push(started.known_answer);
             threads.extend(started.threads);
@@ -285,7 +285,7 @@ impl Sidecar {
         };
         let generation = self.generation + 1;
         let common = Common { shared: self.shared.clone(), health: self.health.clone(), turn: Arc::default() };
-        let next = Started::start(engine, generation, &self.config, &common).await?;
+        let next = Started::start(engine, generation, &self.config, &common, &models).await?;
         self.generation = generation;
         // Those of generations that have ended need not be kept.
         self.threads.retain(|thread| !thread.is_finished());

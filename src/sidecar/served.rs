@@ -67,14 +67,16 @@ pub(super) struct Started {
 }
 
 impl Started {
-    /// Has `engine` score its known answer, then starts the threads around it.
+    /// Has `engine` score its known answer, then starts the threads around it. A tokenizer that one of `others` has, too, is shared.
     pub(super) async fn start(
         engine: Box<dyn Engine>,
         generation: u64,
         config: &Config,
         common: &Common,
+        others: &[Arc<Served>],
     ) -> Result<Self, StartError> {
-        let rules = Rules::new(Arc::clone(engine.card()), config).map_err(StartError::Text)?;
+        let others = others.iter().map(|served| &served.rules);
+        let rules = Rules::beside(others, Arc::clone(engine.card()), config).map_err(StartError::Text)?;
         let (rules, engine, known_answer) = known_answer(rules, engine, generation, config).await?;
         let Common { shared, health, turn } = common;
         let queue = Arc::new(Queue::new(config, shared.clone()).with_prefixes(engine.prefixes()));

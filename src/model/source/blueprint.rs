@@ -185,6 +185,13 @@ impl Blueprint {
         }
     }
 
+    /// Keeps a tokenizer's file once, where the base has the same.
+    pub fn share_text(&mut self, base: &Self) {
+        if self.text.tokenizer_json == base.text.tokenizer_json {
+            self.text.tokenizer_json.clone_from(&base.text.tokenizer_json);
+        }
+    }
+
     /// A digest of everything that makes the model's numbers.
     pub fn fingerprint(&self, attributes: &[String], memory: &DigestMemory) -> Result<String, ModelError> {
         let mut fingerprint = Fingerprint::default();

@@ -92,7 +92,7 @@ impl Running {
             super::start(&queue, Box::new(engine.clone()), Terms::of(config, 1, &Arc::default()), &health).unwrap();
         let rules = Rules::new(Arc::clone(&engine.card), config).unwrap();
         let served = Arc::new(Served { generation: 1, rules, queue: Arc::clone(&queue) });
-        let intake = Intake::new(served, config, shared, Observers::new(Vec::new()));
+        let intake = Intake::new(vec![served], config, shared, Observers::new(Vec::new()));
         Self { intake, queue, health, threads, caller: Identity::new("test", None) }
     }
 
