@@ -16,14 +16,14 @@ use reward_sidecar::rollout::{Input, Rollout};
 use reward_sidecar::sidecar::{Config, Listeners, Sidecar, StartError};
 
 /// An echo of another name, which adds its own number to the length. Passes of several must not overlap.
-struct Named {
+struct Adding {
     card: Arc<ModelCard>,
     adds: f32,
     running: Arc<AtomicUsize>,
     lies: Arc<AtomicBool>,
 }
 
-impl Named {
+impl Adding {
     fn new(name: &str, adds: u8) -> Self {
         let echo = EchoEngine::new(CONTEXT);
         let version = format!("{name}@1").into();
@@ -32,7 +32,7 @@ impl Named {
     }
 }
 
-impl Engine for Named {
+impl Engine for Adding {
     fn card(&self) -> &Arc<ModelCard> {
         &self.card
     }
@@ -58,8 +58,9 @@ const NAMES: [&str; 3] = ["first", "second", "third"];
 /// Three of them, which add 0, 10 and 20, and what makes the second one lie.
 async fn three(config: Config) -> (Sidecar, Arc<AtomicBool>) {
     let running = Arc::new(AtomicUsize::new(0));
-    let engines = (0..).zip(NAMES).map(|(i, name)| Named { running: Arc::clone(&running), ..Named::new(name, 10 * i) });
-    let engines: Vec<Named> = engines.collect();
+    let engines =
+        (0..).zip(NAMES).map(|(i, name)| Adding { running: Arc::clone(&running), ..Adding::new(name, 10 * i) });
+    let engines: Vec<Adding> = engines.collect();
     let lies = Arc::clone(&engines[1].lies);
     let engines = engines.into_iter().map(|engine| Box::new(engine) as Box<dyn Engine>).collect();
     let listeners = Listeners::bind(&config).await.unwrap();
@@ -145,9 +146,9 @@ async fn one_of_several_is_replaced_by_its_name() {
     let (mut sidecar, _) = three(loopback()).await;
     let generations = |sidecar: &Sidecar| sidecar.intake().models().iter().map(|m| m.generation).collect::<Vec<_>>();
     assert_eq!(generations(&sidecar), [1, 2, 3]);
-    assert_eq!(sidecar.replace(Box::new(Named::new("second", 50))).await.unwrap(), 4);
+    assert_eq!(sidecar.replace(Box::new(Adding::new("second", 50))).await.unwrap(), 4);
     assert_eq!(generations(&sidecar), [1, 4, 3]);
-    let unknown = sidecar.replace(Box::new(Named::new("fourth", 0))).await.unwrap_err();
+    let unknown = sidecar.replace(Box::new(Adding::new("fourth", 0))).await.unwrap_err();
     assert!(matches!(&unknown, StartError::Models(what) if what.contains("'fourth'")), "{unknown}");
     let mut client = connect(&sidecar).await;
     let rollouts = NAMES.map(|name| naming(name, name, &[1])).to_vec();
@@ -159,7 +160,7 @@ async fn one_of_several_is_replaced_by_its_name() {
 #[tokio::test]
 async fn models_that_have_one_name_are_refused() {
     let start = async |names: &[&str]| {
-        let engines = names.iter().map(|name| Box::new(Named::new(name, 0)) as Box<dyn Engine>).collect();
+        let engines = names.iter().map(|name| Box::new(Adding::new(name, 0)) as Box<dyn Engine>).collect();
         let listeners = Listeners::bind(&loopback()).await.unwrap();
         Sidecar::start_models(listeners, loopback(), engines).await.err().unwrap().to_string()
     };

@@ -1,34 +1,17 @@
 //! A server of several models over HTTP: which one a request names, by its query, its body or its path.
 
-use std::sync::Arc;
-
-use reward_sidecar::batch::MicroBatch;
-use reward_sidecar::engine::{EchoEngine, Engine, EngineError, ModelCard, ReadPolicy, ScoreTable};
+use reward_sidecar::engine::{EchoEngine, Engine, ReadPolicy};
 use reward_sidecar::sidecar::{Listeners, Sidecar};
 use serde_json::{Value, json};
 
 use crate::client::*;
-use crate::common::{CONTEXT, words};
+use crate::common::{CONTEXT, Named, words};
 use crate::{http, sidecar};
-
-/// An echo under another name.
-struct Named(EchoEngine, Arc<ModelCard>);
-
-impl Engine for Named {
-    fn card(&self) -> &Arc<ModelCard> {
-        &self.1
-    }
-
-    fn score(&mut self, batch: &MicroBatch) -> Result<ScoreTable, EngineError> {
-        self.0.score(batch)
-    }
-}
 
 async fn two() -> Sidecar {
     let engine = |name: &str, version: &str| {
         let echo = EchoEngine::new(CONTEXT).taking(words(), ReadPolicy::default());
-        let card = ModelCard { name: name.into(), model_version: version.into(), ..ModelCard::clone(echo.card()) };
-        Box::new(Named(echo, card.into())) as Box<dyn Engine>
+        Box::new(Named::new(echo, name, version)) as Box<dyn Engine>
     };
     let engines = vec![engine("left", "left@1"), engine("right", "right@1")];
     Sidecar::start_models(Listeners::bind(&http()).await.unwrap(), http(), engines).await.unwrap()

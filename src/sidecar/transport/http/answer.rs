@@ -108,9 +108,8 @@ async fn work<D: Dialect>(
             let message = format!("{} inputs; a request has from 1 to {}", items.len(), body::MAX_INPUTS);
             return Err(Refusal::malformed(message));
         }
-        let named = if request.options.model.is_empty() { D::model(&request) } else { None };
-        let model = match named {
-            Some(named) if !named.is_empty() => shared.named(&named)?.name().to_owned(),
+        let model = match request.model(D::MODEL_IN).filter(|named| !named.is_empty()) {
+            Some(named) if request.options.model.is_empty() => shared.named(&named)?.name().to_owned(),
             _ => request.options.model.clone(),
         };
         let with = |item| with_options(item, &request, D::HOLD, (&model, wanted.as_deref()));

@@ -14,7 +14,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::dialect::{Dialect, Scored, created, logistic, number};
+use super::dialect::{Dialect, ModelIn, Scored, created, logistic, number};
 use super::inputs::Inputs;
 use super::openai::Usage;
 use super::reply::{Refusal, Reply};
@@ -71,10 +71,7 @@ pub(super) enum Classify {
 impl Dialect for Classify {
     /// verl's client waits without limit.
     const HOLD: Option<Duration> = None;
-
-    fn model(request: &Request) -> Option<String> {
-        request.model()
-    }
+    const MODEL_IN: ModelIn = ModelIn::Body;
 
     fn parse(request: &Request) -> Result<(Self, Vec<Item>), Refusal> {
         let body: Body = request.parse()?;

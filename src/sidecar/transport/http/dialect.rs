@@ -20,14 +20,11 @@ pub(super) trait Dialect: Sized + Send + 'static {
     /// waits without limit.
     const HOLD: Option<Duration>;
 
+    /// Where its clients name a model, beside the query, which counts before it.
+    const MODEL_IN: ModelIn = ModelIn::Query;
+
     /// The request's inputs in their order, and what the renderer has to know of them.
     fn parse(request: &Request) -> Result<(Self, Vec<Item>), Refusal>;
-
-    /// The model that the body or the path names, as clients of a server of several name it. Where there is one model alone, it is
-    /// passed over: many clients must name something.
-    fn model(_request: &Request) -> Option<String> {
-        None
-    }
 
     /// The answer.
     fn render(self, scored: &Scored) -> Result<Reply, Refusal>;
@@ -36,6 +33,18 @@ pub(super) trait Dialect: Sized + Send + 'static {
     fn refuse(refusal: &Refusal) -> Reply {
         refusal.reply()
     }
+}
+
+/// Where a request names the model that it is for. Where there is one model alone, what is not in the query is passed over: many
+/// clients must name something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ModelIn {
+    /// Nowhere else.
+    Query,
+    /// `model` in the body, as OpenAI and vLLM have it.
+    Body,
+    /// `/v2/models/NAME/...`
+    Path,
 }
 
 /// What became of a request's inputs.

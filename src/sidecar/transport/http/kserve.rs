@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use self::tensors::{InputTensor, Wire};
-use super::dialect::{Dialect, Scored};
+use super::dialect::{Dialect, ModelIn, Scored};
 use super::reply::{Refusal, Reply};
 use super::request::{Item, Request};
 use crate::reward::{Code, Rejection};
@@ -82,10 +82,7 @@ struct OutputTensor {
 impl Dialect for Infer {
     /// Both clients wait for 60 s.
     const HOLD: Option<Duration> = Some(Duration::from_secs(55));
-
-    fn model(request: &Request) -> Option<String> {
-        Some(in_path(&request.path).to_owned())
-    }
+    const MODEL_IN: ModelIn = ModelIn::Path;
 
     fn parse(request: &Request) -> Result<(Self, Vec<Item>), Refusal> {
         let (head, binary) = split(request)?;
@@ -104,7 +101,8 @@ impl Dialect for Infer {
         if let Some((name, _)) = outputs.iter().find(|(name, _)| !OUTPUTS.contains(&name.as_str())) {
             return Err(Refusal::malformed(format!("outputs: there is no '{name}'; there are {}", OUTPUTS.join(", "))));
         }
-        Ok((Self { id: body.id, model: in_path(&request.path).to_owned(), outputs }, items))
+        let model = request.model(Self::MODEL_IN).unwrap_or_default();
+        Ok((Self { id: body.id, model, outputs }, items))
     }
 
     fn render(self, scored: &Scored) -> Result<Reply, Refusal> {
@@ -150,11 +148,6 @@ impl Dialect for Infer {
         };
         refusal.reply_with(&json!({"error": message}))
     }
-}
-
-/// The model of `/v2/models/NAME/...`.
-fn in_path(path: &str) -> &str {
-    path.split('/').nth(3).unwrap_or_default()
 }
 
 /// The JSON of a body, and the tensors behind it.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::classify::{Changes, numbers};
-use super::dialect::{Dialect, Scored, created, logistic, number};
+use super::dialect::{Dialect, ModelIn, Scored, created, logistic, number};
 use super::inputs::Inputs;
 use super::openai::{Encoding, Usage, Vector};
 use super::reply::{Refusal, Reply};
@@ -84,10 +84,7 @@ struct PooledData {
 
 impl Dialect for Pooling {
     const HOLD: Option<Duration> = None;
-
-    fn model(request: &Request) -> Option<String> {
-        request.model()
-    }
+    const MODEL_IN: ModelIn = ModelIn::Body;
 
     fn parse(request: &Request) -> Result<(Self, Vec<Item>), Refusal> {
         parse(request).map(|(asked, items)| (Self(asked), items))
@@ -121,10 +118,7 @@ struct EmbeddedData {
 
 impl Dialect for Embeddings {
     const HOLD: Option<Duration> = None;
-
-    fn model(request: &Request) -> Option<String> {
-        request.model()
-    }
+    const MODEL_IN: ModelIn = ModelIn::Body;
 
     fn parse(request: &Request) -> Result<(Self, Vec<Item>), Refusal> {
         parse(request).map(|(asked, items)| (Self(asked), items))

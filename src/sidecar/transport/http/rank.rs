@@ -7,7 +7,7 @@ use serde::de::Deserializer;
 use serde::{Deserialize, Serialize};
 
 use super::classify::Changes;
-use super::dialect::{Dialect, Scored, created, number};
+use super::dialect::{Dialect, ModelIn, Scored, created, number};
 use super::inputs::OneOrMany;
 use super::openai::Usage;
 use super::reply::{Refusal, Reply};
@@ -52,10 +52,7 @@ struct ScoreData {
 
 impl Dialect for Score {
     const HOLD: Option<Duration> = None;
-
-    fn model(request: &Request) -> Option<String> {
-        request.model()
-    }
+    const MODEL_IN: ModelIn = ModelIn::Body;
 
     fn parse(request: &Request) -> Result<(Self, Vec<Item>), Refusal> {
         let ScoreBody { text_1, text_2, changes } = request.parse()?;
@@ -144,10 +141,7 @@ struct RankedText<'a> {
 
 impl Dialect for Rerank {
     const HOLD: Option<Duration> = None;
-
-    fn model(request: &Request) -> Option<String> {
-        request.model()
-    }
+    const MODEL_IN: ModelIn = ModelIn::Body;
 
     fn parse(request: &Request) -> Result<(Self, Vec<Item>), Refusal> {
         let RerankBody { query, documents, top_n, return_documents, changes } = request.parse()?;

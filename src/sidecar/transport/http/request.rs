@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 
+use super::dialect::ModelIn;
 use super::python_json;
 use super::query::Options;
 use super::reply::Refusal;
@@ -49,13 +50,17 @@ impl Request {
         serde_json::from_slice(&self.json).map_err(|error| Refusal::malformed(format!("the body: {error}")))
     }
 
-    /// What OpenAI's and vLLM's bodies call the model; `None` where they do not, or where the body is to be refused anyway.
-    pub fn model(&self) -> Option<String> {
+    /// What the body or the path calls the model; `None` where they do not, or where the body is to be refused anyway.
+    pub fn model(&self, place: ModelIn) -> Option<String> {
         #[derive(serde::Deserialize)]
         struct Named {
             model: Option<String>,
         }
-        self.parse::<Named>().ok()?.model
+        match place {
+            ModelIn::Query => None,
+            ModelIn::Body => self.parse::<Named>().ok()?.model,
+            ModelIn::Path => self.path.split('/').nth(3).map(str::to_owned),
+        }
     }
 
     /// A text that carries its template.
