@@ -335,3 +335,88 @@ async fn a_mixed_load_gives_each_rollout_the_bits_of_its_own_model() {
     assert!(expected.is_empty(), "{expected:?}");
     sidecar.drain().await.unwrap();
 }
+
+/// Random pairs of rank 3 for every matrix in the layers of a model, in PEFT's layout.
+fn write_random_adapter(model: &Path, folder: &Path) {
+    const RANK: usize = 3;
+    let mut random = common::Random(0x5eed);
+    let mut tensors = std::collections::BTreeMap::new();
+    for file in fs::read_dir(model).unwrap().map(|entry| entry.unwrap().path()) {
+        if file.extension().is_none_or(|extension| extension != "safetensors") {
+            continue;
+        }
+        let bytes = fs::read(file).unwrap();
+        let mut all = safetensors::SafeTensors::deserialize(&bytes).unwrap().tensors();
+        all.sort_by(|(a, _), (b, _)| a.cmp(b));
+        for (name, view) in all {
+            let (Some(module), &[outputs, inputs]) = (name.strip_suffix(".weight"), view.shape()) else { continue };
+            if !module.contains("layers.") {
+                continue;
+            }
+            let mut pair = |part: &str, shape: [usize; 2], scale: f32| {
+                let value = |_| scale * (random.below(2001) as f32 / 1000.0 - 1.0);
+                let values: Vec<u8> = (0..shape[0] * shape[1]).flat_map(|i| f32::to_le_bytes(value(i))).collect();
+                tensors.insert(format!("base_model.model.{module}.{part}.weight"), (shape.to_vec(), values));
+            };
+            pair("lora_A", [RANK, inputs], (inputs as f32).sqrt().recip());
+            pair("lora_B", [outputs, RANK], 0.2);
+        }
+    }
+    let views = tensors.iter().map(|(name, (shape, values))| {
+        (name, safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.clone(), values).unwrap())
+    });
+    safetensors::serialize_to_file(views, None, &folder.join("adapter_model.safetensors")).unwrap();
+    let config = serde_json::json!({"peft_type": "LORA", "r": RANK, "lora_alpha": RANK});
+    fs::write(folder.join("adapter_config.json"), config.to_string()).unwrap();
+}
+
+/// Every form of decoder, with an adapter on every matrix of its layers, experts and their routers included: not merged it
+/// gives what it gives merged, but for rounding, and its own bits at two ranks and one rollout at a time.
+#[test]
+fn every_architecture_takes_adapters_that_are_not_merged() {
+    let mut tried = std::collections::BTreeSet::new();
+    let mut folders: Vec<_> = fs::read_dir(fixtures().join("hf")).unwrap().map(|e| e.unwrap().path()).collect();
+    folders.sort();
+    for model in folders {
+        let said: serde_json::Value = serde_json::from_slice(&fs::read(model.join("reference.json")).unwrap()).unwrap();
+        if said.get("head").is_some_and(|head| !head.is_null()) {
+            continue;
+        }
+        let name = model.display();
+        let rollouts: Vec<Vec<u32>> = said["cases"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|case| serde_json::from_value(case["input_ids"].clone()).unwrap())
+            .collect();
+        let batch = MicroBatch::pack(&rollouts, true);
+        let adapter = tempfile::tempdir().unwrap();
+        write_random_adapter(&model, adapter.path());
+        let config = |tp| Config { preset: "auto".into(), ..config(&model, tp) };
+        let merged = Config { adapter: Some(adapter.path().into()), ..config(1) };
+        let apart = |tp| load(&Config { adapters: vec![named("a", adapter.path())], ..config(tp) });
+        let (mut engine, mut base) = (apart(1), load(&config(1)));
+        let (scored, expected) = (engine.score(&batch).unwrap(), load(&merged).score(&batch).unwrap());
+        let unchanged = base.score(&batch).unwrap();
+        let mut changes = 0.0_f32;
+        for row in 0..scored.rows() {
+            let (row, expected, unchanged) = (scored.row(row), expected.row(row), unchanged.row(row));
+            for ((score, expected), unchanged) in row.unwrap().iter().zip(expected.unwrap()).zip(unchanged.unwrap()) {
+                // The promise of both to transformers; rounding in another order stays well inside.
+                let difference = (score - expected).abs() / expected.abs().max(1.0);
+                assert!(difference <= 1e-4, "{name}: {score}, merged {expected}");
+                changes = changes.max((expected - unchanged).abs());
+            }
+        }
+        assert!(changes > 1e-3, "{name}: the adapter changes something");
+        for (rollout, together) in rollouts.iter().zip(bits(&scored)) {
+            let alone = engine.score(&MicroBatch::pack(&[&rollout[..]], true)).unwrap();
+            assert_eq!(bits(&alone)[0], together, "{name}, alone");
+        }
+        if engine.report().degrees.contains(&2) {
+            assert_eq!(bits(&apart(2).score(&batch).unwrap()), bits(&scored), "{name}, tp 2");
+        }
+        tried.insert(engine.card().architecture.clone());
+    }
+    assert!(tried.len() >= 12 && tried.iter().any(|name| name.starts_with("Mixtral")), "{tried:?}");
+}

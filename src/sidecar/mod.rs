@@ -190,8 +190,8 @@ impl Sidecar {
         Self::start_all(listeners, config, vec![engine], Vec::new()).await
     }
 
-    /// As [`Self::start_on`], of one model or several, each called as its card is. The first is scored by where a rollout names
-    /// none. Passes of their engines come one after the other, as those of engines that share threads must.
+    /// As [`Self::start_on`], of one model or several, each called as its card is. A rollout that names none is the
+    /// first's. Passes of their engines come one after the other, as those of engines that share threads must.
     ///
     /// # Errors
     /// As of [`Self::start`], and [`StartError::Models`] where there is none, or two have one name.

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import reward_sidecar
-from reward_sidecar import Client, ConnectionFailed
+from reward_sidecar import Client, ConnectionFailed, RewardSidecarError
 from support import REPOSITORY
 
 PEFT = REPOSITORY / "tests/fixtures/peft"
@@ -52,5 +52,5 @@ def test_a_name_that_there_is_not_is_refused(server: reward_sidecar.Server) -> N
     # Shared memory is the first model's.
     with server.client() as lane:
         assert lane.card().name == "first"
-    with pytest.raises(ConnectionFailed, match="'second' is asked for"):
+    with pytest.raises(RewardSidecarError, match="'second' is asked for"):
         Client(str(server.shm_address), model="second")

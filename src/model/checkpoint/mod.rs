@@ -19,7 +19,7 @@ mod weights;
 
 #[cfg(fuzzing)]
 pub(crate) use adapter::peft;
-pub use adapter::{ADAPTER_CONFIG, Adapter, Factors, Unchanged};
+pub use adapter::{ADAPTER_CONFIG, Adapter, Unchanged};
 pub use composed::{Composed, Rounding};
 pub use dense::Dense;
 pub use folder::open_folder;
@@ -29,4 +29,4 @@ pub use nemo::{ATTRIBUTE_WEIGHTS, NemoCheckpoint};
 pub use pytorch::PytorchFile;
 pub use safetensors::SafetensorsFile;
 pub use shards::Shards;
-pub use weights::{ElementType, RawInfo, Slice, TensorInfo, WeightSource};
+pub use weights::{ElementType, Factors, RawInfo, Slice, TensorInfo, WeightSource};

@@ -6,7 +6,6 @@
 use std::ops::Range;
 use std::path::PathBuf;
 
-use super::Factors;
 use crate::model::compute::dtype::Precision;
 use crate::model::error::ModelError;
 
@@ -97,6 +96,20 @@ impl Slice {
     pub fn len(&self) -> usize {
         self.rows.len() * self.columns.len()
     }
+}
+
+/// A slice of a change of low rank that is not merged: `f * (W + scale * B A)`.
+pub struct Factors {
+    /// `A`: `[rank, columns]`.
+    pub a: Vec<f32>,
+    /// `B`: `[rows, rank]`.
+    pub b: Vec<f32>,
+    /// At least 1.
+    pub rank: usize,
+    /// What the product is multiplied by.
+    pub scale: f32,
+    /// What each row is multiplied by in the end, `f`; `None` where that is 1.
+    pub row_factors: Option<Vec<f32>>,
 }
 
 /// Named tensors. Shared by the threads that load layers side by side.

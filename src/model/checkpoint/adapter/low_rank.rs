@@ -5,7 +5,7 @@
 //! and magnitudes are of outputs; of a table `[tokens, features]`, `A` is `[rank, tokens]`, `B` is `[features, rank]`, the
 //! product is transposed, and magnitudes are of features.
 
-use super::super::{Slice, WeightSource};
+use super::super::{Factors, Slice, WeightSource};
 use crate::model::compute::kernels::add_low_rank;
 use crate::model::error::ModelError;
 
@@ -18,20 +18,6 @@ pub struct Unchanged<'a> {
     pub shape: (usize, usize),
     /// Reads a slice.
     pub read: &'a dyn Fn(&Slice) -> Result<Vec<f32>, ModelError>,
-}
-
-/// A slice of a change of low rank that is not merged: `f * (W + scale * B A)`.
-pub struct Factors {
-    /// `A`: `[rank, columns]`.
-    pub a: Vec<f32>,
-    /// `B`: `[rows, rank]`.
-    pub b: Vec<f32>,
-    /// At least 1.
-    pub rank: usize,
-    /// What the product is multiplied by.
-    pub scale: f32,
-    /// What each row is multiplied by in the end, `f`; `None` where that is 1.
-    pub row_factors: Option<Vec<f32>>,
 }
 
 /// A change of low rank, by the names of its tensors in the adapter.

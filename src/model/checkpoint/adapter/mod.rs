@@ -13,9 +13,9 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use self::low_rank::LowRank;
-pub use self::low_rank::{Factors, Unchanged};
+pub use self::low_rank::Unchanged;
 use self::part::Part;
-use super::{PytorchFile, SafetensorsFile, Slice, TensorInfo, WeightSource};
+use super::{Factors, PytorchFile, SafetensorsFile, Slice, TensorInfo, WeightSource};
 use crate::model::error::{ModelError, read_json};
 
 /// Name of the file that makes a folder an adapter in PEFT's layout.

@@ -106,7 +106,7 @@ impl FeedForward {
         }
     }
 
-    /// The inner activations of some rows, on the kernels' road.
+    /// The inner activations of some rows, by the kernels.
     fn inner(&self, up: &Packed, x: &Tensor) -> Result<Tensor> {
         let wide = up.forward(x)?;
         let (rows, columns) = wide.dims2()?;

@@ -27,7 +27,7 @@ impl Linear {
         }
     }
 
-    /// The layer with what the context's weights change in it; what they do not is shared, on the kernels' road.
+    /// The layer with what the context's weights change in it; what they do not is shared where kernels compute.
     pub fn adapted(&self, context: &RankContext, matrices: &[Matrix], bias: bool) -> Loaded<Self> {
         match (self, context.backend) {
             (Self::Packed(packed), Backend::Kernels(weights)) => {

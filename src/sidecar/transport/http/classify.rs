@@ -14,11 +14,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::dialect::{Dialect, ModelIn, Scored, created, logistic, number};
+use super::dialect::{Dialect, Scored, created, logistic, number};
 use super::inputs::Inputs;
 use super::openai::Usage;
 use super::reply::{Refusal, Reply};
-use super::request::{Item, Request};
+use super::request::{Item, ModelIn, Request};
 use crate::reward::Rewards;
 
 #[derive(Deserialize)]

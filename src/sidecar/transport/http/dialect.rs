@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde::ser::{SerializeMap as _, Serializer};
 
 use super::reply::{Refusal, Reply};
-use super::request::{Item, Request};
+use super::request::{Item, ModelIn, Request};
 use crate::engine::ModelCard;
 use crate::reward::{Outcome, Rewards};
 
@@ -33,18 +33,6 @@ pub(super) trait Dialect: Sized + Send + 'static {
     fn refuse(refusal: &Refusal) -> Reply {
         refusal.reply()
     }
-}
-
-/// Where a request names the model that it is for. Where there is one model alone, what is not in the query is passed over: many
-/// clients must name something.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ModelIn {
-    /// Nowhere else.
-    Query,
-    /// `model` in the body, as OpenAI and vLLM have it.
-    Body,
-    /// `/v2/models/NAME/...`
-    Path,
 }
 
 /// What became of a request's inputs.

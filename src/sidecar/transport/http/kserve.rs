@@ -24,9 +24,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use self::tensors::{InputTensor, Wire};
-use super::dialect::{Dialect, ModelIn, Scored};
+use super::dialect::{Dialect, Scored};
 use super::reply::{Refusal, Reply};
-use super::request::{Item, Request};
+use super::request::{Item, ModelIn, Request};
 use crate::reward::{Code, Rejection};
 
 pub(super) use self::about::{config, metadata, ready, server};

@@ -6,11 +6,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::classify::{Changes, numbers};
-use super::dialect::{Dialect, ModelIn, Scored, created, logistic, number};
+use super::dialect::{Dialect, Scored, created, logistic, number};
 use super::inputs::Inputs;
 use super::openai::{Encoding, Usage, Vector};
 use super::reply::{Refusal, Reply};
-use super::request::{Item, Request};
+use super::request::{Item, ModelIn, Request};
 
 #[derive(Deserialize)]
 struct Body {

@@ -7,11 +7,11 @@ use serde::de::Deserializer;
 use serde::{Deserialize, Serialize};
 
 use super::classify::Changes;
-use super::dialect::{Dialect, ModelIn, Scored, created, number};
+use super::dialect::{Dialect, Scored, created, number};
 use super::inputs::OneOrMany;
 use super::openai::Usage;
 use super::reply::{Refusal, Reply};
-use super::request::{Item, Request, in_group, raw_text};
+use super::request::{Item, ModelIn, Request, in_group, raw_text};
 
 /// A prompt and a completion, the prompt naming the group.
 fn pair(request: &Request, prompt: &str, completion: &str) -> Item {

@@ -8,7 +8,6 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 
-use super::dialect::ModelIn;
 use super::python_json;
 use super::query::Options;
 use super::reply::Refusal;
@@ -18,6 +17,18 @@ use crate::rollout::{Input, Rollout};
 
 /// One input of a request: a rollout without an id, or why it is none.
 pub(super) type Item = Result<Rollout, Rejection>;
+
+/// Where a request names the model that it is for. Where there is one model alone, what is not in the query is passed over: many
+/// clients must name something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ModelIn {
+    /// Nowhere else.
+    Query,
+    /// `model` in the body, as OpenAI and vLLM have it.
+    Body,
+    /// `/v2/models/NAME/...`
+    Path,
+}
 
 /// See the module.
 pub(super) struct Request {
