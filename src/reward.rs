@@ -167,6 +167,8 @@ codes! {
     EmptyCompletion = "EMPTY_COMPLETION",
     /// Another model version would score it, or has, than the one that was asked for.
     OtherVersion = "OTHER_VERSION",
+    /// The server has no model of that name.
+    UnknownModel = "UNKNOWN_MODEL",
 }
 
 impl std::fmt::Display for Code {

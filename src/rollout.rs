@@ -38,6 +38,8 @@ fn soft_length<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Soft
 pub struct Rollout {
     /// The caller's name for it; comes back with the answer.
     pub id: String,
+    /// The name of the model that is to score it, of several on one server; empty means the server's first.
+    pub model: String,
     /// What is to be scored; `None` when the caller sent no input form.
     pub input: Option<Input>,
     /// Why the completion ended.

@@ -6,29 +6,12 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use common::*;
-use reward_sidecar::batch::MicroBatch;
-use reward_sidecar::engine::{EchoEngine, Engine, EngineError, ModelCard, ScoreTable};
+use reward_sidecar::engine::EchoEngine;
 use reward_sidecar::sidecar::{Accepted, Answered, Config, Observer, Sidecar};
 
 /// An echo whose version says which one it is, and which says no rollout that another has accepted.
-struct Named(EchoEngine, Arc<ModelCard>);
-
-impl Named {
-    fn new(version: &str) -> Self {
-        let echo = EchoEngine::new(CONTEXT);
-        let card = ModelCard { model_version: version.into(), ..ModelCard::clone(echo.card()) };
-        Self(echo, Arc::new(card))
-    }
-}
-
-impl Engine for Named {
-    fn card(&self) -> &Arc<ModelCard> {
-        &self.1
-    }
-
-    fn score(&mut self, batch: &MicroBatch) -> Result<ScoreTable, EngineError> {
-        self.0.score(batch)
-    }
+fn named(version: &str) -> Box<Named> {
+    Box::new(Named::new(EchoEngine::new(CONTEXT), "echo", version))
 }
 
 #[tokio::test]
@@ -42,7 +25,7 @@ async fn what_a_generation_accepted_it_also_scores() {
     while gate.reached.load(Ordering::SeqCst) == 0 || sidecar.unanswered() < 10 {
         tokio::task::yield_now().await;
     }
-    assert_eq!(sidecar.replace(Box::new(Named::new("echo-new"))).await.unwrap(), 2);
+    assert_eq!(sidecar.replace(named("echo-new")).await.unwrap(), 2);
     assert_eq!(&*sidecar.intake().card().model_version, "echo-new");
     for i in 0..10 {
         send.send(ids(format!("new{i}"), &[i])).unwrap();
@@ -73,7 +56,7 @@ async fn a_lane_learns_of_the_next_generation() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("lanes.sock");
     let config = Config { shm: Some(path.clone()), ..Config::default() };
-    let mut sidecar = Sidecar::start(config, Box::new(Named::new("v1"))).await.unwrap();
+    let mut sidecar = Sidecar::start(config, named("v1")).await.unwrap();
     let client = tokio::task::spawn_blocking(move || Client::connect(format!("shm://{}", path.display())).unwrap());
     let client = Arc::new(client.await.unwrap());
     let score = async || {
@@ -89,7 +72,7 @@ async fn a_lane_learns_of_the_next_generation() {
     };
     assert_eq!(score().await, ("v1".to_owned(), 1, "v1".to_owned()));
     for generation in 2..5 {
-        assert_eq!(sidecar.replace(Box::new(Named::new(&format!("v{generation}")))).await.unwrap(), generation);
+        assert_eq!(sidecar.replace(named(&format!("v{generation}"))).await.unwrap(), generation);
         let version = format!("v{generation}");
         assert_eq!(score().await, (version.clone(), generation, version));
     }

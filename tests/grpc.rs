@@ -117,7 +117,7 @@ async fn a_batch_is_answered_in_order_with_the_bad_ones_named() {
 #[tokio::test]
 async fn the_card_says_what_may_be_asked() {
     let sidecar = echo(Config { over_long: OverLong::TruncateLeft, stream_in_flight: 17, ..loopback() }).await;
-    let card = connect(&sidecar).await.get_model(v1::GetModelRequest {}).await.unwrap().into_inner();
+    let card = connect(&sidecar).await.get_model(v1::GetModelRequest::default()).await.unwrap().into_inner();
     assert_eq!(card.attributes, ["length", "checksum"]);
     assert_eq!(card.default_weighting, "default");
     assert_eq!(card.weightings[0].weights["length"], 1.0);

@@ -80,7 +80,7 @@ async fn every_step_is_read_and_the_rollout_is_made_of_its_steps() {
         assert_eq!(rewards(&replies[3]).reads, [ending(&one[..3])]);
         assert_eq!(rewards(&replies[3]).attributes, EchoEngine::expected(&one[..3]));
 
-        let card = connect(&sidecar).await.get_model(v1::GetModelRequest {}).await.unwrap().into_inner();
+        let card = connect(&sidecar).await.get_model(v1::GetModelRequest::default()).await.unwrap().into_inner();
         let reads = card.reads.unwrap();
         assert_eq!((reads.step_token, reads.reduce()), (Some(STEP), v1::Reduce::Product));
         sidecar.drain().await.unwrap();

@@ -213,7 +213,7 @@ async fn a_prompt_that_carries_the_template_is_refused_as_a_users_words() {
 #[tokio::test]
 async fn the_card_says_which_token_each_id_stands_for() {
     let sidecar = echo_of(Bos::AsTokenizer).await;
-    let card = connect(&sidecar).await.get_model(v1::GetModelRequest {}).await.unwrap().into_inner();
+    let card = connect(&sidecar).await.get_model(v1::GetModelRequest::default()).await.unwrap().into_inner();
     let tokenizer = card.tokenizer.unwrap();
     assert_eq!((tokenizer.size, tokenizer.block_hashes.len(), tokenizer.fingerprint.len()), (12, 8, 64));
     let samples: Vec<_> = tokenizer.samples.iter().map(|token| (token.id, &*token.text)).collect();
@@ -221,7 +221,7 @@ async fn the_card_says_which_token_each_id_stands_for() {
     // A model that takes ids alone has none.
     let engine = EchoEngine::new(64);
     let sidecar = Sidecar::start(config_any_port(), Box::new(engine)).await.unwrap();
-    let card = connect(&sidecar).await.get_model(v1::GetModelRequest {}).await.unwrap().into_inner();
+    let card = connect(&sidecar).await.get_model(v1::GetModelRequest::default()).await.unwrap().into_inner();
     assert!(card.tokenizer.is_none());
 }
 

@@ -98,7 +98,7 @@ impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
         match error {
             StartError::Listen(_) | StartError::Descriptors(_) => Self::usage("LISTEN", error.to_string()),
-            StartError::Text(_) => Self::usage("MODEL", error.to_string()),
+            StartError::Text(_) | StartError::Models(_) => Self::usage("MODEL", error.to_string()),
             StartError::Lanes(_) => Self::usage("CONFIG", error.to_string()),
             StartError::Engine(_) | StartError::Thread(_) => Self::internal(error.to_string()),
         }

@@ -17,7 +17,8 @@ use crate::sidecar::StartError;
 use crate::sidecar::sample::{self, ANSWER, Chat, Ends, QUESTION, Sample, Token};
 use crate::telemetry::Telemetry;
 
-/// Show a model: architecture, sizes, head, attributes, weightings, template, version, files.
+/// Show a model: architecture, sizes, head, attributes, weightings, template, version, files. Of several, one after the other; as
+/// JSON a list.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "Example:\n  reward-sidecar inspect --model demo --json | jq .attributes")]
 pub struct Inspect {
@@ -52,25 +53,38 @@ impl Inspect {
         let loaded = config::load_here(&self.flags)?;
         let model = loaded.settings.model()?;
         Telemetry::logs(&loaded)?;
-        let engine = ModelEngine::load(&model)?;
+        let engines = match model.adapters.len() {
+            0 | 1 => vec![ModelEngine::load(&model)?],
+            _ => ModelEngine::load_adapters(&model)?,
+        };
+        let (mut texts, mut passed) = (Vec::new(), true);
+        for engine in engines {
+            let (text, this_passed) = self.text(engine, &loaded.settings)?;
+            texts.push(text);
+            passed &= this_passed;
+        }
+        let several_as_json = self.json && texts.len() > 1;
+        output::print(&if several_as_json { format!("[\n{}]\n", texts.join(",")) } else { texts.join("\n") })?;
+        Ok(if passed { Exit::DONE } else { Exit::CHECK_FAILED })
+    }
+
+    /// What is said of a model, and whether it passed its card checks.
+    fn text(&self, engine: ModelEngine, settings: &config::Settings) -> Result<(String, bool), Failure> {
         let (card, report) = (engine.card().clone(), engine.report());
         let sample = sample::of(&card).map_err(StartError::Text)?;
         let (template, named_templates) = (card.text.chat_template.as_deref(), &card.text.named_templates);
         let checked = if self.check {
-            Some(card_check::score(Box::new(engine), &report.card_checks, &loaded.settings)?)
+            Some(card_check::score(Box::new(engine), &report.card_checks, settings)?)
         } else {
             None
         };
         let passed = checked.as_deref().is_none_or(card_check::passed);
         let inspected = Inspected { report: &report, template, named_templates, sample, checked };
-        let text = if self.json {
-            let json = serde_json::to_string_pretty(&inspected);
-            json.map_err(|e| Failure::internal(format!("the report is no JSON: {e}")))? + "\n"
-        } else {
-            to_text(&inspected)
-        };
-        output::print(&text)?;
-        Ok(if passed { Exit::DONE } else { Exit::CHECK_FAILED })
+        if !self.json {
+            return Ok((to_text(&inspected), passed));
+        }
+        let json = serde_json::to_string_pretty(&inspected);
+        Ok((json.map_err(|e| Failure::internal(format!("the report is no JSON: {e}")))? + "\n", passed))
     }
 }
 

@@ -12,6 +12,7 @@ use super::notify::{self, State};
 use super::output;
 use super::signals::Signals;
 use crate::config::{self, Flags, SERVE, Settings};
+use crate::engine::ModelCard;
 use crate::model;
 use crate::sidecar::admin::{Admin, Readiness};
 use crate::sidecar::{Listeners, Sidecar, descriptors, metrics};
@@ -45,6 +46,7 @@ Examples:
   reward-sidecar serve --model demo
   reward-sidecar serve --model ./my-reward-model --grpc 0.0.0.0:50051 --uds /run/reward-sidecar.sock
   reward-sidecar serve --model demo --shm /tmp/rewards.sock
+  reward-sidecar serve --model ./base --adapter helpful=./runs/a --adapter safe=./runs/b     several models on one base
   reward-sidecar serve --model ./my-reward-model --http 127.0.0.1:8000      OpenRLHF: http://127.0.0.1:8000/get_reward
   reward-sidecar serve --model echo                       no model, to measure transports and to try a trainer out
   reward-sidecar serve --model demo --max-batch-tokens 8192 --print-config > sidecar.toml
@@ -101,28 +103,18 @@ async fn serve(settings: &Settings, model: model::Config) -> Result<(), Failure>
 
     info!("loading {}", settings.model);
     let started = Instant::now();
-    let loading = tokio::task::spawn_blocking(move || engine::load(&model));
-    let engine = tokio::select! {
+    let loading = tokio::task::spawn_blocking(move || engine::load_all(&model));
+    let engines = tokio::select! {
         loaded = loading => loaded.map_err(|e| Failure::internal(format!("loading the model: {e}")))??,
         signal = signals.next() => {
             info!("{signal} while loading; nothing was accepted");
             return Ok(());
         }
     };
-    let card = engine.card().clone();
-    metrics::info(&card);
-    info!("loaded {} in {:.1?}; attributes: {}", card.model_version, started.elapsed(), card.attributes.join(", "));
+    let loaded_in = started.elapsed();
+    engines.iter().for_each(|engine| say_what_is_loaded(engine.card(), loaded_in));
 
-    if card.default_weighting.is_none() {
-        let example = card.attributes.first().map(String::as_str).unwrap_or_default();
-        warn!(
-            "the model has {} attributes and names no default weighting, so a rollout without weights is NO_WEIGHTING: send \
-             weights such as {{\"{example}\": 1}} with each, or name a default_weighting in a reward-model.toml",
-            card.attributes.len()
-        );
-    }
-
-    let sidecar = Sidecar::start_on(listeners, settings.sidecar(), engine).await?;
+    let sidecar = Sidecar::start_models(listeners, settings.sidecar(), engines).await?;
     if let Some(address) = sidecar.grpc_addr() {
         info!("grpc: listening on {address}");
     }
@@ -171,6 +163,21 @@ async fn serve(settings: &Settings, model: model::Config) -> Result<(), Failure>
     }
     info!("drained");
     Ok(())
+}
+
+/// A model is loaded, together with others or alone.
+fn say_what_is_loaded(card: &ModelCard, loaded_in: Duration) {
+    metrics::info(card);
+    info!("loaded {} in {loaded_in:.1?}; attributes: {}", card.model_version, card.attributes.join(", "));
+    if card.default_weighting.is_none() {
+        let example = card.attributes.first().map(String::as_str).unwrap_or_default();
+        warn!(
+            "{} has {} attributes and names no default weighting, so a rollout without weights is NO_WEIGHTING: send \
+             weights such as {{\"{example}\": 1}} with each, or name a default_weighting in a reward-model.toml",
+            card.name,
+            card.attributes.len()
+        );
+    }
 }
 
 /// A process that ends runs what its libraries have registered for that, and a driver may wait there for a device that is stuck.

@@ -20,6 +20,7 @@ use crate::limits::MAX_STREAM_IN_FLIGHT;
 #[derive(Debug, Clone)]
 pub struct Builder {
     pub(super) address: String,
+    pub(super) model: String,
     pub(super) in_flight_limit: usize,
     pub(super) back_off: BackOff,
     pub(super) deadline: Option<Duration>,
@@ -32,6 +33,7 @@ impl Builder {
     pub(super) fn new(address: String) -> Self {
         Self {
             address,
+            model: String::new(),
             in_flight_limit: MAX_STREAM_IN_FLIGHT,
             back_off: BackOff::default(),
             deadline: None,
@@ -39,6 +41,12 @@ impl Builder {
             version: Version::default(),
             socket_timeout: SOCKET_TIMEOUT,
         }
+    }
+
+    /// The model, by its name, that scores rollouts which name none, and whose card [`Client::card`] is. Default: the server's first.
+    /// A name that the server does not have is [`ClientError::Refused`].
+    pub fn model(self, name: impl Into<String>) -> Self {
+        Self { model: name.into(), ..self }
     }
 
     /// Most rollouts unanswered at a time; the server's limit counts where it is lower (and is the default).
@@ -99,6 +107,7 @@ impl Builder {
     pub(super) fn parts(&self, address: Address) -> (Client, Driver) {
         let config = Arc::new(Config {
             address: address.with_keep_alive(self.keep_alive),
+            model: self.model.clone(),
             in_flight_limit: self.in_flight_limit,
             back_off: self.back_off,
             // Beyond the number's range it is no deadline that anybody will see.

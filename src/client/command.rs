@@ -28,6 +28,8 @@ pub(super) const UNCONNECTED: usize = 1024;
 #[derive(Debug)]
 pub(super) struct Config {
     pub(super) address: Address,
+    /// The model of rollouts that name none; empty for the server's first.
+    pub(super) model: String,
     pub(super) in_flight_limit: usize,
     pub(super) back_off: BackOff,
     pub(super) deadline_ms: Option<u64>,

@@ -117,7 +117,7 @@ impl Driver {
             // A socket that was there once may come back.
             let first = self.card.borrow().is_none();
             let absent = if first { config.socket_timeout } else { config.back_off.budget };
-            let mut dialling = pin!(dial(&config.address, &config.back_off, absent, &mut failures));
+            let mut dialling = pin!(dial(&config.address, &config.model, &config.back_off, absent, &mut failures));
             loop {
                 if self.is_finished() {
                     return None;
@@ -348,6 +348,7 @@ mod tests {
     fn a_card_asked_for_while_the_connection_is_made_is_answered() {
         let config = Config {
             address: Address::parse("unix:///nowhere").unwrap(),
+            model: String::new(),
             in_flight_limit: 8,
             back_off: BackOff::default(),
             deadline_ms: None,

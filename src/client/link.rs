@@ -164,10 +164,11 @@ impl Failures {
     }
 }
 
-/// Connects, waiting after each failure. Fails when the budget is spent, which is `absent` while there is no socket, or when
+/// Connects to the server of a model, waiting after each failure. Fails when the budget is spent, which is `absent` while there is no socket, or when
 /// there is no use in trying. `failures` goes in with what went before and comes out with what was added.
 pub(super) async fn dial(
     address: &Address,
+    model: &str,
     back_off: &BackOff,
     absent: Duration,
     failures: &mut Failures,
@@ -187,7 +188,7 @@ pub(super) async fn dial(
             sleep(delay).await;
         }
         budget = back_off.budget;
-        match timeout(ATTEMPT, attempt(address)).await {
+        match timeout(ATTEMPT, attempt(address, model)).await {
             Ok(Ok(link)) => return Ok(link),
             Ok(Err(Failure::Final(error))) => return Err(error),
             Ok(Err(Failure::Passing(reason))) => failures.add(&reason),
@@ -247,13 +248,22 @@ fn words_of(status: &Status) -> String {
     }
 }
 
-async fn attempt(address: &Address) -> Result<Link, Failure> {
+/// `model` is the name of the one that is asked for; empty for the server's first.
+async fn attempt(address: &Address, model: &str) -> Result<Link, Failure> {
     let channel = address.connect().await?;
     let mut stub = RewardServiceClient::new(channel)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
-    let card = stub.get_model(GetModelRequest {}).await.map_err(|status| Failure::of(&status, address))?.into_inner();
+    let asked = GetModelRequest { model: model.to_owned() };
+    let card = stub.get_model(asked).await.map_err(|status| Failure::of(&status, address))?.into_inner();
     let served = card_from_wire(card).map_err(|error| Failure::refused(&error.to_string(), address))?;
+    // A server of an earlier version does not know the field, and would score by the only model that it has.
+    if !model.is_empty() && served.model.name != model {
+        return Err(Failure::refused(
+            &format!("model: '{model}' is asked for, '{}' is served", served.model.name),
+            address,
+        ));
+    }
     Ok(Link { stub, served })
 }
 

@@ -205,6 +205,9 @@ impl Client {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let mut rollout = Box::new(rollout_to_wire(rollout));
         rollout.deadline_ms = rollout.deadline_ms.or(self.config.deadline_ms);
+        if rollout.model.is_empty() {
+            rollout.model.clone_from(&self.config.model);
+        }
         self.send(Command::Score(Submission { number, rollout, waiter, asked, deadline, permit }))?;
         Ok(number)
     }

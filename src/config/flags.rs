@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
-use clap::{Arg, ArgMatches, Command, FromArgMatches};
+use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches};
 
 use super::key::Key;
 use super::keys::KEYS;
@@ -59,6 +59,7 @@ impl<const COMMAND: u8> clap::Args for Flags<COMMAND> {
                     .value_name(key.value_name)
                     // A number below zero is a value that is refused, not another flag.
                     .allow_negative_numbers(true)
+                    .action(if key.is_list() { ArgAction::Append } else { ArgAction::Set })
                     .help(format!("{}{default}", key.about)),
             )
         })
@@ -81,8 +82,8 @@ impl<const COMMAND: u8> FromArgMatches for Flags<COMMAND> {
             self.config = Some(path.clone());
         }
         for key in KEYS.iter().filter(|key| key.is_flag_of(COMMAND)) {
-            if let Some(text) = matches.get_one::<String>(key.name) {
-                self.values.insert(key.name, text.clone());
+            if let Some(texts) = matches.get_many::<String>(key.name) {
+                self.values.insert(key.name, texts.cloned().collect::<Vec<_>>().join(","));
             }
         }
         Ok(())

@@ -60,6 +60,11 @@ impl Key {
         if matches!(self.kind, Kind::Secret) { "a value that is not shown".into() } else { found }
     }
 
+    /// Whether its flag may be given several times, which is one value with commas between.
+    pub fn is_list(&self) -> bool {
+        self.name == "adapter"
+    }
+
     /// Whether a command has a flag for it.
     pub fn is_flag_of(&self, command: u8) -> bool {
         self.commands & command != 0

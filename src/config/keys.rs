@@ -74,8 +74,9 @@ const MODEL: &[Key] = &[
         kind: Kind::PathOrOff,
         default: || text(OFF),
         commands: SERVE | SCORE | INSPECT,
-        value_name: "DIR",
-        about: "LoRA adapter in PEFT's layout to merge into the model, or off",
+        value_name: "[NAME=]DIR",
+        about: "Adapter in PEFT's layout to merge into the model, or off; NAME=DIR, or several with commas between or by several \
+                flags: each a model of its own on the one base, not merged, which requests name (NAME=off: the base alone)",
     },
     Key {
         name: "untrained_attributes",

@@ -9,6 +9,7 @@
 //!
 //! To add a setting: a row in `keys.rs` or `keys/serving.rs` and a field in [`Settings`].
 
+mod adapters;
 mod address;
 mod environment;
 mod error;
@@ -49,7 +50,7 @@ pub struct Settings {
     /// Where its head is, if apart.
     #[serde(deserialize_with = "unless_off")]
     pub head: Option<PathBuf>,
-    /// A LoRA adapter.
+    /// An adapter, or several; see [`Self::model`].
     #[serde(deserialize_with = "unless_off")]
     pub adapter: Option<PathBuf>,
     /// Whether outputs that were never trained are attributes too.
@@ -206,11 +207,13 @@ impl Settings {
         if self.model.is_empty() {
             return Err(ConfigError::NoModel);
         }
+        let (adapter, adapters) = self.adapter.as_deref().map(adapters::read).unwrap_or_default();
         Ok(model::Config {
             model: self.model.clone(),
             preset: self.preset.clone(),
             head: self.head.clone(),
-            adapter: self.adapter.clone(),
+            adapter,
+            adapters,
             untrained_attributes: self.untrained_attributes,
             template_date: self.template_date.clone(),
             ignore_fields: self

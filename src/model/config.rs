@@ -1,11 +1,23 @@
 //! What to load and how.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use super::compute::device::DeviceChoice;
 use super::compute::dtype::Dtype;
 use super::compute::kernels::Isa;
+use super::error::ModelError;
 use super::memory;
+use crate::limits::MAX_NAME_BYTES;
+
+/// One of the models on the same base.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedAdapter {
+    /// What requests call the model.
+    pub name: String,
+    /// Its adapter, a folder in PEFT's layout; `None` for the base as it is.
+    pub folder: Option<PathBuf>,
+}
 
 /// What to load and how.
 #[derive(Debug, Clone)]
@@ -18,6 +30,9 @@ pub struct Config {
     pub head: Option<PathBuf>,
     /// A LoRA adapter in PEFT's layout that is merged into the model.
     pub adapter: Option<PathBuf>,
+    /// Adapters on the one model, each a model of its own; they are not merged, and stand in place of one that the model brings.
+    /// Not together with `adapter` and `head`.
+    pub adapters: Vec<NamedAdapter>,
     /// Whether outputs that were never trained are attributes too.
     pub untrained_attributes: bool,
     /// The day that chat templates are told where they ask for today's, as `YYYY-MM-DD`. Part of the model's version.
@@ -49,6 +64,7 @@ impl Default for Config {
             preset: "auto".into(),
             head: None,
             adapter: None,
+            adapters: Vec::new(),
             untrained_attributes: false,
             template_date: None,
             ignore_fields: Vec::new(),
@@ -60,6 +76,35 @@ impl Default for Config {
             prefix_cache: CacheSize::Bytes(0),
             cache_dir: PathBuf::new(),
         }
+    }
+}
+
+impl Config {
+    /// The configuration of one of its adapters.
+    pub(super) fn alone(&self, adapter: &NamedAdapter) -> Self {
+        let adapters = if adapter.folder.is_some() { Vec::new() } else { vec![adapter.clone()] };
+        Self { adapter: adapter.folder.clone(), adapters, ..self.clone() }
+    }
+
+    /// Refuses names by which requests could not tell the models apart, and what would be for one of them alone.
+    pub(super) fn check_adapters(&self) -> Result<(), ModelError> {
+        let refused = |reason: String| Err(ModelError::Adapters { reason });
+        if self.head.is_some() {
+            return refused(
+                "a head apart (--head) is for one model; put each head into its adapter's folder".to_owned(),
+            );
+        }
+        let mut names = BTreeSet::new();
+        for NamedAdapter { name, folder } in &self.adapters {
+            let folder = folder.as_ref().map_or_else(|| "off".to_owned(), |folder| folder.display().to_string());
+            if name.is_empty() || name.len() > MAX_NAME_BYTES {
+                return refused(format!("{folder} needs a name of 1 to {MAX_NAME_BYTES} bytes: NAME={folder}"));
+            }
+            if !names.insert(name) {
+                return refused(format!("two are called {name:?}; give each a name of its own: NAME={folder}"));
+            }
+        }
+        Ok(())
     }
 }
 

@@ -1,29 +1,30 @@
 //! [`ModelEngine`]: a loaded model behind the [`Engine`] trait.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use rayon::ThreadPool;
 
+use super::checkpoint::quantized;
+use super::compute::backend::Backend;
+use super::compute::dtype::Dtype;
+use super::compute::kernels::REVISION;
+use super::config::{Config, NamedAdapter};
+use super::error::ModelError;
+use super::fastest::{self, Choice};
+use super::network::arch;
+use super::network::head::{Head, HeadSpec, Hidden};
+use super::network::spec::NetworkSpec;
+use super::parts::{Parts, Place};
+use super::ranks::{PassError, Passed, Ranks};
+use super::report::Report;
+use super::settings::default_labels;
+use super::source::blueprint::Blueprint;
+use super::source::preset::{CardCheck, PresetReport};
 use crate::batch::MicroBatch;
-use crate::engine::{Engine, EngineError, ModelCard, Prefixes, ReadAt, ReadPolicy, ScoreTable};
-use crate::model::checkpoint::quantized;
-use crate::model::compute::backend::Backend;
-use crate::model::compute::dtype::Dtype;
-use crate::model::compute::kernels::REVISION;
-use crate::model::config::Config;
-use crate::model::error::ModelError;
-use crate::model::fastest::{self, Choice};
-use crate::model::network::arch;
-use crate::model::network::head::{self, Head, HeadContext, HeadSpec, Hidden};
-use crate::model::network::spec::NetworkSpec;
-use crate::model::ranks::{self, PassError, Passed, Ranks};
-use crate::model::report::Report;
-use crate::model::settings::default_labels;
-use crate::model::source::blueprint::Blueprint;
-use crate::model::source::digest_memory::DigestMemory;
-use crate::model::source::preset::{CardCheck, PresetReport};
+use crate::engine::{Engine, EngineError, ModelCard, Prefixes, ScoreTable};
 
 /// A model, ready to score. The forward pass runs on threads of its own.
 pub struct ModelEngine {
@@ -33,7 +34,7 @@ pub struct ModelEngine {
     hidden: usize,
     dtype: &'static str,
     dtype_choice: Option<Choice>,
-    ranks: Ranks,
+    ranks: Arc<Ranks>,
     head: Box<dyn Head>,
     head_spec: HeadSpec,
     preset: Option<PresetReport>,
@@ -47,48 +48,93 @@ pub struct ModelEngine {
 }
 
 impl ModelEngine {
-    /// Loads the model that the configuration names.
+    /// Loads the model that the configuration names, or the one adapter on it that has a name. Several are several models, which
+    /// [`Self::load_adapters`] loads.
     pub fn load(config: &Config) -> Result<Self, ModelError> {
-        let threads = match config.threads {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
-            threads => threads,
+        match &config.adapters[..] {
+            [] => {}
+            [_] => return Ok(Self::load_adapters(config)?.remove(0)),
+            several => {
+                let names: Vec<&str> = several.iter().map(|adapter| &*adapter.name).collect();
+                let reason = format!("{} are several models, and one is asked for; give one of them", names.join(", "));
+                return Err(ModelError::Adapters { reason });
+            }
+        }
+        let started = Instant::now();
+        let place = Place::open(config)?;
+        let parts = Parts::open(config, &place)?;
+        let load = || match config.dtype {
+            Dtype::Fast => fastest(&parts, &place),
+            _ => Ok(Loaded { backend: place.backend, ranks: Arc::new(place.load(&parts, 1)?), choice: None }),
         };
-        let pool = Arc::new(ranks::pool(threads, config.isa)?);
-        let started = std::time::Instant::now();
-        let blueprint = Blueprint::open(config)?;
-        let spec = arch::spec(&blueprint.settings, blueprint.separator)?;
-        let sizes = spec.sizes();
-        // Before anything that takes long.
-        spec.check_degree(config.tp)?;
-        let backend = config.device.backend(config.dtype)?;
-        check_encoder(&spec, &blueprint.reads, backend)?;
-        let devices = config.device.open_all(config.tp)?;
-        // It is small, and what most often is missing.
-        let head = pool.install(|| load_head(&blueprint, &spec))?;
-        // By now everybody has read what he wants to know.
-        blueprint.settings.refuse_unread()?;
-        let cache = config.prefix_cache;
-        let load = |backend| Ranks::load(&spec, blueprint.weights.as_ref(), backend, &devices, &pool, cache);
-        let load_fastest = || {
-            let rollouts = fastest::rollouts(sizes.vocabulary, &blueprint.reads.needs);
-            let batch = MicroBatch::pack(&rollouts, true);
-            let (weights, ranks, choice) = fastest::choose(
-                |weights| load(Backend::Kernels(weights)),
-                |ranks| {
-                    let table = scores(ranks, head.as_ref(), sizes.hidden, &pool, &batch);
-                    let table = table.map_err(|e| ModelError::Trial(e.to_string()))?;
-                    Ok((0..table.rows()).filter_map(|row| table.row(row)).flatten().copied().collect())
-                },
-            )?;
-            ranks.forget();
-            Ok((Backend::Kernels(weights), ranks, Some(choice)))
+        let (version, loaded) = place.pool.install(|| rayon::join(|| parts.version(&config.cache_dir), load));
+        let loaded = loaded?;
+        say_what_is_kept(&loaded.ranks, parts.spec.sizes().context);
+        Self::of(parts, &version?, loaded, &place, started)
+    }
+
+    /// Loads the model that the configuration names once, and each of `adapters` on it as a model of its own, in this order. What an
+    /// adapter does not change it shares with the others, and where that is all but the head, the kept prefixes, too.
+    ///
+    /// # Errors
+    /// As of [`Self::load`], and [`ModelError::Adapters`] where they cannot be loaded beside each other.
+    pub fn load_adapters(config: &Config) -> Result<Vec<Self>, ModelError> {
+        let started = Instant::now();
+        config.check_adapters()?;
+        let place = Place::open(config)?;
+        let reason = match (place.backend, config.dtype) {
+            (Backend::Tensors(_), _) => "adapters that are not merged are for the CPU; merge one on a GPU: --adapter DIR",
+            (_, Dtype::Fast) => "fast chooses by one model; say a type of weights for all of them: --dtype int16",
+            _ => "",
         };
-        let load_ranks = || match config.dtype {
-            Dtype::Fast => load_fastest(),
-            _ => load(backend).map(|ranks| (backend, ranks, None)),
+        if !reason.is_empty() {
+            return Err(ModelError::Adapters { reason: reason.to_owned() });
+        }
+        // Before the base, whose weights take long: what is wrong is mostly wrong with an adapter.
+        let open = |adapter: &NamedAdapter| {
+            let mut parts = Parts::open(&config.alone(adapter), &place)?;
+            parts.blueprint.beside_others(&adapter.name, adapter.folder.is_some());
+            Ok(parts)
         };
-        let (version, loaded) = pool.install(|| rayon::join(|| fingerprint(&blueprint, &config.cache_dir), load_ranks));
-        let (backend, ranks, dtype_choice) = loaded?;
+        let mut parts = config.adapters.iter().map(open).collect::<Result<Vec<_>, ModelError>>()?;
+        let base = Blueprint::open(config)?;
+        parts.iter_mut().for_each(|parts| parts.blueprint.share_text(&base));
+        let spec = arch::spec(&base.settings, base.separator)?;
+        let NetworkSpec::Decoder(decoder) = &spec else {
+            let reason = "adapters beside each other are for decoders; an encoder's is merged: --adapter DIR".to_owned();
+            return Err(ModelError::Adapters { reason });
+        };
+        let is_changed = |parts: &Parts| {
+            let weights = parts.blueprint.weights.as_ref();
+            weights.names().iter().any(|name| decoder.reads(name) && weights.is_changed(name))
+        };
+        let changed: Vec<bool> = parts.iter().map(is_changed).collect();
+        // Those that change nothing keep the base's prefixes.
+        let rooms = changed.iter().filter(|is| **is).count() + usize::from(changed.contains(&false));
+        let load = || place.load_weights(&spec, base.weights.as_ref(), place.backend, rooms as u32);
+        let shared = Arc::new(place.pool.install(load)?);
+        say_what_is_kept(&shared, decoder.context);
+        let engines = parts.into_iter().zip(changed).map(|(parts, is_changed)| {
+            let load = || {
+                if is_changed {
+                    shared.adapted(parts.blueprint.weights.as_ref()).map(Arc::new)
+                } else {
+                    Ok(Arc::clone(&shared))
+                }
+            };
+            let version = || parts.version(&config.cache_dir);
+            let (version, ranks) = place.pool.install(|| rayon::join(version, load));
+            let loaded = Loaded { backend: place.backend, ranks: ranks?, choice: None };
+            Self::of(parts, &version?, loaded, &place, started)
+        });
+        engines.collect()
+    }
+
+    /// A model whose parts are loaded.
+    fn of(parts: Parts, version: &str, loaded: Loaded, place: &Place, started: Instant) -> Result<Self, ModelError> {
+        let Parts { blueprint, spec, head } = parts;
+        let Loaded { backend, ranks, choice: dtype_choice } = loaded;
+        let (config, sizes) = (place.config, spec.sizes());
         let Blueprint {
             name,
             preset,
@@ -112,7 +158,7 @@ impl ModelEngine {
             _ => (weightings, default_weighting),
         };
         let card = ModelCard {
-            model_version: format!("{name}@{}-{}", version?, config.device.arithmetic(backend, config.tp)).into(),
+            model_version: format!("{name}@{version}-{}", config.device.arithmetic(backend, config.tp)).into(),
             name,
             architecture: settings.architecture()?.to_owned(),
             attributes,
@@ -124,10 +170,10 @@ impl ModelEngine {
             reads,
         };
         tracing::info!(
-            model_version = %card.model_version, device = %config.device, parameters = spec.parameters().total(), threads, ranks = ranks.world(),
+            model_version = %card.model_version, device = %config.device, parameters = spec.parameters().total(),
+            threads = place.pool.current_num_threads(), ranks = ranks.world(),
             load_ms = started.elapsed().as_millis() as u64, "model loaded"
         );
-        say_what_is_kept(&ranks, sizes.context);
         if let Some(Choice { bound, rollouts, tried }) = &dtype_choice {
             let tried: Vec<_> = tried.iter().map(|(name, deviation)| format!("{name} by {deviation:.4}")).collect();
             tracing::info!(
@@ -150,7 +196,7 @@ impl ModelEngine {
             head_spec,
             preset,
             card_checks,
-            pool,
+            pool: Arc::clone(&place.pool),
             unread_settings,
             ignored_settings: settings.ignored().to_vec(),
             quantisation,
@@ -196,6 +242,30 @@ impl ModelEngine {
     }
 }
 
+/// A backbone that is loaded, and with which weights.
+struct Loaded {
+    backend: Backend,
+    ranks: Arc<Ranks>,
+    choice: Option<Choice>,
+}
+
+/// With the fastest type of weights that the model bears.
+fn fastest(parts: &Parts, place: &Place) -> Result<Loaded, ModelError> {
+    let Parts { blueprint, spec, head } = parts;
+    let sizes = spec.sizes();
+    let batch = MicroBatch::pack(&fastest::rollouts(sizes.vocabulary, &blueprint.reads.needs), true);
+    let (weights, ranks, choice) = fastest::choose(
+        |weights| place.load_weights(spec, blueprint.weights.as_ref(), Backend::Kernels(weights), 1),
+        |ranks| {
+            let table = scores(ranks, head.as_ref(), sizes.hidden, &place.pool, &batch);
+            let table = table.map_err(|e| ModelError::Trial(e.to_string()))?;
+            Ok((0..table.rows()).filter_map(|row| table.row(row)).flatten().copied().collect())
+        },
+    )?;
+    ranks.forget();
+    Ok(Loaded { backend: Backend::Kernels(weights), ranks: Arc::new(ranks), choice: Some(choice) })
+}
+
 /// The rows of a micro-batch that the head looks at.
 struct LookedAt {
     /// For each read, the other row that the head wants to see, where there is one.
@@ -216,7 +286,7 @@ impl LookedAt {
 /// One pass, and the head's attributes. Rows that are not finite go through: whoever asked for them is told, and the others keep
 /// their scores.
 fn scores(
-    ranks: &mut Ranks,
+    ranks: &Ranks,
     head: &dyn Head,
     hidden_size: usize,
     pool: &ThreadPool,
@@ -248,36 +318,6 @@ fn say_what_is_kept(ranks: &Ranks, context: usize) {
     }
 }
 
-/// The fingerprint needs the attributes' names, which may have to be counted in the head.
-fn fingerprint(blueprint: &Blueprint, cache_dir: &Path) -> Result<String, ModelError> {
-    let attributes = blueprint.attributes.as_deref().unwrap_or_default();
-    blueprint.fingerprint(attributes, &DigestMemory::below(cache_dir))
-}
-
-/// Refuses what only decoders can.
-fn check_encoder(spec: &NetworkSpec, reads: &ReadPolicy, backend: Backend) -> Result<(), ModelError> {
-    let reason = match (spec, backend, reads.at) {
-        (NetworkSpec::Decoder(_), ..) | (_, Backend::Kernels(_), ReadAt::LastToken) => return Ok(()),
-        (_, Backend::Tensors(_), _) => "it is computed on the CPU; leave --device out, or say cpu",
-        (_, _, ReadAt::EveryToken { .. }) => {
-            "no step can be read by itself; leave out read.at, so that the rollout is read as a whole"
-        }
-    };
-    Err(ModelError::Encoder { reason: reason.to_owned() })
-}
-
-fn load_head(blueprint: &Blueprint, spec: &NetworkSpec) -> Result<Box<dyn Head>, ModelError> {
-    head::load(&HeadContext {
-        settings: &blueprint.settings,
-        weights: blueprint.head_weights.as_deref().unwrap_or(blueprint.weights.as_ref()),
-        hidden: spec.sizes().hidden,
-        names: blueprint.attributes.as_ref().map(Vec::len),
-        spec: &blueprint.head,
-        needs: &blueprint.reads.needs,
-        hint: &blueprint.headless_hint(),
-    })
-}
-
 impl Engine for ModelEngine {
     fn card(&self) -> &Arc<ModelCard> {
         &self.card
@@ -296,6 +336,6 @@ impl Engine for ModelEngine {
     }
 
     fn score(&mut self, batch: &MicroBatch) -> Result<ScoreTable, EngineError> {
-        scores(&mut self.ranks, self.head.as_ref(), self.hidden, &self.pool, batch).map_err(EngineError::from)
+        scores(&self.ranks, self.head.as_ref(), self.hidden, &self.pool, batch).map_err(EngineError::from)
     }
 }

@@ -100,6 +100,12 @@ pub enum ModelError {
         /// What is supported.
         expected: String,
     },
+    /// Several adapters cannot be served together as asked.
+    #[error("adapter: {reason}")]
+    Adapters {
+        /// Why not, and what to do.
+        reason: String,
+    },
     /// The model cannot be shared by so many ranks.
     #[error(
         "tp is {found}, but {heads} query heads in {kv_heads} groups can be shared by no such number of ranks; possible: \

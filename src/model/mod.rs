@@ -15,6 +15,7 @@ mod fastest;
 pub mod fuzzing;
 mod memory;
 mod network;
+mod parts;
 pub mod plan;
 mod prefix_cache;
 mod ranks;
@@ -29,7 +30,7 @@ use crate::engine::Engine;
 
 pub use compute::device::{DeviceChoice, UnknownDevice};
 pub use compute::dtype::{Dtype, Precision, UnknownDtype};
-pub use config::{CacheSize, Config};
+pub use config::{CacheSize, Config, NamedAdapter};
 pub use engine::ModelEngine;
 pub use error::ModelError;
 pub use fastest::Choice;
@@ -40,7 +41,16 @@ pub use report::{Report, Shape};
 pub use source::preset::{CardCheck, Expected, PresetReport};
 pub use source::reference::FORMS;
 
-/// Loads the model.
+/// Loads the model, or each of several adapters on it, in the order of the configuration.
+pub fn load_all(config: &Config) -> Result<Vec<Box<dyn Engine>>, ModelError> {
+    if config.adapters.len() < 2 {
+        return Ok(vec![load(config)?]);
+    }
+    let engines = ModelEngine::load_adapters(config)?;
+    Ok(engines.into_iter().map(|engine| Box::new(engine) as Box<dyn Engine>).collect())
+}
+
+/// Loads the model; see [`ModelEngine::load`].
 pub fn load(config: &Config) -> Result<Box<dyn Engine>, ModelError> {
     Ok(Box::new(ModelEngine::load(config)?))
 }

@@ -1,6 +1,7 @@
 //! A model's card from and to the wire.
 //!
-//! Invariant: a card survives the round trip, but for the tokenizer's file and what text needs beside it, which do not travel.
+//! Invariant: a card survives the round trip, but for the tokenizer's file and what text needs beside it, which do not travel. The
+//! names of the server's other models are put beside it by the server.
 
 use std::sync::Arc;
 
@@ -57,6 +58,7 @@ pub fn card_to_wire(served: &ServedModel) -> v1::ModelCard {
         aggregations: served.aggregations.clone(),
         reads: Some(reads_to_wire(&model.reads)),
         tokenizer: model.text.vocabulary.as_deref().map(vocabulary_to_wire),
+        models: Vec::new(),
     }
 }
 

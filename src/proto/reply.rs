@@ -146,6 +146,7 @@ pub fn code_to_wire(code: Code) -> v1::RejectionCode {
         Code::TokenizerFailed => v1::RejectionCode::TokenizerFailed,
         Code::EmptyCompletion => v1::RejectionCode::EmptyCompletion,
         Code::OtherVersion => v1::RejectionCode::OtherVersion,
+        Code::UnknownModel => v1::RejectionCode::UnknownModel,
     }
 }
 

@@ -40,6 +40,7 @@ pub fn rollout_from_wire(rollout: v1::Rollout) -> Result<Rollout, Rejection> {
     }
     Ok(Rollout {
         id: rollout.id,
+        model: rollout.model,
         input,
         finish_reason,
         group: rollout.group,
@@ -67,6 +68,7 @@ pub fn rollout_to_wire(rollout: Rollout) -> v1::Rollout {
     };
     v1::Rollout {
         id: rollout.id,
+        model: rollout.model,
         input: rollout.input.map(input_to_wire),
         finish_reason: finish_reason.into(),
         group: rollout.group,

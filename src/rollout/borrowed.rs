@@ -25,6 +25,8 @@ pub trait Rollouts: Send + Sync {
 pub struct RolloutRef<'a> {
     /// See [`Rollout::id`].
     pub id: &'a str,
+    /// See [`Rollout::model`].
+    pub model: &'a str,
     /// See [`Rollout::input`].
     pub input: Option<InputRef<'a>>,
     /// See [`Rollout::finish_reason`].
@@ -174,6 +176,7 @@ impl RolloutRef<'_> {
         };
         Ok(Rollout {
             id: self.id.to_owned(),
+            model: self.model.to_owned(),
             input,
             finish_reason: self.finish_reason,
             group: self.group.to_owned(),
@@ -204,6 +207,7 @@ impl Rollout {
         });
         RolloutRef {
             id: &self.id,
+            model: &self.model,
             input,
             finish_reason: self.finish_reason,
             group: &self.group,
@@ -249,6 +253,7 @@ mod tests {
         for input in inputs {
             let rollout = Rollout {
                 id: "a".into(),
+                model: "m".into(),
                 input,
                 finish_reason: FinishReason::Length,
                 group: "g".into(),

@@ -162,6 +162,7 @@ pub fn rollouts_survive(bytes: &[u8]) {
         let marks = AnswerOnly { off: number % 2 == 0, open: group.clone(), close: trace.clone() };
         let rollout = RolloutRef {
             id: &id,
+            model: "",
             input: match form % 6 {
                 0 => None,
                 1 => Some(InputRef::Text(&completion)),

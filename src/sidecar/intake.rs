@@ -23,6 +23,7 @@ use super::served::Served;
 use super::{Config, Identity, OverLong, Ticket, metrics, trace};
 use crate::aggregate::Bound;
 use crate::engine::ModelCard;
+use crate::nearest::nearest;
 use crate::limits;
 use crate::reward::{Code, Rejection, shortened};
 use crate::rollout::{Input, Rollout, ValidRollout};
@@ -35,8 +36,8 @@ const BYTES_QUANTUM: usize = 64 << 10;
 pub struct Intake(Arc<Shared>);
 
 struct Shared {
-    /// The generation of the model that takes what comes now.
-    current: watch::Sender<Arc<Served>>,
+    /// Of each model, the generation that takes what comes now; at least one model.
+    models: Vec<watch::Sender<Arc<Served>>>,
     /// The queues of all generations that may still hold something.
     queues: Mutex<Vec<Weak<Queue>>>,
     /// What those queues share.
@@ -50,11 +51,11 @@ struct Shared {
 }
 
 impl Intake {
-    /// In front of the model's first generation; `shared` is what its queue was made with.
-    pub(super) fn new(first: Arc<Served>, config: &Config, shared: queue::Shared, observers: Observers) -> Self {
+    /// In front of each model's first generation, of which there is at least one; `shared` is what their queues were made with.
+    pub(super) fn new(models: Vec<Arc<Served>>, config: &Config, shared: queue::Shared, observers: Observers) -> Self {
         Self(Arc::new(Shared {
-            queues: Mutex::new(vec![Arc::downgrade(&first.queue)]),
-            current: watch::Sender::new(first),
+            queues: Mutex::new(models.iter().map(|first| Arc::downgrade(&first.queue)).collect()),
+            models: models.into_iter().map(watch::Sender::new).collect(),
             shared,
             over_long: config.over_long,
             observers,
@@ -65,23 +66,37 @@ impl Intake {
         }))
     }
 
-    /// The generation of the model that takes what is submitted now, to be watched.
+    /// The generation of the first model that takes what is submitted now, to be watched.
     pub fn served(&self) -> watch::Receiver<Arc<Served>> {
-        self.0.current.subscribe()
+        self.0.models[0].subscribe()
     }
 
-    /// From now on `next` takes what is submitted. What the present generation has accepted, or is about to, stays with it.
-    pub(super) fn replace(&self, next: Arc<Served>) {
+    /// The generation of each model that takes what is submitted now.
+    pub fn models(&self) -> Vec<Arc<Served>> {
+        self.0.models.iter().map(|model| Arc::clone(&model.borrow())).collect()
+    }
+
+    /// The model of a name, or the first of all where there is no name.
+    ///
+    /// # Errors
+    /// `UNKNOWN_MODEL`, with the names that there are.
+    pub fn model(&self, name: &str) -> Result<Arc<Served>, Rejection> {
+        self.0.model(name)
+    }
+
+    /// From now on `next` takes what is submitted to model `index`. What its present generation has accepted, or is about to, stays
+    /// with that.
+    pub(super) fn replace(&self, index: usize, next: Arc<Served>) {
         let mut queues = self.0.queues();
         queues.retain(|queue| queue.strong_count() > 0);
         queues.push(Arc::downgrade(&next.queue));
         drop(queues);
-        drop(self.0.current.send_replace(next));
+        drop(self.0.models[index].send_replace(next));
     }
 
-    /// The model that scores what is submitted now.
+    /// The first model, as it scores what is submitted now.
     pub fn card(&self) -> Arc<ModelCard> {
-        Arc::clone(self.0.current.borrow().card())
+        Arc::clone(self.0.models[0].borrow().card())
     }
 
     /// What happens to rollouts longer than the context.
@@ -146,7 +161,13 @@ impl Intake {
         trace::adopt(&span, &rollout.traceparent, &rollout.tracestate);
         let intake_span = info_span!(parent: &span, "intake");
         ticket.enter(span, Observed::new(&self.0.observers, id, &rollout.aggregation));
-        let served = Arc::clone(&self.0.current.borrow());
+        let served = match self.0.model(&rollout.model) {
+            Ok(served) => served,
+            Err(rejection) => {
+                ticket.answer(Err(rejection));
+                return Ok(());
+            }
+        };
         match intake_span.in_scope(|| self.0.begin(&served, rollout, received)) {
             Ok(Progress::Admitted(admitted)) => {
                 drop(intake_span);
@@ -166,7 +187,7 @@ impl Intake {
         if self.0.draining.load(Ordering::SeqCst) {
             return Err(draining());
         }
-        let served = Arc::clone(&self.0.current.borrow());
+        let served = self.0.model(&rollout.model)?;
         self.0.tokenize(&served, caller, rollout).await.map(|(valid, _)| valid)
     }
 
@@ -205,6 +226,26 @@ enum Step {
 }
 
 impl Shared {
+    /// See [`Intake::model`].
+    fn model(&self, name: &str) -> Result<Arc<Served>, Rejection> {
+        let first = || Arc::clone(&self.models[0].borrow());
+        if name.is_empty() {
+            return Ok(first());
+        }
+        let named = self.models.iter().map(|model| model.borrow()).find(|served| served.name() == name);
+        named.map(|served| Arc::clone(&served)).ok_or_else(|| self.unknown(name))
+    }
+
+    fn unknown(&self, name: &str) -> Rejection {
+        let models: Vec<_> = self.models.iter().map(|model| Arc::clone(&model.borrow())).collect();
+        let names: Vec<&str> = models.iter().map(|served| served.name()).collect();
+        let nearest = nearest(name, names.iter().copied());
+        let meant = nearest.map_or_else(String::new, |nearest| format!("; did you mean '{nearest}'?"));
+        let name = shortened(name, limits::MAX_NAME_BYTES);
+        let what = format!("model: there is no '{name}'{meant} There are: {}", names.join(", "));
+        Rejection::new(Code::UnknownModel, what)
+    }
+
     /// As far as it goes at once.
     fn begin(&self, served: &Served, rollout: Rollout, received: Instant) -> Result<Progress, Rejection> {
         if self.draining.load(Ordering::SeqCst) {

@@ -69,6 +69,8 @@ impl KnownAnswer {
                  changed; no reward since the last check can be trusted",
                 rewards.model_version
             )),
+            // Another took over that has another name.
+            Err(Rejection { code: Code::UnknownModel, .. }) => Ok(()),
             // Failed passes are counted where they happen, and one that ends says so itself.
             Err(Rejection { code: Code::EngineFailed | Code::Draining | Code::Cancelled, .. }) => Ok(()),
             Err(rejection) => Err(format!("a rollout whose answer is known was rejected: {rejection}")),
@@ -104,6 +106,7 @@ impl KnownAnswer {
 fn rollout(card: &ModelCard) -> Rollout {
     Rollout {
         id: "known-answer".into(),
+        model: card.name.clone(),
         input: Some(Input::TokenIds(made_up::token_ids(card, 0, TOKENS))),
         // Lowest, so that it holds nobody up who came meanwhile.
         priority: i32::MIN,

@@ -47,11 +47,11 @@ pub fn answered(transport: &'static str, outcome: &Outcome) {
     }
 }
 
-/// What waits for the engine now.
-pub fn queue(rollouts: usize, tokens: usize) {
+/// What waits in one of the queues, as rollouts and tokens, before and now.
+pub fn queue(before: (usize, usize), now: (usize, usize)) {
     if let Some(handles) = handles::get() {
-        handles.queue_rollouts.set(rollouts as f64);
-        handles.queue_tokens.set(tokens as f64);
+        handles.queue_rollouts.increment(now.0 as f64 - before.0 as f64);
+        handles.queue_tokens.increment(now.1 as f64 - before.1 as f64);
     }
 }
 

@@ -7,6 +7,7 @@ mod batcher;
 mod bindings;
 mod caller;
 pub mod descriptors;
+mod errors;
 mod fair;
 pub mod health;
 mod intake;
@@ -29,6 +30,7 @@ mod ticket;
 mod tokenize;
 mod trace;
 mod transport;
+mod turn;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -39,17 +41,18 @@ use std::time::Duration;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
-use self::descriptors::{Descriptors, TooFew};
+use self::descriptors::Descriptors;
 use self::health::Health;
 use self::known_answer::KnownAnswer;
 use self::observer::Observers;
-use self::served::Started;
+use self::served::{Common, Started};
 #[cfg(target_os = "linux")]
 use self::transport::shm;
 use self::transport::{Transport, grpc, http};
 use crate::engine::Engine;
 
 pub use self::caller::Identity;
+pub use self::errors::{DrainTimeout, StartError};
 pub use self::intake::{Deferred, Intake};
 pub use self::listen_error::{ListenError, MAX_SOCKET_PATH_BYTES, SocketError};
 pub use self::listeners::Listeners;
@@ -167,35 +170,11 @@ pub struct Sidecar {
     http_addresses: Vec<HttpAddress>,
     /// Ends with the sidecar.
     watching: JoinSet<()>,
-    /// The watch over the present generation's known answer.
-    known_answer: Option<AbortHandle>,
+    /// The watch over the known answer of each model's present generation.
+    known_answers: Vec<Option<AbortHandle>>,
+    /// The number of the latest generation.
+    generation: u64,
 }
-
-/// Why a sidecar cannot start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// An address or path cannot be listened on.
-    #[error(transparent)]
-    Listen(#[from] ListenError),
-    /// There are too few descriptors to serve anybody.
-    #[error(transparent)]
-    Descriptors(#[from] TooFew),
-    /// The tokenizer or chat template of the model is unusable.
-    #[error("{0}")]
-    Text(String),
-    /// No lane can be opened with these settings.
-    #[error("shm_ring_bytes: {0}")]
-    Lanes(String),
-    /// The model gives no answer to the first rollout.
-    #[error("{0}")]
-    Engine(String),
-    /// The system gave no thread.
-    #[error("cannot start a thread: {0}")]
-    Thread(std::io::Error),
-}
-
-/// The number of the model's first generation; 0 stands for an unknown one.
-const FIRST_GENERATION: u64 = 1;
 
 /// How long connections may take to close once everything on them is answered, where the drain's time is up already.
 const GOODBYE: Duration = Duration::from_secs(2);
@@ -209,7 +188,20 @@ impl Sidecar {
 
     /// As [`Self::start`], on what was bound before with the same configuration.
     pub async fn start_on(listeners: Listeners, config: Config, engine: Box<dyn Engine>) -> Result<Self, StartError> {
-        Self::start_all(listeners, config, engine, Vec::new()).await
+        Self::start_all(listeners, config, vec![engine], Vec::new()).await
+    }
+
+    /// As [`Self::start_on`], of one model or several, each called as its card is. A rollout that names none is the
+    /// first's. Passes of their engines come one after the other, as those of engines that share threads must.
+    ///
+    /// # Errors
+    /// As of [`Self::start`], and [`StartError::Models`] where there is none, or two have one name.
+    pub async fn start_models(
+        listeners: Listeners,
+        config: Config,
+        engines: Vec<Box<dyn Engine>>,
+    ) -> Result<Self, StartError> {
+        Self::start_all(listeners, config, engines, Vec::new()).await
     }
 
     /// As [`Self::start`]; `observers` are told of every rollout that is accepted and answered.
@@ -219,20 +211,27 @@ impl Sidecar {
         observers: Vec<Arc<dyn Observer>>,
     ) -> Result<Self, StartError> {
         let listeners = Listeners::bind(&config).await?;
-        Self::start_all(listeners, config, engine, observers).await
+        Self::start_all(listeners, config, vec![engine], observers).await
     }
 
     async fn start_all(
         listeners: Listeners,
         config: Config,
-        engine: Box<dyn Engine>,
+        engines: Vec<Box<dyn Engine>>,
         observers: Vec<Arc<dyn Observer>>,
     ) -> Result<Self, StartError> {
-        let health = Health::default();
-        let shared = queue::Shared::new(&config);
-        let first = Started::start(engine, FIRST_GENERATION, &config, &shared, &health).await?;
-        let Started { served, known_answer, threads } = first;
-        let intake = Intake::new(served, &config, shared.clone(), Observers::new(observers));
+        errors::check_names(&engines)?;
+        let common = Common { shared: queue::Shared::new(&config), health: Health::default(), turn: Arc::default() };
+        let (mut models, mut known_answers, mut threads, mut generation) = (Vec::new(), Vec::new(), Vec::new(), 0);
+        for engine in engines {
+            generation += 1;
+            let started = Started::start(engine, generation, &config, &common, &models).await?;
+            models.push(started.served);
+            known_answers.push(started.known_answer);
+            threads.extend(started.threads);
+        }
+        let Common { shared, health, .. } = common;
+        let intake = Intake::new(models, &config, shared.clone(), Observers::new(observers));
         let mut watching = JoinSet::new();
         if config.watchdog_ms > 0 {
             watching.spawn(health.clone().watch_passes(Duration::from_millis(config.watchdog_ms)));
@@ -251,7 +250,6 @@ impl Sidecar {
         if let Some(lanes) = listeners.lanes {
             transports.push(Box::new(shm::Server::start(lanes, &config, intake.clone(), &health, &descriptors)?));
         }
-        let threads = threads.into();
         let mut sidecar = Self {
             intake,
             config,
@@ -262,33 +260,50 @@ impl Sidecar {
             grpc_addr,
             http_addresses,
             watching,
-            known_answer: None,
+            known_answers: known_answers.iter().map(|_| None).collect(),
+            generation,
         };
-        sidecar.watch(known_answer);
+        for (index, known_answer) in known_answers.into_iter().enumerate() {
+            sidecar.watch(index, known_answer);
+        }
         Ok(sidecar)
     }
 
-    /// Serves another model from now on, without a pause, and returns the number of its generation. What the present one has
-    /// accepted it also scores; each reply names the version that gave it. On an error nothing has changed.
+    /// Serves another model from now on, without a pause, and returns the number of its generation: in the place of the only one,
+    /// or of the one of its name. What that one has accepted it also scores; each reply names the version that gave it. Its passes
+    /// do not wait for those of other models. On an error nothing has changed.
     pub async fn replace(&mut self, engine: Box<dyn Engine>) -> Result<u64, StartError> {
-        let generation = self.intake.served().borrow().generation + 1;
-        let next = Started::start(engine, generation, &self.config, &self.shared, &self.health).await?;
+        let (models, name) = (self.intake.models(), &engine.card().name);
+        let index = match models.len() {
+            1 => 0,
+            _ => models.iter().position(|served| served.name() == name).ok_or_else(|| {
+                let names: Vec<&str> = models.iter().map(|served| served.name()).collect();
+                StartError::Models(format!(
+                    "no model is called '{name}', which is to take over; there are {}",
+                    names.join(", ")
+                ))
+            })?,
+        };
+        let generation = self.generation + 1;
+        let common = Common { shared: self.shared.clone(), health: self.health.clone(), turn: Arc::default() };
+        let next = Started::start(engine, generation, &self.config, &common, &models).await?;
+        self.generation = generation;
         // Those of generations that have ended need not be kept.
         self.threads.retain(|thread| !thread.is_finished());
         self.threads.extend(next.threads);
-        self.intake.replace(next.served);
-        self.watch(next.known_answer);
+        self.intake.replace(index, next.served);
+        self.watch(index, next.known_answer);
         Ok(generation)
     }
 
-    /// Watches over the present generation's known answer, and over none of an earlier one.
-    fn watch(&mut self, known_answer: Option<KnownAnswer>) {
-        if let Some(earlier) = self.known_answer.take() {
+    /// Watches over the known answer of a model's present generation, and over none of an earlier one.
+    fn watch(&mut self, index: usize, known_answer: Option<KnownAnswer>) {
+        if let Some(earlier) = self.known_answers[index].take() {
             earlier.abort();
         }
         let every = Duration::from_millis(self.config.known_answer_ms);
         let watch = |known: KnownAnswer| known.watch(self.intake.clone(), self.health.clone(), every);
-        self.known_answer = known_answer.map(watch).map(|watch| self.watching.spawn(watch));
+        self.known_answers[index] = known_answer.map(watch).map(|watch| self.watching.spawn(watch));
     }
 
     /// Whether the sidecar's own threads and its engine still work.
@@ -370,19 +385,4 @@ impl Drop for Sidecar {
         self.intake.close();
         self.intake.abandon();
     }
-}
-
-/// Accepted work was not finished when the drain's time was up.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "after {drain:?}, {unanswered} accepted rollouts were unanswered (rejected where they had not reached the engine), and the \
-     answers of at least {unread} had not been read by their callers"
-)]
-pub struct DrainTimeout {
-    /// Accepted rollouts without an answer.
-    pub unanswered: usize,
-    /// Answered rollouts whose answers are known not to have been read. More may lie in buffers between here and their callers.
-    pub unread: usize,
-    /// The time they had.
-    pub drain: Duration,
 }

@@ -30,7 +30,8 @@ const OR_WHOLE: &str = ", or answer_only = false to have all of it scored (the m
 /// See the module.
 pub(super) struct Rules {
     card: Arc<ModelCard>,
-    text: Text,
+    /// Models of the same tokenizer and templates share it.
+    text: Arc<Text>,
     text_bound: Option<TextBound>,
     bindings: Bindings,
     over_long: OverLong,
@@ -39,11 +40,25 @@ pub(super) struct Rules {
 }
 
 impl Rules {
-    /// The error says what is wrong with the model's text or reads.
+    #[cfg(test)]
     pub(super) fn new(card: Arc<ModelCard>, config: &Config) -> Result<Self, String> {
+        Self::beside(std::iter::empty(), card, config)
+    }
+
+    /// The error says what is wrong with the model's text or reads. What text becomes tokens by is shared with one of `others` that
+    /// was made of the same.
+    pub(super) fn beside<'a>(
+        mut others: impl Iterator<Item = &'a Self>,
+        card: Arc<ModelCard>,
+        config: &Config,
+    ) -> Result<Self, String> {
         reading::check(&card.reads, card.vocabulary_size)?;
         let Config { over_long, share_prefixes, max_batch_tokens, .. } = *config;
-        let (text, text_bound) = (Text::new(&card.text)?, TextBound::of(&card.text, &card.reads));
+        let text = match others.find(|other| other.is_made_of(&card.text)) {
+            Some(other) => Arc::clone(&other.text),
+            None => Arc::new(Text::new(&card.text)?),
+        };
+        let text_bound = TextBound::of(&card.text, &card.reads);
         let bindings = Bindings::default();
         let card = match text.vocabulary().cloned() {
             // What is served says which ids it takes.
@@ -54,6 +69,12 @@ impl Rules {
             None => card,
         };
         Ok(Self { text, text_bound, bindings, card, over_long, share_prefixes, max_batch_tokens })
+    }
+
+    /// Whether its tokenizer and templates were loaded from such assets.
+    fn is_made_of(&self, assets: &TextAssets) -> bool {
+        let vocabulary = assets.vocabulary.clone();
+        TextAssets { vocabulary, ..self.card.text.clone() } == *assets
     }
 
     pub(super) fn card(&self) -> &Arc<ModelCard> {

@@ -19,6 +19,7 @@ use super::metrics::{self, Stage};
 use super::outcome::{Times, outcome};
 use super::queue::{Pending, Queue, SharedPrefix};
 use super::rejections::draining;
+use super::turn::{Guard, Turn};
 use crate::batch::{MicroBatch, Wanted};
 use crate::engine::{Engine, EngineError, ModelCard, ScoreTable};
 use crate::reward::{Code, Rejection};
@@ -60,17 +61,19 @@ impl Packed {
 }
 
 /// How micro-batches are made and run.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone)]
 pub(super) struct Terms {
     share_prefixes: bool,
     max_batch_tokens: usize,
     generation: u64,
+    /// Of all models whose engines share threads.
+    turn: Arc<Turn>,
 }
 
 impl Terms {
-    pub(super) fn of(config: &Config, generation: u64) -> Self {
+    pub(super) fn of(config: &Config, generation: u64, turn: &Arc<Turn>) -> Self {
         let Config { share_prefixes, max_batch_tokens, .. } = *config;
-        Self { share_prefixes, max_batch_tokens, generation }
+        Self { share_prefixes, max_batch_tokens, generation, turn: Arc::clone(turn) }
     }
 }
 
@@ -106,8 +109,8 @@ pub(super) fn start(
     // One micro-batch lies ready while one runs; the queue gives out no other before this one is taken.
     let (ready, next) = sync_channel(1);
     let packer = {
-        let (queue, health) = (Arc::clone(queue), health.clone());
-        std::thread::Builder::new().name("packer".into()).spawn(move || pack_all(&queue, terms, &health, &ready))?
+        let (queue, health, terms) = (Arc::clone(queue), health.clone(), terms.clone());
+        std::thread::Builder::new().name("packer".into()).spawn(move || pack_all(&queue, &terms, &health, &ready))?
     };
     let (card, health) = (Arc::clone(engine.card()), health.clone());
     let scorer = Scorer { queue: Arc::clone(queue), engine, card, pace: Pace::default(), terms, health };
@@ -115,7 +118,7 @@ pub(super) fn start(
     Ok([packer, scorer])
 }
 
-fn pack_all(queue: &Queue, terms: Terms, health: &Health, ready: &SyncSender<Packed>) {
+fn pack_all(queue: &Queue, terms: &Terms, health: &Health, ready: &SyncSender<Packed>) {
     let _guard = PanicGuard::new(queue, health, "packer");
     let mut shares = Shares::default();
     while let Some(pendings) = queue.next_batch(&mut shares) {
@@ -142,11 +145,13 @@ impl Scorer {
     /// have: what the batcher counted as kept may be gone. Only a single rollout may be longer.
     fn run_in_parts(&mut self, packed: Packed) {
         let mut parts = vec![packed];
+        let turns = Arc::clone(&self.terms.turn);
         while let Some(part) = parts.pop() {
+            let turn = turns.take();
             let Some(mut part) = self.without_obsolete(part) else { continue };
             let members = part.pendings.len();
             if members == 1 || self.engine.rows(&part.batch) <= self.terms.max_batch_tokens.max(1) {
-                self.run(part);
+                self.run(part, turn);
             } else {
                 let later = part.pendings.split_off(members / 2);
                 parts.push(Packed::new(later, self.terms.share_prefixes));
@@ -172,8 +177,8 @@ impl Scorer {
         (!rest.is_empty()).then(|| Packed::new(rest, self.terms.share_prefixes))
     }
 
-    /// Runs a micro-batch and answers it.
-    fn run(&mut self, packed: Packed) {
+    /// Runs a micro-batch and answers it, which takes no turn.
+    fn run(&mut self, packed: Packed, turn: Guard) {
         let Packed { batch, pendings } = packed;
         // One span per rollout, so that each trace shows its own forward pass.
         let spans: Vec<_> = pendings.iter().map(|p| info_span!(parent: p.ticket.span(), "forward")).collect();
@@ -182,6 +187,7 @@ impl Scorer {
         let scored = score(self.engine.as_mut(), &batch, self.card.attributes.len());
         let forward = started.elapsed();
         self.health.pass_ended(scored.as_ref().map(drop));
+        drop(turn);
         drop(spans);
         metrics::stage(Stage::Forward, forward);
         match &scored {

@@ -11,18 +11,24 @@ use super::health::Health;
 use super::known_answer::{KnownAnswer, NoAnswer};
 use super::queue::{Queue, Shared};
 use super::rules::Rules;
+use super::turn::Turn;
 use super::{Config, StartError, scorer};
 use crate::engine::{Engine, ModelCard};
 
 /// See the module.
 pub struct Served {
-    /// 1 is the first of the process.
+    /// Counted from 1 over all models of a sidecar, so that none has that of another.
     pub generation: u64,
     pub(super) rules: Rules,
     pub(super) queue: Arc<Queue>,
 }
 
 impl Served {
+    /// What a rollout calls it.
+    pub fn name(&self) -> &str {
+        &self.card().name
+    }
+
     /// The model.
     pub fn card(&self) -> &Arc<ModelCard> {
         self.rules.card()
@@ -44,6 +50,14 @@ impl std::fmt::Debug for Served {
     }
 }
 
+/// What generations have in common.
+pub(super) struct Common {
+    pub(super) shared: Shared,
+    pub(super) health: Health,
+    /// Of those alone whose engines share threads.
+    pub(super) turn: Arc<Turn>,
+}
+
 /// A generation whose threads run.
 pub(super) struct Started {
     pub(super) served: Arc<Served>,
@@ -53,19 +67,20 @@ pub(super) struct Started {
 }
 
 impl Started {
-    /// Has `engine` score its known answer, then starts the threads around it. What the queues of all generations share comes from
-    /// `shared`.
+    /// Has `engine` score its known answer, then starts the threads around it. A tokenizer that one of `others` has, too, is shared.
     pub(super) async fn start(
         engine: Box<dyn Engine>,
         generation: u64,
         config: &Config,
-        shared: &Shared,
-        health: &Health,
+        common: &Common,
+        others: &[Arc<Served>],
     ) -> Result<Self, StartError> {
-        let rules = Rules::new(Arc::clone(engine.card()), config).map_err(StartError::Text)?;
+        let others = others.iter().map(|served| &served.rules);
+        let rules = Rules::beside(others, Arc::clone(engine.card()), config).map_err(StartError::Text)?;
         let (rules, engine, known_answer) = known_answer(rules, engine, generation, config).await?;
+        let Common { shared, health, turn } = common;
         let queue = Arc::new(Queue::new(config, shared.clone()).with_prefixes(engine.prefixes()));
-        let terms = scorer::Terms::of(config, generation);
+        let terms = scorer::Terms::of(config, generation, turn);
         let threads = scorer::start(&queue, engine, terms, health).map_err(StartError::Thread)?;
         Ok(Self { served: Arc::new(Served { generation, rules, queue }), known_answer, threads })
     }

@@ -1,6 +1,7 @@
 //! The binary as a shell meets it: exit codes, what goes to which stream, files in and out.
 
 mod interrupted;
+mod models;
 
 use std::io::Write as _;
 use std::process::{Command, Output, Stdio};

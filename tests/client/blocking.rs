@@ -124,6 +124,7 @@ impl Rollouts for Wide {
         static PLAIN: LazyLock<Arc<AggregationSpec>> = LazyLock::new(Arc::default);
         RolloutRef {
             id: "",
+            model: "",
             input: Some(InputRef::TokenIds(Ids::I64(&self.0[index]))),
             finish_reason: Default::default(),
             group: "",

@@ -35,6 +35,26 @@ impl Engine for SlowEcho {
     }
 }
 
+/// An echo under another name and version.
+pub struct Named(EchoEngine, Arc<ModelCard>);
+
+impl Named {
+    pub fn new(echo: EchoEngine, name: &str, version: &str) -> Self {
+        let card = ModelCard { name: name.into(), model_version: version.into(), ..ModelCard::clone(echo.card()) };
+        Self(echo, card.into())
+    }
+}
+
+impl Engine for Named {
+    fn card(&self) -> &Arc<ModelCard> {
+        &self.1
+    }
+
+    fn score(&mut self, batch: &MicroBatch) -> Result<ScoreTable, EngineError> {
+        self.0.score(batch)
+    }
+}
+
 /// Listens on loopback, on a port that the system picks.
 pub fn loopback() -> Config {
     Config { grpc: Some(([127, 0, 0, 1], 0).into()), ..Config::default() }

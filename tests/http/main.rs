@@ -4,6 +4,7 @@
 mod common;
 
 mod client;
+mod models;
 mod native;
 mod server;
 mod trainers;

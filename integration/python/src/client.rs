@@ -44,6 +44,8 @@ struct Settings {
     /// `None`: the default, and a socket that does not exist is not waited for as long.
     connect_timeout_s: Option<f64>,
     version: Option<String>,
+    /// The model, by its name, where the server has several.
+    model: Option<String>,
     /// What token ids are of, where a call does not say.
     tokenizer: Option<Py<PyAny>>,
 }
@@ -56,7 +58,7 @@ enum Connection {
 
 impl Settings {
     fn builder(&self) -> PyResult<blocking::Builder> {
-        let mut builder = blocking::Client::builder(&self.address);
+        let mut builder = blocking::Client::builder(&self.address).model(self.model.clone().unwrap_or_default());
         if let Some(seconds) = self.connect_timeout_s {
             let budget = Duration::try_from_secs_f64(seconds).map_err(|_| {
                 PyValueError::new_err(format!("connect_timeout_s is {seconds}; give seconds, at least 0"))
@@ -126,7 +128,7 @@ impl Client {
 impl Client {
     #[new]
     #[pyo3(signature = (address, *, in_flight_limit=None, deadline_ms=None, spin_us=None, connect_timeout_s=None,
-        version=None, tokenizer=None))]
+        version=None, model=None, tokenizer=None))]
     #[expect(clippy::too_many_arguments, reason = "they are Python's, by their names")]
     fn new(
         py: Python<'_>,
@@ -136,10 +138,11 @@ impl Client {
         spin_us: Option<u64>,
         connect_timeout_s: Option<f64>,
         version: Option<String>,
+        model: Option<String>,
         tokenizer: Option<Py<PyAny>>,
     ) -> PyResult<Self> {
         let settings =
-            Settings { address, in_flight_limit, deadline_ms, spin_us, connect_timeout_s, version, tokenizer };
+            Settings { address, in_flight_limit, deadline_ms, spin_us, connect_timeout_s, version, model, tokenizer };
         settings.builder()?.check().map_err(|error| Failure::from(&error).raised(py))?;
         Ok(Self { settings, connection: Mutex::new(Connection::NotYet), watch: PyOnceLock::new() })
     }
@@ -152,6 +155,7 @@ impl Client {
         options.set_item("spin_us", settings.spin_us)?;
         options.set_item("connect_timeout_s", settings.connect_timeout_s)?;
         options.set_item("version", &settings.version)?;
+        options.set_item("model", &settings.model)?;
         options.set_item("tokenizer", &settings.tokenizer)?;
         Ok(((&settings.address,), options))
     }

@@ -146,6 +146,8 @@ impl Rollouts for Rows {
     fn get(&self, index: usize) -> RolloutRef<'_> {
         RolloutRef {
             id: self.ids.get(index).map_or("", String::as_str),
+            // The client's own, which it names by itself.
+            model: "",
             input: Some(self.form.get(index)),
             finish_reason: self.finish_reasons.get(index).copied().unwrap_or_default(),
             group: self.groups.get(index).unwrap_or(&self.options.group),

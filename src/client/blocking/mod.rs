@@ -135,6 +135,12 @@ impl Arm {
 }
 
 impl Builder {
+    /// The model, by its name, that scores rollouts which name none, and whose card [`Client::card`] is. Default: the server's first.
+    /// Not over a lane, which is the first model's.
+    pub fn model(self, name: impl Into<String>) -> Self {
+        Self { options: self.options.model(name), ..self }
+    }
+
     /// Most rollouts unanswered at a time; the server's limit counts where it is lower (and is the default).
     pub fn in_flight_limit(self, rollouts: usize) -> Self {
         Self { options: self.options.in_flight_limit(rollouts), ..self }
@@ -189,7 +195,22 @@ impl Builder {
 
     /// Whether the address can be understood. Connects nothing.
     pub fn check(&self) -> Result<(), ClientError> {
-        Arm::of(&self.options.address).map(drop)
+        self.arm().map(drop)
+    }
+
+    fn arm(&self) -> Result<Arm, ClientError> {
+        let Options { address, model, .. } = &self.options;
+        match Arm::of(address)? {
+            #[cfg(target_os = "linux")]
+            Arm::Lane(_) if !model.is_empty() => Err(ClientError::BadAddress {
+                address: address.as_str().into(),
+                reason: format!(
+                    "a lane is the server's first model's, and '{model}' is asked for; use unix:// or grpc://"
+                )
+                .into(),
+            }),
+            arm => Ok(arm),
+        }
     }
 
     /// Connects, and returns once the server has said what it serves.
@@ -204,7 +225,7 @@ impl Builder {
 
     /// Returns at once and connects in the background; trouble shows with the first rollout.
     pub fn connect_lazy(self) -> Result<Client, ClientError> {
-        let wire: Arc<dyn Wire> = match Arm::of(&self.options.address)? {
+        let wire: Arc<dyn Wire> = match self.arm()? {
             #[cfg(target_os = "linux")]
             Arm::Lane(path) => Arc::new(Lane::new(&self.options, self.lane, &path)),
             Arm::Grpc(address) => Arc::new(Grpc::start(&self.options, *address)?),

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use half::bf16;
 
-use super::{Adapter, Slice, TensorInfo, Unchanged, WeightSource};
+use super::{Adapter, Factors, Slice, TensorInfo, Unchanged, WeightSource};
 use crate::model::compute::dtype::Precision;
 use crate::model::error::ModelError;
 
@@ -83,6 +83,17 @@ impl WeightSource for Composed {
             self.rounding.apply(&mut values);
         }
         Ok(values)
+    }
+
+    fn is_changed(&self, name: &str) -> bool {
+        self.replacement(name).is_some() || self.adapter.as_ref().is_some_and(|adapter| adapter.adapts(name))
+    }
+
+    fn low_rank(&self, name: &str, slice: &Slice) -> Result<Option<Factors>, ModelError> {
+        let (Some(adapter), None) = (&self.adapter, self.replacement(name)) else { return Ok(None) };
+        let shape = self.info(name).ok_or_else(|| self.missing(name))?.matrix();
+        let read = |slice: &Slice| self.unchanged(name, slice);
+        adapter.factors(name, slice, &Unchanged { shape, read: &read })
     }
 
     fn bytes_read(&self) -> u64 {

@@ -29,4 +29,4 @@ pub use nemo::{ATTRIBUTE_WEIGHTS, NemoCheckpoint};
 pub use pytorch::PytorchFile;
 pub use safetensors::SafetensorsFile;
 pub use shards::Shards;
-pub use weights::{ElementType, RawInfo, Slice, TensorInfo, WeightSource};
+pub use weights::{ElementType, Factors, RawInfo, Slice, TensorInfo, WeightSource};

@@ -98,6 +98,20 @@ impl Slice {
     }
 }
 
+/// A slice of a change of low rank that is not merged: `f * (W + scale * B A)`.
+pub struct Factors {
+    /// `A`: `[rank, columns]`.
+    pub a: Vec<f32>,
+    /// `B`: `[rows, rank]`.
+    pub b: Vec<f32>,
+    /// At least 1.
+    pub rank: usize,
+    /// What the product is multiplied by.
+    pub scale: f32,
+    /// What each row is multiplied by in the end, `f`; `None` where that is 1.
+    pub row_factors: Option<Vec<f32>>,
+}
+
 /// Named tensors. Shared by the threads that load layers side by side.
 pub trait WeightSource: Send + Sync {
     /// What is known of a tensor; `None` if there is no such tensor.
@@ -117,6 +131,16 @@ pub trait WeightSource: Send + Sync {
     /// the tensor.
     fn read_raw(&self, name: &str, _slice: &Slice) -> Result<Vec<u8>, ModelError> {
         Err(self.missing(name))
+    }
+
+    /// Whether a tensor is another than the base's, which several models may share.
+    fn is_changed(&self, _name: &str) -> bool {
+        false
+    }
+
+    /// A slice of what is added to a matrix of the base, where it is of low rank and can be left apart; `None` where it cannot.
+    fn low_rank(&self, _name: &str, _slice: &Slice) -> Result<Option<Factors>, ModelError> {
+        Ok(None)
     }
 
     /// Every tensor's name, sorted.

@@ -8,6 +8,7 @@ use crate::model::collective::Collective;
 use crate::model::collective::shard::Shard;
 use crate::model::compute::backend::Backend;
 use crate::model::compute::kernels::Past;
+use crate::model::error::ModelError;
 use crate::model::prefix_cache::{Keep, Resumed};
 
 /// What one rank loads from, which share of it, and where to.
@@ -33,6 +34,10 @@ pub trait Backbone: Send + Sync {
     fn rows(&self, batch: &MicroBatch, _reads: &[u32]) -> usize {
         batch.tokens.len()
     }
+
+    /// The same with what the context's weights change in it, as the base's adapter: every matrix to which nothing or a change of
+    /// low rank is added is shared with this one.
+    fn adapted(&self, context: &RankContext) -> std::result::Result<Box<dyn Backbone>, ModelError>;
 
     /// The final hidden state, normed, at the rows that are read: float32, `[reads, hidden]`, the same on every rank. All
     /// ranks run the same pass at the same time.

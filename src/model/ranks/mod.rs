@@ -9,7 +9,7 @@ mod team;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::Device;
 use rayon::ThreadPool;
@@ -38,6 +38,18 @@ pub struct Ranks {
     /// `None` where nothing is kept.
     cache: Option<Arc<SharedCache>>,
     bytes_per_token: usize,
+    /// Held during a pass, by models that share threads: ranks of two passes would wait for each other's.
+    pass: Arc<Mutex<()>>,
+    place: Place,
+}
+
+/// Where and how ranks compute.
+#[derive(Clone)]
+struct Place {
+    backend: Backend,
+    devices: Vec<Device>,
+    /// Tokens that there is room to keep.
+    slots: u32,
 }
 
 /// What a pass gave.
@@ -70,7 +82,8 @@ fn pinned_pool(threads: usize, isa: Option<Isa>, cpus: Option<Cpus>) -> Result<T
 
 impl Ranks {
     /// Loads a rank onto each of `devices`, one after the other, each with all threads of `all`; later they share them
-    /// out. Where the machine has several NUMA nodes, ranks on the CPU load and compute on one of them each. Together they have room of `cache` for the keys and values of prefixes; only the kernels use it.
+    /// out. Where the machine has several NUMA nodes, ranks on the CPU load and compute on one of them each. Together they have room of `cache` for the keys and values of prefixes, divided
+    /// by `rooms`: as many models beside each other have such room ([`Self::adapted`]); only the kernels use it.
     pub fn load(
         spec: &NetworkSpec,
         weights: &dyn WeightSource,
@@ -78,6 +91,7 @@ impl Ranks {
         devices: &[Device],
         all: &Arc<ThreadPool>,
         cache: CacheSize,
+        rooms: u32,
     ) -> Result<Self, ModelError> {
         let world = devices.len();
         spec.check_degree(world)?;
@@ -93,7 +107,7 @@ impl Ranks {
         };
         let slots = match backend {
             Backend::Kernels(weights) if spec.keeps_prefixes() => {
-                cache.tokens(bytes_per_token, spec.parameters().total() * weights.bytes())
+                cache.tokens(bytes_per_token, spec.parameters().total() * weights.bytes()) / rooms
             }
             _ => 0,
         };
@@ -114,13 +128,38 @@ impl Ranks {
             Ok(Arc::new(Rank::new(backbone, pool, weights.bytes_read() - before)))
         };
         let ranks = Shard::all(world).zip(devices).map(load).collect::<Result<Vec<_>, ModelError>>()?;
-        let team = if world == 1 { None } else { Some(Team::start(&ranks, wire)?) };
-        let cache = (slots > 0).then(|| Arc::new(SharedCache::new(slots, bytes_per_token)));
-        Ok(Self { ranks, team, cache, bytes_per_token })
+        Self::start(ranks, wire, bytes_per_token, Arc::default(), Place { backend, devices: devices.to_vec(), slots })
     }
 
-    /// One pass over `batch`; `reads` are the rows whose hidden states are wanted.
-    pub fn forward(&mut self, batch: &MicroBatch, reads: &[u32]) -> Result<Passed, PassError> {
+    /// The same ranks with what `weights` change in them, as an adapter of their model: what they do not change is shared. What is
+    /// kept of prefixes is its own. Models on the kernels alone share anything.
+    pub fn adapted(&self, weights: &dyn WeightSource) -> Result<Self, ModelError> {
+        let Place { backend, ref devices, slots } = self.place;
+        let load = |((shard, device), rank): ((Shard, &Device), &Arc<Rank>)| {
+            rank.adapted(&RankContext { weights, shard, device: device.clone(), backend, slots }).map(Arc::new)
+        };
+        let shares = Shard::all(devices.len()).zip(devices).zip(&self.ranks);
+        let ranks = shares.map(load).collect::<Result<Vec<_>, ModelError>>()?;
+        Self::start(ranks, Wire::Memory, self.bytes_per_token, Arc::clone(&self.pass), self.place.clone())
+    }
+
+    fn start(
+        ranks: Vec<Arc<Rank>>,
+        wire: Wire,
+        bytes_per_token: usize,
+        pass: Arc<Mutex<()>>,
+        place: Place,
+    ) -> Result<Self, ModelError> {
+        let team = if ranks.len() == 1 { None } else { Some(Team::start(&ranks, wire)?) };
+        let cache = (place.slots > 0).then(|| Arc::new(SharedCache::new(place.slots, bytes_per_token)));
+        Ok(Self { ranks, team, cache, bytes_per_token, pass, place })
+    }
+
+    /// One pass over `batch`; `reads` are the rows whose hidden states are wanted. It waits for a pass of another model on the same
+    /// threads.
+    pub fn forward(&self, batch: &MicroBatch, reads: &[u32]) -> Result<Passed, PassError> {
+        // Who panicked in it has left nothing that a pass reads.
+        let _pass = self.pass.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(cache) = &self.cache else {
             let all = Resumed { batch: batch.clone(), reads: reads.to_vec(), ..Resumed::default() };
             return Ok(Passed { hidden: self.compute(all)?, reused: 0, recomputed: 0 });
@@ -151,6 +190,7 @@ impl Ranks {
     /// Forgets what earlier passes have left.
     pub fn forget(&self) {
         if let Some(cache) = &self.cache {
+            let _pass = self.pass.lock().unwrap_or_else(PoisonError::into_inner);
             cache.clear();
         }
     }

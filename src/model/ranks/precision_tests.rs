@@ -20,13 +20,14 @@ fn hidden(fixture: &str, device: DeviceChoice, tp: usize) -> (DecoderSpec, Vec<f
     let blueprint = Blueprint::open(&config).unwrap();
     let spec = arch::find(&blueprint.settings).unwrap().spec(&blueprint.settings).unwrap();
     let (devices, pool) = (device.open_all(tp).unwrap(), Arc::new(pool(1, None).unwrap()));
-    let mut ranks = Ranks::load(
+    let ranks = Ranks::load(
         &NetworkSpec::Decoder(spec.clone()),
         blueprint.weights.as_ref(),
         device.backend(Dtype::Auto).unwrap(),
         &devices,
         &pool,
         CacheSize::Bytes(0),
+        1,
     )
     .unwrap();
     let reference = std::fs::read(folder.join("reference.json")).unwrap();

@@ -6,7 +6,8 @@ use candle_core::Result;
 use rayon::ThreadPool;
 
 use crate::batch::MicroBatch;
-use crate::model::network::backbone::{Backbone, Pass};
+use crate::model::error::ModelError;
+use crate::model::network::backbone::{Backbone, Pass, RankContext};
 
 /// One rank's share.
 pub struct Rank {
@@ -31,6 +32,13 @@ impl Rank {
     /// How many rows a pass computes.
     pub fn rows(&self, batch: &MicroBatch, reads: &[u32]) -> usize {
         self.backbone.rows(batch, reads)
+    }
+
+    /// The same share with what the context's weights change in it, in the same pool.
+    pub fn adapted(&self, context: &RankContext) -> std::result::Result<Self, ModelError> {
+        let before = context.weights.bytes_read();
+        let backbone = self.pool.install(|| self.backbone.adapted(context))?;
+        Ok(Self::new(backbone, Arc::clone(&self.pool), context.weights.bytes_read() - before))
     }
 
     /// Bytes of its weights in memory.

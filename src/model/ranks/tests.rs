@@ -8,11 +8,14 @@ use candle_core::{Device, Result, Tensor, bail};
 
 use super::rank::Rank;
 use super::team::{Team, Wire};
-use super::{PassError, Ranks, pool};
+use super::{PassError, Place, Ranks, pool};
 use crate::batch::MicroBatch;
 use crate::engine::EngineError;
 use crate::model::collective::Collective;
-use crate::model::network::backbone::{Backbone, Pass};
+use crate::model::compute::backend::Backend;
+use crate::model::compute::kernels::WeightType;
+use crate::model::error::ModelError;
+use crate::model::network::backbone::{Backbone, Pass, RankContext};
 use crate::model::prefix_cache::Resumed;
 
 /// Short, where the test holds a rank back for as long as it runs: how long it is decides nothing.
@@ -36,6 +39,10 @@ struct Says {
 impl Backbone for Says {
     fn bytes(&self) -> usize {
         0
+    }
+
+    fn adapted(&self, _: &RankContext) -> std::result::Result<Box<dyn Backbone>, ModelError> {
+        unreachable!("no test here loads an adapter")
     }
 
     fn forward(&self, pass: &Pass) -> Result<Tensor> {
@@ -97,7 +104,8 @@ fn a_rank_that_fails_fails_the_pass_and_the_next_one_is_well() {
 fn a_rank_that_never_returns_ends_the_engine_and_not_the_process() {
     let (ranks, over) = ranks(&[1.0, 2.0]);
     let team = Team::start_with(&ranks, Wire::Memory, PATIENCE).unwrap();
-    let mut ranks = Ranks { ranks, team: Some(team), cache: None, bytes_per_token: 0 };
+    let place = Place { backend: Backend::Kernels(WeightType::F32), devices: Vec::new(), slots: 0 };
+    let ranks = Ranks { ranks, team: Some(team), cache: None, bytes_per_token: 0, pass: Arc::default(), place };
     let batch = MicroBatch::pack(&[[STUCK]], true);
     let reason = "rank 1 failed: no memory left; 1 of 2 ranks did not come back";
     // Every later pass says so, whatever it asks for.

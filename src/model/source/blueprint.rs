@@ -117,7 +117,7 @@ impl Blueprint {
         let layers = settings.required_size("num_hidden_layers")?;
         let head_is_apart = config.head.is_some() || used.head.file.is_some();
         // One folder has the weights of an adapter and the text that it was trained with.
-        let adapter = match (&config.adapter, adapter) {
+        let adapter = match (&config.adapter, adapter.filter(|_| config.adapters.is_empty())) {
             (Some(folder), _) => Some(parts.adapter_folder(folder, weights.as_ref(), layers, &mut text)?),
             (None, Some(part)) => Some(parts.adapter(&part, weights.as_ref(), layers, head_is_apart, &mut text)?),
             (None, None) => None,
@@ -193,6 +193,22 @@ impl Blueprint {
             files,
             ingredients,
         })
+    }
+
+    /// The model is one of several on the same base, with a name of its own. Its adapter, if it has one, is not merged, which rounds
+    /// otherwise.
+    pub fn beside_others(&mut self, name: &str, has_adapter: bool) {
+        name.clone_into(&mut self.name);
+        if has_adapter {
+            self.ingredients.push(Ingredient::Fact("unmerged".into()));
+        }
+    }
+
+    /// Keeps a tokenizer's file once, where the base has the same.
+    pub fn share_text(&mut self, base: &Self) {
+        if self.text.tokenizer_json == base.text.tokenizer_json {
+            self.text.tokenizer_json.clone_from(&base.text.tokenizer_json);
+        }
     }
 
     /// A digest of everything that makes the model's numbers.

@@ -33,6 +33,9 @@
 //! The deadline is the one that the caller set when it submitted the rollout: however long the record lay in the ring, or
 //! its client was without a lane, that time counts.
 //!
+//! A record carries no model's name: a lane is scored by the server's first model, and a client refuses a rollout that names one
+//! before it is written.
+//!
 //! What breaks the form of a record breaks the lane. What has the form and makes no sense as a rollout (text that is not
 //! UTF-8, an unknown form) is a [`MalformedRollout`]: a rejection of that rollout alone.
 
@@ -285,6 +288,7 @@ pub fn read_rollout(mut record: Record) -> Result<RolloutRecord, Broken> {
         Some(why) => Err(MalformedRollout { id, why }),
         None => Ok(Rollout {
             id,
+            model: String::new(),
             input,
             finish_reason,
             group,

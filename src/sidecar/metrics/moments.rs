@@ -37,27 +37,39 @@ impl Moments {
 }
 
 struct PerModel {
+    model: String,
     model_version: Arc<str>,
     names: Vec<String>,
     reward: Moments,
     attributes: Vec<Moments>,
 }
 
-/// One model per process; where there is another (a test), the numbers begin anew.
-static MOMENTS: Mutex<Option<PerModel>> = Mutex::new(None);
-
-pub(super) fn record(card: &ModelCard, rewards: &Rewards) {
-    // Nothing below can panic half-way through a change that matters.
-    let mut slot = MOMENTS.lock().unwrap_or_else(PoisonError::into_inner);
-    if slot.as_ref().is_none_or(|m| m.model_version != card.model_version || m.names != card.attributes) {
-        *slot = Some(PerModel {
+impl PerModel {
+    fn of(card: &ModelCard) -> Self {
+        Self {
+            model: card.name.clone(),
             model_version: card.model_version.clone(),
             names: card.attributes.clone(),
             reward: Moments::default(),
             attributes: vec![Moments::default(); card.attributes.len()],
-        });
+        }
     }
-    let moments = slot.as_mut().expect("set above");
+}
+
+/// The models of the process. Where one takes over from another of its name, the numbers begin anew.
+static MOMENTS: Mutex<Vec<PerModel>> = Mutex::new(Vec::new());
+
+pub(super) fn record(card: &ModelCard, rewards: &Rewards) {
+    // Nothing below can panic half-way through a change that matters.
+    let mut models = MOMENTS.lock().unwrap_or_else(PoisonError::into_inner);
+    let index = models.iter().position(|moments| moments.model == card.name).unwrap_or(models.len());
+    if index == models.len() {
+        models.push(PerModel::of(card));
+    }
+    let moments = &mut models[index];
+    if moments.model_version != card.model_version || moments.names != card.attributes {
+        *moments = PerModel::of(card);
+    }
     moments.reward.push(f64::from(rewards.reward));
     for (moments, value) in moments.attributes.iter_mut().zip(&rewards.attributes) {
         moments.push(f64::from(*value));
@@ -66,13 +78,13 @@ pub(super) fn record(card: &ModelCard, rewards: &Rewards) {
 
 /// Sets the gauges.
 pub(super) fn publish() {
-    let slot = MOMENTS.lock().unwrap_or_else(PoisonError::into_inner);
-    let Some(moments) = slot.as_ref() else { return };
-    gauge!(REWARD_MEAN).set(moments.reward.mean());
-    gauge!(REWARD_STD).set(moments.reward.std());
-    for (name, moments) in moments.names.iter().zip(&moments.attributes) {
-        gauge!(ATTRIBUTE_MEAN, "attribute" => name.clone()).set(moments.mean());
-        gauge!(ATTRIBUTE_STD, "attribute" => name.clone()).set(moments.std());
+    for PerModel { model, names, reward, attributes, .. } in &*MOMENTS.lock().unwrap_or_else(PoisonError::into_inner) {
+        gauge!(REWARD_MEAN, "model" => model.clone()).set(reward.mean());
+        gauge!(REWARD_STD, "model" => model.clone()).set(reward.std());
+        for (name, moments) in names.iter().zip(attributes) {
+            gauge!(ATTRIBUTE_MEAN, "model" => model.clone(), "attribute" => name.clone()).set(moments.mean());
+            gauge!(ATTRIBUTE_STD, "model" => model.clone(), "attribute" => name.clone()).set(moments.std());
+        }
     }
 }
 

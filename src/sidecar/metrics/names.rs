@@ -64,13 +64,13 @@ names! {
     counter ACCEPT_PAUSES = "reward_sidecar_accept_pauses_total",
         Count: "How often no further client was accepted for a while, because all connections, lanes or descriptors were in use, by acceptor.";
     gauge REWARD_MEAN = "reward_sidecar_reward_mean",
-        Ratio: "Mean of the rewards since the start.";
+        Ratio: "Mean of the rewards since the start, by model.";
     gauge REWARD_STD = "reward_sidecar_reward_std",
-        Ratio: "Population standard deviation of the rewards since the start.";
+        Ratio: "Population standard deviation of the rewards since the start, by model.";
     gauge ATTRIBUTE_MEAN = "reward_sidecar_attribute_mean",
-        Ratio: "Mean of an attribute since the start, by attribute.";
+        Ratio: "Mean of an attribute since the start, by model and attribute.";
     gauge ATTRIBUTE_STD = "reward_sidecar_attribute_std",
-        Ratio: "Population standard deviation of an attribute since the start, by attribute.";
+        Ratio: "Population standard deviation of an attribute since the start, by model and attribute.";
     gauge INFO = "reward_sidecar_info",
         Ratio: "Always 1; the labels say which model and which build.";
 }

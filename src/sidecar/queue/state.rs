@@ -17,6 +17,8 @@ pub(super) struct State {
     pub next_number: u64,
     /// What those who wait cost a micro-batch, in tokens, each for itself.
     pub tokens: usize,
+    /// What the metrics were told of rollouts and tokens.
+    pub reported: (usize, usize),
     /// Something happened that the packer must look at.
     pub attention: bool,
     /// Until when the packer sleeps if nothing wakes it, and from how many waiting tokens on it must look: so that an
@@ -44,6 +46,7 @@ impl State {
             waiting: BTreeMap::new(),
             next_number: 0,
             tokens: 0,
+            reported: (0, 0),
             attention: false,
             asleep_until: None,
             full_from: 0,
@@ -103,8 +106,9 @@ impl State {
         Some(pending)
     }
 
-    pub fn publish(&self) {
-        metrics::queue(self.waiting.len(), self.tokens);
+    pub fn publish(&mut self) {
+        let now = (self.waiting.len(), self.tokens);
+        metrics::queue(std::mem::replace(&mut self.reported, now), now);
     }
 }
 

@@ -88,10 +88,11 @@ impl Running {
     fn new(config: &Config, engine: &Watched) -> Self {
         let (health, shared) = (Health::default(), queue::Shared::new(config));
         let queue = Arc::new(Queue::new(config, shared.clone()).with_prefixes(engine.prefixes()));
-        let threads = super::start(&queue, Box::new(engine.clone()), Terms::of(config, 1), &health).unwrap();
+        let threads =
+            super::start(&queue, Box::new(engine.clone()), Terms::of(config, 1, &Arc::default()), &health).unwrap();
         let rules = Rules::new(Arc::clone(&engine.card), config).unwrap();
         let served = Arc::new(Served { generation: 1, rules, queue: Arc::clone(&queue) });
-        let intake = Intake::new(served, config, shared, Observers::new(Vec::new()));
+        let intake = Intake::new(vec![served], config, shared, Observers::new(Vec::new()));
         Self { intake, queue, health, threads, caller: Identity::new("test", None) }
     }
 

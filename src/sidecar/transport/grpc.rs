@@ -100,8 +100,10 @@ impl v1::reward_service_server::RewardService for RewardService {
         Ok(Response::new(v1::ScoreBatchResponse { replies: replies.collect() }))
     }
 
-    async fn get_model(&self, _: Request<v1::GetModelRequest>) -> Result<Response<v1::ModelCard>, Status> {
-        Ok(Response::new(super::served(&self.intake.card(), self.intake.over_long(), self.in_flight_limit)))
+    async fn get_model(&self, request: Request<v1::GetModelRequest>) -> Result<Response<v1::ModelCard>, Status> {
+        let model = self.intake.model(&request.get_ref().model);
+        let served = model.map_err(|unknown| Status::not_found(unknown.message))?;
+        Ok(Response::new(super::served(served.card(), &self.intake, self.in_flight_limit)))
     }
 }
 

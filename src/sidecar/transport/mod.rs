@@ -8,13 +8,15 @@ pub(super) mod http;
 pub(super) mod shm;
 mod socket_file;
 
+use std::sync::Arc;
+
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::aggregate::AGGREGATIONS;
 use crate::engine::ModelCard;
 use crate::proto::{self, v1};
-use crate::sidecar::OverLong;
+use crate::sidecar::{Intake, OverLong, Served};
 
 /// A running transport, as the sidecar ends it.
 #[tonic::async_trait]
@@ -39,16 +41,21 @@ async fn ended(tasks: &mut JoinSet<()>, until: Instant, server: &str) -> bool {
     tokio::time::timeout_at(until, ended).await.is_ok()
 }
 
-/// What is served here, and on which terms, for the wire.
-fn served(card: &ModelCard, over_long: OverLong, in_flight_limit: usize) -> v1::ModelCard {
-    let over_long = match over_long {
+/// What is served here, and on which terms, for the wire: one of the models, and the names of all.
+fn served(card: &ModelCard, intake: &Intake, in_flight_limit: usize) -> v1::ModelCard {
+    let over_long = match intake.over_long() {
         OverLong::Reject => "reject",
         OverLong::TruncateLeft => "truncate-left",
     };
-    proto::card_to_wire(&proto::ServedModel {
+    let named = |served: &Arc<Served>| v1::NamedModel {
+        name: served.name().to_owned(),
+        model_version: served.card().model_version.to_string(),
+    };
+    let card = proto::card_to_wire(&proto::ServedModel {
         model: card.clone(),
         in_flight_limit: in_flight_limit as u32,
         over_long: over_long.into(),
         aggregations: AGGREGATIONS.iter().map(|a| a.name().to_owned()).collect(),
-    })
+    });
+    v1::ModelCard { models: intake.models().iter().map(named).collect(), ..card }
 }

@@ -132,7 +132,8 @@ class Client(_native.Client):
 
     `in_flight_limit`: most rollouts unanswered at a time. `deadline_ms`: milliseconds that rollouts may take that bring no
     deadline of their own. `spin_us`: microseconds for which a lane is watched before this side sleeps. `version` and
-    `tokenizer` are those of `score`, for calls that do not say.
+    `tokenizer` are those of `score`, for calls that do not say. `model`: the name of the model that answers, where the server
+    has several (not over shared memory); a client is of one model.
 
     Arrays of token ids are read where they are: leave them as they are until the call returns.
 

@@ -258,5 +258,8 @@ class Settings(TypedDict, total=False):
     exist, whose path is mostly mistyped."""
     version: str | None
     """Which model version is to answer, where a call does not say: one by its name, or `any`."""
+    model: str | None
+    """The model that answers, by its name, where the server has several. Default: its first. Not over shared memory, which is the
+    first model's."""
     tokenizer: HasVocabulary | str | None
     """Whose token ids are sent, where a call does not say: another tokenizer than the model's is refused."""

@@ -27,6 +27,7 @@ use super::{Check, PULSE, Stopped, Wire, no_ids};
 use crate::client::command::UNCONNECTED;
 use crate::client::deadline::Deadline;
 use crate::client::{BackOff, Builder, ClientError, ServedModel};
+use crate::reward::{Code, Rejection};
 use crate::rollout::Rollouts;
 use crate::shm::heartbeat::LONGEST_PAUSE;
 
@@ -191,6 +192,17 @@ impl Shared {
     }
 }
 
+/// A lane's records carry no model's name.
+fn names_no_model(model: &str) -> Result<(), Rejection> {
+    if model.is_empty() {
+        return Ok(());
+    }
+    let what = format!(
+        "model: '{model}' cannot be asked for over a lane, which is the server's first model's; use grpc:// or unix://"
+    );
+    Err(Rejection::new(Code::BadOption, what))
+}
+
 impl Wire for Lane {
     fn address(&self) -> &str {
         &self.config.address
@@ -237,7 +249,7 @@ impl Wire for Lane {
             return Ok(true);
         }
         // On the lane they are cut to little more than the limit, and the sidecar would not know how long they were.
-        if let Err(rejection) = rollout.check_names() {
+        if let Err(rejection) = rollout.check_names().and_then(|()| names_no_model(rollout.model)) {
             slot.resolve(Ok(Err(rejection)));
             return Ok(true);
         }

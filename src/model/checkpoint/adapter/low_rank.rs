@@ -5,7 +5,7 @@
 //! and magnitudes are of outputs; of a table `[tokens, features]`, `A` is `[rank, tokens]`, `B` is `[features, rank]`, the
 //! product is transposed, and magnitudes are of features.
 
-use super::super::{Slice, WeightSource};
+use super::super::{Factors, Slice, WeightSource};
 use crate::model::compute::kernels::add_low_rank;
 use crate::model::error::ModelError;
 
@@ -31,6 +31,21 @@ pub(super) struct LowRank {
 }
 
 impl LowRank {
+    /// A slice of the change to a matrix, for those who do not merge it.
+    pub(super) fn factors(
+        &self,
+        source: &dyn WeightSource,
+        slice: &Slice,
+        unchanged: &Unchanged,
+    ) -> Result<Factors, ModelError> {
+        let (a, b) = self.read(source, slice)?;
+        let row_factors = match &self.magnitudes {
+            Some(name) => Some(self.row_factors(name, source, slice, unchanged)?),
+            None => None,
+        };
+        Ok(Factors { a, b, rank: self.rank, scale: self.scale, row_factors })
+    }
+
     /// Changes a slice.
     pub(super) fn merge(
         &self,
@@ -55,9 +70,8 @@ impl LowRank {
                 }
             }
             Some(name) => {
-                let norms = self.row_norms(source, slice, unchanged)?;
-                let magnitudes = source.read(name, &Slice { rows: slice.rows.clone(), columns: 0..1 })?;
-                for (row, factor) in weight.chunks_exact_mut(columns).zip(quotients(&magnitudes, &norms)) {
+                let factors = self.row_factors(name, source, slice, unchanged)?;
+                for (row, factor) in weight.chunks_exact_mut(columns).zip(factors) {
                     row.iter_mut().for_each(|w| *w *= factor);
                 }
             }
@@ -83,6 +97,19 @@ impl LowRank {
         let (a, b) = self.read(source, slice)?;
         add_low_rank(weight, &a, &b, self.rank, self.scale);
         Ok(())
+    }
+
+    /// What the rows of a slice are multiplied by: their magnitudes, which have this name, through their lengths.
+    fn row_factors(
+        &self,
+        magnitudes: &str,
+        source: &dyn WeightSource,
+        slice: &Slice,
+        unchanged: &Unchanged,
+    ) -> Result<Vec<f32>, ModelError> {
+        let norms = self.row_norms(source, slice, unchanged)?;
+        let magnitudes = source.read(magnitudes, &Slice { rows: slice.rows.clone(), columns: 0..1 })?;
+        Ok(quotients(&magnitudes, &norms))
     }
 
     /// The length of each row of a slice, over all columns of the matrix.

@@ -15,7 +15,7 @@ use serde_json::Value;
 use self::low_rank::LowRank;
 pub use self::low_rank::Unchanged;
 use self::part::Part;
-use super::{PytorchFile, SafetensorsFile, Slice, TensorInfo, WeightSource};
+use super::{Factors, PytorchFile, SafetensorsFile, Slice, TensorInfo, WeightSource};
 use crate::model::error::{ModelError, read_json};
 
 /// Name of the file that makes a folder an adapter in PEFT's layout.
@@ -334,6 +334,12 @@ impl Adapter {
             }
         }
         Ok(())
+    }
+
+    /// A slice of the change to a matrix, for those who do not merge it; `None` where it is none of low rank alone.
+    pub fn factors(&self, name: &str, slice: &Slice, unchanged: &Unchanged) -> Result<Option<Factors>, ModelError> {
+        let change = self.low_rank.get(name).filter(|change| !change.is_table && !self.rows.contains_key(name));
+        change.map(|change| change.factors(self.source.as_ref(), slice, unchanged)).transpose()
     }
 }
 

@@ -9,20 +9,10 @@ pub(super) struct Block<'a> {
     pub(super) pieces: Vec<&'a mut [f32]>,
 }
 
-/// Cuts `matrix` (rows of `width`) at the ends of `rows` and of `columns`: consecutive ranges from 0 that cover it.
-/// Blocks come row by row.
+/// Cuts the rows of a matrix, which may lie anywhere, or a piece of each, at the ends of `rows` and of `columns`: consecutive
+/// ranges of rows, and of columns that follow one another from the first value of each piece on. Blocks come row by row.
 pub(super) fn blocks<'a>(
-    matrix: &'a mut [f32],
-    width: usize,
-    rows: impl IntoIterator<Item = Range<usize>>,
-    columns: &[Range<usize>],
-) -> Vec<Block<'a>> {
-    blocks_of(matrix.chunks_exact_mut(width), rows, columns)
-}
-
-/// [`blocks`] of rows that lie anywhere, and of columns that follow one another from the first value of each row on.
-pub(super) fn blocks_of<'a>(
-    mut matrix: impl Iterator<Item = &'a mut [f32]>,
+    mut pieces: impl Iterator<Item = &'a mut [f32]>,
     rows: impl IntoIterator<Item = Range<usize>>,
     columns: &[Range<usize>],
 ) -> Vec<Block<'a>> {
@@ -34,7 +24,7 @@ pub(super) fn blocks_of<'a>(
             columns: columns.clone(),
             pieces: Vec::with_capacity(rows.len()),
         }));
-        for mut row in matrix.by_ref().take(rows.len()) {
+        for mut row in pieces.by_ref().take(rows.len()) {
             for block in &mut result[first..] {
                 let (piece, right) = row.split_at_mut(block.columns.len());
                 block.pieces.push(piece);
@@ -87,7 +77,7 @@ mod tests {
     fn blocks_cover_the_matrix_once() {
         let mut matrix: Vec<f32> = vec![0.0; 7 * 10];
         let columns: Vec<_> = steps(10, 4).collect();
-        for block in blocks(&mut matrix, 10, steps(7, 3), &columns) {
+        for block in blocks(matrix.chunks_exact_mut(10), steps(7, 3), &columns) {
             assert_eq!(block.pieces.len(), block.rows.len());
             for (row, piece) in block.rows.zip(block.pieces) {
                 for (column, value) in block.columns.clone().zip(piece) {

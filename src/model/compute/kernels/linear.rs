@@ -5,7 +5,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::addends::Addends;
-use super::grid::{self, blocks_of, steps};
+use super::grid::{self, steps};
 use super::matrix::PackedMatrix;
 use super::panel::{BLOCK_ROWS, BlockTask};
 use super::tile::MAX_HEIGHT;
@@ -22,7 +22,8 @@ pub fn linear(x: &[f32], w: &PackedMatrix, addends: Addends, y: &mut [f32]) {
 pub(super) fn linear_here(x: &[f32], w: &PackedMatrix, addends: Addends, y: &mut [f32]) {
     check(x, w, &addends, y);
     let whole = 0..w.n();
-    for block in grid::blocks(y, w.n(), std::iter::once(0..x.len() / w.k()), std::slice::from_ref(&whole)) {
+    let rows = std::iter::once(0..x.len() / w.k());
+    for block in grid::blocks(y.chunks_exact_mut(w.n()), rows, std::slice::from_ref(&whole)) {
         w.compute(BlockTask { x, addends: &addends, continued: false, block });
     }
 }
@@ -70,12 +71,25 @@ pub fn linear_of_reads(
         .filter(|(_, rows, columns)| !rows.is_empty() && !columns.is_empty())
         .flat_map(|(x, y, columns)| {
             let (rows, columns) = (row_blocks(y.len()), column_blocks(y.len(), columns, width));
-            let blocks = blocks_of(y.into_iter(), rows, &columns).into_iter();
+            let blocks = grid::blocks(y.into_iter(), rows, &columns).into_iter();
             blocks.map(move |block| (x, block))
         })
         .collect();
     let tasks = tasks.into_par_iter().with_max_len(1);
     tasks.for_each(|(x, block)| w.compute(BlockTask { x, addends: &addends, continued: false, block }));
+}
+
+/// As [`linear_continue`] without addends, in some of the columns of `y`, whose rows are `width` wide.
+///
+/// # Panics
+/// If the lengths do not agree.
+pub fn linear_continue_within(x: &[f32], w: &PackedMatrix, columns: Range<usize>, y: &mut [f32], width: usize) {
+    let t = x.len() / w.k();
+    assert_eq!((x.len(), y.len()), (t * w.k(), t * width), "{t} rows of {} and of {width}", w.k());
+    assert_eq!(columns.len(), w.n(), "a column for each output");
+    if t > 0 {
+        share_out(x, w, Addends::NONE, true, t, y.chunks_exact_mut(width).map(|row| &mut row[columns.clone()]));
+    }
 }
 
 fn check(x: &[f32], w: &PackedMatrix, addends: &Addends, y: &[f32]) -> usize {
@@ -89,11 +103,22 @@ fn check(x: &[f32], w: &PackedMatrix, addends: &Addends, y: &[f32]) -> usize {
 
 fn run(x: &[f32], w: &PackedMatrix, addends: Addends, continued: bool, y: &mut [f32]) {
     let t = check(x, w, &addends, y);
-    if y.is_empty() {
-        return;
+    if !y.is_empty() {
+        share_out(x, w, addends, continued, t, y.chunks_exact_mut(w.n()));
     }
+}
+
+/// Computes `t` rows, of which each piece is one.
+fn share_out<'a>(
+    x: &[f32],
+    w: &PackedMatrix,
+    addends: Addends,
+    continued: bool,
+    t: usize,
+    pieces: impl Iterator<Item = &'a mut [f32]>,
+) {
     let columns = column_blocks(t, 0..w.n(), w.isa().width());
-    let blocks = grid::blocks(y, w.n(), row_blocks(t), &columns);
+    let blocks = grid::blocks(pieces, row_blocks(t), &columns);
     let tasks = blocks.into_par_iter().with_max_len(1);
     tasks.for_each(|block| w.compute(BlockTask { x, addends: &addends, continued, block }));
 }
@@ -242,6 +267,23 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_dot_product_goes_on_within_wider_rows() {
+        for (t, n, k) in SHAPES {
+            let (x, w, y) = (floats(t * k, 1), floats(n * k, 2), floats(t * (n + 5), 3));
+            let packed = PackedMatrix::pack(n, k, &w);
+            let mut wide = y.clone();
+            linear_continue_within(&x, &packed, 2..2 + n, &mut wide, n + 5);
+            for (before, after) in y.chunks_exact(n + 5).zip(wide.chunks_exact(n + 5)) {
+                assert_eq!((&before[..2], &before[2 + n..]), (&after[..2], &after[2 + n..]), "nothing else is touched");
+            }
+            let within = |y: &[f32]| y.chunks_exact(n + 5).flat_map(|y| &y[2..2 + n]).copied().collect::<Vec<_>>();
+            let mut expected = within(&y);
+            linear_continue(&x, &packed, Addends::NONE, &mut expected);
+            assert_same_bits(&within(&wide), &expected, "as alone");
         }
     }
 

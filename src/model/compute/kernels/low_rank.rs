@@ -26,7 +26,7 @@ pub fn add_low_rank(weight: &mut [f32], a: &[f32], b: &[f32], rank: usize, scale
     if columns == 0 {
         return;
     }
-    let isa = Isa::detect();
+    let isa = Isa::current();
     let blocks = weight.par_chunks_mut(BLOCK_ROWS * columns).zip(b.par_chunks(BLOCK_ROWS * rank));
     blocks.for_each(|(weight, b)| isa.run(Add { weight, a, b, rank, columns, scale }));
 }

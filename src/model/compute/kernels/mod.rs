@@ -51,7 +51,7 @@ pub use attention::{AttentionPlan, Kept, Past, PastRun, Relative, RelativeShape,
 pub use exp::exp;
 pub use feed_forward::{FeedForwardWeights, feed_forward};
 pub use isa::Isa;
-pub use linear::{linear, linear_continue, linear_of_reads};
+pub use linear::{linear, linear_continue, linear_continue_within, linear_of_reads};
 pub use low_rank::add_low_rank;
 pub use matrix::PackedMatrix;
 pub use norm::{layer_norm, rms_norm, rms_norm_heads};

@@ -8,7 +8,7 @@ use crate::model::collective::Collective;
 use crate::model::compute::meter::{Part, time};
 use crate::model::error::ModelError;
 use crate::model::network::backbone::RankContext;
-use crate::model::network::layers::{Experts, FeedForward, HeadNorm, Linear, Norm, ProjectionNorm};
+use crate::model::network::layers::{Experts, FeedForward, HeadNorm, Linear, Matrix, Norm, ProjectionNorm};
 use crate::model::shapes::AttentionOptions;
 
 /// A layer. Norms that an architecture does not have are `None`.
@@ -41,20 +41,26 @@ pub(super) enum Inner {
 }
 
 impl Layer {
+    /// Of the same layer of a `base`, matrices that the context's weights do not replace are shared.
     pub fn load(
         spec: &DecoderSpec,
         tensors: &LayerTensors,
         context: &RankContext,
         index: usize,
+        base: Option<&Self>,
     ) -> std::result::Result<Self, ModelError> {
         let name = |tensor: &TensorSpec| spec.layer_name(index, tensor.name);
         let norm = |tensor: &TensorSpec| Norm::load(context, spec.norm, &name(tensor), tensor.outputs, spec.eps);
         let optional = |tensor: &Option<TensorSpec>| tensor.as_ref().map(norm).transpose();
         let matrix = |tensor: &TensorSpec| tensor.matrix(name(tensor), spec.heads, context.shard);
         let qkv: Vec<_> = tensors.qkv.iter().map(matrix).collect();
+        let linear = |base: Option<&Linear>, matrices: &[Matrix], bias| match base {
+            Some(base) => base.adapted(context, matrices, bias),
+            None => Linear::load(context, matrices, bias),
+        };
         Ok(Self {
             attention_norm: optional(&tensors.attention_norm)?,
-            qkv: Linear::load(context, &qkv, spec.qkv_bias)?,
+            qkv: linear(base.map(|base| &base.qkv), &qkv, spec.qkv_bias)?,
             query_key_norm: QueryKeyNorm::load(spec, tensors, context, index)?,
             rope: spec.layer_ropes[index],
             attention: AttentionOptions {
@@ -62,10 +68,10 @@ impl Layer {
                 window: spec.windows[index],
                 soft_cap: spec.soft_cap,
             },
-            output: Linear::load(context, &[matrix(&tensors.output)], spec.output_bias)?,
+            output: linear(base.map(|base| &base.output), &[matrix(&tensors.output)], spec.output_bias)?,
             attention_post_norm: optional(&tensors.attention_post_norm)?,
             feed_forward_norm: optional(&tensors.feed_forward_norm)?,
-            feed_forward: Inner::load(spec, tensors, context, index)?,
+            feed_forward: Inner::load(spec, tensors, context, index, base.map(|base| &base.feed_forward))?,
             feed_forward_post_norm: optional(&tensors.feed_forward_post_norm)?,
         })
     }
@@ -124,23 +130,34 @@ impl Inner {
         tensors: &LayerTensors,
         context: &RankContext,
         index: usize,
+        base: Option<&Self>,
     ) -> std::result::Result<Self, ModelError> {
         // An expert's number is a part of its name.
-        let feed_forward = |expert: usize| {
+        let feed_forward = |expert: usize, base: Option<&FeedForward>| {
             let matrix = |tensor: &TensorSpec| {
                 tensor.matrix(spec.layer_name(index, &tensor.numbered(expert)), spec.heads, context.shard)
             };
-            let up: Vec<_> = tensors.up.iter().map(matrix).collect();
+            let (up, down): (Vec<_>, _) = (tensors.up.iter().map(matrix).collect(), matrix(&tensors.down));
             let (gated, bias) = (spec.names.up.gated(), spec.feed_forward_bias);
-            FeedForward::load(context, &up, matrix(&tensors.down), gated, spec.activation, bias)
+            match base {
+                Some(base) => base.adapted(context, &up, down, bias),
+                None => FeedForward::load(context, &up, down, gated, spec.activation, bias),
+            }
         };
         let (Some(router), Some(experts)) = (&tensors.router, &spec.experts) else {
-            return feed_forward(0).map(Self::Dense);
+            let base = base.and_then(|base| if let Self::Dense(base) = base { Some(base) } else { None });
+            return feed_forward(0, base).map(Self::Dense);
         };
+        let base = base.and_then(|base| if let Self::Experts(base) = base { Some(base) } else { None });
         let own = context.shard.of(experts.count);
         let router = router.matrix(spec.layer_name(index, router.name), spec.heads, context.shard);
-        let layers = own.clone().map(feed_forward).collect::<std::result::Result<_, _>>()?;
-        Experts::load(context, router, experts.routing, own.start, layers).map(Self::Experts)
+        let expert = |expert: usize| feed_forward(expert, base.map(|base| &base.experts()[expert - own.start]));
+        let layers = own.clone().map(expert).collect::<std::result::Result<_, _>>()?;
+        match base {
+            Some(base) => base.adapted(context, router, layers),
+            None => Experts::load(context, router, experts.routing, own.start, layers),
+        }
+        .map(Self::Experts)
     }
 
     /// The layer of `x: [tokens, hidden]`, plus `residual`.

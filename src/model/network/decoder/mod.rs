@@ -35,27 +35,24 @@ use crate::model::shapes::HeadLayout;
 impl DecoderSpec {
     /// Loads one rank's share.
     pub fn load(&self, context: &RankContext) -> std::result::Result<Box<dyn Backbone>, ModelError> {
-        Ok(Box::new(Decoder::load(self, context)?))
+        Ok(Box::new(Decoder::load(self, context, None)?))
     }
 }
 
 /// One rank's part of a decoder.
 struct Decoder {
+    spec: DecoderSpec,
     backend: Backend,
     heads: HeadLayout,
     kept: KeyValues,
     embedding: Embedding,
-    ropes: Vec<Rotary>,
-    /// Whether the feed-forward layer reads what attention reads, not what it gives.
-    parallel: bool,
-    /// Factor of what each part adds.
-    residual_scale: Option<f32>,
     layers: Vec<Layer>,
     norm: Norm,
 }
 
 impl Decoder {
-    fn load(spec: &DecoderSpec, context: &RankContext) -> std::result::Result<Self, ModelError> {
+    /// Of a `base`, what the context's weights do not change is shared.
+    fn load(spec: &DecoderSpec, context: &RankContext, base: Option<&Self>) -> std::result::Result<Self, ModelError> {
         spec.refuse_ignored(context.weights)?;
         let heads = context.shard.heads(spec.heads).layout;
         let (dense, experts) = (spec.layer(false), spec.layer(true));
@@ -63,27 +60,28 @@ impl Decoder {
             || {
                 let table = spec.embedding();
                 let name = format!("{}.weight", table.name);
-                Embedding::load(context, &name, table.outputs, table.inputs, spec.embedding_scale)
+                match base {
+                    Some(base) if !context.weights.is_changed(&name) => Ok(base.embedding.clone()),
+                    _ => Embedding::load(context, &name, table.outputs, table.inputs, spec.embedding_scale),
+                }
             },
             || {
                 (0..spec.layers)
                     .into_par_iter()
                     .map(|i| {
                         let tensors = if spec.has_experts(i) { &experts } else { &dense };
-                        Layer::load(spec, tensors, context, i)
+                        Layer::load(spec, tensors, context, i, base.map(|base| &base.layers[i]))
                     })
                     .collect::<std::result::Result<Vec<_>, _>>()
             },
         );
         let norm = spec.last_norm();
         Ok(Self {
+            spec: spec.clone(),
             backend: context.backend,
             heads,
             kept: KeyValues::new(spec.layers, context.slots, heads),
             embedding: embedding?,
-            ropes: spec.ropes.clone(),
-            parallel: spec.parallel,
-            residual_scale: spec.residual_scale,
             layers: layers?,
             norm: Norm::load(context, spec.norm, norm.name, norm.outputs, spec.eps)?,
         })
@@ -99,11 +97,11 @@ impl Decoder {
         post_norm: Option<&Norm>,
         part: impl FnOnce(Option<&Tensor>) -> Result<Tensor>,
     ) -> Result<Tensor> {
-        if post_norm.is_none() && self.residual_scale.is_none() {
+        if post_norm.is_none() && self.spec.residual_scale.is_none() {
             return part(Some(residual));
         }
         let part = normed(post_norm, &part(None)?)?;
-        time(Part::Norm, 0, || match self.residual_scale {
+        time(Part::Norm, 0, || match self.spec.residual_scale {
             Some(scale) => residual + part.affine(f64::from(scale), 0.0)?,
             None => residual + part,
         })
@@ -131,11 +129,21 @@ impl Backbone for Decoder {
         self.embedding.bytes() + self.layers.iter().map(Layer::bytes).sum::<usize>() + self.norm.bytes()
     }
 
+    fn adapted(&self, context: &RankContext) -> std::result::Result<Box<dyn Backbone>, ModelError> {
+        let mut spec = self.spec.clone();
+        let table = format!("{}.weight", spec.embedding().name);
+        // An adapter's own table may have more tokens than the base's.
+        if let (true, Some(info)) = (context.weights.is_changed(&table), context.weights.info(&table)) {
+            spec.vocabulary = info.matrix().0;
+        }
+        Ok(Box::new(Self::load(&spec, context, Some(self))?))
+    }
+
     fn forward(&self, pass: &Pass) -> Result<Tensor> {
         let MicroBatch { tokens, positions, .. } = pass.batch;
         let mut x = time(Part::Embedding, 0, || self.embedding.forward(tokens, pass.ranks))?;
         let tables = |rope: &Rotary| time(Part::Rotary, 0, || rope.tables(positions, x.device()));
-        let tables = self.ropes.iter().map(tables).collect::<Result<Vec<_>>>()?;
+        let tables = self.spec.ropes.iter().map(tables).collect::<Result<Vec<_>>>()?;
         let reads = Reads::new(pass.reads, x.device())?;
         let attention = Attention::new(self.backend, pass.batch, pass.past, self.heads, &reads.rows, x.device())?;
         for (i, layer) in self.layers.iter().enumerate() {
@@ -169,7 +177,7 @@ impl Backbone for Decoder {
             self.recycle(qkv, false)?;
             if is_last {
                 x = x.index_select(&reads.selected, 0)?;
-                if self.parallel {
+                if self.spec.parallel {
                     input = input.index_select(&reads.selected, 0)?;
                 }
             }
@@ -181,7 +189,7 @@ impl Backbone for Decoder {
             self.recycle(mixed, false)?;
             let mut is_shared = layer.attention_norm.is_none();
             self.recycle(replace(&mut x, sum), is_shared)?;
-            if !self.parallel {
+            if !self.spec.parallel {
                 self.recycle(input, is_shared)?;
                 input = normed(layer.feed_forward_norm.as_ref(), &x)?;
                 is_shared = layer.feed_forward_norm.is_none();

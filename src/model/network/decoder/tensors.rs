@@ -275,6 +275,12 @@ impl DecoderSpec {
         [false, true].map(|experts| (self.layer(experts), count(experts)))
     }
 
+    /// Whether a tensor of this name is part of the decoder.
+    pub fn reads(&self, name: &str) -> bool {
+        let is = |module: &str| name.strip_prefix(module).is_some_and(|rest| rest.starts_with('.'));
+        is(self.names.embedding) || is(self.names.layers) || is(self.names.norm)
+    }
+
     /// The tensors of a layer, with a mixture of experts or without one.
     pub(super) fn layer(&self, experts: bool) -> LayerTensors {
         let HeadLayout { heads, kv_heads, head_dim } = self.heads;

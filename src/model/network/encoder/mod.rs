@@ -96,6 +96,11 @@ impl Backbone for Encoder {
         Sequences::rows(batch, reads)
     }
 
+    fn adapted(&self, _: &RankContext) -> std::result::Result<Box<dyn Backbone>, ModelError> {
+        let reason = "adapters beside each other are for decoders".to_owned();
+        Err(ModelError::Encoder { reason })
+    }
+
     fn forward(&self, pass: &Pass) -> Result<Tensor> {
         let Sequences { batch, of_reads } = Sequences::of(pass.batch, pass.reads);
         let hidden = self.hidden(&batch, pass)?;

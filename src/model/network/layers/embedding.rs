@@ -18,6 +18,7 @@ use crate::model::network::backbone::RankContext;
 const ROWS_AT_A_TIME: usize = 512;
 
 /// An embedding table, or the rows of some of its tokens.
+#[derive(Clone)]
 pub struct Embedding {
     /// `[tokens, features]`; one row of zeros more where other ranks hold the other tokens.
     table: Tensor,

@@ -51,14 +51,21 @@ impl Experts {
         first: usize,
         experts: Vec<FeedForward>,
     ) -> Loaded<Self> {
-        let backend = match context.backend {
-            Backend::Kernels(_) => Backend::Kernels(WeightType::F32),
-            Backend::Tensors(_) => Backend::Tensors(Precision::F32),
-        };
         let count = router.outputs;
-        let exact = RankContext { backend, device: context.device.clone(), ..*context };
-        let router = Linear::load(&exact, &[router], false)?;
+        let router = Linear::load(&exact(context), &[router], false)?;
         Ok(Self { router, routing, experts, first, count, backend: context.backend })
+    }
+
+    /// The mixture with what the context's weights change in it, of which `experts` are loaded already; see
+    /// [`Linear::adapted`].
+    pub fn adapted(&self, context: &RankContext, router: Matrix, experts: Vec<FeedForward>) -> Loaded<Self> {
+        let router = self.router.adapted(&exact(context), &[router], false)?;
+        Ok(Self { router, experts, ..*self })
+    }
+
+    /// This rank's experts.
+    pub fn experts(&self) -> &[FeedForward] {
+        &self.experts
     }
 
     /// The layer of `x: [tokens, hidden]`, plus `residual`.
@@ -144,6 +151,15 @@ impl Experts {
     pub fn bytes(&self) -> usize {
         self.router.bytes() + self.experts.iter().map(FeedForward::bytes).sum::<usize>()
     }
+}
+
+/// The same place, where the router is loaded to: in float32.
+fn exact<'a>(context: &RankContext<'a>) -> RankContext<'a> {
+    let backend = match context.backend {
+        Backend::Kernels(_) => Backend::Kernels(WeightType::F32),
+        Backend::Tensors(_) => Backend::Tensors(Precision::F32),
+    };
+    RankContext { backend, device: context.device.clone(), ..*context }
 }
 
 impl Group<'_> {

@@ -3,7 +3,7 @@
 //! The inner activations are several times as wide as the hidden state. In blocks they stay in the CPU's cache, and a
 //! large micro-batch needs no more memory for them than a small one.
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, Device, Layout, Result, Shape, Tensor};
 
 use super::dense::Dense;
 use super::packed::Packed;
@@ -11,7 +11,7 @@ use super::{Loaded, Matrix};
 use crate::model::collective::Collective;
 use crate::model::compute::backend::Backend;
 use crate::model::compute::buffers;
-use crate::model::compute::kernels::{Addends, FeedForwardWeights, feed_forward};
+use crate::model::compute::kernels::{Addends, FeedForwardWeights, activate, feed_forward, gate};
 use crate::model::compute::storage::{output, values};
 use crate::model::compute::tensors;
 use crate::model::network::backbone::RankContext;
@@ -20,6 +20,9 @@ use crate::model::shapes::Activation;
 /// Values of inner activations in a block of tensor operations: enough work for a GPU. While they go through the
 /// activation in float32, a few times 256 MiB.
 const BLOCK_VALUES: usize = 1 << 26;
+
+/// Rows that go through a layer with an adapter at a time, so that few inner activations are in memory.
+const ADAPTED_ROWS: usize = 384;
 
 /// A feed-forward layer, cut by its inner features.
 pub struct FeedForward {
@@ -59,9 +62,32 @@ impl FeedForward {
         Ok(Self { weights, gated, activation })
     }
 
+    /// The layer with what the context's weights change in it; see [`super::Linear::adapted`].
+    pub fn adapted(&self, context: &RankContext, up: &[Matrix], down: Matrix, bias: bool) -> Loaded<Self> {
+        match (&self.weights, context.backend) {
+            (Weights::Packed { up: shared_up, down: shared_down }, Backend::Kernels(weights)) => {
+                let up = shared_up.adapted(context, weights, up, bias)?;
+                let down = shared_down.adapted(context, weights, &[down], bias)?;
+                Ok(Self { weights: Weights::Packed { up, down }, ..*self })
+            }
+            _ => Self::load(context, up, down, self.gated, self.activation, bias),
+        }
+    }
+
     /// The layer of `x: [tokens, hidden]`, plus `residual`.
     pub fn forward(&self, x: &Tensor, residual: Option<&Tensor>, ranks: &dyn Collective) -> Result<Tensor> {
         match &self.weights {
+            Weights::Packed { up, down } if up.is_adapted() || down.is_adapted() => {
+                let (tokens, _) = x.dims2()?;
+                let block = |first: usize| {
+                    let rows = ADAPTED_ROWS.min(tokens - first);
+                    let inner = self.inner(up, &x.narrow(0, first, rows)?)?;
+                    let residual = residual.map(|residual| residual.narrow(0, first, rows)).transpose()?;
+                    down.forward_reduce(&inner, residual.as_ref(), ranks)
+                };
+                let blocks = (0..tokens).step_by(ADAPTED_ROWS).map(block).collect::<Result<Vec<_>>>()?;
+                Tensor::cat(&blocks, 0)
+            }
             Weights::Packed { up, down } => {
                 let blocks = Blocks { layer: self, up, down };
                 match (ranks.world(), residual) {
@@ -79,6 +105,21 @@ impl FeedForward {
                 down.reduce(partial, residual, ranks)
             }
         }
+    }
+
+    /// The inner activations of some rows, by the kernels.
+    fn inner(&self, up: &Packed, x: &Tensor) -> Result<Tensor> {
+        let wide = up.forward(x)?;
+        let (rows, columns) = wide.dims2()?;
+        let mut wide: Vec<f32> = wide.flatten_all()?.to_vec1()?;
+        if !self.gated {
+            activate(self.activation, &mut wide);
+            return Tensor::from_vec(wide, (rows, columns), &Device::Cpu);
+        }
+        let features = columns / 2;
+        let mut inner = vec![0.0; rows * features];
+        gate(self.activation, &wide, features, &mut inner);
+        Tensor::from_vec(inner, (rows, features), &Device::Cpu)
     }
 
     /// This rank's part of the layer of `x`, in blocks of so many values of inner activations.
@@ -175,7 +216,7 @@ impl CustomOp2 for Blocks<'_> {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{DType, Device};
+    use candle_core::DType;
 
     use super::*;
 

@@ -27,6 +27,16 @@ impl Linear {
         }
     }
 
+    /// The layer with what the context's weights change in it; what they do not is shared where kernels compute.
+    pub fn adapted(&self, context: &RankContext, matrices: &[Matrix], bias: bool) -> Loaded<Self> {
+        match (self, context.backend) {
+            (Self::Packed(packed), Backend::Kernels(weights)) => {
+                packed.adapted(context, weights, matrices, bias).map(Self::Packed)
+            }
+            _ => Self::load(context, matrices, bias),
+        }
+    }
+
     /// `x Wᵀ + b` of `x: [tokens, inputs]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         match self {

@@ -13,6 +13,7 @@ mod feed_forward;
 mod line_sum;
 mod linear;
 mod longrope;
+mod low_rank;
 mod matrix;
 mod narrowed;
 mod norm;

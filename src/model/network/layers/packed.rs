@@ -1,9 +1,12 @@
 //! Linear layers packed for the kernels, in float32 on the CPU. Several ranks give the bits of one, which finish its dot
 //! products in its order.
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Storage, Tensor, bail};
+use std::sync::Arc;
+
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, Device, Layout, Result, Shape, Storage, Tensor, bail};
 
 use super::line_sum::{blocks, line_sum};
+use super::low_rank::{Change, LowRankTerms};
 use super::matrix::{Stack, read_biases};
 use super::{Loaded, Matrix};
 use crate::model::collective::Collective;
@@ -31,8 +34,11 @@ fn block_rows(rows: usize, world: usize) -> usize {
 
 /// A linear layer: see [`super::Linear`]. Packed once for the kernel that reads it.
 pub struct Packed {
-    weight: PackedMatrix,
+    /// Models with adapters on one base share it.
+    weight: Arc<PackedMatrix>,
     bias: Option<Vec<f32>>,
+    /// What an adapter adds to the weight.
+    low_rank: Option<LowRankTerms>,
 }
 
 impl Packed {
@@ -41,58 +47,58 @@ impl Packed {
         let stack = Stack::open(context, matrices)?;
         let rows = Rows { n: stack.outputs(), k: stack.inputs(), read: &|rows| stack.read(rows) };
         let weight = PackedMatrix::load(weights, &rows)?;
-        Ok(Self { weight, bias: read_biases(context, matrices, bias)? })
+        Ok(Self { weight: Arc::new(weight), bias: read_biases(context, matrices, bias)?, low_rank: None })
+    }
+
+    /// See [`super::Linear::adapted`].
+    pub fn adapted(&self, context: &RankContext, weights: WeightType, matrices: &[Matrix], bias: bool) -> Loaded<Self> {
+        let low_rank = match Change::load(context, matrices)? {
+            Change::None => None,
+            Change::LowRank(terms) => Some(terms),
+            Change::Other => return Self::load(context, weights, matrices, bias),
+        };
+        Ok(Self { weight: Arc::clone(&self.weight), bias: read_biases(context, matrices, bias)?, low_rank })
+    }
+
+    /// Whether an adapter adds to the weight.
+    pub(super) fn is_adapted(&self) -> bool {
+        self.low_rank.is_some()
     }
 
     /// See [`super::Linear::forward`].
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        x.apply_op1_no_bwd(&Product { packed: self, bias: self.bias.as_deref() })
+        x.apply_op1_no_bwd(&Product(self))
     }
 
     /// See [`super::Linear::forward_of_reads`].
     pub fn forward_of_reads(&self, x: &Tensor, columns: usize, reads: &[u32]) -> Result<Tensor> {
+        if self.is_adapted() {
+            // Its terms are added to whole rows.
+            return self.forward(x);
+        }
         x.apply_op1_no_bwd(&ProductOfReads { packed: self, columns, reads })
     }
 
     /// See [`super::Linear::forward_reduce`].
     pub fn forward_reduce(&self, x: &Tensor, residual: Option<&Tensor>, ranks: &dyn Collective) -> Result<Tensor> {
-        let whole = Product { packed: self, bias: self.bias.as_deref() };
-        match (ranks.world(), residual) {
-            (1, None) => x.apply_op1_no_bwd(&whole),
-            (1, Some(residual)) => x.apply_op2_no_bwd(residual, &whole),
+        match (ranks.world(), residual, &self.low_rank) {
+            (1, None, _) => x.apply_op1_no_bwd(&Product(self)),
+            (1, Some(residual), _) => x.apply_op2_no_bwd(residual, &Product(self)),
+            (_, _, Some(terms)) => self.reduce_adapted(x, terms, residual, ranks),
             _ => self.reduce(x, |x, inner| x.clone_into(inner), residual, ranks),
         }
     }
 
     /// The sum over all ranks of `inner(x) Wᵀ`, on every rank, with bias and residual; `inner` fills a buffer. Along a line the ranks finish the dot
-    /// products that one rank alone would make, each its run of them.
+    /// products that one rank alone would make, each its run of them. What an adapter adds is left out.
     pub(super) fn reduce(
         &self,
         x: &Tensor,
-        mut inner: impl FnMut(&[f32], &mut Vec<f32>),
+        inner: impl FnMut(&[f32], &mut Vec<f32>),
         residual: Option<&Tensor>,
         ranks: &dyn Collective,
     ) -> Result<Tensor> {
-        let outputs = self.weight.n();
-        let (tokens, inputs) = x.dims2()?;
-        let (storage, layout) = x.storage_and_layout();
-        let Storage::Cpu(storage) = &*storage else { bail!("expected activations on the CPU") };
-        let x = values(storage, layout)?;
-        let mut rows = Vec::new();
-        let sum = line_sum(ranks, blocks(tokens, block_rows(tokens, ranks.world())), outputs, |block, taken| {
-            inner(&x[block.start * inputs..block.end * inputs], &mut rows);
-            Ok(match taken {
-                Some(mut sums) => {
-                    linear_continue(&rows, &self.weight, Addends::NONE, &mut sums);
-                    sums
-                }
-                None => {
-                    let mut sums = vec![0.0; block.len() * outputs];
-                    linear(&rows, &self.weight, Addends::NONE, &mut sums);
-                    sums
-                }
-            })
-        })?;
+        let sum = products(&self.weight, x, inner, ranks)?;
         let sum = match &self.bias {
             Some(bias) => sum.broadcast_add(&Tensor::new(&bias[..], sum.device())?)?,
             None => sum,
@@ -103,14 +109,34 @@ impl Packed {
         }
     }
 
-    /// Weights of the matrix.
-    pub fn weights(&self) -> usize {
-        self.weight.n() * self.weight.k()
+    /// As [`Self::forward_reduce`], of several ranks, with what an adapter adds.
+    fn reduce_adapted(
+        &self,
+        x: &Tensor,
+        terms: &LowRankTerms,
+        residual: Option<&Tensor>,
+        ranks: &dyn Collective,
+    ) -> Result<Tensor> {
+        let product = |weight: &PackedMatrix| {
+            products(weight, x, |x, inner| x.clone_into(inner), ranks)?.flatten_all()?.to_vec1::<f32>()
+        };
+        let mut y = product(&self.weight)?;
+        let residual = residual.map(|residual| residual.flatten_all()?.to_vec1::<f32>()).transpose()?;
+        let addends = Addends { bias: self.bias(), residual: residual.as_deref() };
+        terms.finish(&product(terms.a())?, addends, &mut y);
+        Tensor::from_vec(y, (x.dim(0)?, self.weight.n()), &Device::Cpu)
     }
 
-    /// Bytes of the weights in memory.
+    /// Weights of the matrix, and of what is added to it.
+    pub fn weights(&self) -> usize {
+        self.weight.n() * self.weight.k() + self.low_rank.as_ref().map_or(0, LowRankTerms::weights)
+    }
+
+    /// Bytes of the weights in memory; those that other models share count for each.
     pub fn bytes(&self) -> usize {
-        self.weight.bytes() + self.bias.as_deref().map_or(0, size_of_val)
+        self.weight.bytes()
+            + self.bias.as_deref().map_or(0, size_of_val)
+            + self.low_rank.as_ref().map_or(0, LowRankTerms::bytes)
     }
 
     /// The packed weights, for layers that are made of several.
@@ -124,17 +150,51 @@ impl Packed {
     }
 }
 
-struct Product<'a> {
-    packed: &'a Packed,
-    bias: Option<&'a [f32]>,
+/// The sum over all ranks of `inner(x) wᵀ`, on every rank; see [`Packed::reduce`].
+fn products(
+    weight: &PackedMatrix,
+    x: &Tensor,
+    mut inner: impl FnMut(&[f32], &mut Vec<f32>),
+    ranks: &dyn Collective,
+) -> Result<Tensor> {
+    let outputs = weight.n();
+    let (tokens, inputs) = x.dims2()?;
+    let (storage, layout) = x.storage_and_layout();
+    let Storage::Cpu(storage) = &*storage else { bail!("expected activations on the CPU") };
+    let x = values(storage, layout)?;
+    let mut rows = Vec::new();
+    line_sum(ranks, blocks(tokens, block_rows(tokens, ranks.world())), outputs, |block, taken| {
+        inner(&x[block.start * inputs..block.end * inputs], &mut rows);
+        Ok(match taken {
+            Some(mut sums) => {
+                linear_continue(&rows, weight, Addends::NONE, &mut sums);
+                sums
+            }
+            None => {
+                let mut sums = vec![0.0; block.len() * outputs];
+                linear(&rows, weight, Addends::NONE, &mut sums);
+                sums
+            }
+        })
+    })
 }
+
+/// The layer of one rank that has all inputs.
+struct Product<'a>(&'a Packed);
 
 impl Product<'_> {
     fn product(&self, x: &[f32], layout: &Layout, residual: Option<&[f32]>) -> Result<(CpuStorage, Shape)> {
+        let Packed { weight, bias, low_rank } = self.0;
         let (tokens, _) = layout.shape().dims2()?;
-        let weight = &self.packed.weight;
         let mut y = buffers::take(tokens * weight.n());
-        linear(x, weight, Addends { bias: self.bias, residual }, &mut y);
+        let addends = Addends { bias: bias.as_deref(), residual };
+        match low_rank {
+            None => linear(x, weight, addends, &mut y),
+            Some(terms) => {
+                linear(x, weight, Addends::NONE, &mut y);
+                terms.add(x, addends, &mut y);
+            }
+        }
         Ok(output(y, tokens, weight.n()))
     }
 }

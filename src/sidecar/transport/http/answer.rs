@@ -108,10 +108,15 @@ async fn work<D: Dialect>(
             let message = format!("{} inputs; a request has from 1 to {}", items.len(), body::MAX_INPUTS);
             return Err(Refusal::malformed(message));
         }
-        let items = items.into_iter().map(|item| with_options(item, &request, D::HOLD, wanted.as_deref())).collect();
+        let model = match request.model(D::MODEL_IN).filter(|named| !named.is_empty()) {
+            Some(named) if request.options.model.is_empty() => shared.named(&named)?.name().to_owned(),
+            _ => request.options.model.clone(),
+        };
+        let with = |item| with_options(item, &request, D::HOLD, (&model, wanted.as_deref()));
+        let items = items.into_iter().map(with).collect();
         // The inputs are all that is left of it.
         drop(request);
-        let OfOneModel { card, outcomes } = shared.score(&identity, items, received, held).await?;
+        let OfOneModel { card, outcomes } = shared.score(&identity, &model, items, received, held).await?;
         let scored = Scored { card, outcomes };
         let mut reply = dialect.render(&scored)?;
         reply.headers.extend(about(&scored));
@@ -120,13 +125,15 @@ async fn work<D: Dialect>(
     score.await.unwrap_or_else(|refusal| D::refuse(&refusal))
 }
 
-/// What the query says, for one rollout; the earlier of two times counts.
-fn with_options(item: Item, request: &Request, hold: Option<Duration>, wanted: Option<&str>) -> Item {
+/// What the query says, for one rollout; the earlier of two times counts. `asked` are the model, by its name, and its version.
+fn with_options(item: Item, request: &Request, hold: Option<Duration>, asked: (&str, Option<&str>)) -> Item {
+    let (model, wanted) = asked;
     let options = &request.options;
     let held = hold.map(|hold| hold.as_millis() as u64);
     let deadline_ms = options.deadline_ms.map_or(held, |own| Some(held.map_or(own, |held| own.min(held))));
     let header = |name| request.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
     item.map(|rollout| Rollout {
+        model: model.to_owned(),
         deadline_ms: deadline_ms.map(|ms| ms.min(MAX_DEADLINE_MS)),
         priority: options.priority,
         aggregation: Arc::clone(&options.aggregation),

@@ -18,7 +18,7 @@ use super::dialect::{Dialect, Scored, created, logistic, number};
 use super::inputs::Inputs;
 use super::openai::Usage;
 use super::reply::{Refusal, Reply};
-use super::request::{Item, Request};
+use super::request::{Item, ModelIn, Request};
 use crate::reward::Rewards;
 
 #[derive(Deserialize)]
@@ -71,6 +71,7 @@ pub(super) enum Classify {
 impl Dialect for Classify {
     /// verl's client waits without limit.
     const HOLD: Option<Duration> = None;
+    const MODEL_IN: ModelIn = ModelIn::Body;
 
     fn parse(request: &Request) -> Result<(Self, Vec<Item>), Refusal> {
         let body: Body = request.parse()?;

@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde::ser::{SerializeMap as _, Serializer};
 
 use super::reply::{Refusal, Reply};
-use super::request::{Item, Request};
+use super::request::{Item, ModelIn, Request};
 use crate::engine::ModelCard;
 use crate::reward::{Outcome, Rewards};
 
@@ -19,6 +19,9 @@ pub(super) trait Dialect: Sized + Send + 'static {
     /// How long its client waits for an answer, less a margin: so long a request is held rather than refused. `None`: the client
     /// waits without limit.
     const HOLD: Option<Duration>;
+
+    /// Where its clients name a model, beside the query, which counts before it.
+    const MODEL_IN: ModelIn = ModelIn::Query;
 
     /// The request's inputs in their order, and what the renderer has to know of them.
     fn parse(request: &Request) -> Result<(Self, Vec<Item>), Refusal>;

@@ -26,7 +26,7 @@ use serde_json::{Value, json};
 use self::tensors::{InputTensor, Wire};
 use super::dialect::{Dialect, Scored};
 use super::reply::{Refusal, Reply};
-use super::request::{Item, Request};
+use super::request::{Item, ModelIn, Request};
 use crate::reward::{Code, Rejection};
 
 pub(super) use self::about::{config, metadata, ready, server};
@@ -82,6 +82,7 @@ struct OutputTensor {
 impl Dialect for Infer {
     /// Both clients wait for 60 s.
     const HOLD: Option<Duration> = Some(Duration::from_secs(55));
+    const MODEL_IN: ModelIn = ModelIn::Path;
 
     fn parse(request: &Request) -> Result<(Self, Vec<Item>), Refusal> {
         let (head, binary) = split(request)?;
@@ -99,8 +100,7 @@ impl Dialect for Infer {
         if let Some((name, _)) = outputs.iter().find(|(name, _)| !OUTPUTS.contains(&name.as_str())) {
             return Err(Refusal::malformed(format!("outputs: there is no '{name}'; there are {}", OUTPUTS.join(", "))));
         }
-        // `/v2/models/NAME/...`
-        let model = request.path.split('/').nth(3).unwrap_or_default().to_owned();
+        let model = request.model(Self::MODEL_IN).unwrap_or_default();
         Ok((Self { id: body.id, model, outputs }, items))
     }
 

@@ -60,7 +60,8 @@ async fn begin(shared: Shared, identity: Arc<Identity>, request: axum::extract::
     let lines = is_lines(&head.headers);
     let form = form(&head.headers, lines);
     let limit = body::limit(&shared.intake.card());
-    let version = HeaderValue::from_str(&shared.intake.card().model_version).ok();
+    let served = shared.model(&options.model)?;
+    let version = HeaderValue::from_str(&served.card().model_version).ok();
     let mut response = match form {
         Some(form) => {
             let ask = Ask::new(options, wanted, &head.headers);
@@ -123,19 +124,18 @@ async fn all(
         let message = format!("{} rows in one answer; at most {}, or ask for lines", rows.len(), body::MAX_INPUTS);
         return Err(Refusal::malformed(message));
     }
-    let before = shared.intake.served();
-    let before = Arc::clone(&before.borrow());
+    let mut served = shared.intake.models();
     let caller = Caller::new(&shared.intake, identity, IdsUnique::Always);
     let rollouts = rows.iter().flat_map(|row| row.rollouts()).enumerate();
     let rollouts: Vec<_> = rollouts.map(|(i, rollout)| (i.to_string(), rollout)).collect();
     let mut outcomes = caller.score_all(rollouts, received, held).await.into_iter();
-    let after = Arc::clone(&shared.intake.served().borrow());
+    served.extend(shared.intake.models());
     let mut answers = Vec::with_capacity(rows.len());
     let mut first_code = None;
     for row in &rows {
         let outcomes: Vec<_> = outcomes.by_ref().take(row.count()).collect();
         first_code = first_code.or(outcomes.iter().find_map(|outcome| outcome.as_ref().err().map(|r| r.code)));
-        let answer = answer_one(&[&before, &after], row, &outcomes).ok_or_else(replaced)?;
+        let answer = answer_one(&served, row, &outcomes).ok_or_else(replaced)?;
         answers.push(answer);
     }
     let body: Vec<u8> = match (one, answers.pop()) {

@@ -10,7 +10,7 @@ use super::dialect::{Dialect, Scored, created, logistic, number};
 use super::inputs::Inputs;
 use super::openai::{Encoding, Usage, Vector};
 use super::reply::{Refusal, Reply};
-use super::request::{Item, Request};
+use super::request::{Item, ModelIn, Request};
 
 #[derive(Deserialize)]
 struct Body {
@@ -84,6 +84,7 @@ struct PooledData {
 
 impl Dialect for Pooling {
     const HOLD: Option<Duration> = None;
+    const MODEL_IN: ModelIn = ModelIn::Body;
 
     fn parse(request: &Request) -> Result<(Self, Vec<Item>), Refusal> {
         parse(request).map(|(asked, items)| (Self(asked), items))
@@ -117,6 +118,7 @@ struct EmbeddedData {
 
 impl Dialect for Embeddings {
     const HOLD: Option<Duration> = None;
+    const MODEL_IN: ModelIn = ModelIn::Body;
 
     fn parse(request: &Request) -> Result<(Self, Vec<Item>), Refusal> {
         parse(request).map(|(asked, items)| (Self(asked), items))

@@ -13,6 +13,8 @@ use crate::rollout::{AggregationSpec, AnswerOnly};
 pub(super) struct Options {
     /// `w.NAME=0.65`, `weighting=NAME`, `aggregation={...}`.
     pub aggregation: Arc<AggregationSpec>,
+    /// The model that is to score, by its name; empty where the query names none.
+    pub model: String,
     /// Milliseconds from receipt.
     pub deadline_ms: Option<u64>,
     /// Higher goes first.
@@ -25,7 +27,7 @@ pub(super) struct Options {
     pub as_object: bool,
 }
 
-const NAMES: &str = "w.ATTRIBUTE, weighting, aggregation, deadline_ms, priority, answer_only, on_rejection, form";
+const NAMES: &str = "model, w.ATTRIBUTE, weighting, aggregation, deadline_ms, priority, answer_only, on_rejection, form";
 
 impl Options {
     /// Reads a query, without its question mark.
@@ -43,6 +45,7 @@ impl Options {
                 "aggregation" => {
                     aggregation = parse_aggregation(value).map_err(|why| bad(name, &why))?;
                 }
+                "model" => options.model.clone_from(value),
                 "weighting" => aggregation.weighting = Some(value.clone()),
                 "deadline_ms" => options.deadline_ms = Some(number(name, value)?),
                 "priority" => options.priority = number(name, value)?,
@@ -124,9 +127,11 @@ mod tests {
 
     #[test]
     fn weights_and_options() {
-        let options = Options::parse("w.helpfulness=0.65&w.a%20b=-1&deadline_ms=5&priority=-2&form=object").unwrap();
+        let options =
+            Options::parse("w.helpfulness=0.65&w.a%20b=-1&deadline_ms=5&priority=-2&form=object&model=a%2Fb").unwrap();
         assert_eq!(options.aggregation.weights, [("a b".into(), -1.0), ("helpfulness".into(), 0.65)].into());
         assert_eq!((options.deadline_ms, options.priority, options.as_object), (Some(5), -2, true));
+        assert_eq!(options.model, "a/b");
         let options = Options::parse("w.a=1&aggregation=%7B%22offset%22%3A2.5%7D&weighting=x").unwrap();
         assert_eq!((options.aggregation.offset, options.aggregation.weights.len()), (Some(2.5), 1));
         assert_eq!(options.aggregation.weighting.as_deref(), Some("x"));

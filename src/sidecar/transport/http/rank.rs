@@ -11,7 +11,7 @@ use super::dialect::{Dialect, Scored, created, number};
 use super::inputs::OneOrMany;
 use super::openai::Usage;
 use super::reply::{Refusal, Reply};
-use super::request::{Item, Request, in_group, raw_text};
+use super::request::{Item, ModelIn, Request, in_group, raw_text};
 
 /// A prompt and a completion, the prompt naming the group.
 fn pair(request: &Request, prompt: &str, completion: &str) -> Item {
@@ -52,6 +52,7 @@ struct ScoreData {
 
 impl Dialect for Score {
     const HOLD: Option<Duration> = None;
+    const MODEL_IN: ModelIn = ModelIn::Body;
 
     fn parse(request: &Request) -> Result<(Self, Vec<Item>), Refusal> {
         let ScoreBody { text_1, text_2, changes } = request.parse()?;
@@ -140,6 +141,7 @@ struct RankedText<'a> {
 
 impl Dialect for Rerank {
     const HOLD: Option<Duration> = None;
+    const MODEL_IN: ModelIn = ModelIn::Body;
 
     fn parse(request: &Request) -> Result<(Self, Vec<Item>), Refusal> {
         let RerankBody { query, documents, top_n, return_documents, changes } = request.parse()?;

@@ -166,6 +166,7 @@ pub(super) fn status(code: Code) -> StatusCode {
             StatusCode::SERVICE_UNAVAILABLE
         }
         Code::OtherVersion => StatusCode::PRECONDITION_FAILED,
+        Code::UnknownModel => StatusCode::NOT_FOUND,
         Code::NonFinite | Code::Lost | Code::TokenizerFailed => StatusCode::INTERNAL_SERVER_ERROR,
         _ => StatusCode::UNPROCESSABLE_ENTITY,
     }

@@ -18,6 +18,18 @@ use crate::rollout::{Input, Rollout};
 /// One input of a request: a rollout without an id, or why it is none.
 pub(super) type Item = Result<Rollout, Rejection>;
 
+/// Where a request names the model that it is for. Where there is one model alone, what is not in the query is passed over: many
+/// clients must name something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ModelIn {
+    /// Nowhere else.
+    Query,
+    /// `model` in the body, as OpenAI and vLLM have it.
+    Body,
+    /// `/v2/models/NAME/...`
+    Path,
+}
+
 /// See the module.
 pub(super) struct Request {
     pub options: Options,
@@ -47,6 +59,19 @@ impl Request {
     /// The body as JSON of the dialect's form; fields that the form does not have are passed over.
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T, Refusal> {
         serde_json::from_slice(&self.json).map_err(|error| Refusal::body(&error))
+    }
+
+    /// What the body or the path calls the model; `None` where they do not, or where the body is to be refused anyway.
+    pub fn model(&self, place: ModelIn) -> Option<String> {
+        #[derive(serde::Deserialize)]
+        struct Named {
+            model: Option<String>,
+        }
+        match place {
+            ModelIn::Query => None,
+            ModelIn::Body => self.parse::<Named>().ok()?.model,
+            ModelIn::Path => self.path.split('/').nth(3).map(str::to_owned),
+        }
     }
 
     /// A text that carries its template.

@@ -21,6 +21,7 @@ use super::reply::{Refusal, Reply};
 use super::slime::Slime;
 use super::state::Shared;
 use super::tokenize;
+use crate::engine::ModelCard;
 use crate::limits::MAX_MESSAGE_BYTES;
 
 /// All routes.
@@ -81,7 +82,7 @@ async fn ready(State(shared): State<Shared>) -> (StatusCode, String) {
 #[derive(Serialize)]
 struct Models {
     object: &'static str,
-    data: [Model; 1],
+    data: Vec<Model>,
 }
 
 /// As OpenAI's `GET /v1/models` has it, with what vLLM adds and what our own clients want to know.
@@ -99,8 +100,7 @@ struct Model {
 }
 
 async fn models(State(shared): State<Shared>) -> Reply {
-    let card = shared.intake.card();
-    let model = Model {
+    let model = |card: &ModelCard| Model {
         id: card.name.clone(),
         object: "model",
         owned_by: "reward-sidecar",
@@ -111,7 +111,8 @@ async fn models(State(shared): State<Shared>) -> Reply {
         weightings: card.weightings.clone(),
         default_weighting: card.default_weighting.clone(),
     };
-    Reply::json(&Models { object: "list", data: [model] })
+    let models = shared.intake.models();
+    Reply::json(&Models { object: "list", data: models.iter().map(|served| model(served.card())).collect() })
 }
 
 async fn no_route(uri: axum::http::Uri) -> Refusal {

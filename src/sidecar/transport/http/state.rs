@@ -6,14 +6,14 @@ use std::time::Instant;
 use tokio::sync::watch;
 
 use super::flights::Flights;
-use super::reply::Refusal;
+use super::reply::{Refusal, status};
 use super::request::Item;
 use crate::engine::ModelCard;
 use crate::reward::{Code, Outcome, Rejection};
 use crate::sidecar::fair::Permit;
 use crate::sidecar::health::Health;
 use crate::sidecar::transport::caller::{Caller, IdsUnique};
-use crate::sidecar::{Identity, Intake};
+use crate::sidecar::{Identity, Intake, Served};
 
 /// Cheap to clone.
 #[derive(Clone)]
@@ -44,20 +44,35 @@ impl Shared {
             return Err(Refusal::draining());
         }
         match wanted {
-            Some(wanted) => check_version(wanted, &self.intake.card().model_version),
+            Some(wanted) => check_version(wanted, &self.intake.models()),
             None => Ok(()),
         }
     }
 
-    /// Scores a request's inputs. `held` is dropped once all of them are accepted or answered.
+    /// The model that a request names; the first where it names none.
+    pub fn model(&self, name: &str) -> Result<Arc<Served>, Refusal> {
+        self.intake.model(name).map_err(refused)
+    }
+
+    /// The model of a name that a body or a path gives, which must be given even where there is one model alone: that one then.
+    pub fn named(&self, name: &str) -> Result<Arc<Served>, Refusal> {
+        let mut models = self.intake.models();
+        if models.len() == 1 {
+            return Ok(models.remove(0));
+        }
+        self.model(name)
+    }
+
+    /// Scores a request's inputs, by the model that they name or the first. `held` is dropped once all of them are accepted or answered.
     pub async fn score(
         &self,
         identity: &Arc<Identity>,
+        model: &str,
         items: Vec<Item>,
         received: Instant,
         held: Option<Permit>,
     ) -> Result<OfOneModel, Refusal> {
-        let before = Arc::clone(&self.intake.served().borrow());
+        let before = self.model(model)?;
         let caller = Caller::new(&self.intake, identity, IdsUnique::Always);
         let rollouts = items.into_iter().enumerate().map(|(i, item)| {
             let id = i.to_string();
@@ -68,7 +83,7 @@ impl Shared {
         let Some(generation) = generations.next() else {
             return Ok(OfOneModel { card: Arc::clone(before.card()), outcomes });
         };
-        let after = Arc::clone(&self.intake.served().borrow());
+        let after = self.model(model)?;
         let served = [before, after].into_iter().find(|served| served.generation == generation);
         match served {
             Some(served) if generations.all(|other| other == generation) => {
@@ -95,11 +110,18 @@ impl Shared {
     }
 }
 
-/// Whether the version that a caller wants is the one that there is.
-fn check_version(wanted: &str, version: &str) -> Result<(), Refusal> {
-    if wanted == version {
+/// The refusal of a whole request for what would reject each of its inputs.
+fn refused(rejection: Rejection) -> Refusal {
+    Refusal::new(status(rejection.code), rejection.code.name(), rejection.message)
+}
+
+/// Whether the version that a caller wants is one that there is.
+fn check_version(wanted: &str, models: &[Arc<Served>]) -> Result<(), Refusal> {
+    let versions: Vec<&str> = models.iter().map(|served| &*served.card().model_version).collect();
+    if versions.contains(&wanted) {
         return Ok(());
     }
+    let version = versions.join("', '");
     Err(Refusal::new(
         axum::http::StatusCode::PRECONDITION_FAILED,
         "OTHER_VERSION",

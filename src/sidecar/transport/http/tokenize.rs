@@ -13,12 +13,14 @@ use super::body;
 use super::reply::{Refusal, Reply};
 use super::request::Request;
 use super::state::Shared;
+use crate::rollout::Rollout;
 use crate::sidecar::Identity;
 
 #[derive(Deserialize)]
 struct Body {
     prompt: Option<String>,
     messages: Option<Box<RawValue>>,
+    model: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -35,19 +37,22 @@ pub(super) async fn tokenize(
     request: axum::extract::Request,
 ) -> Result<Reply, Refusal> {
     let (head, body) = request.into_parts();
-    let card = shared.intake.card();
-    let limit = body::limit(&card);
+    let limit = body::limit(&shared.intake.card());
     let (raw, held) = body::read(body, &head.headers, limit, shared.intake.bytes(), identity.connection).await?;
     let query = head.uri.query().unwrap_or_default();
     let request = Request::new(head.uri.path(), query, head.headers, raw)?;
-    let item = match request.parse()? {
-        Body { prompt: Some(prompt), messages: None } => request.text(prompt),
-        Body { prompt: None, messages: Some(messages) } => request.row(&[("messages", &messages)]),
+    let Body { prompt, messages, model } = request.parse()?;
+    let item = match (prompt, messages) {
+        (Some(prompt), None) => request.text(prompt),
+        (None, Some(messages)) => request.row(&[("messages", &messages)]),
         _ => return Err(Refusal::malformed("the body: give prompt or messages")),
     };
+    let model = model.filter(|_| request.options.model.is_empty()).unwrap_or_else(|| request.options.model.clone());
+    let served = shared.named(&model)?;
+    let item = item.map(|rollout| Rollout { model: served.name().to_owned(), ..rollout });
     let tokens = shared.tokens(&identity, item).await;
     drop(held);
     let refused = |rejection| Refusal::of_rejected(&[Err(rejection)]).unwrap_or_else(Refusal::draining);
     let tokens = tokens.map_err(refused)?;
-    Ok(Reply::json(&Answer { count: tokens.len(), max_model_len: card.context_tokens, tokens: &tokens }))
+    Ok(Reply::json(&Answer { count: tokens.len(), max_model_len: served.card().context_tokens, tokens: &tokens }))
 }

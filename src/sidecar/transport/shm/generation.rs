@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use crate::proto::v1;
 use crate::reward::Rewards;
-use crate::sidecar::{Intake, OverLong, Served};
+use crate::sidecar::{Intake, Served};
 
 /// A model generation, as a lane announces it.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ pub(super) struct Generations {
 impl Generations {
     /// What `intake` serves, now and later.
     pub(super) fn of(intake: &Intake, in_flight_limit: usize) -> Self {
-        let source = Source { served: intake.served(), over_long: intake.over_long(), in_flight_limit };
+        let source = Source { served: intake.served(), intake: intake.clone(), in_flight_limit };
         let first = source.encode();
         Self { source: Some(source), latest: Mutex::new(Arc::new(first)) }
     }
@@ -75,8 +75,9 @@ impl Generations {
 /// Where the generations come from.
 #[derive(Debug)]
 struct Source {
+    /// The first model, which is the lanes'.
     served: watch::Receiver<Arc<Served>>,
-    over_long: OverLong,
+    intake: Intake,
     in_flight_limit: usize,
 }
 
@@ -84,7 +85,7 @@ impl Source {
     /// The generation that is served now.
     fn encode(&self) -> Generation {
         let served = Arc::clone(&self.served.borrow());
-        let card = super::super::served(served.card(), self.over_long, self.in_flight_limit).encode_to_vec();
+        let card = super::super::served(served.card(), &self.intake, self.in_flight_limit).encode_to_vec();
         Generation { number: served.generation, card }
     }
 }

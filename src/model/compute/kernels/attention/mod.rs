@@ -80,7 +80,7 @@ fn run(
     assert_eq!(out.len(), plan.queried() * width, "the output has one value per query head and dimension");
     assert!(options.window != Some(0), "a query sees at least its own position");
     let columns: Vec<_> = steps(width, layout.group() * layout.head_dim).collect();
-    let blocks = grid::blocks(out, width, plan.bundles().map(|b| b.rows), &columns);
+    let blocks = grid::blocks(out.chunks_exact_mut(width), plan.bundles().map(|b| b.rows), &columns);
     let mut work: Vec<_> = plan.bundles().flat_map(|b| std::iter::repeat_n(b, layout.kv_heads)).zip(blocks).collect();
     // The costliest first, each to the next free thread: the last ones to finish are then the smallest.
     work.sort_by_key(|(bundle, _)| Reverse(bundle.cost));

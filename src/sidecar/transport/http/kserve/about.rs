@@ -44,7 +44,8 @@ pub(in crate::sidecar::transport::http) async fn metadata(
         let shape: Vec<i64> = std::iter::once(-1).chain(dims).collect();
         json!({"name": name, "datatype": datatype, "shape": shape})
     };
-    let attributes = shared.intake.card().attributes.len();
+    let name = names.first().map(String::as_str).unwrap_or_default();
+    let attributes = shared.named(name)?.card().attributes.len();
     Ok(Reply::json(&json!({
         "name": names.first(),
         "versions": ["1"],
@@ -63,7 +64,8 @@ pub(in crate::sidecar::transport::http) async fn config(
         let datatype = if datatype == "BYTES" { "TYPE_STRING".to_owned() } else { format!("TYPE_{datatype}") };
         json!({"name": name, "data_type": datatype, "dims": dims, "optional": optional})
     };
-    let attributes = shared.intake.card().attributes.len();
+    let name = names.first().map(String::as_str).unwrap_or_default();
+    let attributes = shared.named(name)?.card().attributes.len();
     Ok(Reply::json(&json!({
         "name": names.first(),
         "platform": "",

@@ -68,8 +68,8 @@ pub(super) struct Answers {
     form: Form,
     caller: Arc<Caller>,
     reading: AbortHandle,
-    /// The generation that answered last.
-    served: Arc<Served>,
+    /// Of each model, the generation that answered last.
+    served: Vec<Arc<Served>>,
     count: u64,
     ended: bool,
 }
@@ -87,15 +87,17 @@ impl Answers {
         caller: Arc<Caller>,
         reading: AbortHandle,
     ) -> Self {
-        let served = Arc::clone(&intake.served().borrow());
+        let served = intake.models();
         Self { answered, intake, form, caller, reading, served, count: 0, ended: false }
     }
 
     fn written(&mut self, row: &Row, outcomes: &[Outcome]) -> Option<Bytes> {
-        let now = Arc::clone(&self.intake.served().borrow());
-        let answer = answer_one(&[&self.served, &now], row, outcomes)?;
-        if outcomes.iter().flatten().any(|rewards| rewards.generation == now.generation) {
-            self.served = now;
+        let now = self.intake.models();
+        let answer = answer_one(&[&self.served[..], &now].concat(), row, outcomes)?;
+        for (last, now) in self.served.iter_mut().zip(now) {
+            if outcomes.iter().flatten().any(|rewards| rewards.generation == now.generation) {
+                *last = now;
+            }
         }
         self.count += 1;
         let (before, after): (&[u8], &[u8]) = match self.form {

@@ -116,12 +116,14 @@ impl Ask {
         let priority = if rollout.priority == 0 { self.options.priority } else { rollout.priority };
         let answer_only = rollout.answer_only.clone().or_else(|| self.options.answer_only.clone());
         let (traceparent, tracestate) = (self.traceparent.clone(), self.tracestate.clone());
+        let model = self.options.model.clone();
         let model_version = if rollout.model_version.is_empty() {
             self.wanted.clone().unwrap_or_default()
         } else {
             rollout.model_version.clone()
         };
         Box::new(Rollout {
+            model,
             model_version,
             aggregation,
             answer_only,
@@ -151,7 +153,7 @@ impl Row {
 }
 
 /// The answer to a row, as a rewards file has it; `None` where a model gave it that is none of `served`.
-pub(super) fn answer_one(served: &[&Served], row: &Row, outcomes: &[Outcome]) -> Option<Vec<u8>> {
+pub(super) fn answer_one(served: &[Arc<Served>], row: &Row, outcomes: &[Outcome]) -> Option<Vec<u8>> {
     let mut scored = outcomes.iter().flatten();
     let served = match scored.next() {
         None => served.first()?,
