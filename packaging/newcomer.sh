@@ -169,6 +169,8 @@ for suite in $SUITES; do
   base "$suite"
   for channel in $CHANNELS; do
     [ "$channel" != image ] || continue
+    # Its Python is 3.9, and the wheel's is 3.10.
+    [ "$suite-$channel" != bullseye-wheel ] || continue
     name=$suite-$channel
     rm -rf "${PLACE:?}/work/$name"
     overlay "$suite" "$name"
