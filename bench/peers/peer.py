@@ -1,7 +1,7 @@
 """A contestant's end of the pipe: one JSON object per line, in on stdin and out on stdout.
 
     {"do": "load", ...the fields of Setup}   ->  {"is": "what was loaded, in words"}
-    {"do": "run"}                            ->  {"seconds": 1.25, "scores": [[...], ...]}
+    {"do": "run"}                            ->  {"seconds": 1.25, "scores": [[...], ...], "computed": 123}
 
 Only the scoring itself is inside the seconds. What cannot be done is `{"error": "..."}`, and ends the contestant.
 """
@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import traceback
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -43,12 +43,24 @@ class Setup:
         return [rollouts[at : at + size] for at in range(0, len(rollouts), size)]
 
 
+@dataclass(frozen=True)
+class Run:
+    """What became of one run."""
+
+    seconds: float
+    """Of the scoring itself."""
+    scores: Scores
+    """In the order of the rollouts."""
+    computed: int | None = None
+    """Tokens that went through the model, where a contestant says so."""
+
+
 class Peer(Protocol):
     def load(self, setup: Setup) -> str:
         """Gets ready, and says in words what was loaded."""
 
-    def run(self) -> tuple[float, Scores]:
-        """Warms up, forgets all prefixes, scores every rollout: the seconds of the last, and the scores in order."""
+    def run(self) -> Run:
+        """Warms up, forgets all prefixes, scores every rollout, which alone is timed."""
 
 
 def serve(peer: Peer) -> None:
@@ -65,8 +77,7 @@ def serve(peer: Peer) -> None:
                     setup = Setup(**{**request, "model": Path(request["model"])})
                     reply: dict[str, Any] = {"is": peer.load(setup)}
                 case "run":
-                    seconds, scores = peer.run()
-                    reply = {"seconds": seconds, "scores": scores}
+                    reply = asdict(peer.run())
                 case other:
                     raise ValueError(f"asked to do {other!r}")
         except Exception as error:

@@ -21,14 +21,13 @@ from typing import Any
 
 import rollouts
 from contestants import CONTESTANTS, OURS, PLACE, Child, Lost
+from peer import Run, Scores
 
 PEERS = [name for name in CONTESTANTS if name != OURS]
 DEFAULT_PEERS = "transformers-sorted,transformers-arrival,vllm,llama.cpp"
 WARM_UP_LENGTHS = [32, 64, 128, 256] * 2
 # Between two runs: the machine comes to rest.
 PAUSE_S = 1.0
-
-Scores = list[list[float]]
 
 
 def main() -> None:
@@ -60,13 +59,12 @@ def main() -> None:
 
     children = start([OURS, *options.peers], setup)
     try:
-        seconds, scores = take_turns(children, options.runs)
+        runs = take_turns(children, options.runs)
     finally:
         for child in children.values():
             child.end()
 
-    differences = {name: compare(scores, name) for name in children}
-    table = rows(seconds, timed.tokens, differences)
+    table = rows(runs, timed.tokens)
     show(table, options.runs)
     if options.json:
         about = {
@@ -85,7 +83,9 @@ def parse() -> argparse.Namespace:
     work = parser.add_mutually_exclusive_group(required=True)
     work.add_argument("--input", type=Path, metavar="FILE.jsonl", help="a rollout file")
     work.add_argument("--long", type=int, metavar="TOKENS", help="one rollout of that many random ids instead")
-    work.add_argument("--turns", type=int, metavar="TURNS", help="conversations of so many turns instead, sent turn by turn")
+    work.add_argument(
+        "--turns", type=int, metavar="TURNS", help="conversations of so many turns instead, sent turn by turn"
+    )
     parser.add_argument("--conversations", type=int, default=32, help="how many, with --turns")
     parser.add_argument("--peers", default=DEFAULT_PEERS, help=f"of {', '.join(PEERS)}; default: {DEFAULT_PEERS}")
     parser.add_argument("--runs", type=int, default=3, help="timed runs of each contestant")
@@ -115,15 +115,13 @@ def start(names: list[str], setup: dict[str, Any]) -> dict[str, Child]:
     return children
 
 
-def take_turns(children: dict[str, Child], runs: int) -> tuple[dict[str, list[float]], dict[str, Scores]]:
-    seconds: dict[str, list[float]] = {name: [] for name in children}
-    scores: dict[str, Scores] = {}
+def take_turns(children: dict[str, Child], runs: int) -> dict[str, list[Run]]:
+    made: dict[str, list[Run]] = {name: [] for name in children}
     for _ in range(runs):
         for name, child in children.items():
             time.sleep(PAUSE_S)
-            taken, scores[name] = child.run()
-            seconds[name].append(taken)
-    return seconds, scores
+            made[name].append(child.run())
+    return made
 
 
 def compare(scores: dict[str, Scores], name: str) -> float | None:
@@ -136,17 +134,21 @@ def compare(scores: dict[str, Scores], name: str) -> float | None:
     return max(shares) if all(map(math.isfinite, shares)) else math.inf
 
 
-def rows(seconds: dict[str, list[float]], tokens: int, differences: dict[str, float | None]) -> list[dict[str, Any]]:
+def rows(runs: dict[str, list[Run]], tokens: int) -> list[dict[str, Any]]:
+    seconds = {name: [run.seconds for run in made] for name, made in runs.items()}
+    scores = {name: made[-1].scores for name, made in runs.items()}
     return [
         {
             "name": name,
             "seconds": taken,
             "median_s": median(taken),
             "submitted_tokens_per_s": tokens / median(taken),
+            "computed_tokens": runs[name][-1].computed,
             "ours_is_times_as_fast": median(taken) / median(seconds[OURS]),
             # Of the runs that stood side by side.
             "by_round": [theirs / ours for theirs, ours in zip(taken, seconds[OURS])],
-            "max_difference": differences[name],
+            "max_difference": compare(scores, name),
+            "other_bits": sum(mine != ours for mine, ours in zip(scores[name], scores[OURS], strict=True)),
         }
         for name, taken in seconds.items()
     ]
@@ -154,16 +156,18 @@ def rows(seconds: dict[str, list[float]], tokens: int, differences: dict[str, fl
 
 def show(table: list[dict[str, Any]], runs: int) -> None:
     print(
-        f"\n| contestant | seconds, {runs} runs | median s | submitted tokens/s | ours / this | by round | difference |"
+        f"\n| contestant | seconds, {runs} runs | median s | submitted tokens/s | computed tokens | ours / this | by round "
+        "| difference | other bits than ours |"
     )
-    print("|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|")
     for row in table:
         taken = " ".join(f"{seconds:.2f}" for seconds in row["seconds"])
         by_round = f"{min(row['by_round']):.2f} to {max(row['by_round']):.2f}"
         difference = "not compared" if row["max_difference"] is None else f"{row['max_difference']:.1e}"
         print(
             f"| {row['name']} | {taken} | {row['median_s']:.2f} | {row['submitted_tokens_per_s']:,.0f} "
-            f"| {row['ours_is_times_as_fast']:.2f} | {by_round} | {difference} |"
+            f"| {row['computed_tokens'] or 'not said'} | {row['ours_is_times_as_fast']:.2f} | {by_round} | {difference} "
+            f"| {row['other_bits']} |"
         )
 
 

@@ -8,7 +8,7 @@ import torch
 import transformers
 from transformers import AutoModelForSequenceClassification
 
-from peer import Ids, Scores, Setup, serve
+from peer import Ids, Run, Scores, Setup, serve
 
 BATCH = 8
 
@@ -19,6 +19,8 @@ class Transformers:
         self.setup = setup
         self.model = AutoModelForSequenceClassification.from_pretrained(setup.model, dtype=torch.float32).eval()
         self.pad = self.model.config.pad_token_id
+        # Encoders have no cache to switch off.
+        self.options = {"use_cache": False} if hasattr(self.model.config, "num_key_value_heads") else {}
         # It finds a rollout's last token by comparing ids with the pad's.
         if any(ids[-1] == self.pad for ids in setup.rollouts):
             raise ValueError(f"a rollout ends in token {self.pad}, which transformers takes for padding")
@@ -26,11 +28,11 @@ class Transformers:
         versions = f"transformers {transformers.__version__}, torch {torch.__version__}"
         return f"{versions}, float32, attention {attention}, padded batches of {BATCH}, {setup.options['order']}"
 
-    def run(self) -> tuple[float, Scores]:
+    def run(self) -> Run:
         self.score(self.setup.warm_up)
         began = time.perf_counter()
         scores = [row for call in self.setup.in_calls(self.setup.rollouts) for row in self.score(call)]
-        return time.perf_counter() - began, scores
+        return Run(time.perf_counter() - began, scores)
 
     @torch.inference_mode()
     def score(self, rollouts: list[Ids]) -> Scores:
@@ -46,7 +48,7 @@ class Transformers:
             for place, row in enumerate(rows):
                 ids[place, : len(rollouts[row])] = torch.tensor(rollouts[row])
                 mask[place, : len(rollouts[row])] = 1
-            logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+            logits = self.model(input_ids=ids, attention_mask=mask, **self.options).logits
             for row, values in zip(rows, logits.tolist()):
                 scores[row] = values
         return scores

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 
-from peer import Ids, Scores, Setup, serve
+from peer import Ids, Run, Scores, Setup, serve
 
 # Of keys and values, in GiB: some 150,000 tokens of the demo model in float32.
 CACHE_GIB = 4
@@ -45,17 +45,20 @@ class Vllm:
             f"preloaded {', '.join(preloaded) or 'nothing'}"
         )
 
-    def run(self) -> tuple[float, Scores]:
+    def run(self) -> Run:
+        self.computed = 0
         self.score(self.setup.warm_up)
         if not self.model.reset_prefix_cache():
             raise RuntimeError("the prefix cache could not be emptied")
+        self.computed = 0
         began = time.perf_counter()
         scores = [row for call in self.setup.in_calls(self.setup.rollouts) for row in self.score(call)]
-        return time.perf_counter() - began, scores
+        return Run(time.perf_counter() - began, scores, self.computed)
 
     def score(self, rollouts: list[Ids]) -> Scores:
         prompts = [{"prompt_token_ids": ids} for ids in rollouts]
         outputs = self.model.classify(prompts, pooling_params=self.parameters, use_tqdm=False)
+        self.computed += sum(len(output.prompt_token_ids) - output.num_cached_tokens for output in outputs)
         return [list(output.outputs.probs) for output in outputs]
 
 

@@ -94,7 +94,8 @@ const EXAMPLES: &str = r#"A line of the rollout file, in one of these forms:
   {"prompt":"...","chosen":"...","rejected":"..."}      a preference pair: text or messages, with or without a prompt
 An id is text or a whole number, which comes back as text; a row without one has its number in the file, from 1.
 Optional: group, finish_reason (stop, length, or another word of the engine that made it), require_completion, answer_only,
-model_version (another one rejects it), weights, weighting, deadline_ms, priority, aggregation; beside a conversation also tools, documents, chat_template_kwargs
+model_version (another one rejects it), weights, weighting, deadline_ms, priority, aggregation; beside a conversation also tools, documents,
+reference (what the completion is compared with, for models that do so), chat_template_kwargs
 (further variables of the template) and chat_template (its name, where the model has several).
 An assistant's message in a prompt may say "score":true: that turn is scored too, by the conversation up to it.
 

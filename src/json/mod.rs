@@ -9,6 +9,7 @@ mod fields;
 mod finish_reason;
 mod form;
 mod message;
+mod plain;
 pub mod rewards;
 pub mod rollout;
 pub mod row;
@@ -16,3 +17,4 @@ pub mod value;
 mod values;
 
 pub use self::fields::{FIELDS, REWARDS_FIELDS, unknown};
+pub use self::plain::plain;

@@ -7,30 +7,37 @@ use std::sync::Arc;
 use rayon::ThreadPool;
 
 use crate::batch::MicroBatch;
-use crate::engine::{Engine, EngineError, ModelCard, Prefixes, ScoreTable};
+use crate::engine::{Engine, EngineError, ModelCard, Prefixes, ReadAt, ReadPolicy, ScoreTable};
 use crate::model::checkpoint::quantized;
+use crate::model::compute::backend::Backend;
+use crate::model::compute::dtype::Dtype;
 use crate::model::compute::kernels::REVISION;
 use crate::model::config::Config;
 use crate::model::error::ModelError;
+use crate::model::fastest::{self, Choice};
 use crate::model::network::arch;
-use crate::model::network::decoder::DecoderSpec;
 use crate::model::network::head::{self, Head, HeadContext, HeadSpec, Hidden};
-use crate::model::ranks::{self, Passed, Ranks};
+use crate::model::network::spec::NetworkSpec;
+use crate::model::ranks::{self, PassError, Passed, Ranks};
 use crate::model::report::Report;
 use crate::model::settings::default_labels;
 use crate::model::source::blueprint::Blueprint;
 use crate::model::source::digest_memory::DigestMemory;
-use crate::model::source::preset::PresetReport;
+use crate::model::source::preset::{CardCheck, PresetReport};
 
 /// A model, ready to score. The forward pass runs on threads of its own.
 pub struct ModelEngine {
     card: Arc<ModelCard>,
-    spec: DecoderSpec,
+    spec: NetworkSpec,
+    /// Features of the hidden state.
+    hidden: usize,
     dtype: &'static str,
+    dtype_choice: Option<Choice>,
     ranks: Ranks,
     head: Box<dyn Head>,
     head_spec: HeadSpec,
     preset: Option<PresetReport>,
+    card_checks: Vec<CardCheck>,
     pool: Arc<ThreadPool>,
     unread_settings: Vec<String>,
     ignored_settings: Vec<String>,
@@ -49,23 +56,43 @@ impl ModelEngine {
         let pool = Arc::new(ranks::pool(threads, config.isa)?);
         let started = std::time::Instant::now();
         let blueprint = Blueprint::open(config)?;
-        let architecture = arch::find(&blueprint.settings)?;
-        let spec = architecture.spec(&blueprint.settings)?;
+        let spec = arch::spec(&blueprint.settings, blueprint.separator)?;
+        let sizes = spec.sizes();
         // Before anything that takes long.
         spec.check_degree(config.tp)?;
         let backend = config.device.backend(config.dtype)?;
+        check_encoder(&spec, &blueprint.reads, backend)?;
         let devices = config.device.open_all(config.tp)?;
         // It is small, and what most often is missing.
         let head = pool.install(|| load_head(&blueprint, &spec))?;
         // By now everybody has read what he wants to know.
         blueprint.settings.refuse_unread()?;
         let cache = config.prefix_cache;
-        let load = || Ranks::load(&spec, blueprint.weights.as_ref(), backend, &devices, &pool, cache);
-        let (version, ranks) = pool.install(|| rayon::join(|| fingerprint(&blueprint, &config.cache_dir), load));
-        let ranks = ranks?;
+        let load = |backend| Ranks::load(&spec, blueprint.weights.as_ref(), backend, &devices, &pool, cache);
+        let load_fastest = || {
+            let rollouts = fastest::rollouts(sizes.vocabulary, &blueprint.reads.needs);
+            let batch = MicroBatch::pack(&rollouts, true);
+            let (weights, ranks, choice) = fastest::choose(
+                |weights| load(Backend::Kernels(weights)),
+                |ranks| {
+                    let table = scores(ranks, head.as_ref(), sizes.hidden, &pool, &batch);
+                    let table = table.map_err(|e| ModelError::Trial(e.to_string()))?;
+                    Ok((0..table.rows()).filter_map(|row| table.row(row)).flatten().copied().collect())
+                },
+            )?;
+            ranks.forget();
+            Ok((Backend::Kernels(weights), ranks, Some(choice)))
+        };
+        let load_ranks = || match config.dtype {
+            Dtype::Fast => load_fastest(),
+            _ => load(backend).map(|ranks| (backend, ranks, None)),
+        };
+        let (version, loaded) = pool.install(|| rayon::join(|| fingerprint(&blueprint, &config.cache_dir), load_ranks));
+        let (backend, ranks, dtype_choice) = loaded?;
         let Blueprint {
             name,
             preset,
+            card_checks,
             settings,
             text,
             weightings,
@@ -91,8 +118,8 @@ impl ModelEngine {
             attributes,
             weightings,
             default_weighting,
-            context_tokens: spec.context as u32,
-            vocabulary_size: spec.vocabulary as u32,
+            context_tokens: sizes.context as u32,
+            vocabulary_size: sizes.vocabulary as u32,
             text,
             reads,
         };
@@ -100,30 +127,35 @@ impl ModelEngine {
             model_version = %card.model_version, device = %config.device, parameters = spec.parameters().total(), threads, ranks = ranks.world(),
             load_ms = started.elapsed().as_millis() as u64, "model loaded"
         );
-        say_what_is_kept(&ranks, spec.context);
+        say_what_is_kept(&ranks, sizes.context);
+        if let Some(Choice { bound, rollouts, tried }) = &dtype_choice {
+            let tried: Vec<_> = tried.iter().map(|(name, deviation)| format!("{name} by {deviation:.4}")).collect();
+            tracing::info!(
+                "dtype = fast: {} is the fastest type of weights that deviates from float32 by {bound} at most; on {rollouts} made-up \
+                 rollouts deviated {}",
+                backend.weights(),
+                tried.join(", ")
+            );
+        }
         let quantisation = settings.text(quantized::METHOD)?.map(str::to_owned);
         let unread_settings = settings.unread().into_iter().map(str::to_owned).collect();
         Ok(Self {
             card: Arc::new(card),
             spec,
+            hidden: sizes.hidden,
             dtype: backend.weights(),
+            dtype_choice,
             ranks,
             head,
             head_spec,
             preset,
+            card_checks,
             pool,
             unread_settings,
             ignored_settings: settings.ignored().to_vec(),
             quantisation,
             files,
         })
-    }
-
-    fn looked_at(&self, batch: &MicroBatch) -> LookedAt {
-        let companions = self.head.companions(batch);
-        let mut rows: Vec<u32> = batch.reads.iter().map(|read| read.row).collect();
-        rows.extend(companions.iter().zip(&batch.reads).map(|(row, read)| row.unwrap_or(read.row)));
-        LookedAt { companions, rows }
     }
 
     /// What is to be known of the model.
@@ -135,16 +167,19 @@ impl ModelEngine {
             model_version: self.card.model_version.to_string(),
             architecture: self.card.architecture.clone(),
             preset: self.preset.clone(),
-            shape: (&self.spec).into(),
+            card_checks: self.card_checks.clone(),
+            shape: self.spec.sizes().into(),
             head: self.head_spec.clone(),
             attributes: self.card.attributes.clone(),
             weightings: self.card.weightings.clone(),
             default_weighting: self.card.default_weighting.clone(),
             reads: self.card.reads.clone(),
             bos: self.card.text.bos,
+            answer_only: self.card.text.answer_only.clone(),
             tokenizer: self.card.text.tokenizer_json.is_some(),
             chat_template: self.card.text.chat_template.is_some(),
             precision: self.dtype,
+            precision_choice: self.dtype_choice.clone(),
             quantisation: self.quantisation.clone(),
             arithmetic_revision: REVISION,
             parameters: self.spec.parameters(),
@@ -169,6 +204,35 @@ struct LookedAt {
     rows: Vec<u32>,
 }
 
+impl LookedAt {
+    fn new(head: &dyn Head, batch: &MicroBatch) -> Self {
+        let companions = head.companions(batch);
+        let mut rows: Vec<u32> = batch.reads.iter().map(|read| read.row).collect();
+        rows.extend(companions.iter().zip(&batch.reads).map(|(row, read)| row.unwrap_or(read.row)));
+        Self { companions, rows }
+    }
+}
+
+/// One pass, and the head's attributes. Rows that are not finite go through: whoever asked for them is told, and the others keep
+/// their scores.
+fn scores(
+    ranks: &mut Ranks,
+    head: &dyn Head,
+    hidden_size: usize,
+    pool: &ThreadPool,
+    batch: &MicroBatch,
+) -> Result<ScoreTable, PassError> {
+    let LookedAt { companions, rows } = LookedAt::new(head, batch);
+    let Passed { mut hidden, reused, recomputed } = ranks.forward(batch, &rows)?;
+    let (reads, others) = hidden.split_at_mut(batch.reads.len() * hidden_size);
+    for (row, _) in others.chunks_exact_mut(hidden_size).zip(&companions).filter(|(_, c)| c.is_none()) {
+        row.fill(f32::NAN);
+    }
+    let (reads, companions) = (&*reads, &*others);
+    let values = pool.install(|| head.forward(Hidden { reads, companions }));
+    Ok(ScoreTable::new(head.outputs(), values).reusing(reused).recomputing(recomputed))
+}
+
 /// How many tokens the prefix cache holds, and that they are too few, if so.
 fn say_what_is_kept(ranks: &Ranks, context: usize) {
     let Some(cache) = ranks.cache() else { return };
@@ -190,11 +254,23 @@ fn fingerprint(blueprint: &Blueprint, cache_dir: &Path) -> Result<String, ModelE
     blueprint.fingerprint(attributes, &DigestMemory::below(cache_dir))
 }
 
-fn load_head(blueprint: &Blueprint, spec: &DecoderSpec) -> Result<Box<dyn Head>, ModelError> {
+/// Refuses what only decoders can.
+fn check_encoder(spec: &NetworkSpec, reads: &ReadPolicy, backend: Backend) -> Result<(), ModelError> {
+    let reason = match (spec, backend, reads.at) {
+        (NetworkSpec::Decoder(_), ..) | (_, Backend::Kernels(_), ReadAt::LastToken) => return Ok(()),
+        (_, Backend::Tensors(_), _) => "it is computed on the CPU; leave --device out, or say cpu",
+        (_, _, ReadAt::EveryToken { .. }) => {
+            "no step can be read by itself; leave out read.at, so that the rollout is read as a whole"
+        }
+    };
+    Err(ModelError::Encoder { reason: reason.to_owned() })
+}
+
+fn load_head(blueprint: &Blueprint, spec: &NetworkSpec) -> Result<Box<dyn Head>, ModelError> {
     head::load(&HeadContext {
         settings: &blueprint.settings,
         weights: blueprint.head_weights.as_deref().unwrap_or(blueprint.weights.as_ref()),
-        hidden: spec.hidden,
+        hidden: spec.sizes().hidden,
         names: blueprint.attributes.as_ref().map(Vec::len),
         spec: &blueprint.head,
         needs: &blueprint.reads.needs,
@@ -212,7 +288,7 @@ impl Engine for ModelEngine {
     }
 
     fn rows(&self, batch: &MicroBatch) -> usize {
-        self.ranks.rows(batch, &self.looked_at(batch).rows)
+        self.ranks.rows(batch, &LookedAt::new(self.head.as_ref(), batch).rows)
     }
 
     fn prefixes(&self) -> Option<Arc<dyn Prefixes>> {
@@ -220,21 +296,6 @@ impl Engine for ModelEngine {
     }
 
     fn score(&mut self, batch: &MicroBatch) -> Result<ScoreTable, EngineError> {
-        let LookedAt { companions, rows } = self.looked_at(batch);
-        let head = self.head.as_ref();
-        let hidden = self.ranks.forward(batch, &rows);
-        // Rows that are not finite go through: whoever asked for them is told, and the others keep their scores.
-        hidden
-            .map(|Passed { mut hidden, reused, recomputed }| {
-                let (reads, others) = hidden.split_at_mut(batch.reads.len() * self.spec.hidden);
-                for (row, _) in others.chunks_exact_mut(self.spec.hidden).zip(&companions).filter(|(_, c)| c.is_none())
-                {
-                    row.fill(f32::NAN);
-                }
-                let (reads, companions) = (&*reads, &*others);
-                let values = self.pool.install(|| head.forward(Hidden { reads, companions }));
-                ScoreTable::new(head.outputs(), values).reusing(reused).recomputing(recomputed)
-            })
-            .map_err(EngineError::from)
+        scores(&mut self.ranks, self.head.as_ref(), self.hidden, &self.pool, batch).map_err(EngineError::from)
     }
 }

@@ -115,6 +115,12 @@ pub enum ModelError {
         /// Degrees that there are.
         possible: String,
     },
+    /// An encoder is to be used as only a decoder can be.
+    #[error("the model is an encoder, in which every token sees the whole rollout: {reason}")]
+    Encoder {
+        /// What cannot be, and what can.
+        reason: String,
+    },
     /// The base of a composed model cannot be had.
     #[error("{reason}\n{remedy}")]
     Base {
@@ -144,6 +150,9 @@ pub enum ModelError {
     /// The tensor library failed.
     #[error("tensor operation failed while loading: {0}")]
     Tensor(#[from] candle_core::Error),
+    /// A pass failed over the rollouts that types of weights are tried on.
+    #[error("dtype = fast: a trial pass failed: {0}\nName a type of weights instead.")]
+    Trial(String),
     /// The threads of the forward pass could not be started.
     #[error("cannot start {threads} threads: {reason}")]
     Threads {

@@ -47,6 +47,24 @@ fn help_says_what_there_is() {
     assert!(text(&help).contains("prompt_ids") && text(&help).contains("--weights"));
 }
 
+/// What a report of a mistake must name: the build, and whether two builds should give the same bits.
+#[test]
+fn the_version_names_commit_target_and_arithmetic() {
+    let long = run(&["--version"], &[]);
+    assert_eq!(long.status.code(), Some(0));
+    let lines: Vec<&str> = text(&long.stdout).lines().collect();
+    let [release, commit, target, arithmetic] = lines[..] else { panic!("{lines:?}") };
+    assert_eq!(release, concat!("reward-sidecar ", env!("CARGO_PKG_VERSION")));
+    assert!(commit.strip_prefix("commit: ").is_some_and(|commit| !commit.is_empty()), "{commit}");
+    let parts: Vec<&str> = target.strip_prefix("target: ").unwrap().split('-').collect();
+    assert!(parts[0] == std::env::consts::ARCH && parts.contains(&std::env::consts::OS), "{target}");
+    let report = run(&["inspect", "--model", MODEL, "--json"], &[]);
+    let report: serde_json::Value = serde_json::from_slice(&report.stdout).unwrap();
+    assert_eq!(arithmetic, format!("arithmetic: revision {}", report["arithmetic_revision"]));
+    let short = run(&["-V"], &[]);
+    assert_eq!(text(&short.stdout), format!("{release}\n"));
+}
+
 #[test]
 fn usage_errors_exit_2() {
     let output = run(&[], &[]);

@@ -34,7 +34,7 @@ alone() {
 "${PYTHON:-python3}" -m venv "$place"
 needed "$place/bin/python" -r tools/trainers/requirements.txt
 alone "$place/bin/python" trl==1.16.0 openrlhf==0.11.2 verl==0.9.1 areal==1.0.4 ms-swift==4.6.0 google-tunix==0.1.7 \
-  skyrl==0.4.0 peft
+  skyrl==0.4.0 peft nvidia-pytriton==0.7.0
 alone "$place/bin/python" --force-reinstall "$wheel"
 # SkyRL's wheel has its environments in a folder beside the packages.
 "$place/bin/python" - <<'PYTHON'

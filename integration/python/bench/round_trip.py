@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import http.client
+import json
 import mmap
 import os
 import threading
 import time
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -27,6 +30,28 @@ SYS_FUTEX = {"x86_64": 202, "aarch64": 98}.get(os.uname().machine)
 FUTEX_WAIT, FUTEX_WAKE = 0, 1
 
 
+class Scorer(Protocol):
+    """What is measured: a client that has ids scored."""
+
+    def score(self, *, input_ids: Any) -> Any: ...
+
+
+class Http:
+    """`/v1/rewards`, as a trainer that speaks HTTP asks: JSON both ways, by Python's own client."""
+
+    def __init__(self, address: str, keeps: bool) -> None:
+        self._connection = http.client.HTTPConnection(address.removeprefix("http://"))
+        self._keeps = keeps
+
+    def score(self, *, input_ids: np.ndarray) -> float:
+        self._connection.request("POST", "/v1/rewards", json.dumps({"input_ids": input_ids[0].tolist()}))
+        response = self._connection.getresponse()
+        answer = json.load(response)
+        if not self._keeps:
+            self._connection.close()
+        return float(answer["reward"])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=4000, help="round trips of each kind")
@@ -37,15 +62,18 @@ def main() -> None:
     print("|  | p50 µs | p99 µs | gRPC on a Unix socket, p50 / this |\n|---|---|---|---|")
     with (
         reward_sidecar.launch("echo", shm_spin_us=ALWAYS_US, **settings) as spinning,
-        reward_sidecar.launch("echo", uds=True, grpc=True, shm_spin_us=0, **settings) as sleeping,
+        reward_sidecar.launch("echo", uds=True, grpc=True, http=True, shm_spin_us=0, **settings) as sleeping,
     ):
         # Beside a server that watches for ever nothing else is measured: it would have one core less.
         os.kill(spinning.pid, 19)
+        assert sleeping.http_address is not None
         quiet = measure(
             {
                 "lane, both sleep": sleeping.client(spin_us=0),
                 "gRPC on a Unix socket": reward_sidecar.Client(sleeping.uds_address),
                 "gRPC on TCP": reward_sidecar.Client(sleeping.grpc_address),
+                "HTTP, one connection": Http(sleeping.http_address, keeps=True),
+                "HTTP, a connection for each rollout": Http(sleeping.http_address, keeps=False),
             },
             rounds,
         )
@@ -72,7 +100,7 @@ def main() -> None:
         os.kill(spinning.pid, 18)
 
 
-def measure(clients: dict[str, reward_sidecar.Client], rounds: int) -> dict[str, np.ndarray]:
+def measure(clients: dict[str, Scorer], rounds: int) -> dict[str, np.ndarray]:
     """Seconds of each round trip, by client."""
     ids = np.arange(IDS, dtype=np.uint32)[None]
     for client in clients.values():

@@ -8,7 +8,7 @@ use std::time::Duration;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyString, PyTuple};
+use pyo3::types::{PyDict, PyTuple};
 use reward_sidecar::client::blocking;
 use reward_sidecar::client::{BackOff, ClientError, ServedModel};
 
@@ -215,15 +215,18 @@ impl Client {
     /// - `weighting`: one of the card's weightings, by its name.
     /// - `aggregation`: everything else about how attributes become one reward, as in a rollout file.
     /// - `tools`, `documents`: lists of dicts that the chat template is given; `chat_template_kwargs`: a dict of further
-    ///   variables for it, such as `enable_thinking`; `chat_template`: which of the model's templates, by its name. Each holds
-    ///   for all rollouts, or is a list with one for each.
-    /// - `id`: a name for each rollout, for `Batch.by_id` and for the server's log: n str, or one str where n is 1.
+    ///   variables for it, such as `enable_thinking`; `chat_template`: which of the model's templates, by its name;
+    ///   `reference`: an answer that completions are compared with, of models that do so: a str or a list of messages. Each
+    ///   holds for all rollouts, or is a list with one for each.
+    /// - `id`: a name for each rollout, for `Batch.by_id` and for the server's log: n str, or one str where n is 1; whole
+    ///   numbers stand for their digits, in `group` and `groups` too.
     /// - `group`, or `groups` with one for each: rollouts of one group share a prompt, which is computed once. Never changes
     ///   a reward.
     /// - `finish_reasons`: for each why its completion ended, in the words of the engine that made it (`"stop"`, `"length"`,
     ///   `"tool_calls"`, `{"type": "length"}`, ...), or None; or `finish_reason`, one for all.
     /// - `answer_only`: True takes the thinking out of each completion before it is scored, by the marks of the model's chat
-    ///   template (or `<think>` and `</think>`), or two marks; `batch.thinking` says what went.
+    ///   template (or `<think>` and `</think>`), or two marks; `batch.thinking` says what went. False: it stays. None: as the
+    ///   model's preset has it, which for most is that it stays.
     /// - `require_completion`: a rollout whose completion has no token fails with `EMPTY_COMPLETION`.
     /// - `version`: which model version is to answer. None: that of the first rewards of the call; what another one scored,
     ///   since it took over meanwhile, fails with `OTHER_VERSION`. `"any"`: whichever.
@@ -250,7 +253,7 @@ impl Client {
         texts=None, input_ids=None, prompt_ids=None, completion_ids=None, attention_mask=None, lengths=None, prompt_mask=None, \
         prompt_lengths=None, completion_mask=None, completion_lengths=None, id=None, weights=None, weighting=None, \
         aggregation=None, group=None, groups=None, finish_reason=None, finish_reasons=None, require_completion=False, \
-        answer_only=False, tools=None, documents=None, chat_template_kwargs=None, chat_template=None, \
+        answer_only=None, tools=None, documents=None, chat_template_kwargs=None, chat_template=None, reference=None, \
         version=None, tokenizer=None, deadline_ms=None, priority=None, traceparent=None, raise_on_error=True, timeout=None, \
         progress=None)")]
     fn score<'py>(
@@ -304,12 +307,12 @@ impl Client {
     /// ```
     #[pyo3(signature = (rollouts, group=None, *, tokenizer=None, timeout=None, **options), text_signature = "($self, /, rollouts, \
         group=None, *, weights=None, weighting=None, aggregation=None, require_completion=False, \
-        answer_only=False, version=None, tokenizer=None, deadline_ms=None, priority=None, traceparent=None, timeout=None)")]
+        answer_only=None, version=None, tokenizer=None, deadline_ms=None, priority=None, traceparent=None, timeout=None)")]
     fn stream<'py>(
         &self,
         py: Python<'py>,
         rollouts: &Bound<'py, PyAny>,
-        group: Option<&Bound<'py, PyString>>,
+        group: Option<&Bound<'py, PyAny>>,
         tokenizer: Option<&Bound<'py, PyAny>>,
         timeout: Option<&Bound<'py, PyAny>>,
         options: Option<&Bound<'py, PyDict>>,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyString};
+use pyo3::types::{PyDict, PyInt, PyString};
 use reward_sidecar::reward::Rejection;
 use reward_sidecar::rollout::{FinishReason, RolloutRef, Rollouts};
 
@@ -17,7 +17,7 @@ use crate::inputs::{Inputs, same_length};
 use crate::odd::OddRows;
 use crate::options::{self, Aggregation, Options, finish_reason};
 use crate::padding::Padding;
-use crate::text::{text, texts};
+use crate::text::{self, name};
 use crate::wait::Limit;
 
 /// Rollouts in one of the four forms.
@@ -61,7 +61,7 @@ impl<'py> Request<'py> {
             match key.to_str()? {
                 "id" => ids = Some(names(&value)?),
                 "timeout" => limit = Limit::of(Some(&value))?,
-                "groups" => groups = Some(texts(&value, "groups", &mut odd)?),
+                "groups" => groups = Some(text::names(&value, "groups", &mut odd)?),
                 "finish_reasons" => finish_reasons = Some(value),
                 "finish_reason" => finish_reason_of_all = Some(value),
                 "version" => options.version = options::version(&value)?.into(),
@@ -122,11 +122,11 @@ fn reasons(
 
 /// The caller's names for the rollouts: a list of them, or the one itself.
 fn names(value: &Bound<'_, PyAny>) -> PyResult<Vec<String>> {
-    if value.is_instance_of::<PyString>() {
-        return Ok(vec![text(value, "id")?]);
+    if value.is_instance_of::<PyString>() || value.is_instance_of::<PyInt>() {
+        return Ok(vec![name(value, "id")?]);
     }
     // A name that is none says nothing about its rollout: it is the call that is wrong.
-    value.try_iter()?.enumerate().map(|(row, id)| text(&id?, format_args!("id[{row}]"))).collect()
+    value.try_iter()?.enumerate().map(|(row, id)| name(&id?, format_args!("id[{row}]"))).collect()
 }
 
 /// A batch is asked for its rollouts by their names.

@@ -51,7 +51,7 @@ def rollout_file() -> Path:
 @pytest.fixture(scope="session")
 def sidecar() -> Iterator[reward_sidecar.Server]:
     """The demo model, on every transport."""
-    with reward_sidecar.launch("demo", uds=True, grpc=True, admin=True) as server:
+    with reward_sidecar.launch("demo", uds=True, grpc=True, http=True, admin=True) as server:
         yield server
 
 

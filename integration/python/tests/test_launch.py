@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import pickle
 import signal
@@ -28,7 +29,7 @@ def score(server: reward_sidecar.Server) -> float:
 
 
 def test_every_address_answers(tiny: Path) -> None:
-    with reward_sidecar.launch(tiny, uds=True, grpc=True, admin=True, threads=1) as server:
+    with reward_sidecar.launch(tiny, uds=True, grpc=True, http=True, admin=True, threads=1) as server:
         addresses = (server.shm_address, server.uds_address, server.grpc_address)
         assert [address and address.split("://")[0] for address in addresses] == ["shm", "unix", "grpc"]
         assert server.address == server.shm_address
@@ -38,15 +39,32 @@ def test_every_address_answers(tiny: Path) -> None:
             with reward_sidecar.Client(address) as client:
                 rewards.append(client.score(input_ids=[[1, 2, 3]], weights=WEIGHTS).rewards[0])
         assert rewards[0] == rewards[1] == rewards[2]
+        body = json.dumps({"input_ids": [1, 2, 3]}).encode()
+        asked = urllib.request.Request(f"{server.http_address}/v1/rewards?w.attribute-0=1", body)
+        with urllib.request.urlopen(asked, timeout=PATIENCE_S) as response:
+            assert json.load(response)["reward"] == rewards[0]
         with urllib.request.urlopen(f"{server.admin_address}/ready", timeout=PATIENCE_S) as response:
             assert response.status == 200
+
+
+def test_the_first_of_several_http_addresses_that_is_no_socket(tiny: Path, tmp_path: Path) -> None:
+    with reward_sidecar.launch(tiny, http=f"unix:{tmp_path}/a socket,127.0.0.1:0,127.0.0.1:0", restart=True) as server:
+        address = server.http_address
+        assert address is not None and server.log.index(address.removeprefix("http://")) < server.log.rindex("http: ")
+        first = server.pid
+        os.kill(first, signal.SIGKILL)
+        score(server)
+        assert server.pid != first and server.http_address == address
+        assert urllib.request.urlopen(f"{address}/v1/models", timeout=PATIENCE_S).status == 200
 
 
 def test_only_what_was_asked_for(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # What the environment says of addresses is for a server that is started by hand.
     monkeypatch.setenv("REWARD_SIDECAR_ADMIN", "127.0.0.1:0")
+    monkeypatch.setenv("REWARD_SIDECAR_HTTP", "127.0.0.1:0")
     with reward_sidecar.launch(tiny) as server:
-        assert (server.uds_address, server.grpc_address, server.admin_address) == (None, None, None)
+        assert (server.uds_address, server.grpc_address) == (None, None)
+        assert (server.http_address, server.admin_address) == (None, None)
         folder = Path(server.address.removeprefix("shm://")).parent
         assert folder.stat().st_mode & 0o777 == 0o700
     assert not folder.exists()

@@ -29,6 +29,11 @@ pub trait Backbone: Send + Sync {
     /// Bytes of its weights in memory.
     fn bytes(&self) -> usize;
 
+    /// How many rows a pass over `batch` computes, whose `reads` are wanted.
+    fn rows(&self, batch: &MicroBatch, _reads: &[u32]) -> usize {
+        batch.tokens.len()
+    }
+
     /// The final hidden state, normed, at the rows that are read: float32, `[reads, hidden]`, the same on every rank. All
     /// ranks run the same pass at the same time.
     fn forward(&self, pass: &Pass) -> Result<Tensor>;

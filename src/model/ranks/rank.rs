@@ -5,6 +5,7 @@ use std::sync::Arc;
 use candle_core::Result;
 use rayon::ThreadPool;
 
+use crate::batch::MicroBatch;
 use crate::model::network::backbone::{Backbone, Pass};
 
 /// One rank's share.
@@ -25,6 +26,11 @@ impl Rank {
     /// given to do, so that what fails there fails here.
     pub fn forward(&self, pass: &Pass) -> Result<Vec<f32>> {
         self.pool.install(|| self.backbone.forward(pass)?.flatten_all()?.to_vec1())
+    }
+
+    /// How many rows a pass computes.
+    pub fn rows(&self, batch: &MicroBatch, reads: &[u32]) -> usize {
+        self.backbone.rows(batch, reads)
     }
 
     /// Bytes of its weights in memory.

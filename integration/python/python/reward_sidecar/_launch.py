@@ -46,6 +46,7 @@ def launch(
     shm: bool | Path = True,
     uds: bool | Path = False,
     grpc: bool | str = False,
+    http: bool | str = False,
     admin: bool | str = False,
     restart: bool = False,
     timeout_s: float | None = None,
@@ -53,8 +54,9 @@ def launch(
 ) -> Server:
     """Starts a server beside this process and returns when rollouts may be sent.
 
-    It listens on shared memory (`shm`), and where asked for on a Unix socket (`uds`), on TCP (`grpc`) and on an admin
-    port (`admin`). `True` picks a path in a folder of its own, or a free port; otherwise a path, or `HOST:PORT`.
+    It listens on shared memory (`shm`), and where asked for on a Unix socket (`uds`), on TCP (`grpc`), for trainers that
+    speak HTTP (`http`, also several with commas between), and on an admin port (`admin`). `True` picks a path in a folder
+    of its own, or a free port; otherwise a path, or `HOST:PORT`.
 
     It ends with this process, however that ends, and before that with `Server.stop`, a `with` block, or when nobody holds
     the `Server` any more. With `restart` it is started again, at the same addresses, where it ends by itself with an error;
@@ -69,7 +71,7 @@ def launch(
 
         server = reward_sidecar.launch("demo", grpc="127.0.0.1:50051", threads=4)
     """
-    listens = {"shm": shm, "uds": uds, "grpc": grpc, "admin": admin}
+    listens = {"shm": shm, "uds": uds, "grpc": grpc, "http": http, "admin": admin}
     return Server(listens, {"model": os.fspath(model), **settings}, restart, timeout_s)
 
 
@@ -113,6 +115,12 @@ class Server:
     def grpc_address(self) -> str | None:
         """`grpc://host:port`, or `None`: it does not listen on TCP. `Client(server.grpc_address)`"""
         return self._life.address("grpc", "grpc://")
+
+    @property
+    def http_address(self) -> str | None:
+        """`http://host:port` for trainers, the first of several, or `None`. `urlopen(f"{server.http_address}/v1/models")`"""
+        addresses = (self._life.address("http", "") or "").split(",")
+        return next((f"http://{address}" for address in addresses if address and not address.startswith("unix:")), None)
 
     @property
     def admin_address(self) -> str | None:
@@ -206,8 +214,8 @@ class _Life:
             shutil.rmtree(self._folder, ignore_errors=True)
             raise
         # The next process has the ports of the first.
-        for name, found in (("grpc", self.process.grpc()), ("admin", self.process.admin())):
-            self.settings[name] = found or OFF
+        for name in ("grpc", "http", "admin"):
+            self.settings[name] = self.process.listens(name) or OFF
         atexit.register(self.stop)
         self._keeper = threading.Thread(target=self._keep, name="reward-sidecar", daemon=True) if restart else None
         if self._keeper is not None:

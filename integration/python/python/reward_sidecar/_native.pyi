@@ -211,22 +211,23 @@ class Client:
         prompt_lengths: Ids | None = None,
         completion_mask: Masks | None = None,
         completion_lengths: Ids | None = None,
-        id: str | Iterable[str] | None = None,
+        id: str | int | Iterable[str | int] | None = None,
         weights: Mapping[str, float] | None = None,
         weighting: str | None = None,
         aggregation: Aggregation | str | None = None,
-        group: str | None = None,
-        groups: Iterable[str] | None = None,
+        group: str | int | None = None,
+        groups: Iterable[str | int] | None = None,
         finish_reason: FinishReason | Iterable[FinishReason] = None,
         finish_reasons: Iterable[FinishReason] | None = None,
         require_completion: bool | None = False,
-        answer_only: bool | tuple[str, str] | None = False,
+        answer_only: bool | tuple[str, str] | None = None,
         version: str | None = None,
         tokenizer: HasVocabulary | str | None = None,
         tools: Sequence[Json] | Sequence[Sequence[Json] | None] | str | None = None,
         documents: Sequence[Json] | Sequence[Sequence[Json] | None] | str | None = None,
         chat_template_kwargs: Json | Sequence[Json | None] | str | None = None,
         chat_template: str | Sequence[str | None] | None = None,
+        reference: str | Messages | Sequence[str | Messages | None] | None = None,
         deadline_ms: int | None = None,
         priority: int | None = None,
         traceparent: str | None = None,
@@ -246,13 +247,13 @@ class Client:
     def stream(
         self,
         rollouts: Iterable[Rollout],
-        group: str | None = None,
+        group: str | int | None = None,
         *,
         weights: Mapping[str, float] | None = None,
         weighting: str | None = None,
         aggregation: Aggregation | str | None = None,
         require_completion: bool | None = False,
-        answer_only: bool | tuple[str, str] | None = False,
+        answer_only: bool | tuple[str, str] | None = None,
         version: str | None = None,
         tokenizer: HasVocabulary | str | None = None,
         deadline_ms: int | None = None,
@@ -277,7 +278,7 @@ class Client:
 class Defaults:
     """What holds for each rollout of a stream."""
 
-    def __new__(cls, client: Client, group: str | None = None, **options: Unpack[Options]) -> Self: ...
+    def __new__(cls, client: Client, group: str | int | None = None, **options: Unpack[Options]) -> Self: ...
 
 @final
 class Desk:

@@ -23,8 +23,12 @@ LINES_IN_ERRORS = 12
 # What `serve` says of itself, whatever else is logged.
 ALWAYS_LOGGED = "reward_sidecar::cli::serve=info"
 READY = re.compile(r"reward_sidecar::cli::serve: ready$", re.MULTILINE)
-GRPC = re.compile(r"reward_sidecar::cli::serve: grpc: listening on (\S+:[0-9]+)$", re.MULTILINE)
-ADMIN = re.compile(r"reward_sidecar::cli::serve: admin: http://([^/\s]+)/", re.MULTILINE)
+# A path may hold spaces; that of gRPC's Unix socket is known without the log.
+LISTENS = {
+    "grpc": re.compile(r"reward_sidecar::cli::serve: grpc: listening on (\S+:[0-9]+)$", re.MULTILINE),
+    "http": re.compile(r"reward_sidecar::cli::serve: http: listening on (.+)$", re.MULTILINE),
+    "admin": re.compile(r"reward_sidecar::cli::serve: admin: http://([^/\s]+)/", re.MULTILINE),
+}
 FETCHING = re.compile(r"fetching the base model, once.*$", re.MULTILINE)
 REASON = re.compile(r"^error\[([A-Z_]+)\]: (.*)", re.MULTILINE | re.DOTALL)
 
@@ -136,13 +140,10 @@ class Process:
                 _tell_of_a_download(self.log())
             raise self._failure()
 
-    def grpc(self) -> str | None:
-        """The TCP address, with the port that the system picked; of a server that is ready."""
-        return _first(GRPC, self.log())
-
-    def admin(self) -> str | None:
-        """The admin address, likewise."""
-        return _first(ADMIN, self.log())
+    def listens(self, name: str) -> str | None:
+        """Where it listens by the setting of that name, with the ports that the system picked and commas between, or
+        `None`; of a server that is ready."""
+        return ",".join(LISTENS[name].findall(self.log())) or None
 
     def _failure(self) -> RewardSidecarError:
         log = self.log()
@@ -173,8 +174,3 @@ def _tell_of_a_download(log: str) -> bool:
 def last_lines(log: str) -> str:
     """As much of a log as an error can bear."""
     return "\n".join(log.splitlines()[-LINES_IN_ERRORS:])
-
-
-def _first(pattern: re.Pattern[str], text: str) -> str | None:
-    found = pattern.search(text)
-    return found[1] if found else None

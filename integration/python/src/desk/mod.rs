@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use pyo3::exceptions::{PyOSError, PyTypeError};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyString};
+use pyo3::types::PyDict;
 use reward_sidecar::client::ClientError;
 
 use self::counter::{Counter, Done, Wanted};
@@ -48,7 +48,7 @@ impl Defaults {
     #[pyo3(signature = (client, group=None, **options))]
     fn new(
         client: &Bound<'_, Client>,
-        group: Option<&Bound<'_, PyString>>,
+        group: Option<&Bound<'_, PyAny>>,
         options: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Self> {
         Options::of(options, group, client.get().version()).map(Self)

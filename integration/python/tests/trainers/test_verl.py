@@ -1,4 +1,5 @@
-"""verl's own reward loop, with our reward manager, on a Ray cluster of this machine."""
+"""verl's own reward loop, with our reward manager, on a Ray cluster of this machine; and its loop for a reward model behind
+a server, without any code of ours."""
 
 from __future__ import annotations
 
@@ -38,19 +39,17 @@ def policy_folder(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> P
 
 def configuration(policy: Path, **sidecar: Any) -> Any:
     """verl's own defaults, and the two values of ours."""
+    values = [f"+reward.sidecar.{key}={value}" for key, value in sidecar.items()]
+    return composed(policy, "reward.reward_manager.name=reward_sidecar", *values)
+
+
+def composed(policy: Path, *values: str) -> Any:
+    """verl's own defaults, but for `values`."""
     from hydra import compose, initialize_config_module
 
-    values = [f"+reward.sidecar.{key}={value}" for key, value in sidecar.items()]
+    own = ["reward.num_workers=1", f"actor_rollout_ref.model.path={policy}"]
     with initialize_config_module("verl.trainer.config", version_base=None):
-        return compose(
-            "ppo_trainer",
-            overrides=[
-                "reward.reward_manager.name=reward_sidecar",
-                *values,
-                "reward.num_workers=1",
-                f"actor_rollout_ref.model.path={policy}",
-            ],
-        )
+        return compose("ppo_trainer", overrides=[*values, *own])
 
 
 def batch(tokenizer: Any, answers: tuple[str, ...] = ANSWERS, finished: bool = True) -> Any:
@@ -128,3 +127,28 @@ def test_it_says_where_the_address_belongs(policy_folder: Path, tokenizer: Any) 
         manager(policy_folder, tokenizer)
     with pytest.raises(ValueError, match="this trainer has a way for 'raise'"):
         manager(policy_folder, tokenizer, server="shm:///nowhere", on_rejection="mask")
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+def test_its_requests_to_a_reward_model_behind_a_server(
+    policy_folder: Path, tokenizer: Any, sidecar: reward_sidecar.Server, client: Client, engine: str
+) -> None:
+    from verl.experimental.reward_loop.reward_loop import RewardLoopWorker
+
+    settings = composed(
+        policy_folder,
+        "reward.reward_model.enable=True",
+        f"reward.reward_model.model_path={policy_folder}",
+        f"reward.reward_model.rollout.name={engine}",
+    )
+    assert sidecar.http_address is not None
+    worker = RewardLoopWorker(settings, sidecar.http_address.removeprefix("http://"))
+    scored = worker.loop.run_until_complete(worker.compute_score_batch(batch(tokenizer)))
+    # It takes the end token out of a response, and the first token off a text, for the server to put there.
+    texts = []
+    for question, answer in zip(QUESTIONS, ANSWERS):
+        chat = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+        texts.append(tokenizer.apply_chat_template(chat, tokenize=False).removeprefix(tokenizer.bos_token))
+    # JSON has a float32 in as few digits as say which one it is.
+    rewards = np.array([row["reward_score"] for row in scored], dtype=np.float32)
+    np.testing.assert_array_equal(rewards, client.score(texts=texts).rewards)
