@@ -34,6 +34,7 @@ Every model has a `reference.json` beside it:
     cases            sequences: `input_ids`, and of
         scores       the outputs at the last token
         reads        instead: [[position, [outputs...]], ...]
+        rollout      what was made into `text` and then into `input_ids`, as a rollout file has it
         rewards      what a gated score is made of: the objectives (QRM: after the transform) ...
         gating       ... and their weights
 """
@@ -55,9 +56,11 @@ from fixtures import (
     internlm2,
     nemo,
     peft_adapters,
+    polar,
     published_models,
     quantized,
     reward_models,
+    rlhflow,
     sweep,
     tokenizers,
     torch_dist,
@@ -74,7 +77,7 @@ def committed(folder: Path, only: str) -> None:
             core.write(folder / "hf" / name, fixture)
     tokenizers.write_all(folder / "tokenizer", only)
     encoders.write_all(folder, only)
-    for formats in (aliases, nemo, torch_dist, torch_files, gguf_files, adapters, peft_adapters, quantized):
+    for formats in (polar, rlhflow, aliases, nemo, torch_dist, torch_files, gguf_files, adapters, peft_adapters, quantized):
         formats.write_all(folder, only)
     print(f"{core.size(folder) / 1e6:.2f} MB in {folder}")
 

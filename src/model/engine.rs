@@ -10,18 +10,20 @@ use crate::batch::MicroBatch;
 use crate::engine::{Engine, EngineError, ModelCard, Prefixes, ReadAt, ReadPolicy, ScoreTable};
 use crate::model::checkpoint::quantized;
 use crate::model::compute::backend::Backend;
+use crate::model::compute::dtype::Dtype;
 use crate::model::compute::kernels::REVISION;
 use crate::model::config::Config;
 use crate::model::error::ModelError;
+use crate::model::fastest::{self, Choice};
 use crate::model::network::arch;
 use crate::model::network::head::{self, Head, HeadContext, HeadSpec, Hidden};
 use crate::model::network::spec::NetworkSpec;
-use crate::model::ranks::{self, Passed, Ranks};
+use crate::model::ranks::{self, PassError, Passed, Ranks};
 use crate::model::report::Report;
 use crate::model::settings::default_labels;
 use crate::model::source::blueprint::Blueprint;
 use crate::model::source::digest_memory::DigestMemory;
-use crate::model::source::preset::PresetReport;
+use crate::model::source::preset::{CardCheck, PresetReport};
 
 /// A model, ready to score. The forward pass runs on threads of its own.
 pub struct ModelEngine {
@@ -30,10 +32,12 @@ pub struct ModelEngine {
     /// Features of the hidden state.
     hidden: usize,
     dtype: &'static str,
+    dtype_choice: Option<Choice>,
     ranks: Ranks,
     head: Box<dyn Head>,
     head_spec: HeadSpec,
     preset: Option<PresetReport>,
+    card_checks: Vec<CardCheck>,
     pool: Arc<ThreadPool>,
     unread_settings: Vec<String>,
     ignored_settings: Vec<String>,
@@ -57,18 +61,38 @@ impl ModelEngine {
         spec.check_degree(config.tp)?;
         let backend = config.device.backend(config.dtype)?;
         check_encoder(&spec, &blueprint.reads, backend)?;
+        let sizes = spec.sizes();
         let devices = config.device.open_all(config.tp)?;
         // It is small, and what most often is missing.
         let head = pool.install(|| load_head(&blueprint, &spec))?;
         // By now everybody has read what he wants to know.
         blueprint.settings.refuse_unread()?;
         let cache = config.prefix_cache;
-        let load = || Ranks::load(&spec, blueprint.weights.as_ref(), backend, &devices, &pool, cache);
-        let (version, ranks) = pool.install(|| rayon::join(|| fingerprint(&blueprint, &config.cache_dir), load));
-        let ranks = ranks?;
+        let load = |backend| Ranks::load(&spec, blueprint.weights.as_ref(), backend, &devices, &pool, cache);
+        let load_fastest = || {
+            let rollouts = fastest::rollouts(sizes.vocabulary, &blueprint.reads.needs);
+            let batch = MicroBatch::pack(&rollouts, true);
+            let (weights, ranks, choice) = fastest::choose(
+                |weights| load(Backend::Kernels(weights)),
+                |ranks| {
+                    let table = scores(ranks, head.as_ref(), sizes.hidden, &pool, &batch);
+                    let table = table.map_err(|e| ModelError::Trial(e.to_string()))?;
+                    Ok((0..table.rows()).filter_map(|row| table.row(row)).flatten().copied().collect())
+                },
+            )?;
+            ranks.forget();
+            Ok((Backend::Kernels(weights), ranks, Some(choice)))
+        };
+        let load_ranks = || match config.dtype {
+            Dtype::Fast => load_fastest(),
+            _ => load(backend).map(|ranks| (backend, ranks, None)),
+        };
+        let (version, loaded) = pool.install(|| rayon::join(|| fingerprint(&blueprint, &config.cache_dir), load_ranks));
+        let (backend, ranks, dtype_choice) = loaded?;
         let Blueprint {
             name,
             preset,
+            card_checks,
             settings,
             text,
             weightings,
@@ -87,7 +111,6 @@ impl ModelEngine {
             }
             _ => (weightings, default_weighting),
         };
-        let sizes = spec.sizes();
         let card = ModelCard {
             model_version: format!("{name}@{}-{}", version?, config.device.arithmetic(backend, config.tp)).into(),
             name,
@@ -105,6 +128,15 @@ impl ModelEngine {
             load_ms = started.elapsed().as_millis() as u64, "model loaded"
         );
         say_what_is_kept(&ranks, sizes.context);
+        if let Some(Choice { bound, rollouts, tried }) = &dtype_choice {
+            let tried: Vec<_> = tried.iter().map(|(name, deviation)| format!("{name} by {deviation:.4}")).collect();
+            tracing::info!(
+                "dtype = fast: {} is the fastest type of weights that deviates from float32 by {bound} at most; on {rollouts} made-up \
+                 rollouts deviated {}",
+                backend.weights(),
+                tried.join(", ")
+            );
+        }
         let quantisation = settings.text(quantized::METHOD)?.map(str::to_owned);
         let unread_settings = settings.unread().into_iter().map(str::to_owned).collect();
         Ok(Self {
@@ -112,23 +144,18 @@ impl ModelEngine {
             spec,
             hidden: sizes.hidden,
             dtype: backend.weights(),
+            dtype_choice,
             ranks,
             head,
             head_spec,
             preset,
+            card_checks,
             pool,
             unread_settings,
             ignored_settings: settings.ignored().to_vec(),
             quantisation,
             files,
         })
-    }
-
-    fn looked_at(&self, batch: &MicroBatch) -> LookedAt {
-        let companions = self.head.companions(batch);
-        let mut rows: Vec<u32> = batch.reads.iter().map(|read| read.row).collect();
-        rows.extend(companions.iter().zip(&batch.reads).map(|(row, read)| row.unwrap_or(read.row)));
-        LookedAt { companions, rows }
     }
 
     /// What is to be known of the model.
@@ -140,6 +167,7 @@ impl ModelEngine {
             model_version: self.card.model_version.to_string(),
             architecture: self.card.architecture.clone(),
             preset: self.preset.clone(),
+            card_checks: self.card_checks.clone(),
             shape: self.spec.sizes().into(),
             head: self.head_spec.clone(),
             attributes: self.card.attributes.clone(),
@@ -147,9 +175,11 @@ impl ModelEngine {
             default_weighting: self.card.default_weighting.clone(),
             reads: self.card.reads.clone(),
             bos: self.card.text.bos,
+            answer_only: self.card.text.answer_only.clone(),
             tokenizer: self.card.text.tokenizer_json.is_some(),
             chat_template: self.card.text.chat_template.is_some(),
             precision: self.dtype,
+            precision_choice: self.dtype_choice.clone(),
             quantisation: self.quantisation.clone(),
             arithmetic_revision: REVISION,
             parameters: self.spec.parameters(),
@@ -172,6 +202,35 @@ struct LookedAt {
     companions: Vec<Option<u32>>,
     /// The reads, then their companions. A read without one gets any row in its place, which is struck out later.
     rows: Vec<u32>,
+}
+
+impl LookedAt {
+    fn new(head: &dyn Head, batch: &MicroBatch) -> Self {
+        let companions = head.companions(batch);
+        let mut rows: Vec<u32> = batch.reads.iter().map(|read| read.row).collect();
+        rows.extend(companions.iter().zip(&batch.reads).map(|(row, read)| row.unwrap_or(read.row)));
+        Self { companions, rows }
+    }
+}
+
+/// One pass, and the head's attributes. Rows that are not finite go through: whoever asked for them is told, and the others keep
+/// their scores.
+fn scores(
+    ranks: &mut Ranks,
+    head: &dyn Head,
+    hidden_size: usize,
+    pool: &ThreadPool,
+    batch: &MicroBatch,
+) -> Result<ScoreTable, PassError> {
+    let LookedAt { companions, rows } = LookedAt::new(head, batch);
+    let Passed { mut hidden, reused, recomputed } = ranks.forward(batch, &rows)?;
+    let (reads, others) = hidden.split_at_mut(batch.reads.len() * hidden_size);
+    for (row, _) in others.chunks_exact_mut(hidden_size).zip(&companions).filter(|(_, c)| c.is_none()) {
+        row.fill(f32::NAN);
+    }
+    let (reads, companions) = (&*reads, &*others);
+    let values = pool.install(|| head.forward(Hidden { reads, companions }));
+    Ok(ScoreTable::new(head.outputs(), values).reusing(reused).recomputing(recomputed))
 }
 
 /// How many tokens the prefix cache holds, and that they are too few, if so.
@@ -229,7 +288,7 @@ impl Engine for ModelEngine {
     }
 
     fn rows(&self, batch: &MicroBatch) -> usize {
-        self.ranks.rows(batch, &self.looked_at(batch).rows)
+        self.ranks.rows(batch, &LookedAt::new(self.head.as_ref(), batch).rows)
     }
 
     fn prefixes(&self) -> Option<Arc<dyn Prefixes>> {
@@ -237,20 +296,6 @@ impl Engine for ModelEngine {
     }
 
     fn score(&mut self, batch: &MicroBatch) -> Result<ScoreTable, EngineError> {
-        let LookedAt { companions, rows } = self.looked_at(batch);
-        let head = self.head.as_ref();
-        let hidden = self.ranks.forward(batch, &rows);
-        // Rows that are not finite go through: whoever asked for them is told, and the others keep their scores.
-        hidden
-            .map(|Passed { mut hidden, reused, recomputed }| {
-                let (reads, others) = hidden.split_at_mut(batch.reads.len() * self.hidden);
-                for (row, _) in others.chunks_exact_mut(self.hidden).zip(&companions).filter(|(_, c)| c.is_none()) {
-                    row.fill(f32::NAN);
-                }
-                let (reads, companions) = (&*reads, &*others);
-                let values = self.pool.install(|| head.forward(Hidden { reads, companions }));
-                ScoreTable::new(head.outputs(), values).reusing(reused).recomputing(recomputed)
-            })
-            .map_err(EngineError::from)
+        scores(&mut self.ranks, self.head.as_ref(), self.hidden, &self.pool, batch).map_err(EngineError::from)
     }
 }

@@ -10,6 +10,7 @@ pub mod compute;
 mod config;
 mod engine;
 mod error;
+mod fastest;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod memory;
@@ -31,11 +32,12 @@ pub use compute::dtype::{Dtype, Precision, UnknownDtype};
 pub use config::{CacheSize, Config};
 pub use engine::ModelEngine;
 pub use error::ModelError;
+pub use fastest::Choice;
 pub use memory::available as available_memory;
 pub use network::decoder::Parameters;
 pub use network::head::HeadSpec;
 pub use report::{Report, Shape};
-pub use source::preset::PresetReport;
+pub use source::preset::{CardCheck, Expected, PresetReport};
 pub use source::reference::FORMS;
 
 /// Loads the model.

@@ -208,6 +208,7 @@ mod tests {
         let cpu = |dtype: &str| [1, 4].map(|world| name(DeviceChoice::Cpu, dtype.parse().unwrap(), world));
         assert_eq!(cpu("auto"), ["f32", "f32"]);
         assert_eq!(cpu("bf16"), ["bf16-weights", "bf16-weights"]);
+        assert_eq!(cpu("bf16-activations"), ["bf16-activations"; 2]);
         assert_eq!(cpu("int8"), ["int8", "int8-tp4"]);
         assert_eq!(name(DeviceChoice::CpuTensors(Precision::F32), Dtype::Auto, 1), "f32-tensors");
         assert_eq!(name(DeviceChoice::CpuTensors(Precision::Bf16), Dtype::Auto, 4), "bf16-tensors-tp4");

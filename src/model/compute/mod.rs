@@ -2,6 +2,7 @@
 //! types that they work with.
 
 pub(in crate::model) mod backend;
+pub(in crate::model) mod buffers;
 pub(in crate::model) mod device;
 pub(in crate::model) mod dtype;
 pub mod kernels;

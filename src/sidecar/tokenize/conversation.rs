@@ -9,6 +9,7 @@ use serde::ser::{Serialize, SerializeMap as _, Serializer};
 use super::Text;
 use super::messages::{Conversation, Given, Shown};
 use super::place::{Place, place};
+use super::reference::REFERENCE;
 use crate::reward::{Code, Rejection};
 use crate::rollout::ASSISTANT;
 use crate::sidecar::template::Written;
@@ -75,7 +76,8 @@ impl Text {
     pub fn ending<'a>(&self, conversation: &'a Conversation, end: usize) -> Option<&'a str> {
         let last = conversation.turns().get(end.checked_sub(1)?)?;
         let content = last.content()?;
-        Some(if last.role() == ASSISTANT { self.without_terminator(content) } else { content })
+        let template = self.template(&conversation.given).ok().filter(|_| last.role() == ASSISTANT);
+        Some(template.map_or(content, |template| template.without_terminator(content)))
     }
 }
 
@@ -137,7 +139,7 @@ impl<'a> View<'a> {
     fn render(&self, turns: usize, mark: Option<usize>, add_generation_prompt: bool) -> Result<Written, Rejection> {
         let ending = self.completion.end.checked_sub(1).zip(self.ending).filter(|(last, _)| *last < turns);
         let variables = Variables { conversation: self.conversation, turns, ending, mark, add_generation_prompt };
-        self.text.template(&self.conversation.given)?.render(&variables)
+        self.text.template(&self.conversation.given)?.template.render(&variables)
     }
 }
 
@@ -155,12 +157,15 @@ struct Variables<'a> {
 
 impl Serialize for Variables<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Given { tools, documents, variables, .. } = &self.conversation.given;
+        let Given { tools, documents, reference, variables, .. } = &self.conversation.given;
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("messages", &Messages(self))?;
         map.serialize_entry("add_generation_prompt", &self.add_generation_prompt)?;
         map.serialize_entry("tools", tools)?;
         map.serialize_entry("documents", documents)?;
+        if let Some(reference) = reference {
+            map.serialize_entry(REFERENCE, reference)?;
+        }
         for (name, value) in variables.iter() {
             map.serialize_entry(name, value)?;
         }

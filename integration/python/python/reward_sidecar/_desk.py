@@ -84,7 +84,9 @@ class Desk:
                 except StopAsyncIteration:
                     exhausted = True
                     continue
-                if not checked and isinstance(rollout, Mapping) and not rollout.keys().isdisjoint(_ID_FIELDS):
+                # Not within `if`, where type checkers would think that whatever is no mapping cannot be scored.
+                first = not checked and isinstance(rollout, Mapping) and not rollout.keys().isdisjoint(_ID_FIELDS)
+                if first:
                     await self._check(tokenizer, timeout)
                     checked = True
                 scored = self._native.score_one(rollout, taken, defaults)

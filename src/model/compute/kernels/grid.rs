@@ -17,8 +17,16 @@ pub(super) fn blocks<'a>(
     rows: impl IntoIterator<Item = Range<usize>>,
     columns: &[Range<usize>],
 ) -> Vec<Block<'a>> {
+    blocks_of(matrix.chunks_exact_mut(width), rows, columns)
+}
+
+/// [`blocks`] of rows that lie anywhere, and of columns that follow one another from the first value of each row on.
+pub(super) fn blocks_of<'a>(
+    mut matrix: impl Iterator<Item = &'a mut [f32]>,
+    rows: impl IntoIterator<Item = Range<usize>>,
+    columns: &[Range<usize>],
+) -> Vec<Block<'a>> {
     let mut result = Vec::new();
-    let mut rest = matrix.chunks_exact_mut(width);
     for rows in rows {
         let first = result.len();
         result.extend(columns.iter().map(|columns| Block {
@@ -26,7 +34,7 @@ pub(super) fn blocks<'a>(
             columns: columns.clone(),
             pieces: Vec::with_capacity(rows.len()),
         }));
-        for mut row in rest.by_ref().take(rows.len()) {
+        for mut row in matrix.by_ref().take(rows.len()) {
             for block in &mut result[first..] {
                 let (piece, right) = row.split_at_mut(block.columns.len());
                 block.pieces.push(piece);

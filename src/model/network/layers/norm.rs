@@ -4,6 +4,7 @@ use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, InplaceOp3, Layout, R
 
 use super::Loaded;
 use crate::model::compute::backend::Backend;
+use crate::model::compute::buffers;
 use crate::model::compute::kernels::{layer_norm, rms_norm, rms_norm_heads};
 use crate::model::compute::storage::{output, values, values_mut};
 use crate::model::compute::tensors;
@@ -108,7 +109,7 @@ impl CustomOp2 for Rms {
         weight_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (tokens, features) = x_layout.shape().dims2()?;
-        let mut y = vec![0.0; tokens * features];
+        let mut y = buffers::take(tokens * features);
         rms_norm(values(x, x_layout)?, values(weight, weight_layout)?, self.eps, &mut y);
         Ok(output(y, tokens, features))
     }
@@ -133,7 +134,7 @@ impl CustomOp3 for Layer {
         bias_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (tokens, features) = x_layout.shape().dims2()?;
-        let mut y = vec![0.0; tokens * features];
+        let mut y = buffers::take(tokens * features);
         let (weight, bias) = (values(weight, weight_layout)?, values(bias, bias_layout)?);
         layer_norm(values(x, x_layout)?, weight, bias, self.eps, &mut y);
         Ok(output(y, tokens, features))

@@ -9,6 +9,8 @@
 //!                                # "one", to both
 //! chat_template = "..."          # Jinja, in place of the model's own
 //! pair = true                    # a conversation is a pair of texts: what the template writes of the prompt, and the completion
+//! answer_only = true             # a completion's thinking is not scored, unless the rollout says otherwise; or
+//!                                # { open = "[THINK]", close = "[/THINK]" }
 //!
 //! [head]
 //! kind = "linear"                # and the kind's options; see the files of `src/model/network/head`
@@ -25,6 +27,7 @@
 //!
 //! To add a preset: a file in `presets/` and a line in [`PRESETS`].
 
+mod card_check;
 mod detect;
 mod read;
 mod tokens;
@@ -38,7 +41,10 @@ use crate::limits::MAX_ATTRIBUTES;
 use crate::model::error::{ModelError, read_text};
 use crate::model::network::head::HeadSpec;
 use crate::model::settings::Settings;
+use crate::nearest::hint;
+use crate::rollout::AnswerOnlyField;
 
+pub use card_check::{CardCheck, Expected};
 pub use detect::{Detect, PresetReport, candidates, choose};
 pub use read::ReadPart;
 pub use tokens::Tokens;
@@ -129,8 +135,13 @@ pub struct Preset {
     pub chat_template: Option<String>,
     /// Whether a conversation becomes a pair of texts: what the template writes of the prompt, and the completion.
     pub pair: Option<bool>,
+    /// Whether a completion's thinking is taken out where the rollout does not say.
+    pub answer_only: Option<AnswerOnlyField>,
     /// What is said here and could not be verified, a sentence each.
     pub unverified: Vec<String>,
+    /// Scores that the cards of such models print.
+    #[serde(rename = "card_check")]
+    pub card_checks: Vec<CardCheck>,
     /// The configuration of such a model, as its `config.json` would have it, for whoever has no checkpoint.
     pub config: toml::Table,
     /// Where most of the weights come from; manifests only.
@@ -161,15 +172,11 @@ impl HeadPart {
         Self { kind: self.kind.or(below.kind), file: self.file.or(below.file), options }
     }
 
-    /// The head as it is to be loaded, where the model's class has a head of its own: what is said here of that kind, or another.
+    /// The head as it is to be loaded, over that of the model's class, where it has one.
     pub fn over_own(&self, own: Option<HeadSpec>) -> HeadSpec {
-        match own {
-            Some(mut own) if self.kind.is_none() || self.kind.as_ref() == Some(&own.kind) => {
-                own.options.extend(self.options.clone());
-                own
-            }
-            _ => self.spec(),
-        }
+        let Some(own) = own else { return self.spec() };
+        let below = Self { kind: Some(own.kind), file: None, options: own.options };
+        self.clone().over(below).spec()
     }
 
     /// The head as it is to be loaded.
@@ -194,6 +201,7 @@ impl Preset {
         for clause in &self.detect {
             clause.check()?;
         }
+        self.card_checks.iter().try_for_each(CardCheck::check)?;
         if let Some(attributes) = &self.attributes {
             check_names(attributes)?;
             if self.untrained.len() >= attributes.len() {
@@ -233,7 +241,9 @@ impl Preset {
         }
         let path = beside.join(name_or_file);
         if !path.is_file() {
-            return Err(ModelError::UnknownPreset { found: name_or_file.to_owned(), known: names().join(", ") });
+            let (found, names) = (name_or_file.to_owned(), names());
+            let hint = hint(&found, names.iter().copied());
+            return Err(ModelError::UnknownPreset { found, known: names.join(", "), hint });
         }
         let preset = Self::parse(&read_text(&path)?).map_err(|e| ModelError::malformed(&path, e))?;
         let stray = [
@@ -284,9 +294,12 @@ impl Preset {
         } else {
             (Vec::new(), BTreeMap::new(), None)
         };
+        // They are of the models that a preset is for; a manifest is for none that it names.
+        let below_checks = if self.models.is_empty() { below.card_checks } else { Vec::new() };
         Self {
             name: self.name,
             preset: below.preset,
+            card_checks: below_checks.into_iter().chain(self.card_checks).collect(),
             models: self.models,
             architectures: self.architectures,
             detect: self.detect,
@@ -300,6 +313,7 @@ impl Preset {
             bos: self.bos.or(below.bos),
             chat_template: self.chat_template.or(below.chat_template),
             pair: self.pair.or(below.pair),
+            answer_only: self.answer_only.or(below.answer_only),
             unverified: below.unverified.into_iter().chain(self.unverified).collect(),
             config: below.config.into_iter().chain(self.config).collect(),
             base: self.base.or(below.base),

@@ -46,7 +46,7 @@ impl Request {
 
     /// The body as JSON of the dialect's form; fields that the form does not have are passed over.
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T, Refusal> {
-        serde_json::from_slice(&self.json).map_err(|error| Refusal::malformed(format!("the body: {error}")))
+        serde_json::from_slice(&self.json).map_err(|error| Refusal::body(&error))
     }
 
     /// A text that carries its template.

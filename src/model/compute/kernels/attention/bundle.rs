@@ -26,7 +26,7 @@ pub(super) struct Bundle<'a> {
 /// Queries of one piece: rows by the query heads of one key head, heads of a row side by side.
 struct Tile<'a> {
     segment: usize,
-    /// Row of the piece's first query, counted from the bundle's first row.
+    /// Row of the piece's first query, counted from the bundle's first row, among those that have queries.
     row: usize,
     /// These of the piece's queries.
     taken: Range<usize>,
@@ -124,7 +124,7 @@ impl<'a> Bundle<'a> {
         let Blocks { isa, qkv, plan, .. } = self.blocks;
         let layout = plan.layout();
         let (group, head_dim) = (layout.group(), layout.head_dim);
-        let first = pieces.first().map_or(0, |piece| piece.rows.start);
+        let first = pieces.first().map_or(0, |piece| piece.before);
         let mut tiles = Vec::new();
         let mut offset = 0;
         for piece in pieces {
@@ -134,7 +134,7 @@ impl<'a> Bundle<'a> {
                 let query = |i: usize| next + i.min(taken - 1);
                 tiles.push(Tile {
                     segment: piece.segment,
-                    row: piece.rows.start - first,
+                    row: piece.before - first,
                     taken: next..next + taken,
                     height,
                     offset,

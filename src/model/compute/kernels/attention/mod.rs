@@ -12,6 +12,7 @@ mod pack;
 mod past;
 mod plan;
 mod relative;
+mod runs;
 mod softmax;
 #[cfg(test)]
 mod tests;
@@ -37,8 +38,8 @@ use crate::model::shapes::AttentionOptions;
 pub(super) const BLOCK: usize = 64;
 
 /// Attention of every row over the positions of its path, its own last: `qkv` is `[t, layout.row()]`, with queries and
-/// keys already rotated, and `out` is `[t, heads * head_dim]`. The rows and the layout are those of `plan`; what they
-/// continue is in `kept`.
+/// keys already rotated, and `out` is `[queried, heads * head_dim]`: the rows of the plan that have queries, in order. The rows
+/// and the layout are those of `plan`; what they continue is in `kept`.
 ///
 /// # Panics
 /// If the lengths do not agree, the window is zero, or `kept` lacks a slot of the plan.
@@ -76,7 +77,7 @@ fn run(
     let layout = plan.layout();
     let width = layout.heads * layout.head_dim;
     assert_eq!(qkv.len(), plan.rows() * layout.row(), "the rows hold queries, keys and values");
-    assert_eq!(out.len(), plan.rows() * width, "the output has one value per query head and dimension");
+    assert_eq!(out.len(), plan.queried() * width, "the output has one value per query head and dimension");
     assert!(options.window != Some(0), "a query sees at least its own position");
     let columns: Vec<_> = steps(width, layout.group() * layout.head_dim).collect();
     let blocks = grid::blocks(out, width, plan.bundles().map(|b| b.rows), &columns);

@@ -37,7 +37,7 @@ impl Rows {
         let one = body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
         // Only the list is looked at here: a row in it that is no rollout is that row's rejection.
         let numbers = python_json::numbers(body);
-        let malformed = |error: serde_json::Error| Refusal::malformed(format!("the body: {error}"));
+        let malformed = |error: serde_json::Error| Refusal::body(&error);
         let rows: Vec<Box<RawValue>> = if one {
             vec![serde_json::from_slice(&numbers).map_err(malformed)?]
         } else {
@@ -114,13 +114,23 @@ impl Ask {
         let deadline_ms =
             rollout.deadline_ms.map(earlier).or(self.options.deadline_ms.map(|ms| ms.min(MAX_DEADLINE_MS)));
         let priority = if rollout.priority == 0 { self.options.priority } else { rollout.priority };
+        let answer_only = rollout.answer_only.clone().or_else(|| self.options.answer_only.clone());
         let (traceparent, tracestate) = (self.traceparent.clone(), self.tracestate.clone());
         let model_version = if rollout.model_version.is_empty() {
             self.wanted.clone().unwrap_or_default()
         } else {
             rollout.model_version.clone()
         };
-        Box::new(Rollout { model_version, aggregation, deadline_ms, priority, traceparent, tracestate, ..*rollout })
+        Box::new(Rollout {
+            model_version,
+            aggregation,
+            answer_only,
+            deadline_ms,
+            priority,
+            traceparent,
+            tracestate,
+            ..*rollout
+        })
     }
 }
 
