@@ -6,7 +6,7 @@ use super::buckets::{self, matrix};
 use super::spec::EncoderSpec;
 use crate::model::collective::Collective;
 use crate::model::compute::backend::Backend;
-use crate::model::compute::kernels::{Kept, Relative};
+use crate::model::compute::kernels::Relative;
 use crate::model::compute::meter::{Part, time};
 use crate::model::error::ModelError;
 use crate::model::network::backbone::RankContext;
@@ -65,7 +65,8 @@ impl Layer {
         })
     }
 
-    /// The layer of `x: [tokens, hidden]`; with `wanted`, of those rows alone.
+    /// The layer of `x: [tokens, hidden]`; with `wanted`, of those rows alone, which are the first
+    /// of each sequence.
     pub(super) fn forward(&self, x: &Tensor, shared: &Shared, wanted: Option<&Tensor>) -> Result<Tensor> {
         let input = match &self.attention_norm {
             Some(norm) if self.norm_first => time(Part::Norm, 0, || norm.forward(x))?,
@@ -76,15 +77,14 @@ impl Layer {
         if let Some(rope) = self.rope {
             qkv = time(Part::Rotary, 0, || shared.tables[rope].turn(self.backend, qkv, self.heads))?;
         }
-        let mut mixed = time(Part::Attention, 0, || match &self.relative {
-            Some(relative) => shared.attention.forward_relative(&qkv, relative, self.options),
-            None => shared.attention.forward(&qkv, Kept::default(), self.options),
+        let mixed = time(Part::Attention, 0, || {
+            shared.attention.forward_both_ways(&qkv, self.relative.as_ref(), wanted.is_some(), self.options)
         })?;
         drop(qkv);
-        let mut residual = x.clone();
-        if let Some(wanted) = wanted {
-            (mixed, residual) = (mixed.index_select(wanted, 0)?, residual.index_select(wanted, 0)?);
-        }
+        let residual = match wanted {
+            Some(wanted) => x.index_select(wanted, 0)?,
+            None => x.clone(),
+        };
         let work = self.output.operations(mixed.dim(0)?);
         let mut x = time(Part::Projection, work, || self.output.forward_reduce(&mixed, Some(&residual), shared.ranks))?;
         if let (false, Some(norm)) = (self.norm_first, &self.attention_norm) {

@@ -66,7 +66,7 @@ impl Encoder {
         let mut x = time(Part::Embedding, 0, || self.embeddings.forward(batch, pass.ranks))?;
         let tables = self.ropes.iter().map(|rope| rope.tables(&batch.positions, x.device()));
         let shared = Shared {
-            attention: Attention::both_ways(batch, self.heads),
+            attention: Attention::both_ways(batch, self.heads, x.device())?,
             tables: time(Part::Rotary, 0, || tables.collect::<Result<_>>())?,
             ranks: pass.ranks,
         };

@@ -172,15 +172,11 @@ impl HeadPart {
         Self { kind: self.kind.or(below.kind), file: self.file.or(below.file), options }
     }
 
-    /// The head as it is to be loaded, where the model's class has a head of its own: what is said here of that kind, or another.
+    /// The head as it is to be loaded, over that of the model's class, where it has one.
     pub fn over_own(&self, own: Option<HeadSpec>) -> HeadSpec {
-        match own {
-            Some(mut own) if self.kind.is_none() || self.kind.as_ref() == Some(&own.kind) => {
-                own.options.extend(self.options.clone());
-                own
-            }
-            _ => self.spec(),
-        }
+        let Some(own) = own else { return self.spec() };
+        let below = Self { kind: Some(own.kind), file: None, options: own.options };
+        self.clone().over(below).spec()
     }
 
     /// The head as it is to be loaded.
