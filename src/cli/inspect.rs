@@ -73,11 +73,8 @@ impl Inspect {
         let (card, report) = (engine.card().clone(), engine.report());
         let sample = sample::of(&card).map_err(StartError::Text)?;
         let (template, named_templates) = (card.text.chat_template.as_deref(), &card.text.named_templates);
-        let checked = if self.check {
-            Some(card_check::score(Box::new(engine), &report.card_checks, settings)?)
-        } else {
-            None
-        };
+        let checked =
+            if self.check { Some(card_check::score(Box::new(engine), &report.card_checks, settings)?) } else { None };
         let passed = checked.as_deref().is_none_or(card_check::passed);
         let inspected = Inspected { report: &report, template, named_templates, sample, checked };
         if !self.json {

@@ -83,7 +83,9 @@ impl ModelEngine {
         config.check_adapters()?;
         let place = Place::open(config)?;
         let reason = match (place.backend, config.dtype) {
-            (Backend::Tensors(_), _) => "adapters that are not merged are for the CPU; merge one on a GPU: --adapter DIR",
+            (Backend::Tensors(_), _) => {
+                "adapters that are not merged are for the CPU; merge one on a GPU: --adapter DIR"
+            }
             (_, Dtype::Fast) => "fast chooses by one model; say a type of weights for all of them: --dtype int16",
             _ => "",
         };
@@ -101,7 +103,8 @@ impl ModelEngine {
         parts.iter_mut().for_each(|parts| parts.blueprint.share_text(&base));
         let spec = arch::spec(&base.settings, base.separator)?;
         let NetworkSpec::Decoder(decoder) = &spec else {
-            let reason = "adapters beside each other are for decoders; an encoder's is merged: --adapter DIR".to_owned();
+            let reason =
+                "adapters beside each other are for decoders; an encoder's is merged: --adapter DIR".to_owned();
             return Err(ModelError::Adapters { reason });
         };
         let is_changed = |parts: &Parts| {

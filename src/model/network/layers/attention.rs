@@ -18,7 +18,7 @@ pub struct Attention {
     layout: HeadLayout,
     plan: Plan,
     /// The rows that are read, in ascending order.
-    reads: Vec<u32>,
+    reads: Tensor,
 }
 
 enum Plan {
@@ -26,7 +26,6 @@ enum Plan {
         all: AttentionPlan,
         of_reads: AttentionPlan,
     },
-    BothWays(AttentionPlan),
     Portable(PortablePlan),
     #[cfg(feature = "flash-attn")]
     Flash(FlashPlan),
@@ -55,32 +54,39 @@ impl Attention {
             }
             Backend::Tensors(_) => Plan::Portable(PortablePlan::new(batch, device)?),
         };
-        Ok(Self { layout, plan, reads: reads.to_vec() })
+        Ok(Self { layout, plan, reads: Tensor::new(reads, device)? })
     }
 
     /// Attention of these heads over sequences that share nothing, each of whose queries sees all of its sequence: on the kernels
     /// alone.
-    pub fn both_ways(batch: &MicroBatch, layout: HeadLayout) -> Self {
-        Self { layout, plan: Plan::BothWays(AttentionPlan::both_ways(batch, layout)), reads: Vec::new() }
+    pub fn both_ways(batch: &MicroBatch, layout: HeadLayout, device: &Device) -> Result<Self> {
+        let first: Vec<u32> = batch.segments.iter().map(|segment| segment.tokens.start).collect();
+        let plan = Plan::Kernel {
+            all: AttentionPlan::both_ways(batch, layout, 0..batch.tokens.len() as u32),
+            of_reads: AttentionPlan::both_ways(batch, layout, first.iter().copied()),
+        };
+        Ok(Self { layout, plan, reads: Tensor::new(first, device)? })
     }
 
-    /// [`Self::forward`] of whole sequences, to whose scores their relative positions add.
-    pub fn forward_relative(&self, qkv: &Tensor, relative: &Relative, options: AttentionOptions) -> Result<Tensor> {
-        match &self.plan {
-            Plan::BothWays(plan) => {
-                qkv.apply_op1_no_bwd(&Kernel { plan, kept: Kept::default(), options, relative: Some(relative) })
-            }
-            _ => bail!("relative positions are of whole sequences, on the kernels"),
-        }
+    /// Attention of whole sequences, to whose scores their relative positions may add; with `of_first`, of the first token of each
+    /// alone.
+    pub fn forward_both_ways(
+        &self,
+        qkv: &Tensor,
+        relative: Option<&Relative>,
+        of_first: bool,
+        options: AttentionOptions,
+    ) -> Result<Tensor> {
+        let Plan::Kernel { all, of_reads } = &self.plan else { bail!("tensor operations see no sequence both ways") };
+        let plan = if of_first { of_reads } else { all };
+        qkv.apply_op1_no_bwd(&Kernel { plan, kept: Kept::default(), options, relative })
     }
 
     /// Attention of `qkv: [tokens, layout.row()]`; the result is `[tokens, heads * head_dim]`. What the tokens continue is
     /// in `kept`.
     pub fn forward(&self, qkv: &Tensor, kept: Kept, options: AttentionOptions) -> Result<Tensor> {
         match &self.plan {
-            Plan::Kernel { all: plan, .. } | Plan::BothWays(plan) => {
-                qkv.apply_op1_no_bwd(&Kernel { plan, kept, options, relative: None })
-            }
+            Plan::Kernel { all, .. } => qkv.apply_op1_no_bwd(&Kernel { plan: all, kept, options, relative: None }),
             Plan::Portable(plan) => portable_attention(qkv, plan, self.layout, options),
             #[cfg(feature = "flash-attn")]
             Plan::Flash(plan) => flash_attention(qkv, plan, self.layout, options),
@@ -90,13 +96,10 @@ impl Attention {
     /// The rows of [`Self::forward`] that are read, `[reads, heads * head_dim]`; the kernels compute no others.
     pub fn forward_of_reads(&self, qkv: &Tensor, kept: Kept, options: AttentionOptions) -> Result<Tensor> {
         match &self.plan {
-            Plan::Kernel { of_reads: plan, .. } => {
-                qkv.apply_op1_no_bwd(&Kernel { plan, kept, options, relative: None })
+            Plan::Kernel { of_reads, .. } => {
+                qkv.apply_op1_no_bwd(&Kernel { plan: of_reads, kept, options, relative: None })
             }
-            _ => {
-                let reads = Tensor::new(&self.reads[..], qkv.device())?;
-                self.forward(qkv, kept, options)?.index_select(&reads, 0)
-            }
+            _ => self.forward(qkv, kept, options)?.index_select(&self.reads, 0),
         }
     }
 }

@@ -27,7 +27,8 @@ pub(super) struct Options {
     pub as_object: bool,
 }
 
-const NAMES: &str = "model, w.ATTRIBUTE, weighting, aggregation, deadline_ms, priority, answer_only, on_rejection, form";
+const NAMES: &str =
+    "model, w.ATTRIBUTE, weighting, aggregation, deadline_ms, priority, answer_only, on_rejection, form";
 
 impl Options {
     /// Reads a query, without its question mark.

@@ -22,10 +22,10 @@ const BUNDLE_MIN_ROWS: usize = 16;
 pub struct AttentionPlan {
     layout: HeadLayout,
     rows: usize,
-    /// How many of the rows have queries.
-    queried: usize,
     /// Whether a query sees the positions behind its own as it sees those before.
     both_ways: bool,
+    /// How many of the rows have queries.
+    queried: usize,
     /// Where the keys and values of what the rows continue are kept.
     slots: Vec<u32>,
     /// The runs of the past, then the segments.
@@ -139,16 +139,6 @@ impl AttentionPlan {
         Self::make(batch, past, layout, rows_with_queries, false)
     }
 
-    /// The plan for sequences that share nothing, in which each query sees all positions, before its own and behind it: those
-    /// within the window on either side, where there is one.
-    ///
-    /// # Panics
-    /// As [`Self::new`], and if a segment has a parent.
-    pub fn both_ways(batch: &MicroBatch, layout: HeadLayout) -> Self {
-        assert!(batch.segments.iter().all(|segment| segment.parent.is_none()), "each sequence is one segment");
-        Self::make(batch, &Past::default(), layout, 0..batch.tokens.len() as u32, true)
-    }
-
     fn make(
         batch: &MicroBatch,
         past: &Past,
@@ -163,8 +153,8 @@ impl AttentionPlan {
         let mut plan = Self {
             layout,
             rows,
-            queried: 0,
             both_ways,
+            queried: 0,
             slots: past.slots.clone(),
             nodes,
             pieces: Vec::new(),
