@@ -17,7 +17,7 @@ mod charsmap;
 pub mod hub;
 mod proto;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 pub use proto::{Algorithm, Kind, Model, Piece};
@@ -274,10 +274,16 @@ fn bpe(model: &Model, names: &[String]) -> Result<Value, String> {
     // Pieces that text is cut into. Others are never the outcome or the part of a merge.
     let scores: HashMap<&str, f32> =
         model.pieces.iter().filter(|p| p.kind == Kind::Normal).map(|p| (p.text, p.score)).collect();
+    // A symbol is a word that is a token as a whole. So may be other words, which must be what merging makes of them. What merging
+    // does not make of its own text it makes nowhere: within a piece the better pair is the same whatever stands around it.
+    let whole_words = symbols(model).next().is_some();
+    let is_never_made = |piece: &&Piece| whole_words && piece.kind == Kind::Normal && merged(piece.text, &scores) != 1;
+    let never_made: HashSet<&str> = model.pieces.iter().filter(is_never_made).map(|piece| piece.text).collect();
+    let is_made = |text: &str| scores.contains_key(text) && !never_made.contains(text);
     let mut merges = Vec::new();
-    for (id, piece) in model.pieces.iter().enumerate().filter(|(_, piece)| piece.kind == Kind::Normal) {
+    for (id, piece) in model.pieces.iter().enumerate().filter(|(_, piece)| is_made(piece.text)) {
         let cuts = piece.text.char_indices().skip(1).map(|(at, _)| piece.text.split_at(at));
-        let pairs = cuts.filter(|(left, right)| scores.contains_key(left) && scores.contains_key(right));
+        let pairs = cuts.filter(|(left, right)| is_made(left) && is_made(right));
         merges.extend(pairs.map(|pair| (piece.score, id, pair)));
         if merges.len() > MAX_MERGES * model.pieces.len() {
             return Err(format!("has pieces that can be made in more than {MAX_MERGES} ways on average"));
@@ -286,13 +292,10 @@ fn bpe(model: &Model, names: &[String]) -> Result<Value, String> {
     // Of pieces with the same score the first comes first, and of its pairs the one with the shorter left part.
     merges.sort_by(|(a, ..), (b, ..)| b.total_cmp(a));
     let merges: Vec<_> = merges.iter().map(|(_, _, (left, right))| json!([left, right])).collect();
-    // A symbol is a word that is a token as a whole. So may be other words, which must be what merging makes of them.
-    let whole_words = symbols(model).next().is_some();
-    let reached = |id: usize| match model.pieces.get(id) {
-        Some(piece) if whole_words && piece.kind == Kind::Normal => merged(piece.text, &scores) == 1,
-        _ => true,
-    };
-    let known = names.iter().enumerate().filter(|(id, _)| reached(*id));
+    let known = names
+        .iter()
+        .enumerate()
+        .filter(|(id, _)| model.pieces.get(*id).is_none_or(|piece| !never_made.contains(piece.text)));
     let vocabulary: Map<_, _> = known.map(|(id, name)| (name.clone(), id.into())).collect();
     Ok(json!({
         "type": "BPE", "dropout": null, "unk_token": names[model.unk_id as usize], "continuing_subword_prefix": null,

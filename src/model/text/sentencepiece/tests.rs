@@ -149,3 +149,19 @@ fn a_configuration_adds_tokens_and_renames_pieces() {
     let gap = Extra { tokens: vec![token(9, "<|far|>", true)], ..Extra::default() };
     assert!(refused(&bytes, &gap).contains("id 9, but there are 4 pieces"));
 }
+
+/// Beside symbols a word that is a token is taken as it is. `wxyz` is one that merging never makes, since `xy` comes first.
+#[cfg(feature = "sidecar")]
+#[test]
+fn a_piece_that_merging_never_makes_is_no_part_of_another() {
+    let normal = [("w", -9.0), ("x", -9.0), ("y", -9.0), ("z", -9.0), ("xy", -1.0), ("wx", -2.0), ("yz", -3.0)];
+    let longer = [("wxyz", -4.0), ("wxyzw", -5.0)];
+    let pieces: Vec<_> = normal.iter().chain(&longer).map(|(text, score)| piece(text, *score, 1)).collect();
+    let bytes = [piece("<unk>", 0.0, 2), pieces.concat(), piece("#", 0.0, 4), field(2, &[3 << 3, 2])].concat();
+    let json = read(&bytes, &Extra::default()).unwrap().tokenizer_json.unwrap();
+    let tokenizer = tokenizers::Tokenizer::from_bytes(json).unwrap();
+    let ids = |text: &str| tokenizer.encode(text, false).unwrap().get_ids().to_vec();
+    assert_eq!(ids("wxyz"), [0, 1, 5, 4], "without byte pieces the space in front is unknown");
+    assert_eq!(ids("wxyzw"), [0, 1, 5, 4, 1]);
+    assert_eq!(ids("wx#xy"), [0, 6, 10, 5]);
+}
