@@ -354,7 +354,7 @@ fn write_random_adapter(model: &Path, folder: &Path) {
                 continue;
             }
             let mut pair = |part: &str, shape: [usize; 2], scale: f32| {
-                let value = |_| scale * (random.below(2001) as f32 / 1000.0 - 1.0);
+                let mut value = |_| scale * (random.below(2001) as f32 / 1000.0 - 1.0);
                 let values: Vec<u8> = (0..shape[0] * shape[1]).flat_map(|i| f32::to_le_bytes(value(i))).collect();
                 tensors.insert(format!("base_model.model.{module}.{part}.weight"), (shape.to_vec(), values));
             };
