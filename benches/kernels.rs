@@ -67,7 +67,7 @@ impl Bench<'_> {
 fn bench_linear(bench: &Bench) {
     for weight_type in WeightType::ALL {
         let name = weight_type.name();
-        for (k, n) in [(576, 1536), (576, 960), (1536, 576), (4096, 4096)] {
+        for (k, n) in [(576, 1536), (576, 960), (1536, 576), (1024, 3072), (3072, 1024), (4096, 4096)] {
             let w = PackedMatrix::pack_rows(weight_type, &[&values(n * k)], k);
             for t in [1, 16, 64, 256, 1024, 2048] {
                 let (x, mut y) = (values(t * k), vec![0.0; t * n]);

@@ -4,7 +4,8 @@
     python examples/online_dpo_trl.py [--address shm:///run/reward.sock]
 
 It writes a picture of reward and length over the steps, and ends with 1 if the reward did not rise. This trainer has no mask
-for an answer that cannot be scored: it would count 0, so `on_rejection="raise"` stops the training instead.
+for an answer that cannot be scored: it would count 0, so `on_rejection="raise"` stops the training instead. An answer without
+a word, which this policy may give, is scored as it is.
 """
 
 from __future__ import annotations
@@ -48,7 +49,12 @@ def main() -> int:
             model=policy,
             ref_model=copy.deepcopy(policy),
             reward_funcs=[
-                *reward_funcs(address, on_rejection="raise", eos_token_ids=[tokenizer.eos_token_id]),
+                *reward_funcs(
+                    address,
+                    on_rejection="raise",
+                    eos_token_ids=[tokenizer.eos_token_id],
+                    require_completion=False,
+                ),
                 mean_words,
             ],
             args=OnlineDPOConfig(

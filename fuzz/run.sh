@@ -24,6 +24,7 @@ cat "$fixtures/nemo/nemotron-dist/model_weights/.metadata" "$fixtures/nemo/nemot
 for folder in "$fixtures"/quantized/*; do
     { cat "$folder/config.json"; printf '\000'; cat "$folder/model.safetensors"; } > "$seeds/quantized/${folder##*/}"
 done
+target rollout_row fuzz/seeds/rollout_row
 target safetensors "$fixtures/hf"
 target pytorch "$fixtures/bin"
 target pickle fuzz/seeds/pickle

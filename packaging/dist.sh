@@ -1,16 +1,18 @@
 #!/usr/bin/env bash
-# Packages for other machines, all into target/dist: wheel, archive, .deb, .rpm, the image's build context, SBOM, checksums.
-# The same commit gives the same bytes, in whatever folder it is built.
+# Packages for other machines, all into target/dist: wheel, archive, .deb, .rpm, image, SBOM, checksums.
+# The same commit gives the same bytes, in whatever folder it is built: packaging/reproduce.sh.
 #
 #   packaging/dist.sh                              for this machine's processor
-#   packaging/dist.sh x86_64 aarch64               for these (rustup target add aarch64-unknown-linux-gnu)
+#   packaging/dist.sh x86_64 aarch64               for these, this machine's first (rustup target add aarch64-unknown-linux-gnu,
+#                                                  and binutils-aarch64-linux-gnu); the image is of this machine's alone
 #
-# It needs what `make python` needs, dpkg-deb, and rpmbuild for the .rpm. Its own tools go to target/dist-tools.
+# It needs what `make python` needs, dpkg-deb, rpmbuild and zstd. Its own tools go to target/dist-tools.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 ROOT=$PWD
 OUT=$ROOT/target/dist
+STAGE=$ROOT/target/dist-stage
 TOOLS=$ROOT/target/dist-tools
 GLIBC=2.28
 VERSION=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
@@ -19,17 +21,22 @@ VERSION=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
 packaging/tools.sh "$TOOLS"
 export PATH=$TOOLS/bin:$TOOLS/venv/bin:$PATH
 
-# What the bytes depend on: the commit, its date, and no folder of this machine.
-REWARD_SIDECAR_COMMIT=$(git rev-parse --short=12 HEAD)
-git diff --quiet HEAD || REWARD_SIDECAR_COMMIT+=-changed
-SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
+# What the bytes depend on: the commit, its date, and no folder of this machine. Without git, both are given.
+if [ -z "${REWARD_SIDECAR_COMMIT:-}" ]; then
+  REWARD_SIDECAR_COMMIT=$(git rev-parse --short=12 HEAD)
+  git diff --quiet HEAD || REWARD_SIDECAR_COMMIT+=-changed
+fi
+SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}
 SYSROOT=$(rustc --print sysroot)
 RUSTFLAGS="--remap-path-prefix=$ROOT=/reward-sidecar --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo --remap-path-prefix=$SYSROOT=/rust"
 export REWARD_SIDECAR_COMMIT SOURCE_DATE_EPOCH RUSTFLAGS
 umask 022
 
-rm -rf "$OUT"
-mkdir -p "$OUT"
+for tool in dpkg-deb rpmbuild zstd; do
+  command -v "$tool" > /dev/null || { echo "dist: $tool is missing; install Debian's packages dpkg, rpm and zstd" >&2; exit 2; }
+done
+rm -rf "$OUT" "$STAGE"
+mkdir -p "$OUT" "$STAGE"
 
 # A file's time is the commit's, wherever it is packed.
 settle() { find "$1" -exec touch --no-dereference --date="@$SOURCE_DATE_EPOCH" {} +; }
@@ -46,6 +53,13 @@ lay_out() { # BINARY FOLDER
   "$HOST_BINARY" completions fish > "$2/usr/share/fish/vendor_completions.d/reward-sidecar.fish"
 }
 
+# The SBOM. Its paths would be this machine's.
+cargo cyclonedx --quiet --format json --override-filename reward-sidecar.cdx
+SBOM=$STAGE/reward-sidecar-$VERSION.cdx.json
+sed "s|$ROOT|/reward-sidecar|g" reward-sidecar.cdx.json > "$SBOM"
+rm -f reward-sidecar.cdx.json integration/python/reward-sidecar.cdx.json
+cp "$SBOM" "$OUT"
+
 for machine in "$@"; do
   target=$machine-unknown-linux-gnu
   echo "== $target, glibc $GLIBC or newer"
@@ -55,9 +69,8 @@ for machine in "$@"; do
   HOST_BINARY=$ROOT/target/$(uname -m)-unknown-linux-gnu/release/reward-sidecar
   [ -x "$HOST_BINARY" ] || { echo "build $(uname -m) first: its program writes the manual pages" >&2; exit 2; }
 
-  stage=$ROOT/target/dist-stage/$machine
-  rm -rf "$stage"
-  mkdir -p "$stage"
+  stage=$STAGE/$machine
+  mkdir "$stage"
   packaging/strip.sh "$machine" "$binary" "$stage/reward-sidecar"
 
   lay_out "$stage/reward-sidecar" "$stage/files"
@@ -70,19 +83,19 @@ for machine in "$@"; do
     | zstd -q -19 -T2 -o "$OUT/$archive.tar.zst"
 
   packaging/deb/build.sh "$machine" "$VERSION" "$stage" "$OUT"
-  if command -v rpmbuild > /dev/null; then
-    packaging/rpm/build.sh "$machine" "$VERSION" "$stage" "$OUT"
-  else
-    echo "no rpmbuild here: no .rpm" >&2
-  fi
+  packaging/rpm/build.sh "$machine" "$VERSION" "$stage" "$OUT"
 
-  maturin build --release --locked --quiet --zig --auditwheel skip --compatibility "manylinux_${GLIBC/./_}" --target "$target" \
-    --manifest-path integration/python/Cargo.toml --out "$OUT"
+  CARGO=$ROOT/packaging/wheel.sh \
+    MATURIN="--auditwheel check --compatibility manylinux_${GLIBC/./_} --target $target --sbom-include $SBOM --out $OUT
+      --manifest-path integration/python/Cargo.toml" \
+    cargo-auditable auditable zigbuild --release --locked --target "$target.$GLIBC"
 done
 
-cargo cyclonedx --quiet --format json --override-filename reward-sidecar.cdx
-mv reward-sidecar.cdx.json "$OUT/reward-sidecar-$VERSION.cdx.json"
-rm -f integration/python/reward-sidecar.cdx.json
-packaging/image/context.sh "$ROOT/target/dist-stage/$(uname -m)/reward-sidecar" "$OUT/image"
+stage=$STAGE/$(uname -m)
+if [ -e "$stage/reward-sidecar" ]; then
+  packaging/image/rootfs.sh "$stage/reward-sidecar" "$stage/image"
+  packaging/image/archive.py "$stage/image" "$(uname -m)" "$VERSION" "$stage/image.tar"
+  zstd -q -19 -T2 "$stage/image.tar" -o "$OUT/reward-sidecar-$VERSION-$(uname -m)-image.tar.zst"
+fi
 (cd "$OUT" && find . -maxdepth 1 -type f ! -name SHA256SUMS -printf '%P\n' | LC_ALL=C sort | xargs sha256sum > SHA256SUMS)
 cat "$OUT/SHA256SUMS"

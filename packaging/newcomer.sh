@@ -5,15 +5,19 @@
 #   packaging/newcomer.sh                      all channels on Debian 11 and 12
 #   packaging/newcomer.sh bookworm deb         one
 #
-# Needs debootstrap (Debian), the clone's program (`cargo build --release`), and what packaging/dist.sh has made.
+# Needs debootstrap (Debian), podman for the image, the clone's program (`cargo build --release`, or CLONE=its path), and what
+# packaging/dist.sh has made.
 set -euo pipefail
+# Mounts of its own: nothing of them is left on this machine, nor comes to it.
+[ -n "${NEWCOMER:-}" ] || NEWCOMER=1 exec unshare --mount "$0" "$@"
 cd "$(dirname "$0")/.."
 ROOT=$PWD
 PLACE=$ROOT/target/newcomer
-DIST=$ROOT/target/dist
+DIST=${DIST:-$ROOT/target/dist}
 MIRROR=${MIRROR:-http://deb.debian.org/debian}
 SUITES=${1:-bullseye bookworm}
 CHANNELS=${2:-wheel tar deb rpm image}
+CLONE=${CLONE:-target/release/reward-sidecar}
 
 mkdir -p "$PLACE"
 mounted=()
@@ -24,7 +28,7 @@ trap cleanup EXIT
 
 # The clone's answer, and the demo model's base, which all channels find in their cache: what is tried here is ours, not PyPI.
 export REWARD_SIDECAR_CACHE_DIR=$PLACE/cache
-target/release/reward-sidecar score --model demo --input examples/rollouts.jsonl --output "$PLACE/expected.jsonl" --log warn
+"$CLONE" score --model demo --input examples/rollouts.jsonl --output "$PLACE/expected.jsonl" --log warn
 unset REWARD_SIDECAR_CACHE_DIR
 
 base() { # SUITE
@@ -46,7 +50,8 @@ overlay() {
   cp /etc/ssl/certs/ca-certificates.crt "$PLACE/work/$2/root/etc/ssl/certs/ca-certificates.crt"
 }
 
-inside() { chroot "$root" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin:/venv/bin HOME=/root DEBIAN_FRONTEND=noninteractive "$@"; }
+enter() { exec chroot "$root" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin:/venv/bin HOME=/root DEBIAN_FRONTEND=noninteractive "$@"; }
+inside() { (enter "$@"); }
 apt() { inside apt-get update -qq && inside apt-get install -y -qq --no-install-recommends "$@" > /dev/null; }
 
 # What a user does first, by channel; the program is then on the PATH.
@@ -73,60 +78,109 @@ install_rpm() {
   inside sh -c 'rpm --install --nodeps /tmp/*.rpm'
 }
 
-# Serves the demo, asks until it is ready, scores over the socket's engine and from the file, stops by SIGTERM.
+# Serves the demo and asks until it is ready; scores the example file beside it; stops it by SIGTERM, which must end it with 0.
 try() {
   mkdir -p "$root/root/.cache" && cp -a "$PLACE/cache" "$root/root/.cache/reward-sidecar"
   cp examples/rollouts.jsonl "$root/tmp/"
-  inside reward-sidecar serve --model demo --grpc off --uds /tmp/s --admin 127.0.0.1:19464 --log warn &
+  # The process itself, so that the signal reaches it.
+  (enter reward-sidecar serve --model demo --grpc off --uds /tmp/s --admin 127.0.0.1:19464 --log warn) &
   local server=$!
   until inside reward-sidecar health --admin 127.0.0.1:19464 > /dev/null 2>&1; do
     kill -0 "$server" || return 1
     sleep 0.1
   done
   inside reward-sidecar score --model demo --input /tmp/rollouts.jsonl --output /tmp/rewards.jsonl --log warn
+  date +%s.%N > "$first"
   kill -TERM "$server"
   wait "$server"
   cmp "$root/tmp/rewards.jsonl" "$PLACE/expected.jsonl"
 }
 
-# The image has no shell: its own program is asked, as its own user, on a root that is its own.
+# The image as its users run it: a user namespace, nothing writable but the cache, no network. Health is asked by the image's own
+# check. Podman in a mount namespace of its own, without the second hierarchy of a machine that has both kinds of cgroups, which
+# crun refuses.
 try_image() {
-  root=$PLACE/work/image
-  rm -rf "$root"
-  cp -a "$DIST/image/rootfs" "$root"
-  cp -a "$PLACE/cache/." "$root/cache"
-  cp examples/rollouts.jsonl "$root/tmp/"
-  chown -R 65532:65532 "$root/cache"
-  chroot --userspec=65532:65532 "$root" /usr/bin/reward-sidecar score --model demo --cache-dir /cache \
-    --input /tmp/rollouts.jsonl --output /tmp/rewards.jsonl --log warn
-  cmp "$root/tmp/rewards.jsonl" "$PLACE/expected.jsonl"
+  command -v podman > /dev/null || { echo "podman is missing: apt-get install podman crun uidmap" >&2; return 1; }
+  local place=$PLACE/work/image
+  # What containers leave belongs to their users.
+  rm -rf "$place"
+  mkdir -p "$place/files" "$place/temporary"
+  cp -a "$PLACE/cache" "$place/cache"
+  cp examples/rollouts.jsonl "$place/files"
+  chown -R 165532:165532 "$place/cache" "$place/files"
+  zstd -q -d "$DIST"/reward-sidecar-*-"$(uname -m)"-image.tar.zst -o "$place/image.tar"
+  place=$place first=$first unshare --mount bash -euo pipefail -c "$(declare -f in_podman); in_podman"
+  cmp "$place/files/rewards.jsonl" "$PLACE/expected.jsonl"
 }
 
-printf '%-10s %-8s %10s  %s\n' system channel seconds result
+in_podman() {
+  umount /sys/fs/cgroup/unified 2> /dev/null || true
+  pod() { TMPDIR=$place/temporary podman --storage-driver vfs --root "$place/storage" --runroot "$place/run" --cgroup-manager cgroupfs --log-level fatal "$@"; }
+  local image server
+  trap 'pod kill --all > /dev/null' EXIT
+  image=$(pod load --quiet --input "$place/image.tar" | sed 's/^Loaded image: //')
+  server=$(pod run --detach --read-only --network none --uidmap 0:100000:65537 --gidmap 0:100000:65537 \
+    --ulimit nofile=4096:4096 --ulimit nproc=4096:4096 --cgroups disabled \
+    --volume "$place/cache:/cache" --volume "$place/files:/files" "$image" serve --model demo --grpc 127.0.0.1:50051)
+  until pod healthcheck run "$server" > /dev/null 2>&1; do
+    [ "$(pod inspect --format '{{.State.Status}}' "$server")" = running ] || { pod logs "$server"; return 1; }
+    sleep 0.1
+  done
+  grep -q '^Uid:.165532' "/proc/$(pod inspect --format '{{.State.Pid}}' "$server")/status"
+  pod exec "$server" /usr/bin/reward-sidecar score --model demo --input /files/rollouts.jsonl --output /files/rewards.jsonl --log warn
+  date +%s.%N > "$first"
+  pod stop --time 60 "$server" > /dev/null
+  [ "$(pod inspect --format '{{.State.ExitCode}}' "$server")" = 0 ]
+}
+
+# The file of a channel.
+package() {
+  case $1 in
+    wheel) echo "$DIST"/reward_sidecar-*"$(uname -m)".whl ;;
+    tar) echo "$DIST"/reward-sidecar-*-"$(uname -m)"-linux.tar.zst ;;
+    deb) echo "$DIST"/reward-sidecar_*_"$(dpkg --print-architecture)".deb ;;
+    rpm) echo "$DIST"/reward-sidecar-*."$(uname -m)".rpm ;;
+    image) echo "$DIST"/reward-sidecar-*-"$(uname -m)"-image.tar.zst ;;
+    *) echo "newcomer: no channel '$1'; there are wheel, tar, deb, rpm and image" >&2; exit 2 ;;
+  esac
+}
+
+# One line of the table: try_channel SYSTEM CHANNEL COMMAND... Seconds are those from nothing to the first reward.
+try_channel() {
+  local system=$1 channel=$2 log=$PLACE/$1-$2.log first=$PLACE/$1-$2.first began seconds=- result=ok size
+  shift 2
+  size=$(stat -c %s "$(package "$channel")")
+  rm -f "$first"
+  began=$(date +%s.%N)
+  # In a shell of its own, which ends at its first mistake. Bash has `set -e` mean nothing on the left of `||`, hence the `wait`.
+  (set -e; "$@") > "$log" 2>&1 &
+  wait $! || { result="FAILED, see $log"; failed=1; }
+  [ ! -e "$first" ] || seconds=$(awk -v began="$began" '{printf "%.1f", $1 - began}' "$first")
+  printf '%-10s %-8s %8.1f MB %10s s  %s\n' "$system" "$channel" "$(awk -v size="$size" 'BEGIN {print size / 1e6}')" "$seconds" "$result"
+}
+
+install_and_try() { # CHANNEL
+  "install_$1"
+  try
+}
+
 failed=0
 for suite in $SUITES; do
   base "$suite"
   for channel in $CHANNELS; do
     [ "$channel" != image ] || continue
+    # Its Python is 3.9, and the wheel's is 3.10.
+    [ "$suite-$channel" != bullseye-wheel ] || continue
     name=$suite-$channel
     rm -rf "${PLACE:?}/work/$name"
     overlay "$suite" "$name"
     root=$PLACE/work/$name/root
-    began=$(date +%s.%N)
-    result=ok
-    # In a shell of its own, which ends at its first mistake.
-    ( set -e; "install_$channel"; try ) > "$PLACE/$name.log" 2>&1 || { result="FAILED, see $PLACE/$name.log"; failed=1; }
-    printf '%-10s %-8s %10.1f  %s\n' "$suite" "$channel" "$(echo "$(date +%s.%N) $began" | awk '{print $1 - $2}')" "$result"
+    try_channel "$suite" "$channel" install_and_try "$channel"
     cleanup
     mounted=()
   done
 done
 case $CHANNELS in
-  *image*)
-    began=$(date +%s.%N)
-    result=ok
-    try_image > "$PLACE/image.log" 2>&1 || { result="FAILED, see $PLACE/image.log"; failed=1; }
-    printf '%-10s %-8s %10.1f  %s\n' none image "$(echo "$(date +%s.%N) $began" | awk '{print $1 - $2}')" "$result"
-    ;;
+  *image*) try_channel none image try_image ;;
 esac
 exit $failed

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::batch::MicroBatch;
+use crate::rollout::AnswerOnly;
 
 /// Turns micro-batches into scores. Used by one thread at a time, not always the same; how many ranks stand behind it is its
 /// own affair.
@@ -69,6 +70,8 @@ pub struct ModelCard {
 pub struct ReadPolicy {
     /// The tokens that are read.
     pub at: ReadAt,
+    /// Tokens that must stand right before the one of [`ReadAt::EveryToken`]: where they do not, it is no step's end. Empty: none.
+    pub behind: Vec<u32>,
     /// Characters that are taken from the end of a text, or of a conversation's, before it becomes tokens. Empty: none.
     pub strip: String,
     /// A token that means nothing at the end of a rollout, such as padding: the last one before them is read.
@@ -135,6 +138,11 @@ pub struct TextAssets {
     pub template_variables: BTreeMap<String, String>,
     /// Whether conversations and text are to begin with a beginning-of-sequence token.
     pub bos: Bos,
+    /// Whether a completion's thinking is taken out where the rollout does not say.
+    pub answer_only: Option<AnswerOnly>,
+    /// Whether a conversation becomes a pair of texts, which the tokenizer puts together: what the template writes of the prompt, and
+    /// the completion as it is.
+    pub pair: bool,
     /// Which token each id stands for, as far as a caller is told. The sidecar fills it in where it loads the tokenizer.
     pub vocabulary: Option<Arc<Vocabulary>>,
 }

@@ -9,6 +9,7 @@ pub mod aggregate;
 pub mod batch;
 pub mod engine;
 pub mod limits;
+pub mod nearest;
 pub mod reward;
 pub mod rollout;
 pub mod secret;

@@ -54,7 +54,7 @@ pub struct Rollout {
     pub aggregation: Arc<AggregationSpec>,
     /// Whether it is rejected where its completion has no token.
     pub require_completion: bool,
-    /// Whether the completion's thinking is taken out before it is scored, and how it is known.
+    /// Whether the completion's thinking is taken out before it is scored, and how it is known; `None`: as the model's default has it.
     pub answer_only: Option<AnswerOnly>,
     /// The model version that is to score it, and no other; empty means any.
     pub model_version: String,
@@ -108,6 +108,8 @@ pub struct Extras {
     pub documents: Option<Arc<str>>,
     /// Further variables of the template by their names, such as `enable_thinking`: an object.
     pub template_variables: Option<Arc<str>>,
+    /// An answer that the completion is compared with: a text, or a list of messages.
+    pub reference: Option<Arc<str>>,
     /// Which of the model's chat templates is applied; empty: the one for tools where tools are given and the model has
     /// one (`tool_use`), and else the default one.
     pub template: Arc<str>,

@@ -1,5 +1,7 @@
 //! Logs on stderr and, where a collector is named, spans over OTLP. Standard output belongs to data alone.
 
+mod collector;
+
 use std::io::IsTerminal as _;
 use std::time::Duration;
 
@@ -14,6 +16,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _};
 
+use self::collector::Collector;
 use crate::config::{Loaded, Settings};
 use crate::secret::Secret;
 
@@ -96,7 +99,8 @@ fn provider(endpoint: &str, headers: Option<&Secret>) -> Result<SdkTracerProvide
     let headers = headers.map(metadata).transpose()?.unwrap_or_default();
     let exporter = SpanExporter::builder().with_tonic().with_endpoint(endpoint).with_metadata(headers).build()?;
     let resource = Resource::builder().with_service_name("reward-sidecar").build();
-    Ok(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build())
+    let collector = Collector::new(exporter, endpoint);
+    Ok(SdkTracerProvider::builder().with_batch_exporter(collector).with_resource(resource).build())
 }
 
 /// `name=value,name=value` as metadata of each export. The values are marked as sensitive: printing the map does not

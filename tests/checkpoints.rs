@@ -86,7 +86,14 @@ fn a_gguf_base_takes_a_head_from_beside_it() {
 
 #[test]
 fn a_classifier_in_a_gguf_file_is_the_head() {
-    for (name, labels) in [("classifier-yarn", &["good", "bad", "odd"][..]), ("classifier-linear", &["LABEL_0"])] {
+    let one = &["LABEL_0"][..];
+    for (name, labels) in [
+        ("classifier-yarn", &["good", "bad", "odd"][..]),
+        ("classifier-linear", one),
+        ("classifier-gemma2", one),
+        ("classifier-gemma3", one),
+        ("classifier-phi3", one),
+    ] {
         let folder = fixture("gguf").join(name);
         let (reference, path) = (reference(&folder), folder.join("model.gguf"));
         let mut whole = load(&path, 1);

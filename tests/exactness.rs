@@ -153,3 +153,27 @@ fn a_bfloat16_checkpoint_has_the_bits_of_float32() {
         assert_eq!(bits(&narrow.score(&batch).unwrap()), bits(&wide.score(&batch).unwrap()), "{name}");
     }
 }
+
+/// `fast` is one of the types, with its version and its bits; the same one whatever there is to compute with.
+#[test]
+fn fast_is_the_first_type_within_its_bound() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/hf");
+    let mut chosen_types = Vec::new();
+    for name in ["gemma2", "llama3-sharded", "qwen3"] {
+        let folder = fixtures.join(name);
+        let mut fast = load(&folder, "fast".parse().unwrap(), 2, 1 << 20);
+        let (chosen, choice) = (fast.report().precision, fast.report().precision_choice.unwrap());
+        let is_within = |(_, deviation): &(&str, f32)| *deviation <= choice.bound;
+        let first = choice.tried.iter().position(is_within);
+        assert_eq!(chosen, first.map_or("f32", |i| choice.tried[i].0), "{choice:?}");
+        assert!(first.is_none_or(|i| i + 1 == choice.tried.len()), "{choice:?}");
+        let mut named = load(&folder, chosen.parse().unwrap(), 1, 0);
+        assert_eq!(fast.card().model_version, named.card().model_version);
+        let rollouts: Vec<Vec<u32>> = (1..20).map(|n| (0..n).collect()).collect();
+        let batch = MicroBatch::pack(&rollouts, true);
+        assert_eq!(bits(&fast.score(&batch).unwrap()), bits(&named.score(&batch).unwrap()), "{name}");
+        chosen_types.push(chosen);
+    }
+    println!("{chosen_types:?}");
+    assert!(chosen_types.iter().any(|chosen| *chosen != "f32"));
+}

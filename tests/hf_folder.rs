@@ -346,7 +346,7 @@ fn what_would_change_the_numbers_is_not_ignored() {
     for (field, value) in [
         ("is_causal", json!(false)),
         ("pretraining_tp", json!(2)),
-        ("hidden_act", json!("gelu")),
+        ("hidden_act", json!("mish")),
         ("quantization_config", json!({"quant_method": "higgs"})),
     ] {
         refused("bf16-single", |folder| set(folder, field, value), &["config.json", field, "not supported"]);

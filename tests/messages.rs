@@ -202,6 +202,35 @@ async fn what_is_wrong_with_a_message_has_one_code() {
             "messages is no free name",
         ),
         (
+            beside(Extras { reference: Some("5".into()), ..none() }),
+            Code::BadMessages,
+            "reference: a number; it must be",
+        ),
+        (
+            beside(Extras { reference: Some("[]".into()), ..none() }),
+            Code::BadMessages,
+            "reference: a list without messages",
+        ),
+        (
+            beside(Extras { reference: Some("[{}]".into()), ..none() }),
+            Code::BadMessages,
+            "reference[0]: there is no role",
+        ),
+        (
+            beside(Extras {
+                reference: Some("\"r\"".into()),
+                template_variables: Some("{\"reference\":1}".into()),
+                ..none()
+            }),
+            Code::BadOption,
+            "reference: given beside a variable",
+        ),
+        (
+            beside(Extras { reference: Some("\"r\"".into()), ..none() }),
+            Code::BadOption,
+            "reference: the model's chat template reads none",
+        ),
+        (
             beside(Extras { template: "rag".into(), ..none() }),
             Code::BadOption,
             "no template named 'rag'; it has: default, think, tool_use",

@@ -327,3 +327,51 @@ fn the_weights_of_a_head_that_merges_attributes_are_the_default() {
     merge("[1, 2]");
     assert!(refused(&here).contains("regression.attribute_weights = [1,2]"), "{}", refused(&here));
 }
+
+/// What a preset takes out of completions makes rewards, so that it makes versions; a rollout may say otherwise.
+#[test]
+fn a_preset_that_takes_thinking_out_is_another_version() {
+    let base = fixture("hf/llama-biases");
+    let folder = tempfile::tempdir().unwrap();
+    copy(&base, folder.path());
+    let manifest = |keys: &str| {
+        let text = format!("name = 'm'\n{keys}\n[base]\npath = '{}'\n", base.display());
+        fs::write(folder.path().join("reward-model.toml"), text).unwrap();
+        ModelEngine::load(&config(&folder.path().join("reward-model.toml")))
+    };
+    // Marks are text, and this model has none.
+    let reason = manifest("answer_only = true").err().unwrap().to_string();
+    assert!(reason.contains("reward-model.toml") && reason.contains("answer_only"), "{reason}");
+
+    let base = folder.path().join("with-tokenizer");
+    copy(&fixture("hf/llama-biases"), &base);
+    let vocabulary = r#"{"version": "1.0", "model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}}"#;
+    fs::write(base.join("tokenizer.json"), vocabulary).unwrap();
+    let manifest = |keys: &str| {
+        let text = format!("name = 'm'\n{keys}\n[base]\npath = '{}'\n", base.display());
+        fs::write(folder.path().join("reward-model.toml"), text).unwrap();
+        load(&config(&folder.path().join("reward-model.toml")))
+    };
+    let own = manifest("answer_only = true");
+    let other = manifest("answer_only = { open = '[THINK]', close = '[/THINK]' }");
+    let (without, off) = (manifest(""), manifest("answer_only = false"));
+    let version = |engine: &ModelEngine| engine.card().model_version.to_string();
+    assert_eq!(version(&without), version(&off));
+    assert_eq!(without.card().text.answer_only, None);
+    let all: std::collections::BTreeSet<_> = [&own, &other, &without].map(version).into();
+    assert_eq!(all.len(), 3, "{all:?}");
+    assert_eq!(
+        other.report().answer_only.map(|wish| (wish.open, wish.close)),
+        Some(("[THINK]".into(), "[/THINK]".into()))
+    );
+    // A manifest counts over the preset that it builds on.
+    fs::write(folder.path().join("mine.toml"), "name = 'mine'\nanswer_only = true\n").unwrap();
+    assert_eq!(version(&manifest("preset = 'mine.toml'")), version(&own));
+    assert_eq!(version(&manifest("preset = 'mine.toml'\nanswer_only = false")), version(&without));
+    let half = ModelEngine::load(&{
+        fs::write(folder.path().join("mine.toml"), "name = 'mine'\nanswer_only = { open = 'x' }\n").unwrap();
+        config(&folder.path().join("reward-model.toml"))
+    });
+    let reason = half.err().unwrap().to_string();
+    assert!(reason.contains("mine.toml") && reason.contains("give both open and close"), "{reason}");
+}

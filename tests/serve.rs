@@ -295,3 +295,25 @@ fn the_collectors_headers_reach_it_and_no_log() {
     assert!(!log.contains("hunter"), "{log}");
     runtime.shutdown_background();
 }
+
+/// Whoever names a collector that is not there is told so, and served nevertheless.
+#[test]
+fn a_collector_that_is_not_there_is_said() {
+    // A port that nobody listens on: the system has just given it, and it is closed again.
+    let collector = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut server = Server::start(&["--otlp-endpoint", &format!("http://{collector}")]);
+    let rollout = v1::Rollout {
+        traceparent: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".into(),
+        aggregation: Some(v1::Aggregation { weights: [("attribute-0".to_owned(), 1.0)].into(), ..Default::default() }),
+        ..common::ids("a", &[1, 2])
+    };
+    let address = format!("http://{}", server.grpc);
+    let reply = runtime().block_on(async {
+        let channel = tonic::transport::Endpoint::from_shared(address).unwrap().connect().await.unwrap();
+        let mut client = RewardServiceClient::new(channel);
+        client.score_batch(v1::ScoreBatchRequest { rollouts: vec![rollout] }).await.unwrap().into_inner()
+    });
+    common::rewards(&reply.replies[0]);
+    let rest = server.log_until("takes no spans: ");
+    assert!(rest.contains("Connection refused") && !rest.contains('{'), "{rest}");
+}

@@ -189,6 +189,22 @@ async fn a_prompt_that_carries_the_template_is_refused_as_a_users_words() {
     assert_eq!(rejection.code(), v1::RejectionCode::BadMessages);
     assert!(rejection.message.contains("together as text"), "{}", rejection.message);
     assert_eq!(common::rejection(&replies[1]), None);
+    // A trainer's system message before it changes nothing; a conversation about templates is words.
+    let messages = |turns: &[(&str, &str)]| {
+        let message = |&(role, content): &(&str, &str)| v1::Message {
+            role: role.to_owned(),
+            content: content.to_owned(),
+            ..Default::default()
+        };
+        let input =
+            v1::Chat { messages: turns.iter().map(message).collect(), completion: "four".into(), ..Default::default() };
+        v1::Rollout { id: turns.len().to_string(), input: Some(v1::rollout::Input::Chat(input)), ..Default::default() }
+    };
+    let with_system = messages(&[("system", "two"), ("user", prompt)]);
+    let about_templates = messages(&[("user", "two"), ("assistant", "four"), ("user", prompt)]);
+    let replies = answers(&sidecar, vec![with_system, about_templates]).await;
+    assert_eq!(common::rejection(&replies[0]), Some(v1::RejectionCode::BadMessages));
+    assert_eq!(common::rejection(&replies[1]), None);
     // As it is to be sent.
     let replies = answers(&sidecar, vec![text("a", &format!("{prompt}is four<|im_end|>\n"))]).await;
     assert_eq!(rewards(&replies[0]).attributes, EchoEngine::expected(&[&[BOS][..], &RENDERED].concat()));

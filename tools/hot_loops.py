@@ -3,7 +3,7 @@
     python3 tools/hot_loops.py target/release/reward-sidecar
 
 A loop is hot if it has nothing but a tile's multiplications in it: 24 on AVX-512 registers (12 rows by two registers) and
-12 broadcasts. The compiler keeps their accumulators in registers or it does not, and nothing else would tell: the results
+12 broadcasts of a row's inputs. The compiler keeps their accumulators in registers or it does not, and nothing else would tell: the results
 are the same and the speed is halved. Needs objdump, of binutils, and an x86-64 binary.
 """
 
@@ -20,9 +20,13 @@ JUMP = re.compile(r"^j[a-z]+$")
 ROWS, REGISTERS = 12, 24
 # Loads of weights, their widening, the loop's own counting, with some room. A loop of other work as well is longer.
 MOST_INSTRUCTIONS = REGISTERS + ROWS + 16
-KINDS = {"integers": re.compile(r"^vpdpwssd$"), "floats": re.compile(r"^vfmadd\d+ps$")}
-# Integers of 8 and of 16 bits; float32 and bfloat16.
-FEWEST = {"integers": 2, "floats": 4}
+KINDS = {
+    "integers": re.compile(r"^vpdpwssd$"),
+    "floats": re.compile(r"^vfmadd\d+ps$"),
+    "pairs of bfloat16": re.compile(r"^vdpbf16ps$"),
+}
+# Integers of 8 and of 16 bits; float32 and bfloat16; rounded activations.
+FEWEST = {"integers": 2, "floats": 4, "pairs of bfloat16": 1}
 
 
 def main() -> None:

@@ -10,6 +10,7 @@
 What is where in tests/fixtures:
 
     hf/NAME          folders in Hugging Face layout, safetensors
+    encoder/NAME     the same of encoders
     bin/NAME         twins of those as pytorch_model.bin
     nemo/NAME        twins as NeMo folders, and nemo/NAME.nemo as a tar file; distributed ones among them
     gguf/NAME        model.gguf, with the head in head.safetensors or in itself
@@ -29,9 +30,11 @@ Every model has a `reference.json` beside it:
     append           token that is put behind `input_ids` and read
     step             token whose every occurrence is read
     pattern          tokens before which a gate reads: at the first token of their last occurrence
+    texts            pairs of texts: `question`, `answer`, and `input_ids`, `types` and `scores` of them
     cases            sequences: `input_ids`, and of
         scores       the outputs at the last token
         reads        instead: [[position, [outputs...]], ...]
+        rollout      what was made into `text` and then into `input_ids`, as a rollout file has it
         rewards      what a gated score is made of: the objectives (QRM: after the transform) ...
         gating       ... and their weights
 """
@@ -48,13 +51,16 @@ from fixtures import (
     architectures,
     core,
     decoders,
+    encoders,
     gguf_files,
     internlm2,
     nemo,
     peft_adapters,
+    polar,
     published_models,
     quantized,
     reward_models,
+    rlhflow,
     sweep,
     tokenizers,
     torch_dist,
@@ -70,7 +76,8 @@ def committed(folder: Path, only: str) -> None:
         if only in name:
             core.write(folder / "hf" / name, fixture)
     tokenizers.write_all(folder / "tokenizer", only)
-    for formats in (aliases, nemo, torch_dist, torch_files, gguf_files, adapters, peft_adapters, quantized):
+    encoders.write_all(folder, only)
+    for formats in (polar, rlhflow, aliases, nemo, torch_dist, torch_files, gguf_files, adapters, peft_adapters, quantized):
         formats.write_all(folder, only)
     print(f"{core.size(folder) / 1e6:.2f} MB in {folder}")
 

@@ -10,7 +10,18 @@ import argparse
 from pathlib import Path
 
 import torch
-from transformers import LlamaConfig, LlamaForSequenceClassification, Qwen3Config, Qwen3ForSequenceClassification
+from transformers import (
+    DebertaV2Config,
+    DebertaV2ForSequenceClassification,
+    LlamaConfig,
+    LlamaForSequenceClassification,
+    ModernBertConfig,
+    ModernBertForSequenceClassification,
+    Qwen3Config,
+    Qwen3ForSequenceClassification,
+    XLMRobertaConfig,
+    XLMRobertaForSequenceClassification,
+)
 
 QWEN3 = Qwen3Config(
     vocab_size=151936,
@@ -31,9 +42,30 @@ LLAMA = LlamaConfig(
     num_key_value_heads=8,
     head_dim=128,
 )
+DEBERTA = DebertaV2Config(
+    vocab_size=128100,
+    hidden_size=768,
+    intermediate_size=3072,
+    num_hidden_layers=12,
+    num_attention_heads=12,
+    relative_attention=True,
+    position_buckets=256,
+    norm_rel_ebd="layer_norm",
+    share_att_key=True,
+    pos_att_type=["p2c", "c2p"],
+    position_biased_input=False,
+)
+XLM_ROBERTA = XLMRobertaConfig(
+    vocab_size=250002, hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12,
+    max_position_embeddings=514, type_vocab_size=1, pad_token_id=1,
+)
 SHAPES = {
     "qwen3-0.6b": (Qwen3ForSequenceClassification, QWEN3),
     "llama-8b": (LlamaForSequenceClassification, LLAMA),
+    # Encoders, as their configurations have the context and the padding.
+    "deberta-v3-base": (DebertaV2ForSequenceClassification, DEBERTA),
+    "modernbert-base": (ModernBertForSequenceClassification, ModernBertConfig()),
+    "xlm-roberta-base": (XLMRobertaForSequenceClassification, XLM_ROBERTA),
 }
 
 
@@ -46,9 +78,10 @@ def main() -> None:
 
     architecture, config = SHAPES[options.shape]
     config.num_hidden_layers = options.layers or config.num_hidden_layers
-    config.max_position_embeddings = 4096
     config.num_labels = 1
-    config.pad_token_id = 0
+    if hasattr(config, "num_key_value_heads"):
+        config.max_position_embeddings = 4096
+        config.pad_token_id = 0
     torch.manual_seed(0)
     torch.set_default_dtype(torch.bfloat16)
     architecture(config).save_pretrained(options.output)

@@ -19,6 +19,8 @@ class Transformers:
         self.setup = setup
         self.model = AutoModelForSequenceClassification.from_pretrained(setup.model, dtype=torch.float32).eval()
         self.pad = self.model.config.pad_token_id
+        # Encoders have no cache to switch off.
+        self.options = {"use_cache": False} if hasattr(self.model.config, "num_key_value_heads") else {}
         # It finds a rollout's last token by comparing ids with the pad's.
         if any(ids[-1] == self.pad for ids in setup.rollouts):
             raise ValueError(f"a rollout ends in token {self.pad}, which transformers takes for padding")
@@ -46,7 +48,7 @@ class Transformers:
             for place, row in enumerate(rows):
                 ids[place, : len(rollouts[row])] = torch.tensor(rollouts[row])
                 mask[place, : len(rollouts[row])] = 1
-            logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+            logits = self.model(input_ids=ids, attention_mask=mask, **self.options).logits
             for row, values in zip(rows, logits.tolist()):
                 scores[row] = values
         return scores

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from statistics import fmean
 
-DTYPES = ["f32", "int16", "bf16", "int8"]
+DTYPES = ["f32", "int16", "bf16", "bf16-activations", "int8"]
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::{Aggregation, Bound, Facts};
 use crate::engine::ModelCard;
+use crate::nearest::hint;
 use crate::reward::{Code, Rejection};
 use crate::rollout::{AggregationSpec, Clip, FinishReason, LengthPenalty, SoftLength, Transform};
 
@@ -130,10 +131,14 @@ fn weights_of<'a>(
         (None, false) => &spec.weights,
         (Some(name), true) => card.weightings.get(name).ok_or_else(|| {
             let known: Vec<_> = card.weightings.keys().map(String::as_str).collect();
+            let hint = hint(name, known.iter().copied());
             let known = if known.is_empty() { "the model names none".into() } else { known.join(", ") };
             Rejection::new(
                 Code::UnknownWeighting,
-                format!("weighting: there is no weighting '{name}'; there are: {known}; attributes: {}", list(card)),
+                format!(
+                    "weighting: there is no weighting '{name}'; there are: {known}; attributes: {}{hint}",
+                    list(card)
+                ),
             )
         })?,
         (None, true) => {
@@ -150,9 +155,10 @@ fn weights_of<'a>(
 
 fn column_of(card: &ModelCard, name: &str, field: &str) -> Result<usize, Rejection> {
     card.attributes.iter().position(|a| a == name).ok_or_else(|| {
+        let attributes = card.attributes.iter().map(String::as_str);
         Rejection::new(
             Code::UnknownAttribute,
-            format!("{field}: the model has no attribute '{name}'; it has: {}", list(card)),
+            format!("{field}: the model has no attribute '{name}'; it has: {}{}", list(card), hint(name, attributes)),
         )
     })
 }

@@ -21,7 +21,8 @@ use crate::telemetry::Telemetry;
 /// Measure the engine alone, and the whole path: client, transport, micro-batches, forward pass, rewards, client.
 ///
 /// Without --input, workloads are made up, the same on every machine: independent rollouts, groups of 16 completions that
-/// share a prompt, and conversations that come back a turn longer. Every run begins with an empty prefix cache; the engine alone is given the
+/// share a prompt, and conversations that come back a turn longer; shorter ones where the model's context is short, and token
+/// ids where it takes no text: the table says so. Every run begins with an empty prefix cache; the engine alone is given the
 /// micro-batches that the whole path has made. Tokens are counted three times: submitted (each rollout for itself), unique
 /// (a shared prefix once per micro-batch), and computed (without what the prefix cache had).
 #[derive(Debug, clap::Args)]
@@ -59,20 +60,21 @@ impl Bench {
         let loaded = config::load_here(&self.flags)?;
         let model = loaded.settings.model()?;
         Telemetry::logs(&loaded)?;
-        let workloads = if self.input.is_empty() {
-            let default = [MadeUp::Independent, MadeUp::Groups];
-            let made_up = if self.workload.is_empty() { &default[..] } else { &self.workload };
-            made_up.iter().map(|made_up| made_up.workload()).collect()
-        } else {
-            self.input.iter().map(|path| workload::read(path)).collect::<Result<Vec<_>, _>>()?
-        };
+        let recorded = self.input.iter().map(|path| workload::read(path)).collect::<Result<Vec<_>, _>>()?;
+        let default = [MadeUp::Independent, MadeUp::Groups];
+        let made_up = if self.workload.is_empty() { &default[..] } else { &self.workload };
         let started = Instant::now();
         let engine = Recorded::new(engine::load(&model)?);
         let loading = started.elapsed();
         let measurement = Measurement::start(&loaded.settings, self.via, engine, loading)?;
         let mut measured = Vec::new();
-        for workload in workloads {
-            measured.extend(measurement.with_whole(workload, self.repeat)?);
+        if recorded.is_empty() {
+            for &made_up in made_up {
+                measured.extend(measurement.made_up(made_up, self.repeat)?);
+            }
+        }
+        for workload in recorded {
+            measured.extend(measurement.recorded(workload, self.repeat)?);
         }
         let report = measurement.finish(measured)?;
         let text = if self.json { format!("{:#}\n", report.to_json()) } else { report.to_string() };

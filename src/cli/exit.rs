@@ -12,6 +12,8 @@ impl Exit {
     pub const DONE: Self = Self(0);
     /// `score`: some rollouts were rejected, the rest is written.
     pub const SOME_REJECTED: Self = Self(1);
+    /// `inspect --check`: a score is farther off than it may be.
+    pub const CHECK_FAILED: Self = Self(1);
     /// `health`: not ready. `doctor`: something is to be changed.
     pub const NOT_READY: Self = Self(1);
     /// Usage or configuration.

@@ -5,12 +5,14 @@ use std::fmt::{Display, Write as _};
 
 use serde::Serialize;
 
+use super::card_check::{self, Checked};
 use super::exit::Exit;
 use super::failure::Failure;
 use super::output;
 use crate::config::{self, Flags, INSPECT};
 use crate::engine::{Bos, Engine as _, ReadAt, ReadPolicy};
 use crate::model::{ModelEngine, Report};
+use crate::rollout::AnswerOnly;
 use crate::sidecar::StartError;
 use crate::sidecar::sample::{self, ANSWER, Chat, Ends, QUESTION, Sample, Token};
 use crate::telemetry::Telemetry;
@@ -23,6 +25,9 @@ pub struct Inspect {
     /// Print JSON, for programs
     #[arg(long)]
     json: bool,
+    /// Score the rollouts of which the model's card prints the scores, and say how far off they are; exit 1 if too far
+    #[arg(long)]
+    check: bool,
     #[command(flatten)]
     flags: Flags<INSPECT>,
 }
@@ -39,6 +44,8 @@ struct Inspected<'a> {
     /// Further templates by their names.
     named_templates: &'a BTreeMap<String, String>,
     sample: Option<Sample>,
+    /// With `--check`.
+    checked: Option<Vec<Checked>>,
 }
 
 impl Inspect {
@@ -50,26 +57,35 @@ impl Inspect {
             0 | 1 => vec![ModelEngine::load(&model)?],
             _ => ModelEngine::load_adapters(&model)?,
         };
-        let texts = engines.iter().map(|engine| self.text(engine)).collect::<Result<Vec<_>, _>>()?;
+        let (mut texts, mut passed) = (Vec::new(), true);
+        for engine in engines {
+            let (text, this_passed) = self.text(engine, &loaded.settings)?;
+            texts.push(text);
+            passed &= this_passed;
+        }
         let several_as_json = self.json && texts.len() > 1;
         output::print(&if several_as_json { format!("[\n{}]\n", texts.join(",")) } else { texts.join("\n") })?;
-        Ok(Exit::DONE)
+        Ok(if passed { Exit::DONE } else { Exit::CHECK_FAILED })
     }
 
-    fn text(&self, engine: &ModelEngine) -> Result<String, Failure> {
-        let card = engine.card();
-        let sample = sample::of(card).map_err(StartError::Text)?;
+    /// What is said of a model, and whether it passed its card checks.
+    fn text(&self, engine: ModelEngine, settings: &config::Settings) -> Result<(String, bool), Failure> {
+        let (card, report) = (engine.card().clone(), engine.report());
+        let sample = sample::of(&card).map_err(StartError::Text)?;
         let (template, named_templates) = (card.text.chat_template.as_deref(), &card.text.named_templates);
-        let inspected = Inspected { report: &engine.report(), template, named_templates, sample };
+        let checked =
+            if self.check { Some(card_check::score(Box::new(engine), &report.card_checks, settings)?) } else { None };
+        let passed = checked.as_deref().is_none_or(card_check::passed);
+        let inspected = Inspected { report: &report, template, named_templates, sample, checked };
         if !self.json {
-            return Ok(to_text(&inspected));
+            return Ok((to_text(&inspected), passed));
         }
         let json = serde_json::to_string_pretty(&inspected);
-        Ok(json.map_err(|e| Failure::internal(format!("the report is no JSON: {e}")))? + "\n")
+        Ok((json.map_err(|e| Failure::internal(format!("the report is no JSON: {e}")))? + "\n", passed))
     }
 }
 
-fn to_text(Inspected { report, template, named_templates, sample }: &Inspected) -> String {
+fn to_text(Inspected { report, template, named_templates, sample, checked }: &Inspected) -> String {
     let mut text = String::new();
     let mut line = |name: &str, value: &dyn Display| {
         // Writing to a String cannot fail.
@@ -86,6 +102,14 @@ fn to_text(Inspected { report, template, named_templates, sample }: &Inspected) 
             preset.unverified.iter().for_each(|sentence| line("unverified", sentence));
         }
     }
+    match checked {
+        Some(checked) => checked.iter().for_each(|checked| line("card check", &checked.line())),
+        None if report.card_checks.is_empty() => {}
+        None => line("card check", &format!("{}, scored with --check", report.card_checks.len())),
+    }
+    if checked.as_ref().is_some_and(Vec::is_empty) {
+        line("card check", &"no score on this model's card is known");
+    }
     line(
         "sizes",
         &format!(
@@ -97,6 +121,13 @@ fn to_text(Inspected { report, template, named_templates, sample }: &Inspected) 
     line("head", &format!("{}, {} weights{}", report.head.kind, report.head_parameters, options.collect::<String>()));
     line("read", &reads(&report.reads));
     line("bos", &begins(report.bos, sample.as_ref()));
+    if let Some(AnswerOnly { open, close, .. }) = &report.answer_only {
+        let marks = if open.is_empty() { "the template's own marks".to_owned() } else { format!("{open} and {close}") };
+        line(
+            "answer only",
+            &format!("what stands between {marks} is not scored, unless a rollout says answer_only = false"),
+        );
+    }
     line("attributes", &report.attributes.join(", "));
     for (name, weights) in &report.weightings {
         let default = if report.default_weighting.as_ref() == Some(name) { " (default)" } else { "" };
@@ -110,6 +141,13 @@ fn to_text(Inspected { report, template, named_templates, sample }: &Inspected) 
     line("vocabulary", &format!("{} ids", shape.vocabulary));
     line("parameters", &format!("{} and {} in the head", report.parameters.total(), report.head_parameters));
     line("precision", &report.precision);
+    if let Some(choice) = &report.precision_choice {
+        let tried = choice.tried.iter().map(|(name, deviation)| format!("{name} {deviation:.4}")).collect::<Vec<_>>();
+        line(
+            "fast",
+            &format!("{} at most on {} made-up rollouts: {}", choice.bound, choice.rollouts, tried.join(", ")),
+        );
+    }
     if let Some(format) = &report.quantisation {
         line("quantised", &format!("{format} in the files, read as plain weights; activations are not rounded"));
     }
@@ -217,7 +255,12 @@ impl Display for Token {
 fn reads(policy: &ReadPolicy) -> String {
     let mut words = match policy.at {
         ReadAt::LastToken => "at the last token".to_owned(),
-        ReadAt::EveryToken { token, reduce } => format!("at every token {token}, rollout by {}", name_of(&reduce)),
+        ReadAt::EveryToken { token, reduce } if policy.behind.is_empty() => {
+            format!("at every token {token}, rollout by {}", name_of(&reduce))
+        }
+        ReadAt::EveryToken { token, reduce } => {
+            format!("at every token {token} behind {:?}, rollout by {}", policy.behind, name_of(&reduce))
+        }
     };
     let forms = if policy.text_only {
         "but for token ids, which are read at their last one"

@@ -4,6 +4,7 @@
 //! ends the process: the caller gets the exit code.
 
 mod bench;
+mod card_check;
 mod completions;
 mod compression;
 mod doctor;

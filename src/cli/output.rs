@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::Access;
 
+use super::compression::{self, Encoder};
 use super::failure::Failure;
 use super::resume::{self, Kept};
 
@@ -70,6 +71,8 @@ struct Replacement {
     file: File,
     temporary: PathBuf,
     target: PathBuf,
+    /// The name by which its text is compressed at the end, where there is something to do.
+    compress_as: Option<PathBuf>,
     finished: bool,
 }
 
@@ -87,6 +90,8 @@ impl Output {
     }
 
     /// Opens what an interrupted run has left, to go on behind its last complete line; or a file that a later run can go on from.
+    /// It holds plain text: nothing can be added to a compressed file that breaks off. [`Output::finish`] compresses it where
+    /// the name asks for that.
     pub fn resume(path: &Path) -> Result<(Self, Kept), Failure> {
         let fail = |path: &Path, error: io::Error| {
             Failure::usage("OUTPUT", format!("cannot resume with {}: {error}", path.display()))
@@ -99,7 +104,8 @@ impl Output {
         }
         let temporary = resume::path_for(&target);
         let (file, kept) = resume::open(&temporary).map_err(|error| fail(&temporary, error))?;
-        let replacement = Replacement { file, temporary, target, finished: false };
+        let compress_as = compression::is_named_compressed(path).then(|| path.to_owned());
+        let replacement = Replacement { file, temporary, target, compress_as, finished: false };
         Ok((Self { name: path.display().to_string(), kind: Kind::Replacement(replacement) }, kept))
     }
 
@@ -110,15 +116,23 @@ impl Output {
         if !resumable || rows == 0 {
             return format!("{} is as it was", self.name);
         }
-        let place = resume::path_for(&replacement.target);
+        let resumable_place = resume::path_for(&replacement.target);
         // What an earlier run has left there is not thrown away.
-        if replacement.temporary != place && !place.exists() && std::fs::rename(&replacement.temporary, &place).is_ok()
+        if replacement.temporary != resumable_place
+            && !resumable_place.exists()
+            && std::fs::rename(&replacement.temporary, &resumable_place).is_ok()
         {
-            replacement.temporary = place;
+            replacement.temporary.clone_from(&resumable_place);
         }
         replacement.finished = true;
         let place = replacement.temporary.display();
         let rows = if rows == 1 { "1 row is".to_owned() } else { format!("{rows} rows are") };
+        if replacement.temporary != resumable_place {
+            let earlier = resumable_place.display();
+            return format!(
+                "{rows} in {place}, as {earlier} is there: the same command with --resume goes on from the latter"
+            );
+        }
         format!("{rows} in {place}; the same command with --resume goes on from there")
     }
 
@@ -187,7 +201,7 @@ impl Replacement {
                 Err(error) => return Err(error),
             }
         };
-        let replacement = Self { file, temporary, target: target.to_owned(), finished: false };
+        let replacement = Self { file, temporary, target: target.to_owned(), compress_as: None, finished: false };
         if let Some(permissions) = permissions {
             replacement.file.set_permissions(permissions)?;
         }
@@ -195,6 +209,15 @@ impl Replacement {
     }
 
     fn finish(&mut self) -> io::Result<()> {
+        if let Some(name) = &self.compress_as {
+            let mut compressed = Self::create(&self.target, None)?;
+            let mut encoder = Encoder::new(name, BufWriter::new(compressed.file.try_clone()?))?;
+            io::copy(&mut File::open(&self.temporary)?, &mut encoder)?;
+            encoder.finish()?;
+            compressed.finish()?;
+            self.finished = true;
+            return std::fs::remove_file(&self.temporary);
+        }
         self.file.sync_all()?;
         match std::fs::rename(&self.temporary, &self.target) {
             // A file that is mounted by itself, as into a container, takes another content but no other file.
@@ -285,6 +308,21 @@ mod tests {
         write(&again, "whole");
         again.finish().unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "whole");
+    }
+
+    /// Two runs of one command: the second must not be told that `--resume` goes on from its own rows.
+    #[test]
+    fn what_an_earlier_run_has_left_stays_and_is_what_resume_takes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rewards");
+        let place = resume::path_for(&path);
+        for said in ["rewards.partial; the same command with --resume", "rewards.partial is there: the same command"] {
+            let output = Output::open(&path).unwrap();
+            write(&output, "{}\n");
+            let left = output.leave(true);
+            assert!(left.starts_with("1 row is in ") && left.contains(said), "{left}");
+        }
+        assert_eq!(resume::count_lines(&place).unwrap(), 1);
     }
 
     #[test]

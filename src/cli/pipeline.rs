@@ -48,8 +48,16 @@ pub struct Job {
     pub interrupted: watch::Receiver<bool>,
 }
 
-/// Scores the whole input. Every row has been answered and written when this returns without an error.
-pub async fn run(sidecar: &Sidecar, job: Job, progress: Progress) -> Result<Progress, Failure> {
+/// What [`run`] has done.
+pub struct Scored {
+    /// What was counted.
+    pub progress: Progress,
+    /// Whether every row has been answered and written. False only after an interruption.
+    pub complete: bool,
+}
+
+/// Scores the whole input, or as much of it as there is time for until it is interrupted.
+pub async fn run(sidecar: &Sidecar, job: Job, progress: Progress) -> Result<Scored, Failure> {
     let Job {
         input,
         output,
@@ -118,15 +126,15 @@ pub async fn run(sidecar: &Sidecar, job: Job, progress: Progress) -> Result<Prog
     // All are in, or answered, once every submission has given its permit back: no company is to be waited for.
     drop(permits.acquire_many(submissions as u32).await);
     sidecar.flush();
-    let progress = writer
+    let (progress, all_written) = writer
         .await
         .map_err(|e| Failure::internal(format!("the writer ended early: {e}")))?
         .map_err(|e| Failure::output(&output_name, &e))?;
-    if !all_fed {
-        return Err(Failure::internal("interrupted"));
+    if !(all_fed && all_written) {
+        return Ok(Scored { progress, complete: false });
     }
     match read_result.try_recv() {
-        Ok(Ok(())) => Ok(progress),
+        Ok(Ok(())) => Ok(Scored { progress, complete: true }),
         Ok(Err(e)) => Err(Failure::usage("INPUT", format!("cannot read {input_name} to its end: {e}"))),
         // It sends its result before it ends, unless it panics.
         Err(_) => Err(Failure::internal(format!("the reader of {input_name} ended early; not all of it was read"))),

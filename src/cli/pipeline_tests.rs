@@ -68,7 +68,7 @@ fn score_with(
             kept: None,
             interrupted: watch::channel(false).1,
         };
-        let done = run(&sidecar, job, Progress::start(None, (0, 0))).await;
+        let done = run(&sidecar, job, Progress::start(None, (0, 0))).await.map(|scored| scored.progress);
         sidecar.drain().await.unwrap();
         done
     });

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use serde::Serialize;
 
@@ -17,6 +17,12 @@ use crate::sidecar::metrics::{self, Totals};
 /// How often a line says how far it is, where there is no bar: a few hundred in a night.
 const LINE_EVERY: Duration = Duration::from_secs(30);
 
+/// Before it no time left is told: the first answers come at once, or late.
+const ESTIMATE_AFTER: Duration = Duration::from_secs(3);
+
+/// How often the bar is drawn. Answers come in bursts: what is drawn with one alone would stand there until the next.
+const BAR_EVERY: Duration = Duration::from_millis(200);
+
 /// Counts answers.
 pub struct Progress {
     bar: ProgressBar,
@@ -24,6 +30,8 @@ pub struct Progress {
     bytes: Option<u64>,
     /// When the next line is due.
     line_at: Instant,
+    /// Bytes of the input before the first answer of this run: what an earlier one did took no time of this one.
+    skipped: Option<u64>,
     /// Rows, pairs counted once, that an earlier run has answered; and those of them with a rejection.
     kept: (u64, u64),
     started: Instant,
@@ -40,14 +48,18 @@ impl Progress {
         // Hidden by itself where stderr is no terminal.
         let bar = ProgressBar::with_draw_target(bytes, ProgressDrawTarget::stderr());
         let template = match bytes {
-            Some(_) => "{bar:30} {percent:>3}% {msg}, {eta} left",
+            Some(_) => "{bar:30} {percent:>3}% {msg}",
             None => "{spinner} {msg}",
         };
+        if !bar.is_hidden() {
+            bar.enable_steady_tick(BAR_EVERY);
+        }
         bar.set_style(ProgressStyle::with_template(template).expect("the templates above are well-formed"));
         Self {
             bar,
             bytes,
             line_at: Instant::now() + LINE_EVERY,
+            skipped: (kept.0 == 0).then_some(0),
             kept,
             started: Instant::now(),
             before: metrics::totals(),
@@ -72,13 +84,16 @@ impl Progress {
                 self.pairs.answered(chosen, rejected);
             }
         }
+        self.skipped.get_or_insert(bytes);
         if !self.bar.is_hidden() {
             self.bar.set_position(bytes);
-            self.bar.set_message(rollouts(self.scored + self.rejected_in_all()));
+            self.bar.set_message(self.line(bytes, self.started.elapsed()));
         } else if Instant::now() >= self.line_at {
             self.line_at = Instant::now() + LINE_EVERY;
             // Where stderr is gone, nobody reads it.
-            let _ = writeln!(std::io::stderr(), "{}", self.line(bytes, self.started.elapsed()));
+            let share = self.bytes.filter(|all| *all > 0).map(|all| format!("{} %, ", 100 * bytes.min(all) / all));
+            let line = self.line(bytes, self.started.elapsed());
+            let _ = writeln!(std::io::stderr(), "{}{line}", share.unwrap_or_default());
         }
     }
 
@@ -87,15 +102,25 @@ impl Progress {
         self.rejected.is_empty() && self.kept.1 == 0
     }
 
-    /// How far it is after `elapsed`, with the answers to `consumed` bytes of the input.
+    /// How far it is after `elapsed`, with the answers to `consumed` bytes of the input: how many, how fast, how long still.
     fn line(&self, consumed: u64, elapsed: Duration) -> String {
-        let mut line =
-            format!("{} after {:.0} s", rollouts(self.scored + self.rejected_in_all()), elapsed.as_secs_f64());
-        if let Some(bytes) = self.bytes.filter(|bytes| *bytes > 0 && consumed > 0) {
-            let done = consumed as f64 / bytes as f64;
-            let left = elapsed.as_secs_f64() * (1.0 - done) / done;
+        let answered = self.scored + self.rejected_in_all();
+        let seconds = elapsed.as_secs_f64();
+        let mut line = rollouts(answered);
+        if seconds > 0.0 {
+            let rate = answered as f64 / seconds;
+            // Of a large model a rollout may take seconds.
+            let decimals = if rate < 10.0 { 2 } else { 0 };
             // Writing to a String cannot fail.
-            let _ = write!(line, ", {:.0} %, some {left:.0} s left", 100.0 * done);
+            let _ = write!(line, ", {rate:.decimals$}/s");
+        }
+        let skipped = self.skipped.unwrap_or(0);
+        if let Some(bytes) =
+            self.bytes.filter(|bytes| *bytes > skipped && consumed > skipped && elapsed >= ESTIMATE_AFTER)
+        {
+            let done = (consumed - skipped) as f64 / (bytes - skipped) as f64;
+            let left = Duration::from_secs_f64(seconds * (1.0 - done.min(1.0)) / done);
+            let _ = write!(line, ", {:#} left", HumanDuration(left));
         }
         line
     }
@@ -204,8 +229,13 @@ mod tests {
     fn a_line_on_the_way() {
         let mut progress = Progress::start(Some(200), (0, 0));
         progress.count(&Err(crate::reward::Rejection::new(Code::TooLong, "x")));
-        assert_eq!(progress.line(50, Duration::from_secs(10)), "1 rollout after 10 s, 25 %, some 30 s left");
-        assert_eq!(Progress::start(None, (0, 0)).line(50, Duration::from_secs(10)), "0 rollouts after 10 s");
+        assert_eq!(progress.line(50, Duration::from_secs(10)), "1 rollout, 0.10/s, 30s left");
+        progress.scored = 599;
+        assert_eq!(progress.line(50, Duration::from_secs(10)), "600 rollouts, 60/s, 30s left");
+        // Of 150 bytes that are left to this run, it has done 30 in ten seconds.
+        progress.skipped = Some(50);
+        assert_eq!(progress.line(80, Duration::from_secs(10)), "600 rollouts, 60/s, 40s left");
+        assert_eq!(Progress::start(None, (0, 0)).line(50, Duration::from_secs(10)), "0 rollouts, 0.00/s");
     }
 
     #[test]

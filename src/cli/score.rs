@@ -12,7 +12,7 @@ use super::exit::Exit;
 use super::failure::Failure;
 use super::output::{self, Output, is_standard};
 use super::parquet::{self, Destination};
-use super::pipeline::{self, Job};
+use super::pipeline::{self, Job, Scored};
 use super::progress::Progress;
 use super::resume::{self, Kept};
 use super::rewards_file::{self, RewardsFile};
@@ -55,7 +55,7 @@ pub struct Score {
     /// Write the summary to this file, too, as a JSON object
     #[arg(long, value_name = "FILE")]
     summary: Option<PathBuf>,
-    /// Go on from what an interrupted run of the same command has left in OUTPUT.partial, if there is anything. JSON Lines only
+    /// Go on from what an interrupted run of the same command has left in OUTPUT.partial, if there is anything. Rewards in JSON Lines only, compressed or not
     #[arg(long)]
     resume: bool,
     #[command(flatten)]
@@ -94,7 +94,8 @@ const EXAMPLES: &str = r#"A line of the rollout file, in one of these forms:
   {"prompt":"...","chosen":"...","rejected":"..."}      a preference pair: text or messages, with or without a prompt
 An id is text or a whole number, which comes back as text; a row without one has its number in the file, from 1.
 Optional: group, finish_reason (stop, length, or another word of the engine that made it), require_completion, answer_only,
-model_version (another one rejects it), weights, weighting, deadline_ms, priority, aggregation; beside a conversation also tools, documents, chat_template_kwargs
+model_version (another one rejects it), weights, weighting, deadline_ms, priority, aggregation; beside a conversation also tools, documents,
+reference (what the completion is compared with, for models that do so), chat_template_kwargs
 (further variables of the template) and chat_template (its name, where the model has several).
 An assistant's message in a prompt may say "score":true: that turn is scored too, by the conversation up to it.
 
@@ -154,7 +155,11 @@ impl Score {
             Box::new(parquet::Writer::new(output.writer()?, layout))
         } else {
             let fail = |error: io::Error| Failure::output(&self.output.display().to_string(), &error);
-            Box::new(rewards_file::JsonLines::new(Encoder::new(&self.output, output.writer()?).map_err(fail)?))
+            let writer = output.writer()?;
+            // Of a run that may be resumed the output compresses the text when it is complete.
+            let encoder =
+                if self.resume { Encoder::Plain(writer) } else { Encoder::new(&self.output, writer).map_err(fail)? };
+            Box::new(rewards_file::JsonLines::new(encoder))
         };
 
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -188,22 +193,21 @@ impl Score {
             let scored = pipeline::run(&sidecar, job, Progress::start(input_bytes, kept_rows)).await;
             // Everything has been answered, or nobody reads the answers.
             let drained = sidecar.drain().await;
-            let progress = scored?;
+            let scored = scored?;
             drained?;
-            Ok::<_, Failure>(progress)
+            Ok::<_, Failure>(scored)
         };
         let ended = runtime.block_on(until_interrupted(score_all, interrupt));
         // The reader may wait on a standard input that never ends.
         runtime.shutdown_background();
-        let progress = match ended? {
-            Ended::Done(scored) => (*scored)?,
-            Ended::Interrupted(signal) => {
-                return Err(Failure::interrupted(
-                    signal,
-                    &output.leave(!is_parquet(&self.output) && !compression::is_named_compressed(&self.output)),
-                ));
-            }
-        };
+        let (scored, signal) = ended?;
+        if let Some(signal) = signal.filter(|_| !scored.complete) {
+            let _ = writeln!(io::stderr(), "{}", scored.progress.finish().lines());
+            let resumable =
+                !is_parquet(&self.output) && (self.resume || !compression::is_named_compressed(&self.output));
+            return Err(Failure::interrupted(signal, &output.leave(resumable)));
+        }
+        let progress = scored.progress;
         output.finish()?;
         let code = if progress.all_scored() { Exit::DONE } else { Exit::SOME_REJECTED };
         let summary = progress.finish();
@@ -231,8 +235,6 @@ impl Score {
             "it needs --input FILE and --output FILE"
         } else if is_parquet(&self.output) {
             "a Parquet file cannot be gone on with: write JSON Lines, whose name does not end in .parquet"
-        } else if compression::is_named_compressed(&self.output) {
-            "a compressed file cannot be gone on with: write it as it is, and compress it afterwards"
         } else {
             return Ok(());
         };
@@ -319,31 +321,22 @@ fn check_weights(defaults: &AggregationSpec, card: &ModelCard) -> Result<(), Fai
     })
 }
 
-/// What comes of scoring, unless a signal comes first.
-enum Ended {
-    Done(Box<Result<Progress, Failure>>),
-    Interrupted(Stop),
-}
-
-/// Runs `score_all` until it is done. A signal ends it in good order, by `interrupt`, and a second one at once.
+/// Runs `score_all` until it is done. A signal, which is returned too, ends it in good order, by `interrupt`, and a second one
+/// at once.
 async fn until_interrupted(
-    score_all: impl Future<Output = Result<Progress, Failure>>,
+    score_all: impl Future<Output = Result<Scored, Failure>>,
     interrupt: watch::Sender<bool>,
-) -> Result<Ended, Failure> {
+) -> Result<(Scored, Option<Stop>), Failure> {
     let mut signals = Signals::new().map_err(|e| Failure::internal(format!("cannot wait for signals: {e}")))?;
     let mut score_all = std::pin::pin!(score_all);
     let first = tokio::select! {
-        scored = &mut score_all => return Ok(Ended::Done(Box::new(scored))),
+        scored = &mut score_all => return Ok((scored?, None)),
         signal = signals.next() => signal,
     };
     interrupt.send_replace(true);
     tracing::info!("{first}: ending; a second signal ends at once");
     tokio::select! {
-        scored = &mut score_all => match scored {
-            // All was done, after all.
-            Ok(scored) => Ok(Ended::Done(Box::new(Ok(scored)))),
-            Err(_) => Ok(Ended::Interrupted(first)),
-        },
+        scored = &mut score_all => Ok((scored?, Some(first))),
         second = signals.next() => Err(Failure::Signal(second.number())),
     }
 }

@@ -1,6 +1,8 @@
-//! What `--version` says: which release, which commit, for which machine.
+//! What `--version` says: which release, which commit, for which machine, which arithmetic.
 
 use std::sync::LazyLock;
+
+use crate::model::compute::kernels::REVISION;
 
 /// The release alone.
 pub const SHORT: &str = env!("CARGO_PKG_VERSION");
@@ -12,9 +14,11 @@ const COMMIT: &str = match option_env!("REWARD_SIDECAR_COMMIT") {
     None => "not told to this build",
 };
 
-/// Release, commit and target, a line each.
+/// Release, commit, target and the revision of the arithmetic, a line each. Programs of one revision give the same bits.
 pub fn long() -> &'static str {
-    static LONG: LazyLock<String> =
-        LazyLock::new(|| format!("{SHORT}\ncommit: {COMMIT}\ntarget: {}", env!("REWARD_SIDECAR_TARGET")));
+    static LONG: LazyLock<String> = LazyLock::new(|| {
+        let target = env!("REWARD_SIDECAR_TARGET");
+        format!("{SHORT}\ncommit: {COMMIT}\ntarget: {target}\narithmetic: revision {REVISION}")
+    });
     &LONG
 }

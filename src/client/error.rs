@@ -21,7 +21,7 @@ pub enum ClientError {
         reason: String,
     },
     /// No server answered for as long as the back-off allows. The next rollout that is submitted tries anew.
-    #[error("no connection to {address} for {} s (last: {reason}); is the sidecar running there?", .waited.as_secs_f32())]
+    #[error("no connection to {address} for {:.1} s (last: {reason}); is the sidecar running there?", .waited.as_secs_f32())]
     Disconnected {
         /// The server's address.
         address: Arc<str>,
@@ -32,7 +32,7 @@ pub enum ClientError {
     },
     /// There were connections, but each was lost, or the server shut down, before this rollout was answered.
     #[error(
-        "{address} has lost this rollout {times} times, and it has waited {} s in all to be sent again; the server may break on it: see its log",
+        "{address} has lost this rollout {times} times, and it has waited {:.1} s in all to be sent again; the server may break on it: see its log",
         .waited.as_secs_f32()
     )]
     NeverAnswered {

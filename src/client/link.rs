@@ -219,7 +219,7 @@ pub(super) enum Failure {
 impl Failure {
     /// A call's end, as the server put it.
     pub(super) fn of(status: &Status, address: &Address) -> Self {
-        let reason = in_full(status);
+        let reason = words_of(status);
         match status.code() {
             Code::Unimplemented
             | Code::InvalidArgument
@@ -233,6 +233,18 @@ impl Failure {
 
     fn refused(reason: &str, address: &Address) -> Self {
         Self::Final(ClientError::Refused { address: address.text.clone(), reason: reason.into() })
+    }
+}
+
+/// What a status says, without the form in which tonic prints one.
+fn words_of(status: &Status) -> String {
+    let message = if status.message().is_empty() { status.code().description() } else { status.message() };
+    match status.source() {
+        Some(source) => {
+            let source = in_full(source);
+            if message.contains(&source) { message.to_owned() } else { format!("{message}: {source}") }
+        }
+        None => message.to_owned(),
     }
 }
 
@@ -263,6 +275,14 @@ mod tests {
     fn a_server_that_hangs_is_noticed_in_less_than_ten_seconds() {
         let KeepAlive { interval, timeout } = KeepAlive::default();
         assert!(interval + timeout < Duration::from_secs(10) && ATTEMPT < Duration::from_secs(10));
+    }
+
+    #[test]
+    fn a_status_is_said_in_words() {
+        assert_eq!(words_of(&Status::unavailable("draining")), "draining");
+        assert_eq!(words_of(&Status::new(Code::Unknown, "")), "Unknown error");
+        let broken = Status::from_error(Box::new(io::Error::from(io::ErrorKind::BrokenPipe)));
+        assert_eq!(words_of(&broken), "broken pipe");
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub(super) const AUTO: &str = "auto";
 pub(super) const ENVIRONMENT_PREFIX: &str = "REWARD_SIDECAR_";
 
 /// One setting.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Key {
     /// Its name in the file; flag and environment variable are spelt after it.
     pub name: &'static str,

@@ -7,7 +7,7 @@
 //! A secret (`otlp_headers`) may also be in a file that `otlp_headers_file` names. It has no flag, and nothing prints it: no
 //! error, no `Debug`, no printed configuration.
 //!
-//! To add a setting: a row in `keys.rs` and a field in [`Settings`].
+//! To add a setting: a row in `keys.rs` or `keys/serving.rs` and a field in [`Settings`].
 
 mod adapters;
 mod address;

@@ -1,4 +1,5 @@
-//! The fields of a row that stand beside a conversation: tools, documents, and which template with which variables.
+//! The fields of a row that stand beside a conversation: tools, documents, which template with which variables, and an answer
+//! that the completion is compared with.
 //!
 //! Invariant: they hold for every conversation of the row, and for nothing else.
 
@@ -13,8 +14,9 @@ use crate::rollout::Extras;
 
 /// Gives a conversation what stands beside it.
 pub(super) fn give(fields: &Fields, extras: &mut Option<Box<Extras>>) -> Result<(), Rejection> {
-    let Fields { tools, documents, chat_template_kwargs, chat_template, .. } = fields;
-    if tools.is_none() && documents.is_none() && chat_template_kwargs.is_none() && chat_template.is_none() {
+    let Fields { tools, documents, chat_template_kwargs, chat_template, reference, .. } = fields;
+    let json = [tools, documents, chat_template_kwargs, chat_template, reference];
+    if json.into_iter().all(Option::is_none) {
         return Ok(());
     }
     let extras = extras.get_or_insert_default();
@@ -23,6 +25,8 @@ pub(super) fn give(fields: &Fields, extras: &mut Option<Box<Extras>>) -> Result<
     extras.tools = tools.as_deref().map(of_text);
     extras.documents = documents.as_deref().map(of_text);
     extras.template_variables = chat_template_kwargs.as_deref().map(of_text);
+    // Here a text is the answer itself.
+    extras.reference = reference.as_deref().map(|raw| raw.get().into());
     if let Some(name) = chat_template {
         let name = text(name).ok_or_else(|| {
             Rejection::new(Code::Malformed, "chat_template: no text; it is the name of one of the model's templates")
@@ -39,6 +43,7 @@ pub(super) fn refuse(fields: &mut Fields, extra_columns: ExtraColumns) -> Result
         ("documents", &mut fields.documents),
         ("chat_template_kwargs", &mut fields.chat_template_kwargs),
         ("chat_template", &mut fields.chat_template),
+        ("reference", &mut fields.reference),
     ];
     for (name, slot) in slots {
         let Some(value) = slot.take() else { continue };

@@ -50,9 +50,3 @@ impl From<RolloutError> for Rejection {
         }
     }
 }
-
-/// A parser's message without the place at its end.
-pub(super) fn reason(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    text.rsplit_once(" at line ").map_or(text.as_str(), |(what, _)| what).to_owned()
-}

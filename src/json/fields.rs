@@ -5,11 +5,12 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::error::{RolloutError, reason};
+use super::error::RolloutError;
 use super::extra::{ExtraColumns, ExtraField};
 use super::finish_reason::Reason;
-use super::nearest::nearest;
+use super::plain::plain;
 use super::values::{Aggregation, Completion, Id, Ids, Messages};
+use crate::nearest::hint;
 use crate::reward::Code;
 use crate::rollout::{AnswerOnlyField, Distinct};
 
@@ -21,7 +22,7 @@ pub(super) struct Fields {
     reading: Option<&'static str>,
     seen: Vec<&'static str>,
     pub id: Option<Id>,
-    pub group: Option<String>,
+    pub group: Option<Id>,
     pub prompt: Option<Messages>,
     pub completion: Option<Completion>,
     pub messages: Option<Messages>,
@@ -29,6 +30,7 @@ pub(super) struct Fields {
     pub documents: Option<Box<RawValue>>,
     pub chat_template_kwargs: Option<Box<RawValue>>,
     pub chat_template: Option<Box<RawValue>>,
+    pub reference: Option<Box<RawValue>>,
     pub chosen: Option<Messages>,
     pub rejected: Option<Messages>,
     pub text: Option<String>,
@@ -51,7 +53,7 @@ pub(super) struct Fields {
 }
 
 /// Every field of a row, in the order in which messages list them.
-pub const FIELDS: [&str; 24] = [
+pub const FIELDS: [&str; 25] = [
     "id",
     "group",
     "prompt",
@@ -61,6 +63,7 @@ pub const FIELDS: [&str; 24] = [
     "documents",
     "chat_template_kwargs",
     "chat_template",
+    "reference",
     "chosen",
     "rejected",
     "text",
@@ -105,7 +108,7 @@ impl Fields {
         let code = if self.reading == Some("id") && error.is_data() { Code::BadId } else { Code::Malformed };
         RolloutError::Malformed {
             code,
-            what: format!("{field}{}", reason(error)),
+            what: format!("{field}{}", plain(error)),
             line: error.line(),
             column: error.column(),
         }
@@ -129,6 +132,7 @@ impl Fields {
             "documents" => self.documents = map.next_value()?,
             "chat_template_kwargs" => self.chat_template_kwargs = map.next_value()?,
             "chat_template" => self.chat_template = map.next_value()?,
+            "reference" => self.reference = map.next_value()?,
             "chosen" => self.chosen = map.next_value()?,
             "rejected" => self.rejected = map.next_value()?,
             "text" => self.text = map.next_value()?,
@@ -174,9 +178,10 @@ impl Fields {
 
 /// What is wrong with a field of this name.
 pub fn unknown(name: &str) -> String {
-    let nearest = nearest(name, FIELDS).map_or(String::from("."), |nearest| format!("; did you mean {nearest}?"));
+    let hint = hint(name, FIELDS.iter().copied());
+    let hint = if hint.is_empty() { "." } else { &hint };
     format!(
-        "{name}: there is no such field{nearest} There are: {}. score --extra-columns keep passes other fields through, \
+        "{name}: there is no such field{hint} There are: {}. score --extra-columns keep passes other fields through, \
          ignore drops them",
         FIELDS.join(", ")
     )

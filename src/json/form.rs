@@ -3,10 +3,10 @@
 use serde_json::value::RawValue;
 
 use super::beside;
-use super::error::reason;
 use super::extra::{ExtraColumns, ExtraField};
 use super::fields::Fields;
 use super::message::text_of;
+use super::plain::plain;
 use super::values::{Completion, Ids, Messages};
 use crate::reward::{Code, Rejection};
 use crate::rollout::{ASSISTANT, AggregationSpec, Distinct, Extras, Input, Message, Rollout};
@@ -57,7 +57,7 @@ pub(super) fn content(fields: &mut Fields, id: &str, extra_columns: ExtraColumns
     let options = Rollout {
         id: id.to_owned(),
         finish_reason: fields.finish_reason.unwrap_or_default().0,
-        group: fields.group.take().unwrap_or_default(),
+        group: fields.group.take().map(|group| group.0).unwrap_or_default(),
         priority: fields.priority.unwrap_or_default(),
         deadline_ms: fields.deadline_ms,
         aggregation: aggregation(fields)?.into(),
@@ -77,7 +77,7 @@ pub(super) fn content(fields: &mut Fields, id: &str, extra_columns: ExtraColumns
 
 fn messages_of(raw: &RawValue) -> Result<Messages, Rejection> {
     serde_json::from_str(raw.get())
-        .map_err(|error| Rejection::new(Code::Malformed, format!("messages: {}", reason(&error))))
+        .map_err(|error| Rejection::new(Code::Malformed, format!("messages: {}", plain(&error))))
 }
 
 enum Inputs {

@@ -9,7 +9,7 @@ mod fields;
 mod finish_reason;
 mod form;
 mod message;
-mod nearest;
+mod plain;
 pub mod rewards;
 pub mod rollout;
 pub mod row;
@@ -17,4 +17,4 @@ pub mod value;
 mod values;
 
 pub use self::fields::{FIELDS, REWARDS_FIELDS, unknown};
-pub use self::nearest::nearest;
+pub use self::plain::plain;

@@ -9,7 +9,8 @@
 //! | token ids, apart | `prompt_ids` and `completion_ids` |
 //!
 //! A message is any object with a `role`; its JSON is kept as it was written. Beside a conversation: `tools` and `documents`
-//! (lists), `chat_template_kwargs` (an object), `chat_template` (a name). The first three may also be texts with such JSON.
+//! (lists), `chat_template_kwargs` (an object), `chat_template` (a name). The first three may also be texts with such JSON. And
+//! `reference`: a text or a list of messages that the completion is compared with, of models that do so.
 //!
 //! Exactly one form per rollout, beside an `id`. Optional: `group`, `finish_reason` (an engine's word for it:
 //! [`finish_reason`]), `require_completion`, `answer_only` (`true`, or an object of `open` and `close`), `model_version`
@@ -17,9 +18,9 @@
 //! are refused.
 
 pub use super::error::RolloutError;
-use super::error::reason;
 pub use super::finish_reason::finish_reason;
 pub use super::form::FORMS;
+use super::plain::plain;
 use super::row::{self, Content, ExtraColumns, Row};
 use crate::reward::{Code, Rejection};
 use crate::rollout::{AggregationSpec, Rollout};
@@ -48,7 +49,7 @@ pub fn parse(json: &[u8]) -> Parsed {
 
 /// The JSON of an aggregation alone. The error says what is wrong, without a place: who calls has no text of the user's.
 pub fn parse_aggregation(json: &str) -> Result<AggregationSpec, String> {
-    serde_json::from_str(json).map_err(|error| reason(&error))
+    serde_json::from_str(json).map_err(|error| plain(&error))
 }
 
 #[cfg(test)]

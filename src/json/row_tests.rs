@@ -88,7 +88,7 @@ fn a_completion_may_be_messages() {
         (r#"[]"#, "completion: no message"),
         (r#"[{"role":"user","content":"a"}]"#, "completion: the last message is of the role 'user'"),
         (r#"[{"content":"a"}]"#, "completion: the last message is of the role ''"),
-        ("5", "completion: invalid type"),
+        ("5", "completion: expected"),
     ] {
         assert_bad(&format!("{{\"prompt\":\"u\",\"completion\":{completion}}}"), Code::Malformed, says);
     }
@@ -96,12 +96,12 @@ fn a_completion_may_be_messages() {
 
 #[test]
 fn what_stands_beside_a_conversation_is_kept_as_it_was_written() {
-    let beside =
-        r#""tools":[ {"b":1,"a":2.50}],"documents":"[{}]","chat_template_kwargs":{"x": null},"chat_template":"rag""#;
+    let beside = r#""tools":[ {"b":1,"a":2.50}],"documents":"[{}]","chat_template_kwargs":{"x": null},"chat_template":"rag","reference":"r""#;
     let expected = Extras {
         tools: Some(r#"[ {"b":1,"a":2.50}]"#.into()),
         documents: Some("[{}]".into()),
         template_variables: Some(r#"{"x": null}"#.into()),
+        reference: Some(r#""r""#.into()),
         template: "rag".into(),
         ..Extras::default()
     };
@@ -169,7 +169,11 @@ fn pairs_of_messages() {
     );
     assert_bad(r#"{"prompt":"u","chosen":"good"}"#, Code::Malformed, "rejected: missing");
     assert_bad(r#"{"chosen":"a","rejected":"b","text":"t"}"#, Code::SeveralInputs, "text, chosen, rejected");
-    assert_bad(r#"{"chosen":["a"],"rejected":["b"]}"#, Code::Malformed, "chosen: invalid type: string");
+    assert_bad(
+        r#"{"chosen":["a"],"rejected":["b"]}"#,
+        Code::Malformed,
+        "chosen: expected a message, which is an object, found \"a\"",
+    );
 }
 
 #[test]
@@ -209,5 +213,5 @@ fn messages_beside_a_pair_are_one_of_the_extra_fields() {
     // Elsewhere they are read where extra fields are kept, too.
     let json = br#"{"messages":[{"role":"assistant","score":5}]}"#;
     let error = parse(json, ExtraColumns::Keep, Some("1")).content.unwrap_err();
-    assert!(error.to_string().starts_with("messages: invalid type: integer `5`"), "{error}");
+    assert!(error.to_string().starts_with("messages: expected true or false, found 5"), "{error}");
 }

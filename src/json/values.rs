@@ -165,7 +165,7 @@ impl<'de> serde::Deserialize<'de> for Aggregation {
     }
 }
 
-/// An id: text, or a whole number, which stands for its decimal digits.
+/// An id, of a rollout or a group: text, or a whole number, which stands for its decimal digits.
 #[derive(Debug, PartialEq)]
 pub(super) struct Id(pub String);
 

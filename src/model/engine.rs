@@ -1,39 +1,44 @@
 //! [`ModelEngine`]: a loaded model behind the [`Engine`] trait.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use candle_core::Device;
 use rayon::ThreadPool;
 
+use super::checkpoint::quantized;
+use super::compute::backend::Backend;
+use super::compute::dtype::Dtype;
+use super::compute::kernels::REVISION;
+use super::config::{Config, NamedAdapter};
+use super::error::ModelError;
+use super::fastest::{self, Choice};
+use super::network::arch;
+use super::network::head::{Head, HeadSpec, Hidden};
+use super::network::spec::NetworkSpec;
+use super::parts::{Parts, Place};
+use super::ranks::{PassError, Passed, Ranks};
+use super::report::Report;
+use super::settings::default_labels;
+use super::source::blueprint::Blueprint;
+use super::source::preset::{CardCheck, PresetReport};
 use crate::batch::MicroBatch;
 use crate::engine::{Engine, EngineError, ModelCard, Prefixes, ScoreTable};
-use crate::model::checkpoint::{WeightSource, quantized};
-use crate::model::compute::backend::Backend;
-use crate::model::compute::kernels::REVISION;
-use crate::model::config::{Config, NamedAdapter};
-use crate::model::error::ModelError;
-use crate::model::network::arch;
-use crate::model::network::decoder::DecoderSpec;
-use crate::model::network::head::{self, Head, HeadContext, HeadSpec, Hidden};
-use crate::model::ranks::{self, Passed, Ranks};
-use crate::model::report::Report;
-use crate::model::settings::default_labels;
-use crate::model::source::blueprint::Blueprint;
-use crate::model::source::digest_memory::DigestMemory;
-use crate::model::source::preset::PresetReport;
 
 /// A model, ready to score. The forward pass runs on threads of its own.
 pub struct ModelEngine {
     card: Arc<ModelCard>,
-    spec: DecoderSpec,
+    spec: NetworkSpec,
+    /// Features of the hidden state.
+    hidden: usize,
     dtype: &'static str,
+    dtype_choice: Option<Choice>,
     ranks: Arc<Ranks>,
     head: Box<dyn Head>,
     head_spec: HeadSpec,
     preset: Option<PresetReport>,
+    card_checks: Vec<CardCheck>,
     pool: Arc<ThreadPool>,
     unread_settings: Vec<String>,
     ignored_settings: Vec<String>,
@@ -58,12 +63,14 @@ impl ModelEngine {
         let started = Instant::now();
         let place = Place::open(config)?;
         let parts = Parts::open(config, &place)?;
-        let (spec, blueprint) = (&parts.spec, &parts.blueprint);
-        let load = || place.load(spec, blueprint.weights.as_ref(), 1);
-        let (version, ranks) = place.pool.install(|| rayon::join(|| fingerprint(blueprint, &config.cache_dir), load));
-        let ranks = ranks?;
-        say_what_is_kept(&ranks, spec.context);
-        Self::of(parts, &version?, Arc::new(ranks), &place, started)
+        let load = || match config.dtype {
+            Dtype::Fast => fastest(&parts, &place),
+            _ => Ok(Loaded { backend: place.backend, ranks: Arc::new(place.load(&parts, 1)?), choice: None }),
+        };
+        let (version, loaded) = place.pool.install(|| rayon::join(|| parts.version(&config.cache_dir), load));
+        let loaded = loaded?;
+        say_what_is_kept(&loaded.ranks, parts.spec.sizes().context);
+        Self::of(parts, &version?, loaded, &place, started)
     }
 
     /// Loads the model that the configuration names once, and each of `adapters` on it as a model of its own, in this order. What an
@@ -75,9 +82,15 @@ impl ModelEngine {
         let started = Instant::now();
         config.check_adapters()?;
         let place = Place::open(config)?;
-        if !matches!(place.backend, Backend::Kernels(_)) {
-            let reason = "adapters that are not merged are for the CPU; merge one on a GPU: --adapter DIR".to_owned();
-            return Err(ModelError::Adapters { reason });
+        let reason = match (place.backend, config.dtype) {
+            (Backend::Tensors(_), _) => {
+                "adapters that are not merged are for the CPU; merge one on a GPU: --adapter DIR"
+            }
+            (_, Dtype::Fast) => "fast chooses by one model; say a type of weights for all of them: --dtype int16",
+            _ => "",
+        };
+        if !reason.is_empty() {
+            return Err(ModelError::Adapters { reason: reason.to_owned() });
         }
         // Before the base, whose weights take long: what is wrong is mostly wrong with an adapter.
         let open = |adapter: &NamedAdapter| {
@@ -88,16 +101,22 @@ impl ModelEngine {
         let mut parts = config.adapters.iter().map(open).collect::<Result<Vec<_>, ModelError>>()?;
         let base = Blueprint::open(config)?;
         parts.iter_mut().for_each(|parts| parts.blueprint.share_text(&base));
-        let spec = arch::find(&base.settings)?.spec(&base.settings)?;
+        let spec = arch::spec(&base.settings, base.separator)?;
+        let NetworkSpec::Decoder(decoder) = &spec else {
+            let reason =
+                "adapters beside each other are for decoders; an encoder's is merged: --adapter DIR".to_owned();
+            return Err(ModelError::Adapters { reason });
+        };
         let is_changed = |parts: &Parts| {
             let weights = parts.blueprint.weights.as_ref();
-            weights.names().iter().any(|name| spec.reads(name) && weights.is_changed(name))
+            weights.names().iter().any(|name| decoder.reads(name) && weights.is_changed(name))
         };
         let changed: Vec<bool> = parts.iter().map(is_changed).collect();
         // Those that change nothing keep the base's prefixes.
         let rooms = changed.iter().filter(|is| **is).count() + usize::from(changed.contains(&false));
-        let shared = Arc::new(place.pool.install(|| place.load(&spec, base.weights.as_ref(), rooms as u32))?);
-        say_what_is_kept(&shared, spec.context);
+        let load = || place.load_weights(&spec, base.weights.as_ref(), place.backend, rooms as u32);
+        let shared = Arc::new(place.pool.install(load)?);
+        say_what_is_kept(&shared, decoder.context);
         let engines = parts.into_iter().zip(changed).map(|(parts, is_changed)| {
             let load = || {
                 if is_changed {
@@ -106,20 +125,23 @@ impl ModelEngine {
                     Ok(Arc::clone(&shared))
                 }
             };
-            let version = || fingerprint(&parts.blueprint, &config.cache_dir);
+            let version = || parts.version(&config.cache_dir);
             let (version, ranks) = place.pool.install(|| rayon::join(version, load));
-            Self::of(parts, &version?, ranks?, &place, started)
+            let loaded = Loaded { backend: place.backend, ranks: ranks?, choice: None };
+            Self::of(parts, &version?, loaded, &place, started)
         });
         engines.collect()
     }
 
     /// A model whose parts are loaded.
-    fn of(parts: Parts, version: &str, ranks: Arc<Ranks>, place: &Place, started: Instant) -> Result<Self, ModelError> {
+    fn of(parts: Parts, version: &str, loaded: Loaded, place: &Place, started: Instant) -> Result<Self, ModelError> {
         let Parts { blueprint, spec, head } = parts;
-        let Place { config, backend, .. } = *place;
+        let Loaded { backend, ranks, choice: dtype_choice } = loaded;
+        let (config, sizes) = (place.config, spec.sizes());
         let Blueprint {
             name,
             preset,
+            card_checks,
             settings,
             text,
             weightings,
@@ -145,8 +167,8 @@ impl ModelEngine {
             attributes,
             weightings,
             default_weighting,
-            context_tokens: spec.context as u32,
-            vocabulary_size: spec.vocabulary as u32,
+            context_tokens: sizes.context as u32,
+            vocabulary_size: sizes.vocabulary as u32,
             text,
             reads,
         };
@@ -155,29 +177,34 @@ impl ModelEngine {
             threads = place.pool.current_num_threads(), ranks = ranks.world(),
             load_ms = started.elapsed().as_millis() as u64, "model loaded"
         );
+        if let Some(Choice { bound, rollouts, tried }) = &dtype_choice {
+            let tried: Vec<_> = tried.iter().map(|(name, deviation)| format!("{name} by {deviation:.4}")).collect();
+            tracing::info!(
+                "dtype = fast: {} is the fastest type of weights that deviates from float32 by {bound} at most; on {rollouts} made-up \
+                 rollouts deviated {}",
+                backend.weights(),
+                tried.join(", ")
+            );
+        }
         let quantisation = settings.text(quantized::METHOD)?.map(str::to_owned);
         let unread_settings = settings.unread().into_iter().map(str::to_owned).collect();
         Ok(Self {
             card: Arc::new(card),
             spec,
+            hidden: sizes.hidden,
             dtype: backend.weights(),
+            dtype_choice,
             ranks,
             head,
             head_spec,
             preset,
+            card_checks,
             pool: Arc::clone(&place.pool),
             unread_settings,
             ignored_settings: settings.ignored().to_vec(),
             quantisation,
             files,
         })
-    }
-
-    fn looked_at(&self, batch: &MicroBatch) -> LookedAt {
-        let companions = self.head.companions(batch);
-        let mut rows: Vec<u32> = batch.reads.iter().map(|read| read.row).collect();
-        rows.extend(companions.iter().zip(&batch.reads).map(|(row, read)| row.unwrap_or(read.row)));
-        LookedAt { companions, rows }
     }
 
     /// What is to be known of the model.
@@ -189,16 +216,19 @@ impl ModelEngine {
             model_version: self.card.model_version.to_string(),
             architecture: self.card.architecture.clone(),
             preset: self.preset.clone(),
-            shape: (&self.spec).into(),
+            card_checks: self.card_checks.clone(),
+            shape: self.spec.sizes().into(),
             head: self.head_spec.clone(),
             attributes: self.card.attributes.clone(),
             weightings: self.card.weightings.clone(),
             default_weighting: self.card.default_weighting.clone(),
             reads: self.card.reads.clone(),
             bos: self.card.text.bos,
+            answer_only: self.card.text.answer_only.clone(),
             tokenizer: self.card.text.tokenizer_json.is_some(),
             chat_template: self.card.text.chat_template.is_some(),
             precision: self.dtype,
+            precision_choice: self.dtype_choice.clone(),
             quantisation: self.quantisation.clone(),
             arithmetic_revision: REVISION,
             parameters: self.spec.parameters(),
@@ -215,51 +245,28 @@ impl ModelEngine {
     }
 }
 
-/// Where models compute, and how.
-struct Place<'a> {
-    config: &'a Config,
-    pool: Arc<ThreadPool>,
-    devices: Vec<Device>,
+/// A backbone that is loaded, and with which weights.
+struct Loaded {
     backend: Backend,
+    ranks: Arc<Ranks>,
+    choice: Option<Choice>,
 }
 
-impl<'a> Place<'a> {
-    fn open(config: &'a Config) -> Result<Self, ModelError> {
-        let threads = match config.threads {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
-            threads => threads,
-        };
-        Ok(Self {
-            config,
-            pool: Arc::new(ranks::pool(threads, config.isa)?),
-            backend: config.device.backend(config.dtype)?,
-            devices: config.device.open_all(config.tp)?,
-        })
-    }
-
-    fn load(&self, spec: &DecoderSpec, weights: &dyn WeightSource, rooms: u32) -> Result<Ranks, ModelError> {
-        Ranks::load(spec, weights, self.backend, &self.devices, &self.pool, self.config.prefix_cache, rooms)
-    }
-}
-
-/// A model without its backbone: what is small, and what most often is missing.
-struct Parts {
-    blueprint: Blueprint,
-    spec: DecoderSpec,
-    head: Box<dyn Head>,
-}
-
-impl Parts {
-    fn open(config: &Config, place: &Place) -> Result<Self, ModelError> {
-        let blueprint = Blueprint::open(config)?;
-        let spec = arch::find(&blueprint.settings)?.spec(&blueprint.settings)?;
-        // Before anything that takes long.
-        spec.check_degree(config.tp)?;
-        let head = place.pool.install(|| load_head(&blueprint, &spec))?;
-        // By now everybody has read what he wants to know.
-        blueprint.settings.refuse_unread()?;
-        Ok(Self { blueprint, spec, head })
-    }
+/// With the fastest type of weights that the model bears.
+fn fastest(parts: &Parts, place: &Place) -> Result<Loaded, ModelError> {
+    let Parts { blueprint, spec, head } = parts;
+    let sizes = spec.sizes();
+    let batch = MicroBatch::pack(&fastest::rollouts(sizes.vocabulary, &blueprint.reads.needs), true);
+    let (weights, ranks, choice) = fastest::choose(
+        |weights| place.load_weights(spec, blueprint.weights.as_ref(), Backend::Kernels(weights), 1),
+        |ranks| {
+            let table = scores(ranks, head.as_ref(), sizes.hidden, &place.pool, &batch);
+            let table = table.map_err(|e| ModelError::Trial(e.to_string()))?;
+            Ok((0..table.rows()).filter_map(|row| table.row(row)).flatten().copied().collect())
+        },
+    )?;
+    ranks.forget();
+    Ok(Loaded { backend: Backend::Kernels(weights), ranks: Arc::new(ranks), choice: Some(choice) })
 }
 
 /// The rows of a micro-batch that the head looks at.
@@ -268,6 +275,35 @@ struct LookedAt {
     companions: Vec<Option<u32>>,
     /// The reads, then their companions. A read without one gets any row in its place, which is struck out later.
     rows: Vec<u32>,
+}
+
+impl LookedAt {
+    fn new(head: &dyn Head, batch: &MicroBatch) -> Self {
+        let companions = head.companions(batch);
+        let mut rows: Vec<u32> = batch.reads.iter().map(|read| read.row).collect();
+        rows.extend(companions.iter().zip(&batch.reads).map(|(row, read)| row.unwrap_or(read.row)));
+        Self { companions, rows }
+    }
+}
+
+/// One pass, and the head's attributes. Rows that are not finite go through: whoever asked for them is told, and the others keep
+/// their scores.
+fn scores(
+    ranks: &Ranks,
+    head: &dyn Head,
+    hidden_size: usize,
+    pool: &ThreadPool,
+    batch: &MicroBatch,
+) -> Result<ScoreTable, PassError> {
+    let LookedAt { companions, rows } = LookedAt::new(head, batch);
+    let Passed { mut hidden, reused, recomputed } = ranks.forward(batch, &rows)?;
+    let (reads, others) = hidden.split_at_mut(batch.reads.len() * hidden_size);
+    for (row, _) in others.chunks_exact_mut(hidden_size).zip(&companions).filter(|(_, c)| c.is_none()) {
+        row.fill(f32::NAN);
+    }
+    let (reads, companions) = (&*reads, &*others);
+    let values = pool.install(|| head.forward(Hidden { reads, companions }));
+    Ok(ScoreTable::new(head.outputs(), values).reusing(reused).recomputing(recomputed))
 }
 
 /// How many tokens the prefix cache holds, and that they are too few, if so.
@@ -285,24 +321,6 @@ fn say_what_is_kept(ranks: &Ranks, context: usize) {
     }
 }
 
-/// The fingerprint needs the attributes' names, which may have to be counted in the head.
-fn fingerprint(blueprint: &Blueprint, cache_dir: &Path) -> Result<String, ModelError> {
-    let attributes = blueprint.attributes.as_deref().unwrap_or_default();
-    blueprint.fingerprint(attributes, &DigestMemory::below(cache_dir))
-}
-
-fn load_head(blueprint: &Blueprint, spec: &DecoderSpec) -> Result<Box<dyn Head>, ModelError> {
-    head::load(&HeadContext {
-        settings: &blueprint.settings,
-        weights: blueprint.head_weights.as_deref().unwrap_or(blueprint.weights.as_ref()),
-        hidden: spec.hidden,
-        names: blueprint.attributes.as_ref().map(Vec::len),
-        spec: &blueprint.head,
-        needs: &blueprint.reads.needs,
-        hint: &blueprint.headless_hint(),
-    })
-}
-
 impl Engine for ModelEngine {
     fn card(&self) -> &Arc<ModelCard> {
         &self.card
@@ -313,7 +331,7 @@ impl Engine for ModelEngine {
     }
 
     fn rows(&self, batch: &MicroBatch) -> usize {
-        self.ranks.rows(batch, &self.looked_at(batch).rows)
+        self.ranks.rows(batch, &LookedAt::new(self.head.as_ref(), batch).rows)
     }
 
     fn prefixes(&self) -> Option<Arc<dyn Prefixes>> {
@@ -321,21 +339,6 @@ impl Engine for ModelEngine {
     }
 
     fn score(&mut self, batch: &MicroBatch) -> Result<ScoreTable, EngineError> {
-        let LookedAt { companions, rows } = self.looked_at(batch);
-        let head = self.head.as_ref();
-        let hidden = self.ranks.forward(batch, &rows);
-        // Rows that are not finite go through: whoever asked for them is told, and the others keep their scores.
-        hidden
-            .map(|Passed { mut hidden, reused, recomputed }| {
-                let (reads, others) = hidden.split_at_mut(batch.reads.len() * self.spec.hidden);
-                for (row, _) in others.chunks_exact_mut(self.spec.hidden).zip(&companions).filter(|(_, c)| c.is_none())
-                {
-                    row.fill(f32::NAN);
-                }
-                let (reads, companions) = (&*reads, &*others);
-                let values = self.pool.install(|| head.forward(Hidden { reads, companions }));
-                ScoreTable::new(head.outputs(), values).reusing(reused).recomputing(recomputed)
-            })
-            .map_err(EngineError::from)
+        scores(&self.ranks, self.head.as_ref(), self.hidden, &self.pool, batch).map_err(EngineError::from)
     }
 }

@@ -19,12 +19,14 @@ pub enum ModelError {
         forms: String,
     },
     /// No preset of that name is known, and there is no such file.
-    #[error("there is no preset {found:?}, nor a file of that name; presets are {known}")]
+    #[error("there is no preset {found:?}, nor a file of that name; presets are {known}{hint}")]
     UnknownPreset {
         /// As given.
         found: String,
         /// Names of those in the program.
         known: String,
+        /// The nearest of them, or nothing.
+        hint: String,
     },
     /// A file is missing or cannot be read.
     #[error("cannot read {}: {source}", path.display())]
@@ -119,6 +121,12 @@ pub enum ModelError {
         /// Degrees that there are.
         possible: String,
     },
+    /// An encoder is to be used as only a decoder can be.
+    #[error("the model is an encoder, in which every token sees the whole rollout: {reason}")]
+    Encoder {
+        /// What cannot be, and what can.
+        reason: String,
+    },
     /// The base of a composed model cannot be had.
     #[error("{reason}\n{remedy}")]
     Base {
@@ -148,6 +156,9 @@ pub enum ModelError {
     /// The tensor library failed.
     #[error("tensor operation failed while loading: {0}")]
     Tensor(#[from] candle_core::Error),
+    /// A pass failed over the rollouts that types of weights are tried on.
+    #[error("dtype = fast: a trial pass failed: {0}\nName a type of weights instead.")]
+    Trial(String),
     /// The threads of the forward pass could not be started.
     #[error("cannot start {threads} threads: {reason}")]
     Threads {

@@ -10,10 +10,12 @@ pub mod compute;
 mod config;
 mod engine;
 mod error;
+mod fastest;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod memory;
 mod network;
+mod parts;
 pub mod plan;
 mod prefix_cache;
 mod ranks;
@@ -31,11 +33,12 @@ pub use compute::dtype::{Dtype, Precision, UnknownDtype};
 pub use config::{CacheSize, Config, NamedAdapter};
 pub use engine::ModelEngine;
 pub use error::ModelError;
+pub use fastest::Choice;
 pub use memory::available as available_memory;
 pub use network::decoder::Parameters;
 pub use network::head::HeadSpec;
 pub use report::{Report, Shape};
-pub use source::preset::PresetReport;
+pub use source::preset::{CardCheck, Expected, PresetReport};
 pub use source::reference::FORMS;
 
 /// Loads the model, or each of several adapters on it, in the order of the configuration.

@@ -3,10 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::source::preset::PresetReport;
+use super::fastest::Choice;
+use super::source::preset::{CardCheck, PresetReport};
 use crate::engine::{Bos, ReadPolicy};
-use crate::model::network::decoder::{DecoderSpec, Parameters};
+use crate::model::network::decoder::Parameters;
 use crate::model::network::head::HeadSpec;
+use crate::model::network::spec::Sizes;
+use crate::rollout::AnswerOnly;
 
 /// What is to be known of a loaded model.
 #[derive(Debug, Clone, serde::Serialize)]
@@ -19,6 +22,8 @@ pub struct Report {
     pub architecture: String,
     /// The preset that it is used with.
     pub preset: Option<PresetReport>,
+    /// Scores that the model's card prints.
+    pub card_checks: Vec<CardCheck>,
     /// Sizes of the backbone.
     pub shape: Shape,
     /// Kind and options of the head.
@@ -33,12 +38,16 @@ pub struct Report {
     pub reads: ReadPolicy,
     /// Whether chats and text are to begin with a beginning-of-sequence token.
     pub bos: Bos,
+    /// Whether a completion's thinking is taken out where the rollout does not say.
+    pub answer_only: Option<AnswerOnly>,
     /// Whether text is taken, or token ids only.
     pub tokenizer: bool,
     /// Whether conversations are taken.
     pub chat_template: bool,
     /// Type of the arithmetic.
     pub precision: &'static str,
+    /// How the type was chosen, where `fast` was asked for.
+    pub precision_choice: Option<Choice>,
     /// The format by which the weights are quantised in the files, as the configuration names it; `None` if they are not.
     pub quantisation: Option<String>,
     /// Number of the arithmetic, which is part of the version.
@@ -86,17 +95,17 @@ pub struct Shape {
     pub context: usize,
 }
 
-impl From<&DecoderSpec> for Shape {
-    fn from(spec: &DecoderSpec) -> Self {
+impl From<Sizes> for Shape {
+    fn from(Sizes { layers, hidden, heads, feed_forward, vocabulary, context }: Sizes) -> Self {
         Self {
-            layers: spec.layers,
-            hidden: spec.hidden,
-            heads: spec.heads.heads,
-            kv_heads: spec.heads.kv_heads,
-            head_dim: spec.heads.head_dim,
-            feed_forward: spec.feed_forward,
-            vocabulary: spec.vocabulary,
-            context: spec.context,
+            layers,
+            hidden,
+            heads: heads.heads,
+            kv_heads: heads.kv_heads,
+            head_dim: heads.head_dim,
+            feed_forward,
+            vocabulary,
+            context,
         }
     }
 }

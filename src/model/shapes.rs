@@ -40,7 +40,8 @@ impl HeadLayout {
 pub struct AttentionOptions {
     /// Factor of every score, usually `1 / sqrt(head_dim)`.
     pub scale: f32,
-    /// How many positions a query sees, its own included; `None` means all up to its own.
+    /// How many positions a query sees, its own included; `None` means all up to its own. Where it sees both ways, these are the
+    /// positions on each side.
     pub window: Option<usize>,
     /// Scores become `cap * tanh(score / cap)`.
     pub soft_cap: Option<f32>,
@@ -51,6 +52,11 @@ impl AttentionOptions {
     pub fn first_seen(&self, position: usize) -> usize {
         self.window.map_or(0, |window| (position + 1).saturating_sub(window))
     }
+
+    /// The position behind the last one that the query of a position sees, of those before `end`.
+    pub fn seen_until(&self, position: usize, end: usize) -> usize {
+        self.window.map_or(end, |window| end.min(position.saturating_add(window)))
+    }
 }
 
 /// The activation function of a feed-forward layer, value by value.
@@ -60,6 +66,10 @@ pub enum Activation {
     Silu,
     /// `x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3)))`: the approximation, as PyTorch has it.
     GeluTanh,
+    /// `x / 2 * (1 + erf(x / sqrt(2)))`: exact.
+    Gelu,
+    /// The hyperbolic tangent.
+    Tanh,
     /// `max(x, 0)`.
     Relu,
     /// `max(x, 0)^2`.

@@ -130,6 +130,7 @@ fn reads_to_wire(reads: &ReadPolicy) -> v1::ReadPolicy {
         strip: reads.strip.clone(),
         ends_with: reads.ends_with,
         text_only: reads.text_only,
+        behind: reads.behind.clone(),
     }
 }
 
@@ -142,8 +143,8 @@ fn reads_from_wire(reads: v1::ReadPolicy) -> Result<ReadPolicy, BadCard> {
         (Some(token), Ok(v1::Reduce::Last)) => ReadAt::EveryToken { token, reduce: Reduce::Last },
         (Some(_), Ok(v1::Reduce::Unspecified) | Err(_)) => return Err(BadCard { reduce: reads.reduce }),
     };
-    let v1::ReadPolicy { append, needs, strip, ends_with, skip, ends_before, text_only, .. } = reads;
-    Ok(ReadPolicy { at, strip, skip, ends_before, append, ends_with, text_only, needs })
+    let v1::ReadPolicy { append, needs, strip, ends_with, skip, ends_before, text_only, behind, .. } = reads;
+    Ok(ReadPolicy { at, behind, strip, skip, ends_before, append, ends_with, text_only, needs })
 }
 
 /// The wire spells absence as an empty string.
@@ -186,6 +187,7 @@ mod tests {
         let bare = ModelCard { default_weighting: None, text: TextAssets::default(), ..model.clone() };
         let steps = |reduce| ReadPolicy {
             at: ReadAt::EveryToken { token: 7, reduce },
+            behind: vec![4, 6],
             strip: "\n ".into(),
             skip: Some(3),
             ends_before: Some(4),

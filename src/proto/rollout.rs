@@ -30,17 +30,25 @@ pub fn rollout_from_wire(rollout: v1::Rollout) -> Result<Rollout, Rejection> {
             ));
         }
     };
+    let mut input = rollout.input.map(input_from_wire);
+    if !rollout.reference.is_empty() {
+        let Some(Input::Chat { extras, .. }) = &mut input else {
+            let what = "reference: only conversations go through a template; leave it out beside text and token ids";
+            return Err(Rejection::new(Code::BadOption, what));
+        };
+        extras.get_or_insert_default().reference = Some(rollout.reference.into());
+    }
     Ok(Rollout {
         id: rollout.id,
         model: rollout.model,
-        input: rollout.input.map(input_from_wire),
+        input,
         finish_reason,
         group: rollout.group,
         priority: rollout.priority,
         deadline_ms: rollout.deadline_ms,
         aggregation: rollout.aggregation.map(aggregation_from_wire).unwrap_or_default().into(),
         require_completion: rollout.require_completion,
-        answer_only: rollout.answer_only.map(|marks| AnswerOnly { open: marks.open, close: marks.close }),
+        answer_only: rollout.answer_only.map(|wish| AnswerOnly { off: wish.off, open: wish.open, close: wish.close }),
         model_version: rollout.model_version,
         traceparent: rollout.traceparent,
         tracestate: String::new(),
@@ -49,6 +57,10 @@ pub fn rollout_from_wire(rollout: v1::Rollout) -> Result<Rollout, Rejection> {
 
 /// A rollout for the wire.
 pub fn rollout_to_wire(rollout: Rollout) -> v1::Rollout {
+    let reference = match &rollout.input {
+        Some(Input::Chat { extras: Some(extras), .. }) => extras.reference.as_deref().unwrap_or_default().to_owned(),
+        _ => String::new(),
+    };
     let finish_reason = match rollout.finish_reason {
         FinishReason::Unspecified => v1::FinishReason::Unspecified,
         FinishReason::Stop => v1::FinishReason::Stop,
@@ -67,8 +79,13 @@ pub fn rollout_to_wire(rollout: Rollout) -> v1::Rollout {
         traceparent: rollout.traceparent,
         cancel: false,
         require_completion: rollout.require_completion,
-        answer_only: rollout.answer_only.map(|marks| v1::AnswerOnly { open: marks.open, close: marks.close }),
+        answer_only: rollout.answer_only.map(|wish| v1::AnswerOnly {
+            off: wish.off,
+            open: wish.open,
+            close: wish.close,
+        }),
         model_version: rollout.model_version,
+        reference,
     }
 }
 
@@ -117,13 +134,16 @@ fn chat_from_wire(chat: v1::Chat) -> Input {
         documents: given(documents),
         template_variables: given(template_variables),
         template: template.into(),
+        // It stands beside the chat.
+        reference: None,
     };
     let extras = (extras != Extras::default()).then(|| Box::new(extras));
     Input::Chat { messages: messages.into_iter().map(message_from_wire).collect(), completion, extras }
 }
 
 fn chat_to_wire(messages: Vec<Message>, completion: String, extras: Extras) -> v1::Chat {
-    let Extras { completion: completion_messages, tools, documents, template_variables, template } = extras;
+    let Extras { completion: completion_messages, tools, documents, template_variables, template, reference: _ } =
+        extras;
     let text = |text: Option<Arc<str>>| text.as_deref().unwrap_or_default().to_owned();
     v1::Chat {
         messages: messages.into_iter().map(message_to_wire).collect(),
@@ -237,10 +257,12 @@ mod tests {
     }
 
     fn extras() -> impl Strategy<Value = Extras> {
-        (vec(message(), 0..3), [given(), given(), given()], text()).prop_map(|(completion, texts, template)| {
-            let [tools, documents, template_variables] = texts.map(|text| text.map(Arc::from));
-            Extras { completion, tools, documents, template_variables, template: template.into() }
-        })
+        (vec(message(), 0..3), [given(), given(), given(), given()], text()).prop_map(
+            |(completion, texts, template)| {
+                let [tools, documents, template_variables, reference] = texts.map(|text| text.map(Arc::from));
+                Extras { completion, tools, documents, template_variables, reference, template: template.into() }
+            },
+        )
     }
 
     fn input() -> impl Strategy<Value = Input> {
@@ -309,10 +331,10 @@ mod tests {
             any::<i32>(),
             any::<Option<u64>>(),
             prop_oneof![Just(AggregationSpec::default()), aggregation()],
-            (text(), any::<bool>(), text(), option::of((text(), text()))),
+            (text(), any::<bool>(), text(), option::of((any::<bool>(), text(), text()))),
         )
             .prop_map(|(id, input, finish_reason, group, priority, deadline_ms, aggregation, others)| {
-                let (traceparent, require_completion, model_version, marks) = others;
+                let (traceparent, require_completion, model_version, wish) = others;
                 Rollout {
                     id,
                     input,
@@ -322,7 +344,7 @@ mod tests {
                     deadline_ms,
                     aggregation: aggregation.into(),
                     require_completion,
-                    answer_only: marks.map(|(open, close)| AnswerOnly { open, close }),
+                    answer_only: wish.map(|(off, open, close)| AnswerOnly { off, open, close }),
                     model_version,
                     traceparent,
                     ..Rollout::default()
@@ -337,6 +359,15 @@ mod tests {
             let back = v1::Rollout::decode(bytes.as_slice()).unwrap();
             prop_assert_eq!(rollout_from_wire(back), Ok(rollout));
         }
+    }
+
+    #[test]
+    fn a_reference_without_a_conversation_is_refused() {
+        let input = Some(v1::rollout::Input::Text("a".into()));
+        let rollout = v1::Rollout { id: "a".into(), input, reference: "\"b\"".into(), ..Default::default() };
+        let rejection = rollout_from_wire(rollout).unwrap_err();
+        assert_eq!(rejection.code, Code::BadOption);
+        assert!(rejection.message.starts_with("reference: "), "{}", rejection.message);
     }
 
     #[test]

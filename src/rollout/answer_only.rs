@@ -1,19 +1,27 @@
 //! The wish to have a completion's answer scored without its thinking.
 //!
-//! Invariant: either both marks are given, or neither is and the model's own count.
+//! Invariant: either both marks are given, or neither is and the model's own count; what is off has none.
 
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 
-/// Takes a completion's thinking out before it is scored. See `AnswerOnly` in `proto/reward/v1/reward.proto`.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// Takes a completion's thinking out before it is scored, or leaves it in where the model's default takes it out. See
+/// `AnswerOnly` in `proto/reward/v1/reward.proto`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 pub struct AnswerOnly {
+    /// Whether the whole completion is scored, whatever the model's default.
+    pub off: bool,
     /// What a thinking begins with; empty for the model's own mark.
     pub open: String,
     /// What it ends with; empty for the model's own mark.
     pub close: String,
 }
 
-/// As a file has it: `true`, `false` or null, or an object of `open` and `close`.
+impl AnswerOnly {
+    /// The whole completion is scored.
+    pub const OFF: Self = Self { off: true, open: String::new(), close: String::new() };
+}
+
+/// As a file has it: `true`, `false`, or an object of `open` and `close`; null is none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AnswerOnlyField(pub Option<AnswerOnly>);
 
@@ -32,7 +40,7 @@ impl<'de> Deserialize<'de> for AnswerOnlyField {
             }
 
             fn visit_bool<E>(self, wished: bool) -> Result<Self::Value, E> {
-                Ok(AnswerOnlyField(wished.then(AnswerOnly::default)))
+                Ok(AnswerOnlyField(Some(if wished { AnswerOnly::default() } else { AnswerOnly::OFF })))
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {

@@ -261,7 +261,7 @@ mod tests {
                 deadline_ms: Some(7),
                 aggregation: AggregationSpec { offset: Some(1.0), ..AggregationSpec::default() }.into(),
                 require_completion: true,
-                answer_only: Some(AnswerOnly { open: "[".into(), close: "]".into() }),
+                answer_only: Some(AnswerOnly { open: "[".into(), close: "]".into(), ..AnswerOnly::default() }),
                 model_version: "v".into(),
                 traceparent: "tp".into(),
                 tracestate: String::new(),

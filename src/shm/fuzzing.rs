@@ -159,7 +159,7 @@ pub fn rollouts_survive(bytes: &[u8]) {
         let wide: Vec<i64> = completion.bytes().map(i64::from).collect();
         let ids: Vec<u32> = group.bytes().map(u32::from).collect();
         let aggregation = Default::default();
-        let marks = AnswerOnly { open: group.clone(), close: trace.clone() };
+        let marks = AnswerOnly { off: number % 2 == 0, open: group.clone(), close: trace.clone() };
         let rollout = RolloutRef {
             id: &id,
             model: "",

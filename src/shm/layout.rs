@@ -43,7 +43,7 @@ pub const WORD: usize = 8;
 pub const MAGIC: u64 = u64::from_ne_bytes(*b"rw-lane\n");
 
 /// Version of everything in this room: layout, frames, handshake. An end speaks exactly one.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// Words of a record's header.
 pub const HEADER: usize = 2;

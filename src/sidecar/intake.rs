@@ -23,8 +23,8 @@ use super::served::Served;
 use super::{Config, Identity, OverLong, Ticket, metrics, trace};
 use crate::aggregate::Bound;
 use crate::engine::ModelCard;
-use crate::json::nearest;
 use crate::limits;
+use crate::nearest::nearest;
 use crate::reward::{Code, Rejection, shortened};
 use crate::rollout::{Input, Rollout, ValidRollout};
 

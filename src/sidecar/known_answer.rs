@@ -7,14 +7,15 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::health::Health;
+use super::made_up;
 use super::outcome::{Times, outcome};
 use super::rules::Rules;
 use super::scorer::score;
 use super::{Identity, Intake, Interest, Ticket};
 use crate::batch::MicroBatch;
-use crate::engine::{Engine, ModelCard, ReadAt};
+use crate::engine::{Engine, ModelCard};
 use crate::reward::{Code, Outcome, Rejection, Rewards};
-use crate::rollout::{AggregationSpec, Input, Rollout};
+use crate::rollout::{AnswerOnly, Input, Rollout};
 
 /// Tokens of the rollout, but for those that the model's reads ask for: enough to go through every part of a layer, few enough to
 /// cost nothing.
@@ -43,7 +44,7 @@ impl KnownAnswer {
     /// Scores the rollout for the first time, on an engine that nobody else uses yet.
     pub(super) fn take(rules: &Rules, engine: &mut dyn Engine, generation: u64) -> Result<Self, NoAnswer> {
         let card = rules.card();
-        let rollout = made_up(card);
+        let rollout = rollout(card);
         let (valid, bound) = rules.check(rollout.clone()).map_err(NoAnswer::NoRollout)?;
         let sequences: Vec<_> = valid.sequences(0).collect();
         let batch = MicroBatch::pack_sequences(&sequences, true);
@@ -102,30 +103,15 @@ impl KnownAnswer {
 }
 
 /// A rollout of the model's own vocabulary, with what its head looks for.
-fn made_up(card: &ModelCard) -> Rollout {
-    let reads = &card.reads;
-    let mut asked_for = reads.needs.clone();
-    if let ReadAt::EveryToken { token, .. } = reads.at {
-        asked_for.push(token);
-    }
-    asked_for.extend(reads.ends_with);
-    let room = (card.context_tokens as usize).saturating_sub(asked_for.len() + 1).min(TOKENS as usize);
-    // Spread over the vocabulary by a multiplicative hash (Knuth, TAOCP vol. 3, 6.4).
-    let spread = |i: u32| ((u64::from(i.wrapping_mul(2_654_435_761)) * u64::from(card.vocabulary_size)) >> 32) as u32;
-    let mut ids: Vec<u32> =
-        (1..).map(spread).filter(|&id| Some(id) != reads.skip && Some(id) != reads.ends_before).take(room).collect();
-    ids.extend(asked_for);
+fn rollout(card: &ModelCard) -> Rollout {
     Rollout {
         id: "known-answer".into(),
         model: card.name.clone(),
-        input: Some(Input::TokenIds(ids)),
+        input: Some(Input::TokenIds(made_up::token_ids(card, 0, TOKENS))),
         // Lowest, so that it holds nobody up who came meanwhile.
         priority: i32::MIN,
-        aggregation: AggregationSpec {
-            weights: card.attributes.first().map(|name| (name.clone(), 1.0)).into_iter().collect(),
-            ..AggregationSpec::default()
-        }
-        .into(),
+        aggregation: made_up::aggregation(card).into(),
+        answer_only: Some(AnswerOnly::OFF),
         ..Rollout::default()
     }
 }
@@ -139,7 +125,7 @@ fn bits(rewards: &Rewards) -> Vec<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::{EchoEngine, ReadPolicy, Reduce};
+    use crate::engine::{EchoEngine, ReadAt, ReadPolicy, Reduce};
     use crate::sidecar::Config;
 
     fn taken(reads: ReadPolicy) -> Result<KnownAnswer, NoAnswer> {
@@ -154,6 +140,7 @@ mod tests {
         for reads in [
             ReadPolicy::default(),
             ReadPolicy { at: steps, ..ReadPolicy::default() },
+            ReadPolicy { at: steps, behind: vec![5, 6], ..ReadPolicy::default() },
             ReadPolicy { needs: vec![5, 6], ..ReadPolicy::default() },
             ReadPolicy { ends_with: Some(9), ..ReadPolicy::default() },
             ReadPolicy { append: Some(9), ..ReadPolicy::default() },

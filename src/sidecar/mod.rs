@@ -14,6 +14,7 @@ mod intake;
 mod known_answer;
 mod listen_error;
 mod listeners;
+pub mod made_up;
 pub mod metrics;
 mod observer;
 mod outcome;

@@ -68,15 +68,23 @@ pub(super) fn find(policy: &ReadPolicy, field: &str, ids: &[u32]) -> Result<Foun
     let (reads, first) = match policy.at {
         ReadAt::LastToken => (Reads::Last, ids.len() - 1),
         ReadAt::EveryToken { token, reduce } => {
-            let ends: Arc<[u32]> = (0..).zip(ids).filter(|(_, id)| **id == token).map(|(end, _)| end).collect();
+            let is_end = |end: &u32| {
+                let before = &ids[..*end as usize];
+                ids[*end as usize] == token && before.ends_with(&policy.behind)
+            };
+            let ends: Arc<[u32]> = (0..ids.len() as u32).filter(is_end).collect();
             let first = ends.first().ok_or_else(|| {
-                missing(format!("the model reads at every token {token}, the end of a step, and there is none"))
+                let behind = match policy.behind.as_slice() {
+                    [] => String::new(),
+                    behind => format!(" behind {behind:?}"),
+                };
+                missing(format!("the model reads at every token {token}{behind}, the end of a step, and there is none"))
             })?;
             if ends.len() > MAX_READS {
                 let what = format!("{field}: {} steps; at most {MAX_READS}", ends.len());
                 return Err(Rejection::new(Code::TooLong, what));
             }
-            (Reads::Steps { reduce, ends: Arc::clone(&ends) }, *first as usize)
+            (Reads::Steps { reduce, ends: Arc::clone(&ends) }, *first as usize - policy.behind.len())
         }
     };
     Ok(Found { reads, first: first.min(needed) })
@@ -90,6 +98,7 @@ pub(super) fn check(policy: &ReadPolicy, vocabulary_size: u32) -> Result<(), Str
     };
     match step
         .iter()
+        .chain(&policy.behind)
         .chain(&policy.append)
         .chain(&policy.ends_with)
         .chain(&policy.skip)
@@ -139,6 +148,16 @@ mod tests {
         assert_eq!(rejection.code, Code::NoReadPosition);
         assert!(rejection.message.contains("every token 2"), "{rejection}");
         assert_eq!(find(&policy, "input", &vec![2; MAX_READS + 1]).unwrap_err().code, Code::TooLong);
+    }
+
+    #[test]
+    fn a_step_ends_only_behind_certain_tokens() {
+        let policy = ReadPolicy { at: STEPS, behind: vec![7, 8], ..ReadPolicy::default() };
+        let ids = [2, 8, 2, 7, 8, 2, 2, 7, 8, 2, 9];
+        assert_eq!(find(&policy, "input", &ids).unwrap(), Found { reads: steps(&[5, 9]), first: 3 });
+        let rejection = find(&policy, "input", &[8, 2]).unwrap_err();
+        assert!(rejection.message.contains("every token 2 behind [7, 8]"), "{rejection}");
+        assert!(check(&policy, 9).is_ok() && check(&policy, 8).unwrap_err().contains("id 8"));
     }
 
     #[test]

@@ -24,6 +24,9 @@ use crate::rollout::{Reads, Report, Rollout, ValidRollout};
 /// What to do about a rollout that is too long where nothing is cut.
 const SHORTEN: &str = "shorten it, or run the sidecar with over_long = \"truncate-left\"";
 
+/// What else to do where the model's default takes thinking out.
+const OR_WHOLE: &str = ", or answer_only = false to have all of it scored (the model's preset has answer_only)";
+
 /// See the module.
 pub(super) struct Rules {
     card: Arc<ModelCard>,
@@ -91,12 +94,20 @@ impl Rules {
             )
         })?;
         let mut source = Source::of(&mut input)?;
-        let wished = rollout.answer_only.as_ref();
-        let thinking = wished.map(|wished| source.take_thinking(&self.text, wished)).transpose()?;
+        let thinking = match (&rollout.answer_only, &self.card.text.answer_only) {
+            (Some(wish), _) if wish.off => input::nothing_taken(wish)?,
+            (Some(wish), _) => Some(source.take_thinking(&self.text, wish, "")?),
+            (None, Some(default)) => Some(source.take_thinking(&self.text, default, OR_WHOLE)?),
+            (None, None) => None,
+        };
         if rollout.require_completion {
             source.check_completion()?;
         }
         let scored = self.scored_turns(&source)?;
+        if self.card.text.pair && !scored.is_empty() {
+            let what = "chat.messages: this model reads one question and one answer, so that no other turn is scored; leave out score";
+            return Err(Rejection::new(Code::BadMessages, what));
+        }
         let whole = rollout.require_completion || rollout.aggregation.needs_length();
         let locate = if whole { Locate::Whole } else { Locate::Nothing };
         let (mut tokens, mut found) = self.read(&mut source, locate)?;
@@ -108,9 +119,16 @@ impl Rules {
             if self.over_long == OverLong::Reject {
                 return Err(self.too_long(&tokens, SHORTEN));
             }
+            if self.card.text.pair {
+                return Err(self.too_long(&tokens, "nothing is cut of a pair of texts; shorten it"));
+            }
             if !scored.is_empty() {
                 // Every turn would lose another part of its own beginning.
                 return Err(self.too_long(&tokens, "nothing is cut of a conversation with scored turns; shorten it"));
+            }
+            if matches!(&source, Source::Chat(conversation) if conversation.has_reference()) {
+                // It is what a template writes first, and the reward would not be a comparison any more.
+                return Err(self.too_long(&tokens, "nothing is cut of a rollout with a reference; shorten it"));
             }
             if tokens.completion.is_none() && matches!(source, Source::Chat(_)) {
                 (tokens, found) = self.read(&mut source, Locate::Start)?;

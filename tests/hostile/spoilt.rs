@@ -124,6 +124,25 @@ fn spoilt_gguf_files() {
     }
 }
 
+/// Families of which more is read than of Llama.
+#[test]
+fn spoilt_gguf_files_of_other_families() {
+    for name in ["gguf/classifier-gemma3", "gguf/classifier-phi3"] {
+        let copy = Copy::of(name);
+        let (file, whole) = (copy.path().join("model.gguf"), copy.read("model.gguf"));
+        for length in [40, 200, 800, whole.len() / 2, whole.len() - 1] {
+            copy.write("model.gguf", &whole[..length]);
+            assert!(attempt(&file, &format!("{name} cut to {length} bytes")).is_some());
+        }
+        for at in (24..1800).step_by(37) {
+            let mut bytes = whole.clone();
+            bytes[at] ^= [0xff, 0x01, 0x80][at % 3];
+            copy.write("model.gguf", &bytes);
+            attempt(&file, &format!("{name} with byte {at} changed"));
+        }
+    }
+}
+
 #[test]
 fn spoilt_tokenizers() {
     let copy = Copy::of("hf/bf16-single");

@@ -1,4 +1,5 @@
-//! What stands beside messages and completions: tools, documents, which template with which variables.
+//! What stands beside messages and completions: tools, documents, which template with which variables, and an answer to compare
+//! with.
 //!
 //! Invariant: each is said once for all rollouts of a call, or once for each of them.
 
@@ -16,10 +17,10 @@ use crate::text::{text, wrong_type};
 
 /// The arguments that stand beside conversations, as they are given.
 #[derive(Default)]
-pub struct Beside<'py>([Option<Bound<'py, PyAny>>; 4]);
+pub struct Beside<'py>([Option<Bound<'py, PyAny>>; 5]);
 
 /// Their names.
-pub const BESIDE: [&str; 4] = ["tools", "documents", "chat_template_kwargs", "chat_template"];
+pub const BESIDE: [&str; 5] = ["tools", "documents", "chat_template_kwargs", "chat_template", "reference"];
 
 /// The completions of some rollouts, with what stands beside their conversations.
 pub struct Completions {
@@ -58,6 +59,7 @@ impl<'py> Beside<'py> {
             tools: of(0)?,
             documents: of(1)?,
             template_variables: of(2)?,
+            reference: self.0[4].as_ref().map(|value| Ok::<_, PyErr>(json(value, &BESIDE[4])?.into())).transpose()?,
             template: template.unwrap_or_default().into(),
         })
     }
@@ -97,8 +99,11 @@ fn each<'py>(value: &Bound<'py, PyAny>, slot: usize) -> PyResult<Option<Vec<Boun
         return Ok(None);
     }
     let items: Vec<_> = value.try_iter()?.collect::<PyResult<_>>()?;
-    // Tools and documents are lists themselves; variables and a name are not.
-    let of_rows = slot >= 2 || (!items.is_empty() && items.iter().all(|item| item.is_none() || is_list(item)));
+    // Variables and a name are no lists themselves. Tools, documents and a reference may be lists, of what is none; a reference
+    // may be a text.
+    let is_one = |item: &Bound<'py, PyAny>| is_list(item) || (slot == 4 && item.is_instance_of::<PyString>());
+    let of_rows =
+        matches!(slot, 2 | 3) || (!items.is_empty() && items.iter().all(|item| item.is_none() || is_one(item)));
     Ok(of_rows.then_some(items))
 }
 
@@ -106,6 +111,7 @@ fn merge(extras: &mut Extras, one: Extras) {
     extras.tools = extras.tools.take().or(one.tools);
     extras.documents = extras.documents.take().or(one.documents);
     extras.template_variables = extras.template_variables.take().or(one.template_variables);
+    extras.reference = extras.reference.take().or(one.reference);
     if !one.template.is_empty() {
         extras.template = one.template;
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyString, PyTuple};
+use pyo3::types::{PyDict, PyTuple};
 use reward_sidecar::client::blocking;
 use reward_sidecar::client::{BackOff, ClientError, ServedModel};
 
@@ -19,6 +19,7 @@ use crate::guard::Guard;
 use crate::logs;
 use crate::options::Options;
 use crate::process::OfThisProcess;
+use crate::progress::Progress;
 use crate::rows::Request;
 use crate::stream::Stream;
 use crate::tokenizer;
@@ -218,15 +219,18 @@ impl Client {
     /// - `weighting`: one of the card's weightings, by its name.
     /// - `aggregation`: everything else about how attributes become one reward, as in a rollout file.
     /// - `tools`, `documents`: lists of dicts that the chat template is given; `chat_template_kwargs`: a dict of further
-    ///   variables for it, such as `enable_thinking`; `chat_template`: which of the model's templates, by its name. Each holds
-    ///   for all rollouts, or is a list with one for each.
-    /// - `id`: a name for each rollout, for `Batch.by_id` and for the server's log: n str, or one str where n is 1.
+    ///   variables for it, such as `enable_thinking`; `chat_template`: which of the model's templates, by its name;
+    ///   `reference`: an answer that completions are compared with, of models that do so: a str or a list of messages. Each
+    ///   holds for all rollouts, or is a list with one for each.
+    /// - `id`: a name for each rollout, for `Batch.by_id` and for the server's log: n str, or one str where n is 1; whole
+    ///   numbers stand for their digits, in `group` and `groups` too.
     /// - `group`, or `groups` with one for each: rollouts of one group share a prompt, which is computed once. Never changes
     ///   a reward.
     /// - `finish_reasons`: for each why its completion ended, in the words of the engine that made it (`"stop"`, `"length"`,
     ///   `"tool_calls"`, `{"type": "length"}`, ...), or None; or `finish_reason`, one for all.
     /// - `answer_only`: True takes the thinking out of each completion before it is scored, by the marks of the model's chat
-    ///   template (or `<think>` and `</think>`), or two marks; `batch.thinking` says what went.
+    ///   template (or `<think>` and `</think>`), or two marks; `batch.thinking` says what went. False: it stays. None: as the
+    ///   model's preset has it, which for most is that it stays.
     /// - `require_completion`: a rollout whose completion has no token fails with `EMPTY_COMPLETION`.
     /// - `version`: which model version is to answer. None: that of the first rewards of the call; what another one scored,
     ///   since it took over meanwhile, fails with `OTHER_VERSION`. `"any"`: whichever.
@@ -237,6 +241,8 @@ impl Client {
     /// - `timeout`: seconds after which the call returns in any case; what has no answer by then fails with
     ///   `DEADLINE_EXCEEDED`, and the server is told not to score it. Connecting counts.
     /// - `priority`: higher goes first. `traceparent`: W3C trace context.
+    /// - `progress`: True shows tqdm's bar; a class like tqdm's makes one of `total=` and `unit=`; a bar that is there already
+    ///   is told by `update(n)`.
     ///
     /// Returns a `Batch`. Raises a `RewardSidecarError` (`Rejected`, `DeadlineExceeded`, `ConnectionFailed`) for the first
     /// rollout that failed, with the whole `batch`; with `raise_on_error=False` rollouts that fail are NaN, and listed in
@@ -251,8 +257,9 @@ impl Client {
         texts=None, input_ids=None, prompt_ids=None, completion_ids=None, attention_mask=None, lengths=None, prompt_mask=None, \
         prompt_lengths=None, completion_mask=None, completion_lengths=None, id=None, weights=None, weighting=None, \
         aggregation=None, group=None, groups=None, finish_reason=None, finish_reasons=None, require_completion=False, \
-        answer_only=False, tools=None, documents=None, chat_template_kwargs=None, chat_template=None, \
-        version=None, tokenizer=None, deadline_ms=None, priority=None, traceparent=None, raise_on_error=True, timeout=None)")]
+        answer_only=None, tools=None, documents=None, chat_template_kwargs=None, chat_template=None, reference=None, \
+        version=None, tokenizer=None, deadline_ms=None, priority=None, traceparent=None, raise_on_error=True, timeout=None, \
+        progress=None)")]
     fn score<'py>(
         &self,
         py: Python<'py>,
@@ -263,7 +270,7 @@ impl Client {
             let message = "score takes its arguments by their names: score(prompts=[...], completions=[...])";
             return Err(PyTypeError::new_err(message));
         }
-        let Request { rows, raise_on_error, limit, tokenizer } = Request::of(arguments, self.version())?;
+        let Request { rows, raise_on_error, limit, tokenizer, progress } = Request::of(arguments, self.version())?;
         let client = self.connection(py)?;
         let guard = self.guard(py);
         if rows.form.has_ids()
@@ -272,8 +279,14 @@ impl Client {
             tokenizer::check(py, &client, &tokenizer, limit, &guard)?;
         }
         let asked = Arc::clone(&rows);
-        let terms = Terms { pin: &rows.options.version, limit, guard: &guard, refused: &rows.refused };
-        let gathered = wait(py, &guard, |check| gather(&client, asked, &terms, check))?;
+        let progress = Progress::of(progress.as_ref(), rows.form.len())?;
+        let answered = progress.as_ref().map(|progress| &progress.answered);
+        let terms = Terms { pin: &rows.options.version, limit, guard: &guard, refused: &rows.refused, answered };
+        let gathered = wait(py, &guard, |check| {
+            gather(&client, asked, &terms, &mut || check() && progress.as_ref().is_none_or(Progress::refresh))
+        });
+        progress.map_or(Ok(()), |progress| progress.end(py))?;
+        let gathered = gathered?;
         let batch = Bound::new(py, Batch::new(py, gathered, &rows.ids)?)?;
         match Batch::failure(&batch)?.filter(|_| raise_on_error) {
             Some(exception) => Err(PyErr::from_value(exception)),
@@ -298,12 +311,12 @@ impl Client {
     /// ```
     #[pyo3(signature = (rollouts, group=None, *, tokenizer=None, timeout=None, **options), text_signature = "($self, /, rollouts, \
         group=None, *, weights=None, weighting=None, aggregation=None, require_completion=False, \
-        answer_only=False, version=None, tokenizer=None, deadline_ms=None, priority=None, traceparent=None, timeout=None)")]
+        answer_only=None, version=None, tokenizer=None, deadline_ms=None, priority=None, traceparent=None, timeout=None)")]
     fn stream<'py>(
         &self,
         py: Python<'py>,
         rollouts: &Bound<'py, PyAny>,
-        group: Option<&Bound<'py, PyString>>,
+        group: Option<&Bound<'py, PyAny>>,
         tokenizer: Option<&Bound<'py, PyAny>>,
         timeout: Option<&Bound<'py, PyAny>>,
         options: Option<&Bound<'py, PyDict>>,

@@ -3,6 +3,7 @@
 //! Invariant: a row has rewards of the model that the batch names, or it is NaN and a failure.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use reward_sidecar::client::blocking::{Check, Client, Stopped};
@@ -108,6 +109,16 @@ pub struct Terms<'a> {
     pub guard: &'a Guard,
     /// Rows that are answered already: what is no rollout is not asked for.
     pub refused: &'a [(usize, Rejection)],
+    /// Counts the rows that are answered, for somebody who watches.
+    pub answered: Option<&'a AtomicUsize>,
+}
+
+impl Terms<'_> {
+    fn count(&self, rows: usize) {
+        if let Some(answered) = self.answered {
+            answered.fetch_add(rows, Ordering::Relaxed);
+        }
+    }
 }
 
 /// Scores all, as [`Client::score_all`] does, but what fails alone costs the others nothing: what has no answer when the limit
@@ -129,6 +140,7 @@ pub fn gather(
     for (row, rejection) in terms.refused {
         gathered[*row] = Some(Ok(Err(rejection.clone())));
     }
+    terms.count(terms.refused.len());
     let mut next = 0;
     while next < gathered.len() || answers.unanswered() > 0 {
         while next < gathered.len() {
@@ -152,6 +164,7 @@ pub fn gather(
                 let answer = terms.pin.check(answer);
                 cards.note(client, &answer);
                 gathered[tag as usize] = Some(answer);
+                terms.count(1);
                 None
             }
             // Other threads have taken all the room.

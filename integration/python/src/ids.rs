@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use numpy::{Element, PyArrayDescrMethods as _, PyArrayDyn, PyArrayMethods as _, PyUntypedArray};
 use numpy::{PyUntypedArrayMethods as _, get_array_module};
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyList, PyMapping, PyMemoryView, PyTuple};
@@ -198,6 +198,14 @@ fn refuse_bools(ids: &Bound<'_, PyAny>, name: &dyn std::fmt::Display) -> PyResul
 /// As it is, or as NumPy reads it: by the buffer protocol, by `__array__`, or item by item. `name` is for messages.
 pub fn as_array<'py>(ids: &Bound<'py, PyAny>, name: impl std::fmt::Display) -> PyResult<Bound<'py, PyUntypedArray>> {
     if let Ok(array) = ids.cast::<PyUntypedArray>() {
+        // A subclass, which NumPy itself would read without its mask.
+        if ids.get_type().name()? == "MaskedArray" {
+            let message = format!(
+                "{name} is a masked array, of which nothing here reads the mask; give {name}.data, and where ids are masked, \
+                 attention_mask=~{name}.mask"
+            );
+            return Err(PyTypeError::new_err(message));
+        }
         return Ok(array.clone());
     }
     let py = ids.py();
@@ -207,7 +215,12 @@ pub fn as_array<'py>(ids: &Bound<'py, PyAny>, name: impl std::fmt::Display) -> P
     }
     match get_array_module(py)?.call_method1(intern!(py, "asarray"), (ids,)) {
         Ok(array) => Ok(array.cast_into::<PyUntypedArray>()?),
-        Err(error) if error.is_instance_of::<PyTypeError>(py) || error.is_instance_of::<PyValueError>(py) => {
+        // torch's tensors raise each of these: on a GPU, of a type that NumPy has not, of which a gradient is wanted.
+        Err(error)
+            if error.is_instance_of::<PyTypeError>(py)
+                || error.is_instance_of::<PyValueError>(py)
+                || error.is_instance_of::<PyRuntimeError>(py) =>
+        {
             let (what, why) = (ids.get_type().name()?, error.value(py).to_string());
             let message = format!("{name}: NumPy cannot read this {what} ({why}); give integers, on the CPU");
             Err(PyTypeError::new_err(message))

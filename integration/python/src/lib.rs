@@ -6,7 +6,7 @@
 //! | `rows`, `inputs`, `form`, `odd`, `line`, `options` | rollouts, out of Python: arguments and dicts |
 //! | `text`, `messages`, `chat`, `json`, `ids`, `padding`, `tokenizer` | what they are made of |
 //! | `gathered`, `batch`, `columns`, `result`, `reads`, `thinking`, `pickle`, `arrays`, `error` | rewards and failures, into Python |
-//! | `wait`, `guard`, `logs`, `process` | the interpreter's lock, signals and timeouts; `logging`; forks |
+//! | `wait`, `guard`, `progress`, `logs`, `process` | the interpreter's lock, signals and timeouts; bars; `logging`; forks |
 //!
 //! Its one invariant: a client is only ever called without the interpreter's lock, and Python only with it.
 #![deny(unsafe_code)]
@@ -32,6 +32,7 @@ mod options;
 mod padding;
 mod pickle;
 mod process;
+mod progress;
 mod reads;
 mod result;
 mod rows;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyDict, PyInt, PyString};
+use pyo3::types::{PyDict, PyString};
 use reward_sidecar::json::rollout::FORMS;
 use reward_sidecar::reward::Code;
 
@@ -16,7 +16,7 @@ use crate::messages::{completion, conversation, prompt};
 use crate::options::{Aggregation, OPTIONS, Options, finish_reason, meant};
 use crate::padding::{PADDING, Padding};
 use crate::rows::Rows;
-use crate::text::{text, wrong_type};
+use crate::text::{name, text, wrong_type};
 
 /// A rollout out of a dict.
 pub struct Line {
@@ -72,7 +72,7 @@ fn parse(rollout: &Bound<'_, PyAny>, options: &Options, id: &mut Option<String>)
             continue;
         }
         match key {
-            "id" => *id = Some(name(&value)?),
+            "id" => *id = Some(name(&value, "id")?),
             "chosen" | "rejected" => {
                 let message = "chosen, rejected: a preference pair, which is two rollouts; send each for itself";
                 return Err(PyValueError::new_err(message).into());
@@ -100,14 +100,6 @@ fn parse(rollout: &Bound<'_, PyAny>, options: &Options, id: &mut Option<String>)
         options: own,
         refused: Vec::new(),
     }))
-}
-
-/// An id: a text, or a whole number, which stands for its decimal digits.
-fn name(value: &Bound<'_, PyAny>) -> PyResult<String> {
-    if value.is_instance_of::<PyInt>() && !value.is_instance_of::<PyBool>() {
-        return Ok(value.to_string());
-    }
-    text(value, "id")
 }
 
 /// The one form that is there.

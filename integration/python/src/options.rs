@@ -6,12 +6,12 @@ use std::sync::Arc;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyMapping, PyString};
+use pyo3::types::{PyDict, PyInt, PyMapping, PyString};
 use reward_sidecar::client::{Version, VersionPin};
-use reward_sidecar::json;
 use reward_sidecar::rollout::{AggregationSpec, AnswerOnly, FinishReason};
+use reward_sidecar::{json, nearest};
 
-use crate::text::{text, wrong_type};
+use crate::text::{name, text, wrong_type};
 
 /// What holds for each of a series of rollouts, unless it brings its own.
 #[derive(Debug, Clone, Default)]
@@ -43,11 +43,11 @@ impl Options {
     /// Takes one option in; `false` where it is none. `None` has been left out before.
     pub fn take(&mut self, key: &str, value: &Bound<'_, PyAny>, aggregation: &mut Aggregation) -> PyResult<bool> {
         match key {
-            "group" => self.group = text(value, key)?,
+            "group" => self.group = name(value, key)?,
             "require_completion" => self.require_completion = truth(value, key)?,
             "answer_only" => self.answer_only = answer_only(value)?,
             "priority" => self.priority = number(value, key, "a 32-bit integer")?,
-            "deadline_ms" => self.deadline_ms = Some(number(value, key, "a whole number of milliseconds")?),
+            "deadline_ms" => self.deadline_ms = Some(number(value, key, "a whole number of milliseconds, 0 or more")?),
             "traceparent" => self.traceparent = text(value, key)?,
             _ => return aggregation.take(key, value),
         }
@@ -57,12 +57,12 @@ impl Options {
     /// All of them out of keyword arguments.
     pub fn of(
         options: Option<&Bound<'_, PyDict>>,
-        group: Option<&Bound<'_, PyString>>,
+        group: Option<&Bound<'_, PyAny>>,
         default_version: Option<&str>,
     ) -> PyResult<Self> {
         let (mut these, mut aggregation) = (Self::held_to(default_version), Aggregation::default());
         if let Some(group) = group {
-            these.group = text(group, "group")?;
+            these.group = name(group, "group")?;
         }
         for (key, value) in options.into_iter().flatten() {
             let key = key.cast::<PyString>()?;
@@ -205,17 +205,18 @@ pub const OPTIONS: [&str; 10] = [
 
 /// What somebody who wrote `name` is to be told: the nearest of `names`, or nothing.
 pub fn meant<'a>(name: &str, names: impl IntoIterator<Item = &'a &'static str>) -> String {
-    json::nearest(name, names.into_iter().copied())
-        .map_or_else(String::new, |nearest| format!("; did you mean {nearest}?"))
+    nearest::hint(name, names.into_iter().copied())
 }
 
 /// Whether thinking is to be taken out: a bool, or the two marks that it stands between.
 fn answer_only(value: &Bound<'_, PyAny>) -> PyResult<Option<AnswerOnly>> {
     if let Ok(wished) = value.extract::<bool>() {
-        return Ok(wished.then(AnswerOnly::default));
+        return Ok(Some(if wished { AnswerOnly::default() } else { AnswerOnly::OFF }));
     }
     match value.extract::<(String, String)>() {
-        Ok((open, close)) if !open.is_empty() && !close.is_empty() => Ok(Some(AnswerOnly { open, close })),
+        Ok((open, close)) if !open.is_empty() && !close.is_empty() => {
+            Ok(Some(AnswerOnly { open, close, ..AnswerOnly::default() }))
+        }
         _ => Err(wrong_type(value, &"answer_only", "a bool, or two str: (\"<think>\", \"</think>\")")),
     }
 }
@@ -225,5 +226,9 @@ fn truth(value: &Bound<'_, PyAny>, name: &str) -> PyResult<bool> {
 }
 
 fn number<'py, T: FromPyObjectOwned<'py>>(value: &Bound<'py, PyAny>, name: &str, wanted: &str) -> PyResult<T> {
-    value.extract().map_err(|_| wrong_type(value, &name, wanted))
+    value.extract().map_err(|_| match value.cast::<PyInt>() {
+        // It is of the right type, and too large or below 0.
+        Ok(number) => PyTypeError::new_err(format!("{name} is {number}; give {wanted}")),
+        Err(_) => wrong_type(value, &name, wanted),
+    })
 }

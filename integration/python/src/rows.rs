@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyString};
+use pyo3::types::{PyDict, PyInt, PyString};
 use reward_sidecar::reward::Rejection;
 use reward_sidecar::rollout::{FinishReason, RolloutRef, Rollouts};
 
@@ -17,7 +17,7 @@ use crate::inputs::{Inputs, same_length};
 use crate::odd::OddRows;
 use crate::options::{self, Aggregation, Options, finish_reason};
 use crate::padding::Padding;
-use crate::text::{text, texts};
+use crate::text::{self, name};
 use crate::wait::Limit;
 
 /// Rollouts in one of the four forms.
@@ -41,6 +41,8 @@ pub struct Request<'py> {
     pub limit: Limit,
     /// What the token ids are of.
     pub tokenizer: Option<Bound<'py, PyAny>>,
+    /// What shows how far the call is.
+    pub progress: Option<Bound<'py, PyAny>>,
 }
 
 impl<'py> Request<'py> {
@@ -50,7 +52,7 @@ impl<'py> Request<'py> {
         let (mut inputs, mut beside, mut padding) = (Inputs::default(), Beside::default(), Padding::default());
         let (mut ids, mut groups, mut finish_reasons, mut finish_reason_of_all) = (None, None, None, None);
         let mut odd = OddRows::default();
-        let (mut raise_on_error, mut limit, mut tokenizer) = (true, Limit::default(), None);
+        let (mut raise_on_error, mut limit, mut tokenizer, mut progress) = (true, Limit::default(), None, None);
         for (key, value) in arguments.into_iter().flatten() {
             if value.is_none() {
                 continue;
@@ -59,11 +61,12 @@ impl<'py> Request<'py> {
             match key.to_str()? {
                 "id" => ids = Some(names(&value)?),
                 "timeout" => limit = Limit::of(Some(&value))?,
-                "groups" => groups = Some(texts(&value, "groups", &mut odd)?),
+                "groups" => groups = Some(text::names(&value, "groups", &mut odd)?),
                 "finish_reasons" => finish_reasons = Some(value),
                 "finish_reason" => finish_reason_of_all = Some(value),
                 "version" => options.version = options::version(&value)?.into(),
                 "tokenizer" => tokenizer = Some(value),
+                "progress" => progress = Some(value),
                 "raise_on_error" => raise_on_error = value.is_truthy()?,
                 key if options.take(key, &value, &mut aggregation)? => {}
                 key if beside.take(key, &value) || padding.take(key, &value) => {}
@@ -84,7 +87,7 @@ impl<'py> Request<'py> {
         }
         let reasons = reasons(finish_reasons, finish_reason_of_all, form.len())?;
         let rows = Rows { ids, form, groups, finish_reasons: reasons, options, refused: odd.into() };
-        Ok(Self { rows: Arc::new(rows), raise_on_error, limit, tokenizer })
+        Ok(Self { rows: Arc::new(rows), raise_on_error, limit, tokenizer, progress })
     }
 }
 
@@ -119,11 +122,11 @@ fn reasons(
 
 /// The caller's names for the rollouts: a list of them, or the one itself.
 fn names(value: &Bound<'_, PyAny>) -> PyResult<Vec<String>> {
-    if value.is_instance_of::<PyString>() {
-        return Ok(vec![text(value, "id")?]);
+    if value.is_instance_of::<PyString>() || value.is_instance_of::<PyInt>() {
+        return Ok(vec![name(value, "id")?]);
     }
     // A name that is none says nothing about its rollout: it is the call that is wrong.
-    value.try_iter()?.enumerate().map(|(row, id)| text(&id?, format_args!("id[{row}]"))).collect()
+    value.try_iter()?.enumerate().map(|(row, id)| name(&id?, format_args!("id[{row}]"))).collect()
 }
 
 /// A batch is asked for its rollouts by their names.

@@ -3,7 +3,7 @@
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::PyString;
+use pyo3::types::{PyBool, PyString};
 
 use crate::odd::OddRows;
 
@@ -22,11 +22,34 @@ pub fn text(object: &Bound<'_, PyAny>, name: impl std::fmt::Display) -> PyResult
 
 /// A list of texts.
 pub fn texts(object: &Bound<'_, PyAny>, name: &str, odd: &mut OddRows) -> PyResult<Vec<String>> {
+    listed(object, name, odd, |item, place| text(item, place))
+}
+
+/// A name, of a rollout or a group: a text, or a whole number of any kind, which stands for its decimal digits.
+pub fn name(object: &Bound<'_, PyAny>, place: impl std::fmt::Display) -> PyResult<String> {
+    let not_a_number = object.is_instance_of::<PyString>() || object.is_instance_of::<PyBool>();
+    match object.call_method0(intern!(object.py(), "__index__")) {
+        Ok(number) if !not_a_number => Ok(number.to_string()),
+        _ => text(object, place),
+    }
+}
+
+/// A list of names.
+pub fn names(object: &Bound<'_, PyAny>, place: &str, odd: &mut OddRows) -> PyResult<Vec<String>> {
+    listed(object, place, odd, |item, place| name(item, place))
+}
+
+fn listed(
+    object: &Bound<'_, PyAny>,
+    name: &str,
+    odd: &mut OddRows,
+    read: impl Fn(&Bound<'_, PyAny>, std::fmt::Arguments<'_>) -> PyResult<String>,
+) -> PyResult<Vec<String>> {
     if object.is_instance_of::<PyString>() {
         return Err(wrong_type(object, &name, "a list of str"));
     }
     let items = object.try_iter()?.enumerate();
-    items.map(|(row, item)| odd.take(row, object.py(), text(&item?, format_args!("{name}[{row}]")))).collect()
+    items.map(|(row, item)| odd.take(row, object.py(), read(&item?, format_args!("{name}[{row}]")))).collect()
 }
 
 /// What is said where an object is of a wrong type.

@@ -71,18 +71,19 @@ def holding_still(pid: int) -> Iterator[None]:
 
 
 def room_of(client: Client) -> int:
-    """How many rollouts a client takes while its server holds still. They are withdrawn again."""
-    taken = _take(client, 0)
+    """Rollouts that a client has room for while its server holds still: it has taken so many at once. It may have room for
+    more, of which what came before has not been given back yet. They are withdrawn again."""
     # One more waits for room.
-    return taken - 1
+    return _take(client, 0) - 1
 
 
 def wait_for_room(client: Client, rollouts: int) -> None:
-    """Returns when there is room for so many rollouts, of a client whose server holds still."""
-    assert _take(client, rollouts) - 1 == rollouts
+    """Returns when there is room for so many rollouts, or for more, of a client whose server holds still."""
+    _take(client, rollouts)
 
 
 def _take(client: Client, least: int) -> int:
+    """Has a stream take rollouts until it has taken more than `least`; how many those were."""
     taken = itertools.count()
     stream = client.stream(({"input_ids": [n]} for n in taken), timeout=0.05)
     seen, until = 0, time.monotonic() + PATIENCE_S

@@ -21,6 +21,7 @@ from support import REPOSITORY
 
 FIXTURE = json.loads((REPOSITORY / "tests/fixtures/messages/cases.json").read_text(encoding="utf-8"))
 ASK = {"role": "user", "content": "u"}
+POLAR = REPOSITORY / "tests/fixtures/hf/polar"
 
 
 @pytest.fixture(scope="session")
@@ -98,6 +99,35 @@ def test_what_stands_beside_holds_for_all_or_for_each(client: Client) -> None:
     with pytest.raises(ValueError, match="2 rows of the rollouts and 1 of tools"):
         client.score(**both, tools=[[tool]])
     assert sorted(client.card().chat_templates) == ["think", "tool_use"]
+
+
+@pytest.fixture(scope="session")
+def polar() -> Iterator[reward_sidecar.Server]:
+    """A model that compares a completion with a reference."""
+    with reward_sidecar.launch(str(POLAR), uds=True, grpc=True) as server:
+        yield server
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_reference_is_one_for_all_or_one_for_each(polar: reward_sidecar.Server, transport: str) -> None:
+    cases = json.loads((POLAR / "reference.json").read_text(encoding="utf-8"))["cases"]
+    rows = [case["rollout"] for case in cases]
+    expected = np.array([case["scores"][0] for case in cases], np.float32)
+    with Client(address_of(polar, transport)) as client:
+        batch = client.score(
+            prompts=[row["prompt"] for row in rows],
+            completions=[row["completion"] for row in rows],
+            reference=[row["reference"] for row in rows],
+        )
+        np.testing.assert_allclose(batch.rewards, expected, rtol=1e-4, atol=1e-4)
+        assert [result.reward for result in client.stream(rows)] == batch.rewards.tolist()
+        same: dict[str, Any] = {"prompts": [rows[0]["prompt"]] * 2, "completions": [rows[0]["completion"]] * 2}
+        for reference in ("Tuesday.", [{"role": "assistant", "content": "Tuesday."}], ["Tuesday.", "Tuesday."]):
+            assert client.score(**same, reference=reference).rewards.tolist() == [batch.rewards[0]] * 2
+        with pytest.raises(Rejected, match="send it as the rollout's reference"):
+            client.score(**same)
+        with pytest.raises(ValueError, match="only conversations"):
+            client.score(texts=["t"], reference="r")
 
 
 def test_whatever_a_message_is_in_python(client: Client) -> None:

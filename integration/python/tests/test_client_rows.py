@@ -36,7 +36,7 @@ def test_an_odd_row_costs_the_others_nothing(client: Client, odd: Any) -> None:
     forms: list[dict[str, Any]] = [
         {"input_ids": ids},
         {"prompt_ids": [[], [], []], "completion_ids": ids},
-        {"input_ids": [[1, 2], [5], [3]], "groups": ["a", odd if odd is not None else 7, "b"]},
+        {"input_ids": [[1, 2], [5], [3]], "groups": ["a", 7.5 if odd is None or odd == 5 else odd, "b"]},
     ]
     for form in forms:
         batch = client.score(**form, id=["a", "b", "c"], raise_on_error=False)
@@ -200,3 +200,45 @@ def test_a_batch_is_a_table(client: Client) -> None:
 def test_a_card_shows_itself_in_a_line(client: Client) -> None:
     assert "chat_template" not in repr(client.card()) and "\n" not in repr(client.card())
     assert isinstance(reward_sidecar.__version__, str)
+
+
+@pytest.mark.parametrize("name", ["http_proxy", "HTTP_PROXY", "grpc_proxy", "all_proxy"])
+def test_no_proxy_of_the_environment_is_asked(
+    name: str, echo: reward_sidecar.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`grpcio` and `requests` send loopback traffic to a proxy where `no_proxy` does not say otherwise; this client never does."""
+    monkeypatch.delenv("no_proxy", raising=False)
+    # Nobody listens there.
+    monkeypatch.setenv(name, "http://127.0.0.1:9")
+    assert echo.grpc_address is not None
+    with Client(echo.grpc_address) as client:
+        assert client.score(input_ids=[[1, 2]]).rewards[0] == 2.0
+
+
+def test_names_may_be_whole_numbers(client: Client) -> None:
+    """As data sets and trainers number rows and groups; they stand for their digits."""
+    batch = client.score(input_ids=[[1], [2]], id=[7, np.int64(8)], groups=[np.int32(3), "3"])
+    assert batch.by_id["7"].index == 0 and batch.by_id["8"].index == 1
+    assert client.score(input_ids=[[1]], id=9, group=3).by_id["9"].error is None
+    results = client.stream([{"input_ids": [1], "id": 5, "group": 3}], group=4)
+    assert [result.id for result in results] == ["5"]
+    for odd in ([1.5], [True], [None]):
+        assert client.score(input_ids=[[1]], groups=odd, raise_on_error=False).errors[0].code == "MALFORMED"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        # NumPy would read it without its mask, and score what is masked.
+        (
+            {"input_ids": np.ma.masked_array([[1, 2, 3]], mask=[[1, 0, 0]])},
+            "give input_ids.data, and where ids are masked, attention_mask=~input_ids.mask",
+        ),
+        ({"input_ids": [[1]], "deadline_ms": -5}, "deadline_ms is -5; give a whole number of milliseconds, 0 or more"),
+        ({"input_ids": [[1]], "priority": 2**40}, f"priority is {2**40}; give a 32-bit integer"),
+        ({"input_ids": [[1]], "priority": 1.5}, "priority is of type float"),
+    ],
+)
+def test_what_cannot_be_read_says_what_to_give(client: Client, arguments: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        client.score(**arguments)

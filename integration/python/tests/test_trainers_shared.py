@@ -85,6 +85,13 @@ def test_nothing_is_no_completion(client: Client) -> None:
     assert answer.column() == [None, 2.0] and answer.rejections[0].code == "EMPTY_COMPLETION"
 
 
+def test_nothing_is_scored_where_that_is_asked_for(client: Client) -> None:
+    scorer = Scorer(client, "raise", ALL, require_completion=False)
+    assert scorer.score({"prompt_ids": [[1], [2]], "completion_ids": [[], [3]]}).column() == [1.0, 2.0]
+    # Of a row that is one piece nobody knows where the completion is, and nothing is asked of it.
+    assert scorer.score({"input_ids": [[1, 2]]}).column() == [2.0]
+
+
 def test_all_takers_get_one_answer() -> None:
     once, asked, batch = Once(3), [], ["a"]
 

@@ -297,3 +297,13 @@ fn kept_columns_go_from_table_to_table_as_they_are() {
         assert_eq!((days.value(row), rewards.value(row)), (row as i32, (row + 1) as f32));
     }
 }
+
+/// Data sets number their groups.
+#[test]
+fn a_group_may_be_a_number() {
+    let groups: ArrayRef = Arc::new(Int64Array::from(vec![3]));
+    let file = table(vec![("group", groups), ("text", texts(&[Some("t")]))]);
+    let read = rows(file, ExtraColumns::Refuse, Destination::JsonLines);
+    let Content::One(rollout) = read[0].content.as_ref().unwrap() else { panic!() };
+    assert_eq!(rollout.group, "3");
+}

@@ -30,13 +30,14 @@ pub enum PendingOutcome {
 }
 
 /// Writes answers in the order of the rows, until it is `interrupted`. What is ready is flushed before anything is waited for.
+/// Returns whether every row that came was written.
 pub fn write(
     mut pending: mpsc::Receiver<Pending>,
     mut file: Box<dyn RewardsFile>,
     card: &ModelCard,
     mut progress: Progress,
     interrupted: &watch::Receiver<bool>,
-) -> io::Result<Progress> {
+) -> io::Result<(Progress, bool)> {
     loop {
         let next = match pending.try_recv() {
             Ok(next) => next,
@@ -60,14 +61,14 @@ pub fn write(
         if *interrupted.borrow() {
             // What was answered by now may have been answered because of that.
             file.flush()?;
-            return Err(io::ErrorKind::Interrupted.into());
+            return Ok((progress, false));
         }
         let answer = RowAnswer { id, number, is_pair, outcome, extra, batch };
         progress.answered(&answer, consumed);
         file.write(card, answer)?;
     }
     file.finish(card)?;
-    Ok(progress)
+    Ok((progress, true))
 }
 
 fn wait(mut outcome: oneshot::Receiver<Outcome>, file: &mut dyn RewardsFile) -> io::Result<Outcome> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use safetensors::{Dtype, SafeTensors};
+use safetensors::{Dtype, SafeTensorError, SafeTensors};
 
 use super::dense::Rows;
 use super::{Dense, ElementType, MappedFile, RawInfo, Slice, TensorInfo, WeightSource};
@@ -45,7 +45,14 @@ impl SafetensorsFile {
 }
 
 fn entries(bytes: &[u8]) -> Result<BTreeMap<String, Entry>, String> {
-    let malformed = |e: safetensors::SafeTensorError| format!("not a readable safetensors file: {e}");
+    let malformed = |e: SafeTensorError| match e {
+        SafeTensorError::MetadataIncompleteBuffer | SafeTensorError::InvalidHeaderLength => format!(
+            "not a readable safetensors file: it has {} bytes, and its header says another number; a download that broke off? Fetch \
+             it again",
+            bytes.len()
+        ),
+        e => format!("not a readable safetensors file: {e}"),
+    };
     let (header, metadata) = SafeTensors::read_metadata(bytes).map_err(malformed)?;
     let data = header + 8;
     let mut entries = BTreeMap::new();

@@ -34,6 +34,7 @@ pub fn on_gpus(_: &[Device]) -> Result<Vec<Arc<dyn Collective>>> {
 /// the last dimension of [`Self::all_gather`].
 pub trait Collective: Send + Sync {
     /// Which rank this is.
+    #[cfg(test)]
     fn rank(&self) -> usize;
 
     /// How many there are.

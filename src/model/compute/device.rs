@@ -120,6 +120,7 @@ mod cuda {
     use candle_core::{DType, Device, Tensor};
 
     use crate::model::compute::device::Refusal;
+    use crate::model::compute::gpu_refusal;
 
     /// Opens a GPU and runs a first kernel on it, so that what does not fit together shows now.
     pub(super) fn open(number: usize) -> Result<Device, Refusal> {
@@ -137,16 +138,7 @@ mod cuda {
         let device = Device::new_cuda_with_stream(number).map_err(|e| {
             (format!("it does not open: {e}"), "`nvidia-smi` tells whether other processes hold it.".into())
         })?;
-        first_kernel(&device).map_err(|e| {
-            let remedy = match compute_capability(number) {
-                Ok((major, minor)) => format!(
-                    "Its compute capability is {major}.{minor}; build with CUDA_COMPUTE_CAP={major}{minor} (bfloat16 \
-                     needs 8.0)."
-                ),
-                Err(e) => format!("Its compute capability cannot be read either: {}.", name(e)),
-            };
-            (format!("the kernels of this binary do not run on it: {e}"), remedy)
-        })?;
+        first_kernel(&device).map_err(|e| gpu_refusal::of_kernel(&e.to_string(), compute_capability(number).ok()))?;
         // For all of the process. Of float32 there are two products on a GPU, both of attention, whose operands TF32
         // rounds to 11 bits: keys and values, which are bfloat16, not at all; scaled queries and the softmax's weights
         // eight times finer than bfloat16 would.
@@ -208,6 +200,7 @@ mod tests {
         let cpu = |dtype: &str| [1, 4].map(|world| name(DeviceChoice::Cpu, dtype.parse().unwrap(), world));
         assert_eq!(cpu("auto"), ["f32", "f32"]);
         assert_eq!(cpu("bf16"), ["bf16-weights", "bf16-weights"]);
+        assert_eq!(cpu("bf16-activations"), ["bf16-activations"; 2]);
         assert_eq!(cpu("int8"), ["int8", "int8-tp4"]);
         assert_eq!(name(DeviceChoice::CpuTensors(Precision::F32), Dtype::Auto, 1), "f32-tensors");
         assert_eq!(name(DeviceChoice::CpuTensors(Precision::Bf16), Dtype::Auto, 4), "bf16-tensors-tp4");

@@ -39,16 +39,19 @@ pub enum Dtype {
     /// Float32 on the CPU, bfloat16 on a GPU.
     #[default]
     Auto,
+    /// On the CPU the fastest that the model bears, as trying shows.
+    Fast,
     /// This one; on a GPU bfloat16 alone.
     Weights(WeightType),
 }
 
-/// `auto`, and each type of weights.
-const NAMES: [&str; 1 + WeightType::ALL.len()] = {
-    let mut names = ["auto"; 1 + WeightType::ALL.len()];
+/// `auto`, `fast`, and each type of weights.
+const NAMES: [&str; 2 + WeightType::ALL.len()] = {
+    let mut names = ["auto"; 2 + WeightType::ALL.len()];
+    names[1] = "fast";
     let mut i = 0;
     while i < WeightType::ALL.len() {
-        names[1 + i] = WeightType::ALL[i].name();
+        names[2 + i] = WeightType::ALL[i].name();
         i += 1;
     }
     names
@@ -62,14 +65,15 @@ impl Dtype {
     pub fn name(self) -> &'static str {
         match self {
             Self::Auto => NAMES[0],
+            Self::Fast => NAMES[1],
             Self::Weights(weights) => weights.name(),
         }
     }
 
-    /// What the kernels on the CPU make of it.
+    /// What the kernels on the CPU make of it, unless something is tried.
     pub(super) fn weight_type(self) -> WeightType {
         match self {
-            Self::Auto => WeightType::F32,
+            Self::Auto | Self::Fast => WeightType::F32,
             Self::Weights(weights) => weights,
         }
     }
@@ -92,6 +96,7 @@ impl FromStr for Dtype {
     fn from_str(text: &str) -> Result<Self, UnknownDtype> {
         match text {
             "auto" => Ok(Self::Auto),
+            "fast" => Ok(Self::Fast),
             name => WeightType::named(name).map(Self::Weights).ok_or_else(|| UnknownDtype(text.to_owned())),
         }
     }
@@ -106,6 +111,12 @@ mod tests {
         for name in Dtype::NAMES {
             assert_eq!(name.parse::<Dtype>().unwrap().to_string(), *name);
         }
-        assert!("fp8".parse::<Dtype>().unwrap_err().to_string().contains("auto, f32, int16, bf16, int8"));
+        assert!(
+            "fp8"
+                .parse::<Dtype>()
+                .unwrap_err()
+                .to_string()
+                .contains("auto, fast, f32, int16, bf16, bf16-activations, int8")
+        );
     }
 }

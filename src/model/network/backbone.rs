@@ -30,6 +30,11 @@ pub trait Backbone: Send + Sync {
     /// Bytes of its weights in memory.
     fn bytes(&self) -> usize;
 
+    /// How many rows a pass over `batch` computes, whose `reads` are wanted.
+    fn rows(&self, batch: &MicroBatch, _reads: &[u32]) -> usize {
+        batch.tokens.len()
+    }
+
     /// The same with what the context's weights change in it, as the base's adapter: every matrix to which nothing or a change of
     /// low rank is added is shared with this one.
     fn adapted(&self, context: &RankContext) -> std::result::Result<Box<dyn Backbone>, ModelError>;

@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use crate::model::error::ModelError;
 use crate::model::network::arch;
 use crate::model::network::decoder::{DecoderSpec, Parameters};
+use crate::model::network::spec::NetworkSpec;
 use crate::model::report::Shape;
 
 pub use cost::{RankBytes, TokenCost};
@@ -232,7 +233,7 @@ pub fn plan(request: &Request) -> Result<Plan, PlanError> {
     Ok(Plan {
         model,
         architecture: settings.architecture()?.to_owned(),
-        shape: (&spec).into(),
+        shape: NetworkSpec::Decoder(spec.clone()).sizes().into(),
         parameters,
         parameters_total: parameters.total(),
         token: TokenCost::of(&spec, request.dtype),

@@ -27,7 +27,7 @@ use crate::model::compute::kernels::Isa;
 use crate::model::config::CacheSize;
 use crate::model::error::ModelError;
 use crate::model::network::backbone::{Pass, RankContext};
-use crate::model::network::decoder::DecoderSpec;
+use crate::model::network::spec::NetworkSpec;
 use crate::model::prefix_cache::{KeyValues, Resumed, SharedCache};
 
 /// Loaded ranks.
@@ -85,7 +85,7 @@ impl Ranks {
     /// out. Where the machine has several NUMA nodes, ranks on the CPU load and compute on one of them each. Together they have room of `cache` for the keys and values of prefixes, divided
     /// by `rooms`: as many models beside each other have such room ([`Self::adapted`]); only the kernels use it.
     pub fn load(
-        spec: &DecoderSpec,
+        spec: &NetworkSpec,
         weights: &dyn WeightSource,
         backend: Backend,
         devices: &[Device],
@@ -98,13 +98,18 @@ impl Ranks {
         // Before anything is loaded, for it may fail.
         let wire =
             if devices.iter().any(Device::is_cuda) && world > 1 { Wire::Gpus(on_gpus(devices)?) } else { Wire::Memory };
-        let heads = Shard::all(world).map(|shard| shard.heads(spec.heads).layout);
-        let bytes_per_token: usize = heads.map(|heads| KeyValues::bytes_per_token(spec.layers, heads)).sum();
+        let sizes = spec.sizes();
+        let heads = Shard::all(world).map(|shard| shard.heads(sizes.heads).layout);
+        let bytes_per_token: usize = if spec.keeps_prefixes() {
+            heads.map(|heads| KeyValues::bytes_per_token(sizes.layers, heads)).sum()
+        } else {
+            0
+        };
         let slots = match backend {
-            Backend::Kernels(weights) => {
+            Backend::Kernels(weights) if spec.keeps_prefixes() => {
                 cache.tokens(bytes_per_token, spec.parameters().total() * weights.bytes()) / rooms
             }
-            Backend::Tensors(_) => 0,
+            _ => 0,
         };
         let threads = (all.current_num_threads() / world).max(1);
         let isa = all.install(Isa::current);
@@ -169,7 +174,7 @@ impl Ranks {
 
     /// How many rows of `batch` the next pass would compute.
     pub fn rows(&self, batch: &MicroBatch, reads: &[u32]) -> usize {
-        self.cache.as_ref().map_or(batch.tokens.len(), |cache| cache.rows_left(batch, reads))
+        self.cache.as_ref().map_or_else(|| self.ranks[0].rows(batch, reads), |cache| cache.rows_left(batch, reads))
     }
 
     /// What is kept; `None` where nothing is.

@@ -8,6 +8,7 @@ use crate::model::compute::device::DeviceChoice;
 use crate::model::compute::dtype::{Dtype, Precision};
 use crate::model::config::Config;
 use crate::model::network::arch;
+use crate::model::network::decoder::DecoderSpec;
 use crate::model::ranks::*;
 use crate::model::source::blueprint::Blueprint;
 
@@ -20,7 +21,7 @@ fn hidden(fixture: &str, device: DeviceChoice, tp: usize) -> (DecoderSpec, Vec<f
     let spec = arch::find(&blueprint.settings).unwrap().spec(&blueprint.settings).unwrap();
     let (devices, pool) = (device.open_all(tp).unwrap(), Arc::new(pool(1, None).unwrap()));
     let ranks = Ranks::load(
-        &spec,
+        &NetworkSpec::Decoder(spec.clone()),
         blueprint.weights.as_ref(),
         device.backend(Dtype::Auto).unwrap(),
         &devices,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use candle_core::Result;
 use rayon::ThreadPool;
 
+use crate::batch::MicroBatch;
 use crate::model::error::ModelError;
 use crate::model::network::backbone::{Backbone, Pass, RankContext};
 
@@ -26,6 +27,11 @@ impl Rank {
     /// given to do, so that what fails there fails here.
     pub fn forward(&self, pass: &Pass) -> Result<Vec<f32>> {
         self.pool.install(|| self.backbone.forward(pass)?.flatten_all()?.to_vec1())
+    }
+
+    /// How many rows a pass computes.
+    pub fn rows(&self, batch: &MicroBatch, reads: &[u32]) -> usize {
+        self.backbone.rows(batch, reads)
     }
 
     /// The same share with what the context's weights change in it, in the same pool.

@@ -11,7 +11,7 @@ use super::base::{self, Opened};
 use super::digest::{Fingerprint, Ingredient};
 use super::digest_memory::DigestMemory;
 use super::manifest::AdapterPart;
-use super::preset::{self, PresetReport, Tokens, check_weightings};
+use super::preset::{self, CardCheck, PresetReport, Tokens, check_weightings};
 use super::reference::{Found, MANIFEST_FILE, Place};
 use crate::engine::{ReadPolicy, TextAssets};
 use crate::model::checkpoint::{ATTRIBUTE_WEIGHTS, Adapter, Composed, Rounding, SafetensorsFile, WeightSource};
@@ -22,6 +22,7 @@ use crate::model::network::arch;
 use crate::model::network::head::HeadSpec;
 use crate::model::settings::Settings;
 use crate::model::text;
+use crate::rollout::AnswerOnly;
 
 /// Name of the weighting that a checkpoint brings itself.
 const MERGED: &str = "merged";
@@ -30,6 +31,10 @@ const MERGED: &str = "merged";
 /// those rules so that some text has other tokens counts it up, so that no version stands for two numbers. 2: chats begin as the
 /// template begins them, and an end of turn that a completion brings is taken off.
 const TEXT_RULES: &[u8] = b"2";
+
+/// The same for what is so with conversations of named templates alone, so that the versions of other models stay. 1: each ends turns and
+/// marks thinking in its own way.
+const NAMED_TEMPLATE_RULES: &[u8] = b"1";
 
 /// Name of the weighting that is the default where no other is said to be.
 const DEFAULT: &str = "default";
@@ -40,6 +45,8 @@ pub struct Blueprint {
     pub name: String,
     /// The preset in use.
     pub preset: Option<PresetReport>,
+    /// Scores that the model's card prints.
+    pub card_checks: Vec<CardCheck>,
     /// The configuration, as `config.json` says it.
     pub settings: Settings,
     /// The weights.
@@ -58,6 +65,8 @@ pub struct Blueprint {
     pub reads: ReadPolicy,
     /// What kind of head it is.
     pub head: HeadSpec,
+    /// The token behind the first text of a pair, where rollouts are pairs.
+    pub separator: Option<u32>,
     /// Every file that the model was read from; embedded ones are not.
     pub files: Vec<PathBuf>,
     /// What the weights are made of, for the fingerprint.
@@ -101,7 +110,7 @@ impl Blueprint {
             settings.set("architectures", vec![body]);
         }
         // Before anything is missed in it that only other architectures say.
-        arch::find(&settings)?;
+        arch::check(&settings)?;
 
         let mut parts = Parts { place: &place, files: &mut files, ingredients: &mut ingredients };
         parts.ingredients.push(Ingredient::Fact(format!("rounding {:?}", base.dtype)));
@@ -129,11 +138,19 @@ impl Blueprint {
             // They are the model's own as well, in whose place the other one stands.
             text.named_templates.clear();
         }
+        text.pair = used.pair.unwrap_or_default();
         text.template_date.clone_from(&config.template_date);
+        text.answer_only = used.answer_only.take().and_then(|wish| wish.0).filter(|wish| !wish.off);
+        if text.answer_only.is_some() && text.tokenizer_json.is_none() {
+            let reason =
+                "answer_only takes out what stands between two marks, but the model has no tokenizer to know them by";
+            return Err(ModelError::malformed(&place.path(), reason));
+        }
         let reads = used.read.policy(report.as_ref().map(|report| &*report.name), &settings, &text)?;
-        let mut head = used.head.spec();
+        let mut head = used.head.over_own(arch::own_head(&settings)?);
         let tokens = Tokens { preset: report.as_ref().map(|report| &*report.name), settings: &settings, text: &text };
         tokens.in_options(&mut head.options)?;
+        let separator = if text.pair { tokens.special("pair", "sep_token")? } else { None };
         let all = match used.attributes.clone() {
             Some(all) => Some(all),
             None => settings.labels()?,
@@ -162,6 +179,7 @@ impl Blueprint {
         Ok(Self {
             name,
             preset: report,
+            card_checks: used.card_checks.into_iter().filter(|check| check.fits(settings.value())).collect(),
             weights: if plain { weights } else { Box::new(Composed { base: weights, rounding: base.dtype, adapter }) },
             head_weights,
             settings,
@@ -171,6 +189,7 @@ impl Blueprint {
             default_weighting: used.default_weighting,
             reads,
             head,
+            separator,
             files,
             ingredients,
         })
@@ -206,15 +225,26 @@ impl Blueprint {
         fingerprint.add("template", self.text.chat_template.as_deref().unwrap_or_default().as_bytes());
         if !self.text.named_templates.is_empty() {
             fingerprint.add("named templates", format!("{:?}", self.text.named_templates).as_bytes());
+            fingerprint.add("rules of named templates", NAMED_TEMPLATE_RULES);
+        }
+        if self.text.pair {
+            fingerprint.add("pair", format!("{:?}", self.separator).as_bytes());
         }
         if let Some(date) = &self.text.template_date {
             fingerprint.add("template date", date.as_bytes());
+        }
+        if let Some(AnswerOnly { open, close, .. }) = &self.text.answer_only {
+            fingerprint.add("answer only", format!("{open:?} {close:?}").as_bytes());
         }
         // Maps print in the order of their keys, and floats so that they read back the same.
         fingerprint.add("variables", format!("{:?} {:?}", self.text.template_variables, self.text.bos).as_bytes());
         fingerprint.add("attributes", format!("{attributes:?}").as_bytes());
         fingerprint.add("weightings", format!("{:?} {:?}", self.weightings, self.default_weighting).as_bytes());
         fingerprint.add("head", format!("{:?} {:?}", self.reads, self.head).as_bytes());
+        // Without them the model may be another than its configuration says.
+        if !self.settings.ignored().is_empty() {
+            fingerprint.add("ignored fields", format!("{:?}", self.settings.ignored()).as_bytes());
+        }
         // The type of the weights and the device are named beside the digest, which tells models apart.
         fingerprint.add("arithmetic", &REVISION.to_le_bytes());
         Ok(fingerprint.short())

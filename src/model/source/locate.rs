@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::base;
 use super::demo;
 use crate::model::checkpoint::ADAPTER_CONFIG;
+use crate::nearest::nearest;
 
 /// Files of a model's folder that people name in its place.
 const PARTS: &[&str] = &[
@@ -79,8 +80,7 @@ fn missing(reference: &str) -> String {
     if reference == "echo" {
         return "the echo engine has no model; it is there to serve and to bench alone".into();
     }
-    let near = |name: &str| strsim::damerau_levenshtein(reference, name) <= 2;
-    if let Some(name) = demo::names().find(|name| near(name)) {
+    if let Some(name) = nearest(reference, demo::names()) {
         return format!("no such file or folder; did you mean {name:?}?");
     }
     if let Some(id) = hub_id(reference) {

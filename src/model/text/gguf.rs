@@ -133,12 +133,17 @@ fn sentencepiece(file: &GgufFile, tokens: &[&str]) -> Result<Option<Arc<[u8]>>, 
     let id = |key: &str, absent: i64| -> Result<i64, ModelError> {
         Ok(file.integer(key)?.map_or(absent, |id| i64::try_from(id).unwrap_or(-1)))
     };
+    let unk_id = id("tokenizer.ggml.unknown_token_id", 0)?;
+    // llama.cpp goes by the id alone; Gemma's files say another type of it.
+    if let Some(unknown) = usize::try_from(unk_id).ok().and_then(|at| pieces.get_mut(at)) {
+        unknown.kind = Kind::Unknown;
+    }
     let model = Model {
         byte_fallback: pieces.iter().any(|piece| piece.kind == Kind::Byte),
         pieces,
         algorithm: Algorithm::Bpe,
         whitespace_as_suffix: false,
-        unk_id: id("tokenizer.ggml.unknown_token_id", 0)?,
+        unk_id,
         bos_id: id("tokenizer.ggml.bos_token_id", 1)?,
         eos_id: id("tokenizer.ggml.eos_token_id", 2)?,
         pad_id: id("tokenizer.ggml.padding_token_id", -1)?,

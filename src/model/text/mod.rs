@@ -25,7 +25,9 @@ pub fn over(this: TextAssets, below: TextAssets) -> TextAssets {
         tokenizer_json: this.tokenizer_json.or(below.tokenizer_json),
         template_variables: below.template_variables.into_iter().chain(this.template_variables).collect(),
         template_date: this.template_date.or(below.template_date),
+        pair: false,
         bos: this.bos,
+        answer_only: this.answer_only.or(below.answer_only),
         vocabulary: None,
     }
 }

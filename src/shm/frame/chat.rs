@@ -20,10 +20,11 @@ fn in_words(text: &str) -> usize {
 }
 
 /// The texts in front of the messages, in order; an empty one is none.
-fn texts<'a>(completion: &'a str, extras: Option<&'a Extras>) -> [&'a str; 5] {
-    let Some(extras) = extras else { return [completion, "", "", "", ""] };
+fn texts<'a>(completion: &'a str, extras: Option<&'a Extras>) -> [&'a str; 6] {
+    let Some(extras) = extras else { return [completion, "", "", "", "", ""] };
     let text = |text: &'a Option<Arc<str>>| text.as_deref().unwrap_or_default();
-    [completion, &extras.template, text(&extras.tools), text(&extras.documents), text(&extras.template_variables)]
+    let Extras { tools, documents, template_variables, reference, .. } = extras;
+    [completion, &extras.template, text(tools), text(documents), text(template_variables), text(reference)]
 }
 
 fn completion_of(extras: Option<&Extras>) -> &[Message] {
@@ -45,10 +46,10 @@ pub(super) fn write(writer: &mut Writer, messages: &[Message], completion: &str,
     let texts = texts(completion, extras);
     let answer = completion_of(extras);
     writer.halves(messages.len() as u32, answer.len() as u32);
-    let [completion, template, tools, documents, variables] = texts.map(|text| text.len() as u32);
+    let [completion, template, tools, documents, variables, reference] = texts.map(|text| text.len() as u32);
     writer.halves(completion, template);
     writer.halves(tools, documents);
-    writer.halves(variables, 0);
+    writer.halves(variables, reference);
     texts.into_iter().for_each(|text| writer.bytes(text.as_bytes()));
     for message in messages.iter().chain(answer) {
         let json = message.json.as_deref().unwrap_or_default();
@@ -65,7 +66,7 @@ pub(super) struct RawChat {
     messages: Vec<RawMessage>,
     /// How many of the messages are the prompt's.
     prompt: usize,
-    texts: [Vec<u8>; 5],
+    texts: [Vec<u8>; 6],
 }
 
 struct RawMessage {
@@ -79,10 +80,7 @@ pub(super) fn read(record: &mut Record) -> Result<RawChat, Broken> {
     let (prompt, answer) = record.halves("messages")?;
     let (completion, template) = record.halves("completion")?;
     let (tools, documents) = record.halves("tools")?;
-    let (variables, reserved) = record.halves("template_variables")?;
-    if reserved != 0 {
-        return Err(Broken::field("template_variables", "a field is set that this version does not know"));
-    }
+    let (variables, reference) = record.halves("template_variables")?;
     let mut text = |bytes: u32, field| record.bytes(bytes as usize, field);
     let texts = [
         text(completion, "completion")?,
@@ -90,6 +88,7 @@ pub(super) fn read(record: &mut Record) -> Result<RawChat, Broken> {
         text(tools, "tools")?,
         text(documents, "documents")?,
         text(variables, "template_variables")?,
+        text(reference, "reference")?,
     ];
     let mut messages = Vec::new();
     let mut kept_of_prompt = 0;
@@ -114,12 +113,12 @@ impl RawChat {
         mut text: impl FnMut(Vec<u8>, &str) -> String,
     ) -> (Vec<Message>, String, Option<Box<Extras>>) {
         let given = |text: String| (!text.is_empty()).then_some(text);
-        let [completion, template, tools, documents, variables] = self.texts;
+        let [completion, template, tools, documents, variables, reference] = self.texts;
         let completion = text(completion, "completion");
         let template = text(template, "template").into();
         let mut json = |bytes, field| given(text(bytes, field)).map(Arc::from);
         let (tools, documents) = (json(tools, "tools"), json(documents, "documents"));
-        let template_variables = json(variables, "template_variables");
+        let (template_variables, reference) = (json(variables, "template_variables"), json(reference, "reference"));
         let messages = self.messages.into_iter().map(|message| {
             let [role, content, json] = message.texts;
             let role = text(role, "messages: role");
@@ -128,7 +127,7 @@ impl RawChat {
         });
         let mut messages: Vec<_> = messages.collect();
         let answer = messages.split_off(self.prompt);
-        let extras = Extras { completion: answer, tools, documents, template_variables, template };
+        let extras = Extras { completion: answer, tools, documents, template_variables, reference, template };
         (messages, completion, (extras != Extras::default()).then(|| Box::new(extras)))
     }
 }

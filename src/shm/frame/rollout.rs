@@ -20,15 +20,15 @@
 //!                               messages (32) │ messages of the completion (32)
 //!                               bytes of the completion (32) │ of the template's name (32)
 //!                               bytes of tools (32) │ of documents (32)
-//!                               bytes of the template's variables (32) │ 0 (32)
-//!                               completion │ name │ tools │ documents │ variables; of no bytes where there are none
+//!                               bytes of the template's variables (32) │ of the reference (32)
+//!                               completion │ name │ tools │ documents │ variables │ reference; of no bytes where there are none
 //!                               per message, those of the completion last:
 //!                                 bytes of its role (32) │ bytes of its content (31), score (1)
 //!                                 bytes of its JSON (64) │ role │ content │ JSON
 //! ```
 //!
 //! Of the flags the lowest says that the completion must have a token ([`Rollout::require_completion`]), the next, ANSWER_ONLY, that
-//! its thinking is to be taken out ([`Rollout::answer_only`]); the others are 0.
+//! its thinking is to be taken out ([`Rollout::answer_only`]), and the next, beside it, that it is not; the others are 0.
 //!
 //! The deadline is the one that the caller set when it submitted the rollout: however long the record lay in the ring, or
 //! its client was without a lane, that time counts.
@@ -51,6 +51,7 @@ use crate::shm::ring::{Producer, Record, Writer};
 
 const REQUIRE_COMPLETION: u8 = 1;
 const ANSWER_ONLY: u8 = 2;
+const ANSWER_ONLY_OFF: u8 = 4;
 
 /// Longest trace context in bytes: a W3C `traceparent` of version 00 has 55, later ones may have more.
 const MAX_TRACE_BYTES: usize = 512;
@@ -124,8 +125,9 @@ pub fn write_rollout(
     let version = short(rollout.model_version, MAX_NAME_BYTES);
     writer.word(number);
     let flag = |flag, set| if set { flag } else { 0 };
-    let wishes =
-        flag(REQUIRE_COMPLETION, rollout.require_completion) | flag(ANSWER_ONLY, rollout.answer_only.is_some());
+    let wishes = flag(REQUIRE_COMPLETION, rollout.require_completion)
+        | flag(ANSWER_ONLY, rollout.answer_only.is_some())
+        | flag(ANSWER_ONLY_OFF, rollout.answer_only.is_some_and(|wish| wish.off));
     let flags = u32::from_le_bytes([form, finish, u8::from(deadline_ns.is_some()), wishes]);
     writer.halves(flags, rollout.priority as u32);
     writer.word(deadline_ns.unwrap_or(0));
@@ -212,7 +214,11 @@ pub fn read_rollout(mut record: Record) -> Result<RolloutRecord, Broken> {
     let deadline_ns = record.word("deadline")?;
     let (options, names) = record.halves("options")?;
     let (group, version) = record.halves("group")?;
-    if has_deadline > 1 || wishes & !(REQUIRE_COMPLETION | ANSWER_ONLY) != 0 {
+    let off = wishes & ANSWER_ONLY_OFF != 0;
+    if has_deadline > 1
+        || wishes & !(REQUIRE_COMPLETION | ANSWER_ONLY | ANSWER_ONLY_OFF) != 0
+        || (off && wishes & ANSWER_ONLY == 0)
+    {
         return Err(Broken::field("rollout", "a field is set that this version does not know"));
     }
     let trace = record.bytes((names & 0xffff) as usize, "traceparent")?;
@@ -236,6 +242,7 @@ pub fn read_rollout(mut record: Record) -> Result<RolloutRecord, Broken> {
     };
     let (id, group, model_version) = (text(id, "id"), text(group, "group"), text(version, "model_version"));
     let answer_only = marks.map(|[open, close]| AnswerOnly {
+        off,
         open: text(open, "answer_only: open"),
         close: text(close, "answer_only: close"),
     });

@@ -32,11 +32,13 @@ fn rollouts() -> impl Strategy<Value = Rollout> {
         })
     };
     let messages = move || prop::collection::vec(message(), 0..5);
-    let extras = (messages(), [given(), given(), given()], text()).prop_map(|(completion, texts, template)| {
-        let [tools, documents, template_variables] = texts.map(|text| text.map(Arc::from));
-        let extras = Extras { completion, tools, documents, template_variables, template: template.into() };
-        (extras != Extras::default()).then(|| Box::new(extras))
-    });
+    let extras =
+        (messages(), [given(), given(), given(), given()], text()).prop_map(|(completion, texts, template)| {
+            let [tools, documents, template_variables, reference] = texts.map(|text| text.map(Arc::from));
+            let extras =
+                Extras { completion, tools, documents, template_variables, reference, template: template.into() };
+            (extras != Extras::default()).then(|| Box::new(extras))
+        });
     let input = prop_oneof![
         Just(None),
         text().prop_map(|t| Some(Input::Text(t))),
@@ -49,9 +51,9 @@ fn rollouts() -> impl Strategy<Value = Rollout> {
             extras
         })),
     ];
-    let marks = prop::option::of((text(), text()).prop_map(|(open, close)| AnswerOnly { open, close }));
+    let wish = (any::<bool>(), text(), text()).prop_map(|(off, open, close)| AnswerOnly { off, open, close });
     let finish = prop::sample::select(vec![FinishReason::Unspecified, FinishReason::Stop, FinishReason::Length]);
-    (text(), input, finish, text(), any::<i32>(), text(), any::<bool>(), text(), marks).prop_map(
+    (text(), input, finish, text(), any::<i32>(), text(), any::<bool>(), text(), prop::option::of(wish)).prop_map(
         |(id, input, finish_reason, group, priority, traceparent, require_completion, model_version, answer_only)| {
             Rollout {
                 id,

@@ -172,14 +172,14 @@ fn another_version_is_refused_by_either_end() {
     let hello =
         |magic: &[u8; 8], version: u32, last: u32| [&magic[..], &version.to_ne_bytes(), &last.to_ne_bytes()].concat();
     assert_eq!(greet(&hello(b"rw-lane\n", VERSION, 0)), Ok(()));
-    assert!(greet(&hello(b"rw-lane\n", VERSION + 1, 0)).unwrap_err().contains("lane version 4, this sidecar 3"));
+    assert!(greet(&hello(b"rw-lane\n", VERSION + 1, 0)).unwrap_err().contains("lane version 5, this sidecar 4"));
     let older = greet(&hello(b"rw-lane\n", VERSION - 1, 0)).unwrap_err();
-    assert!(older.contains("lane version 2, this sidecar 3; install the same release of both"), "{older}");
+    assert!(older.contains("lane version 3, this sidecar 4; install the same release of both"), "{older}");
     assert!(greet(&hello(b"rw-lane\n", VERSION, 1)).unwrap_err().contains("does not know"));
     assert!(greet(b"PRI * HTTP/2.0\r\n").unwrap_err().contains("something else"));
 
     for (answer, says) in [
-        ([b"rw-lane\n", &4u32.to_ne_bytes()[..], &[0; 36]].concat(), "lane version 4, this client 3"),
+        ([b"rw-lane\n", &5u32.to_ne_bytes()[..], &[0; 36]].concat(), "lane version 5, this client 4"),
         (vec![b'x'; 48], "no reward-sidecar"),
         (
             [b"rw-lane\n", &VERSION.to_ne_bytes()[..], &[0; 28], &1u32.to_ne_bytes(), &[0; 4]].concat(),

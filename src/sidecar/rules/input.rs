@@ -57,10 +57,17 @@ impl<'a> Source<'a> {
         })
     }
 
-    /// Takes a completion's thinking out, and says what it was.
-    pub(super) fn take_thinking(&mut self, text: &Text, wished: &AnswerOnly) -> Result<Thinking, Rejection> {
-        let bad = |what: &str| Err(Rejection::new(Code::BadOption, format!("answer_only: {what}")));
-        let (open, close) = text.marks(wished);
+    /// Takes a completion's thinking out, and says what it was. `otherwise` is what else a caller can do whose input does not allow
+    /// it.
+    pub(super) fn take_thinking(
+        &mut self,
+        text: &Text,
+        wished: &AnswerOnly,
+        otherwise: &str,
+    ) -> Result<Thinking, Rejection> {
+        let bad = |what: &str| Err(Rejection::new(Code::BadOption, format!("answer_only: {what}{otherwise}")));
+        let conversation = if let Self::Chat(conversation) = &*self { Some(conversation) } else { None };
+        let (open, close) = text.marks(wished, conversation);
         if open.is_empty() || close.is_empty() {
             return bad("one mark is given without the other; give both, or none for the model's own");
         }
@@ -98,6 +105,14 @@ impl<'a> Source<'a> {
     }
 }
 
+/// What is taken out of a completion whose thinking is to be scored as well: nothing, and there is nothing to say of it.
+pub(super) fn nothing_taken(wish: &AnswerOnly) -> Result<Option<Thinking>, Rejection> {
+    if wish.open.is_empty() && wish.close.is_empty() {
+        return Ok(None);
+    }
+    Err(Rejection::new(Code::BadOption, "answer_only: it is off, but has marks; leave out one or the other"))
+}
+
 /// For a rollout that must have a completion.
 pub(super) fn no_completion() -> Rejection {
     let what = "completion: it has no token, and require_completion is set; leave the rollout out, or ask for it again";
@@ -128,6 +143,17 @@ impl Rules {
     /// Finding the completion in a conversation costs a little; `locate` says what of it is wanted.
     fn tokens(&self, source: &mut Source, locate: Locate) -> Result<Tokens, Rejection> {
         match source {
+            Source::Chat(conversation) if self.card.text.pair => {
+                let (ids, completion) = self.text.encode_pair(conversation)?;
+                self.check_ids("the texts' tokens", &ids)?;
+                let completion = (locate != Locate::Nothing).then(|| vec![completion]);
+                Ok(Tokens { completion, ..Tokens::of(ids) })
+            }
+            Source::Text(_) if self.card.text.pair => Err(Rejection::new(
+                Code::UnsupportedInput,
+                "text: this model reads a pair of texts, a question and its answer; send chat, or token ids of both as its tokenizer \
+                 puts them together",
+            )),
             Source::Chat(conversation) => {
                 self.check_prompt(conversation)?;
                 let completion = conversation.prompt()..conversation.turns().len();
@@ -181,10 +207,10 @@ impl Rules {
     /// Refuses a prompt that was put into the chat template before it was sent: as a user's words it would be put there
     /// again.
     fn check_prompt(&self, conversation: &Conversation) -> Result<(), Rejection> {
-        if conversation.only_question().is_some_and(|words| self.text.carries_template(words)) {
+        if self.text.carries_template(conversation) {
             return Err(Rejection::new(
                 Code::BadMessages,
-                "chat.messages[0]: the prompt carries the chat template already, and would be put into it again; send \
+                "chat.messages: the prompt carries the chat template already, and would be put into it again; send \
                  prompt and completion together as text, or the messages that the prompt was made of",
             ));
         }

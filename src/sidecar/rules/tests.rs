@@ -18,8 +18,8 @@ const END: u32 = 2;
 const USER: u32 = 3;
 const REPLY: u32 = 4;
 
-/// As the reference model's: every message is opened, and a conversation that waits for nobody gets an end.
-const TEMPLATE: &str = "{% for m in messages %}<open>{{ m.role }} {{ m.content }} {% endfor %}\
+/// As the reference model's: every message is opened, and a conversation that waits for nobody gets an end. A reference comes first.
+const TEMPLATE: &str = "{% if reference is defined %}{{ reference[0].content }} {% endif %}{% for m in messages %}<open>{{ m.role }} {{ m.content }} {% endfor %}\
                         {% if add_generation_prompt %}<open>assistant {% else %}<end>{% endif %}";
 
 /// Words of a small vocabulary as tokens, by a card that is read so.
@@ -202,6 +202,20 @@ fn scored_turns_fit_into_a_micro_batch() {
     let apart = Rules { share_prefixes: false, ..sharing };
     assert_bad(&apart, turns(), Code::TooLong, "take 92 tokens of a micro-batch; at most 32");
     valid(&Rules { max_batch_tokens: 92, ..apart }, turns());
+}
+
+#[test]
+fn nothing_is_cut_of_a_rollout_with_a_reference() {
+    let compared = |prompt: &str| {
+        let extras = Extras { reference: Some("\"w7\"".into()), ..Extras::default() };
+        let messages = vec![Message::new("user", prompt)];
+        rollout(Input::Chat { messages, completion: "w3".into(), extras: Some(Box::new(extras)) })
+    };
+    let cutting = cutting(ReadPolicy::default());
+    assert_eq!(valid(&cutting, compared("w0")).tokens[0], 17);
+    let long = "w9 ".repeat(CONTEXT as usize);
+    assert!(valid(&cutting, chat(&[&long], "w3")).truncated);
+    assert_bad(&cutting, compared(&long), Code::TooLong, "nothing is cut of a rollout with a reference");
 }
 
 /// A conversation of n turns has n squared of text.

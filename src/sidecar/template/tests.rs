@@ -335,10 +335,11 @@ mod presets {
         let whole = [std::slice::from_ref(&reference), &turns[..]].concat();
         assert_eq!(written(&template, &whole, false).unwrap(), "2+2?\nfour<|reward|>2+2?\n4.");
         assert_eq!(written(&template, &whole[..2], true).unwrap(), "2+2?\nfour<|reward|>2+2?\n");
-        for messages in [turns.to_vec(), [vec![reference.clone(), reference], turns.to_vec()].concat()] {
-            let rejection = written(&template, &messages, false).unwrap_err();
-            assert!(rejection.message.contains("exactly one message of the role reference"), "{rejection}");
-        }
+        let two = [vec![reference.clone(), reference], turns.to_vec()].concat();
+        assert_eq!(written(&template, &two, false).unwrap(), "2+2?\nfour\nfour<|reward|>2+2?\n4.");
+        let rejection = written(&template, &turns, false).unwrap_err();
+        assert!(rejection.message.contains("send it as the rollout's reference"), "{rejection}");
+        assert!(template.reads("reference") && !template.reads("found"));
     }
 
     /// Steps before the last were found right; the last is asked about.

@@ -9,6 +9,7 @@ use serde::ser::{Serialize, SerializeMap as _, Serializer};
 use super::Text;
 use super::messages::{Conversation, Given, Shown};
 use super::place::{Place, place};
+use super::reference::REFERENCE;
 use crate::reward::{Code, Rejection};
 use crate::rollout::ASSISTANT;
 use crate::sidecar::template::Written;
@@ -42,7 +43,7 @@ impl Text {
         completion: Range<usize>,
         locate: Locate,
     ) -> Result<Rendered, Rejection> {
-        let view = View { text: self, conversation, ending: self.ending(conversation, completion.end), completion };
+        let view = View::of(self, conversation, completion);
         let own: Vec<usize> =
             view.completion.clone().filter(|turn| conversation.turns()[*turn].role() == ASSISTANT).collect();
         let mark = own.first().copied().filter(|_| locate != Locate::Nothing);
@@ -75,12 +76,13 @@ impl Text {
     pub fn ending<'a>(&self, conversation: &'a Conversation, end: usize) -> Option<&'a str> {
         let last = conversation.turns().get(end.checked_sub(1)?)?;
         let content = last.content()?;
-        Some(if last.role() == ASSISTANT { self.without_terminator(content) } else { content })
+        let template = self.template(&conversation.given).ok().filter(|_| last.role() == ASSISTANT);
+        Some(template.map_or(content, |template| template.without_terminator(content)))
     }
 }
 
 /// A conversation up to the end of a completion.
-struct View<'a> {
+pub(super) struct View<'a> {
     text: &'a Text,
     conversation: &'a Conversation<'a>,
     /// Which messages are the completion; the last one is the last that the template is shown.
@@ -89,7 +91,17 @@ struct View<'a> {
     ending: Option<&'a str>,
 }
 
-impl View<'_> {
+impl<'a> View<'a> {
+    /// A conversation whose completion are the messages of this range.
+    pub(super) fn of(text: &'a Text, conversation: &'a Conversation<'a>, completion: Range<usize>) -> Self {
+        Self { text, conversation, ending: text.ending(conversation, completion.end), completion }
+    }
+
+    /// What the template writes of the prompt, as the policy saw it.
+    pub(super) fn prompt(&self) -> Result<String, Rejection> {
+        Ok(self.render(self.completion.start, None, true)?.text)
+    }
+
     /// Where the template has put what a message says, by the marks that it has left on it.
     fn place(&self, text: &str, marked: &[Range<usize>], turn: usize) -> Option<Place> {
         let turns = self.conversation.turns();
@@ -112,14 +124,14 @@ impl View<'_> {
 
     /// The bytes at the beginning of a text that the policy saw as well.
     fn common_with_prompt(&self, text: &str) -> Option<usize> {
-        let prompt = self.render(self.completion.start, None, true).ok()?.text;
+        let prompt = self.prompt().ok()?;
         let common = text.char_indices().zip(prompt.chars()).find(|((_, ours), theirs)| ours != theirs);
         Some(common.map_or(text.len().min(prompt.len()), |((at, _), _)| at))
     }
 
     /// The bytes of the prompt as the policy saw it, if the conversation's text begins with that.
     fn prompt_of(&self, text: &str) -> Option<usize> {
-        let prompt = self.render(self.completion.start, None, true).ok()?.text;
+        let prompt = self.prompt().ok()?;
         text.starts_with(&prompt).then_some(prompt.len())
     }
 
@@ -127,7 +139,7 @@ impl View<'_> {
     fn render(&self, turns: usize, mark: Option<usize>, add_generation_prompt: bool) -> Result<Written, Rejection> {
         let ending = self.completion.end.checked_sub(1).zip(self.ending).filter(|(last, _)| *last < turns);
         let variables = Variables { conversation: self.conversation, turns, ending, mark, add_generation_prompt };
-        self.text.template(&self.conversation.given)?.render(&variables)
+        self.text.template(&self.conversation.given)?.template.render(&variables)
     }
 }
 
@@ -145,12 +157,15 @@ struct Variables<'a> {
 
 impl Serialize for Variables<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Given { tools, documents, variables, .. } = &self.conversation.given;
+        let Given { tools, documents, reference, variables, .. } = &self.conversation.given;
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("messages", &Messages(self))?;
         map.serialize_entry("add_generation_prompt", &self.add_generation_prompt)?;
         map.serialize_entry("tools", tools)?;
         map.serialize_entry("documents", documents)?;
+        if let Some(reference) = reference {
+            map.serialize_entry(REFERENCE, reference)?;
+        }
         for (name, value) in variables.iter() {
             map.serialize_entry(name, value)?;
         }

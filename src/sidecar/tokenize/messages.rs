@@ -7,8 +7,10 @@ use std::borrow::Cow;
 
 use serde::ser::{Serialize, SerializeMap as _, Serializer};
 
+use super::claimed::{list, medium, object};
 use super::marks::Marks;
-use crate::json::value::{JsonError, Object, Value};
+use super::reference::{self, REFERENCE};
+use crate::json::value::{Object, Value};
 use crate::limits::{MAX_MESSAGES, MAX_TEXT_BYTES};
 use crate::reward::{Code, Rejection, Thinking};
 use crate::rollout::{ASSISTANT, Extras, Message};
@@ -30,6 +32,8 @@ pub struct Conversation<'a> {
 pub(super) struct Given<'a> {
     pub tools: Option<Value<'a>>,
     pub documents: Option<Value<'a>>,
+    /// The messages of an answer that the completion is compared with; at least one.
+    pub reference: Option<Value<'a>>,
     pub variables: Object<'a>,
     /// Name of the template; empty where none was named.
     pub template: &'a str,
@@ -58,16 +62,13 @@ const NOT_FREE: [&str; 6] =
 /// Names under which a message's reasoning comes, as `_REASONING_FIELDS` of transformers 5.23 has them.
 const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
-/// What the type of a part is called that a text model cannot read.
-const MEDIA: [&str; 3] = ["image", "audio", "video"];
-
 /// Bytes of all texts of a conversation.
 pub fn bytes_of(messages: &[Message], completion: &str, extras: Option<&Extras>) -> usize {
     let of_message =
         |message: &Message| message.role.len() + message.content.len() + message.json.as_ref().map_or(0, String::len);
     let of_extras = |extras: &Extras| {
-        let Extras { completion, tools, documents, template_variables, template } = extras;
-        let texts = [tools, documents, template_variables].into_iter().flatten().map(|text| text.len());
+        let Extras { completion, tools, documents, template_variables, reference, template } = extras;
+        let texts = [tools, documents, template_variables, reference].into_iter().flatten().map(|text| text.len());
         completion.iter().map(of_message).sum::<usize>() + texts.sum::<usize>() + template.len()
     };
     messages.iter().map(of_message).sum::<usize>() + completion.len() + extras.map_or(0, of_extras)
@@ -128,10 +129,16 @@ impl<'a> Conversation<'a> {
         self.prompt
     }
 
-    /// What a user says, where that is all of the prompt.
+    /// Whether it is compared with a reference.
+    pub fn has_reference(&self) -> bool {
+        self.given.reference.is_some()
+    }
+
+    /// What a user says, where that is all of the prompt, but for a system message.
     pub fn only_question(&self) -> Option<&str> {
         match &self.turns[..self.prompt] {
             [turn] if turn.role() == "user" => turn.content(),
+            [first, turn] if first.role() == "system" && turn.role() == "user" => turn.content(),
             _ => None,
         }
     }
@@ -192,6 +199,13 @@ impl<'a> Given<'a> {
             given.variables = object(variables, "chat.template_variables")?;
             if let Some((name, _)) = given.variables.iter().find(|(name, _)| NOT_FREE.contains(name)) {
                 let what = format!("chat.template_variables: {name} is no free name; send it in the field of its own");
+                return Err(Rejection::new(Code::BadOption, what));
+            }
+        }
+        if let Some(json) = &extras.reference {
+            given.reference = Some(reference::messages(json)?);
+            if given.variables.get(REFERENCE).is_some() {
+                let what = "reference: given beside a variable of the template of this name; give one of both";
                 return Err(Rejection::new(Code::BadOption, what));
             }
         }
@@ -257,49 +271,6 @@ impl<'a> Turn<'a> {
         const HEAD: [&str; 3] = ["role", "name", "content"];
         matches!(&self.fields, Fields::Json(object) if object.iter().any(|(name, _)| !HEAD.contains(&name)))
     }
-}
-
-fn read<'a>(json: &'a str, field: &str) -> Result<Value<'a>, Rejection> {
-    Value::parse(json).map_err(|error| {
-        let code = match error {
-            JsonError::Malformed { .. } => Code::Malformed,
-            JsonError::TooDeep => Code::TooLong,
-        };
-        Rejection::new(code, format!("{field}: {error}"))
-    })
-}
-
-fn object<'a>(json: &'a str, field: &str) -> Result<Object<'a>, Rejection> {
-    match read(json, field)? {
-        Value::Object(object) => Ok(object),
-        other => Err(Rejection::new(
-            Code::Malformed,
-            format!("{field}: JSON that is {}; it must be an object", other.kind()),
-        )),
-    }
-}
-
-fn list<'a>(json: &'a str, field: &str) -> Result<Value<'a>, Rejection> {
-    match read(json, field)? {
-        list @ Value::List(_) => Ok(list),
-        other => {
-            Err(Rejection::new(Code::Malformed, format!("{field}: JSON that is {}; it must be a list", other.kind())))
-        }
-    }
-}
-
-/// The first part of a content that is no text, with its type.
-fn medium(content: &Value) -> Option<(usize, String)> {
-    let Value::List(parts) = content else { return None };
-    parts.iter().enumerate().find_map(|(at, part)| {
-        let Value::Object(part) = part else { return None };
-        let is_medium = |name: &str| MEDIA.iter().any(|medium| name.contains(medium));
-        let kind = match part.get("type") {
-            Some(kind) => kind.as_text().filter(|kind| is_medium(kind)),
-            None => part.iter().map(|(name, _)| name).find(|name| is_medium(name)),
-        };
-        kind.map(|kind| (at, kind.to_owned()))
-    })
 }
 
 /// As `_alias_reasoning_fields` of transformers 5.23: reasoning under any of its names is there as `thinking`, in front, and as

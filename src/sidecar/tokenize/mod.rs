@@ -4,12 +4,16 @@
 //! transformers has them, and a text those that the tokenizer makes of it; what is added to either is said by
 //! [`Bos`](crate::engine::Bos), and never added twice.
 
+mod chat_template;
+mod claimed;
 mod conversation;
 mod marks;
 mod messages;
 mod opening;
+mod pair;
 mod place;
 mod probe;
+mod reference;
 mod terminator;
 mod tokens;
 mod vocabulary;
@@ -21,15 +25,14 @@ use tokenizers::Tokenizer;
 
 pub use self::conversation::Locate;
 pub use self::messages::{Conversation, bytes_of};
-use self::opening::Opening;
 pub use self::place::Place;
-use self::probe::Around;
-use self::terminator::Terminator;
 pub use self::tokens::{Form, within};
 
+use self::chat_template::ChatTemplate;
 use self::marks::Marks;
 use self::messages::Given;
-use super::template::{Date, Template};
+use self::reference::REFERENCE;
+use super::template::Date;
 use crate::engine::{Bos, TextAssets, Vocabulary};
 use crate::limits::MAX_NAME_BYTES;
 use crate::reward::{Code, Rejection};
@@ -49,12 +52,8 @@ pub struct Text {
     /// The id of the text that the model calls its beginning-of-sequence token.
     named_bos: Option<u32>,
     /// By their names.
-    templates: BTreeMap<String, Template>,
-    terminator: Option<Terminator>,
-    opening: Option<Opening>,
+    templates: BTreeMap<String, ChatTemplate>,
     vocabulary: Option<Arc<Vocabulary>>,
-    /// What its thinking is marked by.
-    marks: Marks<'static>,
 }
 
 /// The template that is applied where none is named.
@@ -72,11 +71,14 @@ impl Text {
             None => None,
         };
         let mut templates = BTreeMap::new();
+        let template = |source: &str, default: Option<&ChatTemplate>| {
+            ChatTemplate::new(source, &assets.template_variables, date, tokenizer.as_ref(), default)
+        };
         if let Some(source) = &assets.chat_template {
-            templates.insert(DEFAULT.to_owned(), Template::new(source, &assets.template_variables, date)?);
+            templates.insert(DEFAULT.to_owned(), template(source, None)?);
         }
         for (name, source) in &assets.named_templates {
-            let template = Template::new(source, &assets.template_variables, date);
+            let template = template(source, templates.get(DEFAULT));
             templates.insert(name.clone(), template.map_err(|e| format!("the template named {name}: {e}"))?);
         }
         let (tokenizers_bos, tokenizers_eos) = match &tokenizer {
@@ -100,19 +102,12 @@ impl Text {
             }
             Bos::Never => (None, None),
         };
-        let around = templates.get(DEFAULT).and_then(probe::around);
-        let own = tokenizer.as_ref().zip(around.as_ref()).map(|(tokenizer, around)| markers(tokenizer, around));
-        let own = own.unwrap_or_default();
-        let eos = assets.template_variables.get("eos_token").map(String::as_str);
         Ok(Self {
             text_bos,
             chat_bos,
             eos: tokenizers_eos.filter(|_| assets.bos != Bos::Never),
             tokenizers_bos,
             named_bos,
-            terminator: around.as_ref().and_then(|around| Terminator::find(around, &own, eos)),
-            opening: around.as_ref().and_then(|around| Opening::find(around, &own)),
-            marks: marks::of_template(assets.chat_template.as_deref()),
             vocabulary: tokenizer.as_ref().map(|tokenizer| {
                 Arc::new(vocabulary::of(tokenizer, assets.template_variables.values().map(String::as_str)))
             }),
@@ -121,8 +116,18 @@ impl Text {
         })
     }
 
-    /// The template for what is given beside the messages: as `get_chat_template` of transformers 5.23 chooses it.
-    fn template(&self, given: &Given) -> Result<&Template, Rejection> {
+    /// The template for what is given beside the messages. One that does not read a reference would leave it out silently.
+    fn template(&self, given: &Given) -> Result<&ChatTemplate, Rejection> {
+        let chosen = self.chosen(given)?;
+        if given.reference.is_some() && !chosen.template.reads(REFERENCE) {
+            let what = "reference: the model's chat template reads none, so that the reward would not depend on it; leave it out";
+            return Err(Rejection::new(Code::BadOption, what));
+        }
+        Ok(chosen)
+    }
+
+    /// As `get_chat_template` of transformers 5.23 chooses it.
+    fn chosen(&self, given: &Given) -> Result<&ChatTemplate, Rejection> {
         let names = || self.templates.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
         if !given.template.is_empty() {
             return self.templates.get(given.template).ok_or_else(|| {
@@ -166,34 +171,22 @@ impl Text {
         self.vocabulary.as_ref()
     }
 
-    /// A completion without the end of turn that the template writes behind it: one that it brings is taken off once, with the
-    /// white space behind it.
-    pub fn without_terminator<'a>(&self, completion: &'a str) -> &'a str {
-        self.terminator.as_ref().map_or(completion, |terminator| terminator.without(completion))
+    /// The marks of a policy's thinking: those that are wished for, or else those of the conversation's template; where there is no
+    /// conversation, of the default one.
+    pub fn marks<'a>(&self, wished: &'a AnswerOnly, conversation: Option<&Conversation>) -> Marks<'a> {
+        if !wished.open.is_empty() || !wished.close.is_empty() {
+            return (&wished.open, &wished.close);
+        }
+        let of_conversation = conversation.and_then(|conversation| self.template(&conversation.given).ok());
+        let template = of_conversation.or_else(|| self.templates.get(DEFAULT));
+        template.map_or(marks::of_template(None), |template| template.marks)
     }
 
-    /// The marks of a policy's thinking: those that are wished for, or else the template's own.
-    pub fn marks<'a>(&self, wished: &'a AnswerOnly) -> Marks<'a> {
-        if wished.open.is_empty() && wished.close.is_empty() { self.marks } else { (&wished.open, &wished.close) }
+    /// Whether a conversation is a single question that carries its chat template already.
+    pub fn carries_template(&self, conversation: &Conversation) -> bool {
+        let Some(words) = conversation.only_question() else { return false };
+        self.template(&conversation.given).is_ok_and(|template| template.is_carried_by(words))
     }
-
-    /// Whether a user's words are a prompt that carries the chat template already.
-    pub fn carries_template(&self, words: &str) -> bool {
-        self.opening.as_ref().is_some_and(|opening| opening.is_in(words))
-    }
-}
-
-/// Tokens that are no words: those that the tokenizer cuts out of a text before all else, and what a template writes in angle
-/// brackets that is one token, as the symbols of a SentencePiece model are.
-fn markers(tokenizer: &Tokenizer, around: &Around) -> Vec<String> {
-    let mut markers = tokens::added(tokenizer);
-    for text in [&around.before, &around.between, &around.behind, &around.next] {
-        let brackets = text.match_indices('<').filter_map(|(at, _)| Some(&text[at..=at + text[at..].find('>')?]));
-        markers.extend(brackets.filter(|marker| tokenizer.token_to_id(marker).is_some()).map(str::to_owned));
-    }
-    markers.sort();
-    markers.dedup();
-    markers
 }
 
 fn load(json: &[u8]) -> Result<Tokenizer, String> {

@@ -92,7 +92,8 @@ fn an_ended_completion_has_the_tokens_of_the_clean_one_in_every_family() {
             let added = stored.1["added_tokens"].as_array().unwrap();
             let mut added = added.iter().map(|token| token["content"].as_str().unwrap());
             let Some(token) = added.find(|token| behind.trim_start().starts_with(token)) else {
-                assert_eq!(text.without_terminator("4.<|im_end|>"), "4.<|im_end|>", "{source}");
+                let kept = rendered(&text, &[Message::new("user", "Q")], "4.<|im_end|>").unwrap();
+                assert!(kept.contains("4.<|im_end|>"), "{source}");
                 with_words.push(family.clone());
                 continue;
             };
@@ -100,7 +101,7 @@ fn an_ended_completion_has_the_tokens_of_the_clean_one_in_every_family() {
             let eos = stored.2["eos_token"].as_str();
             for end in ["", token, &format!("{token}\n"), behind, behind.trim(), eos] {
                 let ended = format!("4.{end}");
-                let found = ids(&text, &turns(text.without_terminator(&ended)));
+                let found = ids(&text, &turns(&ended));
                 assert_eq!(found, clean, "{family}, {}: {end:?}\n{source}", stored.0);
                 compared += 1;
             }
@@ -124,7 +125,8 @@ fn conversations_have_the_tokens_of_apply_chat_template() {
         let (family, source, expected): Row = serde_json::from_str(line).unwrap();
         for (stored, (whole, each)) in tokenizers.iter().zip(expected) {
             // What a completion brings of its end is taken off by us alone.
-            let (name, text) = (&stored.0, Text { terminator: None, ..text(stored, &source) });
+            let (name, mut text) = (&stored.0, text(stored, &source));
+            text.templates.values_mut().for_each(|template| template.terminator = None);
             let mut all = Sha256::new();
             for (at, turns) in conversations.iter().enumerate() {
                 let found = ids(&text, turns).map(|ids| digest(&ids));

@@ -163,10 +163,58 @@ fn a_vocabulary_is_told_as_the_protocol_defines_it() {
 fn a_completions_own_end_of_turn_is_taken_off_once() {
     let text = text(Some(CHATML), false);
     for given in ["four", "four</s>", "four </s>", "four </s> \n"] {
-        assert_eq!(text.without_terminator(given).trim_end(), "four", "{given:?}");
+        assert_eq!(without_terminator(&text, given, None).trim_end(), "four", "{given:?}");
     }
-    assert_eq!(text.without_terminator("four</s></s>"), "four</s>");
-    assert_eq!(self::text(None, false).without_terminator("four</s>"), "four</s>");
+    assert_eq!(without_terminator(&text, "four</s></s>", None), "four</s>");
+    assert_eq!(without_terminator(&self::text(None, false), "four</s>", None), "four</s>");
+}
+
+/// The completion as the template is shown it, by the template of that name.
+fn without_terminator(text: &Text, completion: &str, template: Option<&str>) -> String {
+    let (messages, extras) =
+        ([user("two")], template.map(|name| Extras { template: name.into(), ..Extras::default() }));
+    let conversation = Conversation::of(&messages, completion, extras.as_ref()).unwrap();
+    text.ending(&conversation, 2).unwrap().to_owned()
+}
+
+/// Each template ends turns in its own way; one that writes no plain answer as the default one does.
+#[test]
+fn a_named_templates_end_of_turn_is_its_own() {
+    let ends_with =
+        |end: &str| format!("{{% for m in messages %}}{{{{ m.role }}}} {{{{ m.content }}}}{end}{{% endfor %}}");
+    let for_tools = "{{ raise_exception('no tools') if not tools }}{{ messages[-1].content }}";
+    let named = [("other", ends_with("<s>")), ("tool_use", for_tools.to_owned()), ("words", ends_with(" END"))];
+    let named_templates = named.into_iter().map(|(name, source)| (name.to_owned(), source)).collect();
+    let text = Text::new(&TextAssets { named_templates, ..assets(Some(&ends_with("</s>")), false) }).unwrap();
+    for (template, completion, expected) in [
+        (None, "four</s>", "four"),
+        (None, "four<s>", "four<s>"),
+        (Some("other"), "four<s>", "four"),
+        (Some("other"), "four</s>", "four</s>"),
+        (Some("tool_use"), "four</s>", "four"),
+        (Some("words"), "four</s>", "four</s>"),
+        (Some("words"), "four END", "four END"),
+    ] {
+        assert_eq!(without_terminator(&text, completion, template), expected, "{template:?}");
+    }
+}
+
+/// So are the marks of thinking, and the prompt that carries it already.
+#[test]
+fn a_named_templates_marks_and_opening_are_its_own() {
+    let source = "{% for m in messages %}<s>{{ m.role }} {{ m.content }}</s>{% endfor %}{# [/THINK] #}";
+    let named_templates = BTreeMap::from([("other".to_owned(), source.to_owned())]);
+    let plain = "{% for m in messages %}{{ m.role }} {{ m.content }}</s>{% endfor %}";
+    let text = Text::new(&TextAssets { named_templates, ..assets(Some(plain), false) }).unwrap();
+    let messages = [user("<s>user two</s><s>assistant ")];
+    let wished = AnswerOnly::default();
+    let of = |template: &str| {
+        let extras = Extras { template: template.into(), ..Extras::default() };
+        let conversation = Conversation::of(&messages, "four", Some(&extras)).unwrap();
+        (text.marks(&wished, Some(&conversation)), text.carries_template(&conversation))
+    };
+    assert_eq!(of("other"), (("[THINK]", "[/THINK]"), true));
+    assert_eq!(of("default"), (("<think>", "</think>"), false));
 }
 
 /// What the text or the template writes is not taken away: nothing is cut silently.
@@ -295,6 +343,10 @@ fn a_completion_is_found_in_every_presets_template() {
         let path = entry.unwrap().path();
         let preset: toml::Table = std::fs::read_to_string(&path).unwrap().parse().unwrap();
         let Some(template) = preset.get("chat_template").and_then(toml::Value::as_str) else { continue };
+        // What becomes a pair has its completion beside the template.
+        if preset.get("pair").and_then(toml::Value::as_bool) == Some(true) {
+            continue;
+        }
         templates += 1;
         let text = Text::new(&TextAssets {
             chat_template: Some(template.into()),

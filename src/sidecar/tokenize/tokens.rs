@@ -74,7 +74,7 @@ impl Text {
         ids
     }
 
-    fn tokenizer(&self) -> Result<&Tokenizer, Rejection> {
+    pub(super) fn tokenizer(&self) -> Result<&Tokenizer, Rejection> {
         self.tokenizer.as_ref().ok_or_else(|| {
             Rejection::new(
                 Code::UnsupportedInput,

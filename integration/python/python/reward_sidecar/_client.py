@@ -323,6 +323,9 @@ _FORMS = frozenset(
     {"prompts", "completions", "messages", "texts", "input_ids", "prompt_ids", "completion_ids", "groups"}
 )
 
+# What only `Client.score` shows.
+_SYNC = frozenset({"progress"})
+
 
 def _show_parameters(method: Callable[..., Any], shown: Callable[..., Any], left_out: frozenset[str]) -> None:
     """Shows, in place of a method's `**options`, the parameters by name that `shown` has, but those that are `left_out`."""
@@ -337,8 +340,8 @@ def _show_parameters(method: Callable[..., Any], shown: Callable[..., Any], left
     method.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
 
 
-_show_parameters(Client.best_of_n, _native.Client.score, _FORMS)
-_show_parameters(Client.score_async, _native.Client.score, frozenset())
-_show_parameters(AsyncClient.best_of_n, _native.Client.score, _FORMS)
-_show_parameters(AsyncClient.score, _native.Client.score, frozenset())
+_show_parameters(Client.best_of_n, _native.Client.score, _FORMS | _SYNC)
+_show_parameters(Client.score_async, _native.Client.score, _SYNC)
+_show_parameters(AsyncClient.best_of_n, _native.Client.score, _FORMS | _SYNC)
+_show_parameters(AsyncClient.score, _native.Client.score, _SYNC)
 _show_parameters(AsyncClient.stream, _native.Client.stream, frozenset())

@@ -84,7 +84,7 @@ class Desk:
                 except StopAsyncIteration:
                     exhausted = True
                     continue
-                if not checked and isinstance(rollout, Mapping) and not rollout.keys().isdisjoint(_ID_FIELDS):
+                if not checked and _has_ids(rollout):
                     await self._check(tokenizer, timeout)
                     checked = True
                 scored = self._native.score_one(rollout, taken, defaults)
@@ -174,6 +174,11 @@ async def _in_time(event: Awaitable[T], timeout: float | None) -> T:
         return await asyncio.wait_for(event, timeout)
     except asyncio.TimeoutError:
         raise DeadlineExceeded("DEADLINE_EXCEEDED", f"timeout: no result came for {timeout} s") from None
+
+
+def _has_ids(rollout: object) -> bool:
+    """Whether a rollout of a stream brings token ids; what is no rollout does not."""
+    return isinstance(rollout, Mapping) and not rollout.keys().isdisjoint(_ID_FIELDS)
 
 
 async def _next(source: AsyncIterator[Rollout]) -> Rollout:

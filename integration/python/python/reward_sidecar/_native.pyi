@@ -11,6 +11,7 @@ from typing_extensions import Self, Unpack, disjoint_base, final
 from ._errors import RewardSidecarError
 from ._types import (
     Aggregation,
+    Bar,
     Completion,
     FinishReason,
     HasVocabulary,
@@ -130,6 +131,11 @@ class Batch:
         """The columns by their names: `id` where ids were given, `reward`, each attribute, `tokens`, `truncated`, `error`."""
     def to_pandas(self) -> Any:
         """The columns of `to_dict` as a pandas data frame; needs pandas."""
+    def to_polars(self) -> Any:
+        """The columns of `to_dict` as a Polars data frame; needs polars."""
+    def to_arrow(self) -> Any:
+        """The columns of `to_dict` as an Arrow table; needs pyarrow."""
+    def _repr_html_(self) -> str: ...
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]: ...
 
 @final
@@ -205,27 +211,29 @@ class Client:
         prompt_lengths: Ids | None = None,
         completion_mask: Masks | None = None,
         completion_lengths: Ids | None = None,
-        id: str | Iterable[str] | None = None,
+        id: str | int | Iterable[str | int] | None = None,
         weights: Mapping[str, float] | None = None,
         weighting: str | None = None,
         aggregation: Aggregation | str | None = None,
-        group: str | None = None,
-        groups: Iterable[str] | None = None,
+        group: str | int | None = None,
+        groups: Iterable[str | int] | None = None,
         finish_reason: FinishReason | Iterable[FinishReason] = None,
         finish_reasons: Iterable[FinishReason] | None = None,
         require_completion: bool | None = False,
-        answer_only: bool | tuple[str, str] | None = False,
+        answer_only: bool | tuple[str, str] | None = None,
         version: str | None = None,
         tokenizer: HasVocabulary | str | None = None,
         tools: Sequence[Json] | Sequence[Sequence[Json] | None] | str | None = None,
         documents: Sequence[Json] | Sequence[Sequence[Json] | None] | str | None = None,
         chat_template_kwargs: Json | Sequence[Json | None] | str | None = None,
         chat_template: str | Sequence[str | None] | None = None,
+        reference: str | Messages | Sequence[str | Messages | None] | None = None,
         deadline_ms: int | None = None,
         priority: int | None = None,
         traceparent: str | None = None,
         raise_on_error: bool = True,
         timeout: float | None = None,
+        progress: bool | Bar | Callable[..., Bar] | None = None,
     ) -> Batch:
         """Scores rollouts, and returns when all are answered.
 
@@ -239,13 +247,13 @@ class Client:
     def stream(
         self,
         rollouts: Iterable[Rollout],
-        group: str | None = None,
+        group: str | int | None = None,
         *,
         weights: Mapping[str, float] | None = None,
         weighting: str | None = None,
         aggregation: Aggregation | str | None = None,
         require_completion: bool | None = False,
-        answer_only: bool | tuple[str, str] | None = False,
+        answer_only: bool | tuple[str, str] | None = None,
         version: str | None = None,
         tokenizer: HasVocabulary | str | None = None,
         deadline_ms: int | None = None,
@@ -270,7 +278,7 @@ class Client:
 class Defaults:
     """What holds for each rollout of a stream."""
 
-    def __new__(cls, client: Client, group: str | None = None, **options: Unpack[Options]) -> Self: ...
+    def __new__(cls, client: Client, group: str | int | None = None, **options: Unpack[Options]) -> Self: ...
 
 @final
 class Desk:

@@ -68,6 +68,7 @@ class ScorerOptions(TypedDict, total=False):
     aggregation: Aggregation | str | None
     deadline_ms: int | None
     priority: int | None
+    require_completion: bool
     timeout: float | None
 
 
@@ -130,7 +131,7 @@ class Scorer:
             raise ValueError(
                 f"on_rejection={on_rejection!r}: this trainer has a way for {', '.join(map(repr, allowed))}"
             )
-        self.client = server if isinstance(server, Client) else Client(server)
+        self.client: Client = server if isinstance(server, Client) else Client(server)
         self.on_rejection: OnRejection = on_rejection
         self._options = options
 
@@ -156,8 +157,10 @@ class Scorer:
     def _request(self, request: Request) -> Request:
         asked: dict[str, Any] = {**self._options, **request, "raise_on_error": self.on_rejection == "raise"}
         # Of other forms nobody knows where the completion is.
-        if not {"completions", "completion_ids", "messages"}.isdisjoint(request):
-            asked["require_completion"] = True
+        if {"completions", "completion_ids", "messages"}.isdisjoint(request):
+            asked.pop("require_completion", None)
+        else:
+            asked.setdefault("require_completion", True)
         return asked  # type: ignore[return-value]
 
     def _judge(self, batch: Batch) -> Scored:

@@ -33,6 +33,16 @@ class HasVocabulary(Protocol):
     def get_vocab(self) -> dict[str, int]: ...
 
 
+class Bar(Protocol):
+    """What shows how far a call is: a bar of tqdm's, for instance."""
+
+    def update(self, n: int, /) -> object:
+        """So many more rollouts are answered."""
+
+    def close(self) -> object:
+        """The call is over. Called only where the call has made the bar."""
+
+
 class Array(Protocol):
     """What NumPy can read: a tensor on the CPU, for instance."""
 
@@ -132,7 +142,7 @@ class Options(TypedDict, total=False):
     """Whether a rollout whose completion has no token is rejected, with `EMPTY_COMPLETION`. Default: it is scored."""
     answer_only: bool | tuple[str, str] | None
     """Whether a completion's thinking is taken out before it is scored: by the marks of the model's chat template (or `<think>`
-    and `</think>`), or by these two. `Batch.thinking` says what went. Default: no."""
+    and `</think>`), or by these two. `Batch.thinking` says what went. Default: as the model's preset has it, which for most is no."""
     version: str | None
     """Which model version is to answer: one by its name, or `any`. Default: that of the first rewards; rollouts that another
     one scored fail with `OTHER_VERSION`."""
@@ -149,9 +159,9 @@ class Options(TypedDict, total=False):
 class ScoreOptions(Options, total=False):
     """The arguments of `score`, but for what is to be scored."""
 
-    id: str | Iterable[str] | None
+    id: str | int | Iterable[str | int] | None
     """A name for each rollout, for `Batch.by_id` and for the server's log."""
-    group: str | None
+    group: str | int | None
     """Rollouts of one group share a prompt, which is computed once. Never changes a reward."""
     finish_reason: FinishReason | Iterable[FinishReason]
     """Why all completions ended, or each of them."""
@@ -177,6 +187,8 @@ class ScoreOptions(Options, total=False):
     """Further variables of the chat template, such as `enable_thinking`: for all rollouts, or for each."""
     chat_template: str | Sequence[str | None] | None
     """Which of the model's chat templates is applied, by its name: for all rollouts, or for each."""
+    reference: str | Messages | Sequence[str | Messages | None] | None
+    """An answer that completions are compared with, of models that do so: for all rollouts, or for each."""
     raise_on_error: bool
     """Whether a rollout that fails raises. Default: yes."""
     timeout: float | None
@@ -193,7 +205,7 @@ class Request(ScoreOptions, total=False):
     input_ids: IdRows | None
     prompt_ids: IdRows | None
     completion_ids: IdRows | None
-    groups: Iterable[str] | None
+    groups: Iterable[str | int] | None
     """As `group`, one for each."""
 
 
@@ -208,11 +220,12 @@ class RolloutFields(TypedDict, total=False):
     documents: Sequence[Json] | str | None
     chat_template_kwargs: Json | str | None
     chat_template: str | None
+    reference: str | Messages | None
     text: str | None
     input_ids: Ids | None
     prompt_ids: Ids | None
     completion_ids: Ids | None
-    group: str | None
+    group: str | int | None
     attention_mask: Ids | None
     prompt_mask: Ids | None
     completion_mask: Ids | None

@@ -58,7 +58,7 @@ class RewardFunction:
 
     def __init__(self, batches: _Batches, attribute: str | None) -> None:
         """For `reward_funcs`: `RewardFunction(batches, "helpfulness")`."""
-        self.__name__ = attribute or "reward"
+        self.__name__: str = attribute or "reward"
         self._batches, self._attribute = batches, attribute
 
     def __call__(self, **call: Any) -> list[float | None]:

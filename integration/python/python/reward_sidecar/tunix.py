@@ -47,7 +47,7 @@ class RewardFunction:
 
     def __init__(self, scorer: Scorer, once: Once, attribute: str | None) -> None:
         """For `reward_fns`: `RewardFunction(scorer, once, "helpfulness")`."""
-        self.__name__ = attribute or "reward"
+        self.__name__: str = attribute or "reward"
         self._scorer, self._once, self._attribute = scorer, once, attribute
 
     def __call__(self, prompts: Sequence[str], completions: Sequence[str], **kwargs: Any) -> list[float | None]:

@@ -10,9 +10,9 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
-use pyo3::exceptions::PyOSError;
+use pyo3::exceptions::{PyOSError, PyTypeError};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyString};
+use pyo3::types::PyDict;
 use reward_sidecar::client::ClientError;
 
 use self::counter::{Counter, Done, Wanted};
@@ -48,7 +48,7 @@ impl Defaults {
     #[pyo3(signature = (client, group=None, **options))]
     fn new(
         client: &Bound<'_, Client>,
-        group: Option<&Bound<'_, PyString>>,
+        group: Option<&Bound<'_, PyAny>>,
         options: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Self> {
         Options::of(options, group, client.get().version()).map(Self)
@@ -87,7 +87,12 @@ impl Desk {
     #[pyo3(signature = (**arguments))]
     fn score(&self, py: Python<'_>, arguments: Option<&Bound<'_, PyDict>>) -> PyResult<u64> {
         let inner = self.inner(py)?;
-        let Request { rows, raise_on_error, .. } = Request::of(arguments, inner.version.as_deref())?;
+        let Request { rows, raise_on_error, progress, .. } = Request::of(arguments, inner.version.as_deref())?;
+        if progress.is_some() {
+            return Err(PyTypeError::new_err(
+                "progress is for score alone; asynchronously, count the results of a stream",
+            ));
+        }
         let counter = &inner.counter;
         let wanted = Wanted::Batch { raise_on_error, ids: rows.ids.clone() };
         let begun = detached(py, || counter.begin(rows, wanted));

@@ -32,6 +32,9 @@ def test_what_cannot_be_scored_is_an_error_with_its_reason(sidecar: reward_sidec
     from pytriton.client import ModelClient
     from pytriton.client.exceptions import PyTritonClientInferenceServerError
 
-    with ModelClient(sidecar.http_address, "reward_model") as aligner:
-        with pytest.raises(PyTritonClientInferenceServerError, match="TOO_LONG"):
-            aligner.infer_batch(sentences=np.array([[TOO_LONG.encode()]]))
+    sentences = np.array([[TOO_LONG.encode()]])
+    with (
+        ModelClient(sidecar.http_address, "reward_model") as aligner,
+        pytest.raises(PyTritonClientInferenceServerError, match="TOO_LONG"),
+    ):
+        aligner.infer_batch(sentences=sentences)

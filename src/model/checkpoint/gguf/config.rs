@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{GgufFile, family, rope};
+use super::{GgufFile, family, gemma, phi3, rope};
 use crate::model::checkpoint::WeightSource;
 use crate::model::error::ModelError;
 
@@ -16,7 +16,11 @@ impl GgufFile {
         let key = |name: &str| self.key(name);
         let hidden: usize = self.required(&key("embedding_length"))?;
         let head_dim = self.integer(&key("attention.key_length"))?.unwrap_or(hidden / self.heads.max(1));
+        let is_phi3 = self.family.name == family::PHI_3;
         for (name, expected) in [("attention.value_length", head_dim), ("rope.dimension_count", head_dim)] {
+            if is_phi3 && name == "rope.dimension_count" {
+                continue;
+            }
             if let Some(found) = self.integer(&key(name))?.filter(|&found| found != expected) {
                 return Err(self.unsupported(&key(name), &found.to_string(), &expected.to_string()));
             }
@@ -42,8 +46,13 @@ impl GgufFile {
             "rope_scaling": self.rope_scaling(theta, head_dim)?,
             "vocab_size": vocabulary,
         });
+        if self.is_gemma() {
+            self.add_gemma(&mut config)?;
+        } else if is_phi3 {
+            self.add_phi3(&mut config)?;
+        }
         if let Some(outputs) = self.info(family::HEAD).and_then(|head| head.shape.first().copied()) {
-            config["architectures"] = json!([self.family.classifier()]);
+            config["architectures"] = json!([self.family.classifier]);
             config["num_labels"] = outputs.into();
             config["pad_token_id"] = Value::Null;
             if let Some(labels) = self.strings(&key("classifier.output_labels"))? {
@@ -57,11 +66,19 @@ impl GgufFile {
     /// Refuses a key of the architecture that nothing reads, is not off, and by its name may change the numbers.
     fn refuse_unread(&self) -> Result<(), ModelError> {
         let prefix = self.key("");
+        let own: &[&str] = if self.is_gemma() {
+            &gemma::KEYS
+        } else if self.family.name == family::PHI_3 {
+            &phi3::KEYS
+        } else {
+            &[]
+        };
         let mut keys: Vec<&String> = self.header.metadata.keys().filter(|key| key.starts_with(&prefix)).collect();
         keys.sort();
         for key in keys {
             let name = &key[prefix.len()..];
-            if rope::KEYS.contains(&name) || !SUSPICIOUS.iter().any(|part| name.contains(part)) {
+            let is_read = rope::KEYS.contains(&name) || own.contains(&name);
+            if is_read || !SUSPICIOUS.iter().any(|part| name.contains(part)) {
                 continue;
             }
             let found = match (self.integer(key), self.boolean(key), self.float(key), self.string(key)) {

@@ -10,19 +10,32 @@ pub struct Family {
     pub name: &'static str,
     /// As transformers calls it.
     pub architecture: &'static str,
+    /// As transformers calls it with a classifier in place of the LM head.
+    pub classifier: &'static str,
     /// Whether query and key rows are stored for rotary pairs that lie next to each other.
     pub interleaved: bool,
-    /// A layer's tensors beyond those of [`LAYER`].
+    /// Whether the weights of norms are stored with the 1 that transformers' layer adds to them.
+    pub norms_with_one: bool,
+    /// A layer's tensors beyond those of [`LAYER`], and those that mean something else than there.
     layer: &'static [(&'static str, &'static str)],
 }
 
 /// Every known architecture.
 pub const FAMILIES: &[Family] = &[
-    Family { name: "llama", architecture: "LlamaForCausalLM", interleaved: true, layer: &[] },
+    Family {
+        name: "llama",
+        architecture: "LlamaForCausalLM",
+        classifier: "LlamaForSequenceClassification",
+        interleaved: true,
+        norms_with_one: false,
+        layer: &[],
+    },
     Family {
         name: "qwen2",
         architecture: "Qwen2ForCausalLM",
+        classifier: "Qwen2ForSequenceClassification",
         interleaved: false,
+        norms_with_one: false,
         layer: &[
             ("attn_q.bias", "self_attn.q_proj.bias"),
             ("attn_k.bias", "self_attn.k_proj.bias"),
@@ -32,10 +45,53 @@ pub const FAMILIES: &[Family] = &[
     Family {
         name: "qwen3",
         architecture: "Qwen3ForCausalLM",
+        classifier: "Qwen3ForSequenceClassification",
         interleaved: false,
+        norms_with_one: false,
         layer: &[("attn_q_norm.weight", "self_attn.q_norm.weight"), ("attn_k_norm.weight", "self_attn.k_norm.weight")],
     },
+    Family {
+        name: GEMMA_2,
+        architecture: "Gemma2ForCausalLM",
+        classifier: "Gemma2ForSequenceClassification",
+        interleaved: false,
+        norms_with_one: true,
+        layer: &[
+            ("post_attention_norm.weight", "post_attention_layernorm.weight"),
+            ("ffn_norm.weight", "pre_feedforward_layernorm.weight"),
+            ("post_ffw_norm.weight", "post_feedforward_layernorm.weight"),
+        ],
+    },
+    Family {
+        name: GEMMA_3,
+        architecture: "Gemma3ForCausalLM",
+        classifier: "Gemma3TextForSequenceClassification",
+        interleaved: false,
+        norms_with_one: true,
+        layer: &[
+            ("attn_q_norm.weight", "self_attn.q_norm.weight"),
+            ("attn_k_norm.weight", "self_attn.k_norm.weight"),
+            ("post_attention_norm.weight", "post_attention_layernorm.weight"),
+            ("ffn_norm.weight", "pre_feedforward_layernorm.weight"),
+            ("post_ffw_norm.weight", "post_feedforward_layernorm.weight"),
+        ],
+    },
+    Family {
+        name: PHI_3,
+        architecture: "Phi3ForCausalLM",
+        classifier: "Phi3ForSequenceClassification",
+        interleaved: false,
+        norms_with_one: false,
+        layer: &[("attn_qkv.weight", "self_attn.qkv_proj.weight"), ("ffn_up.weight", "mlp.gate_up_proj.weight")],
+    },
 ];
+
+/// Phi 3 and 4.
+pub const PHI_3: &str = "phi3";
+/// Gemma 2.
+pub const GEMMA_2: &str = "gemma2";
+/// Gemma 3, text.
+pub const GEMMA_3: &str = "gemma3";
 
 /// Tensors of a layer that all of them have.
 const LAYER: &[(&str, &str)] = &[
@@ -64,11 +120,6 @@ pub fn names() -> String {
 pub const HEAD: &str = "score.weight";
 
 impl Family {
-    /// What transformers calls the architecture with a classifier in place of the LM head.
-    pub fn classifier(&self) -> String {
-        self.architecture.replace("ForCausalLM", "ForSequenceClassification")
-    }
-
     /// Hugging Face's name of a tensor.
     pub fn standard_name(&self, name: &str) -> Option<String> {
         match name {
@@ -81,7 +132,7 @@ impl Family {
         }
         let (layer, part) = name.strip_prefix("blk.")?.split_once('.')?;
         let layer: usize = layer.parse().ok()?;
-        let (_, part) = LAYER.iter().chain(self.layer).find(|(theirs, _)| *theirs == part)?;
+        let (_, part) = self.layer.iter().chain(LAYER).find(|(theirs, _)| *theirs == part)?;
         Some(format!("model.layers.{layer}.{part}"))
     }
 }
@@ -101,6 +152,8 @@ mod tests {
             Some("model.layers.0.self_attn.k_norm.weight")
         );
         assert_eq!(name("qwen3", "blk.x.attn_k_norm.weight"), None);
+        let before = Some("model.layers.0.pre_feedforward_layernorm.weight");
+        assert_eq!(name("gemma3", "blk.0.ffn_norm.weight").as_deref(), before);
         assert!(find("gptj").is_none());
     }
 }

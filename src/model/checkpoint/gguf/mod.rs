@@ -2,13 +2,15 @@
 //! float32 values that they stand for.
 //!
 //! Everything that differs from Hugging Face's layout is undone here: tensor names, and the order of the query and
-//! key rows (the `llama` architecture stores them for interleaved rotary pairs).
+//! key rows (the `llama` architecture stores them for interleaved rotary pairs), and what was added to norms.
 //! Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 
 mod config;
 mod family;
+mod gemma;
 mod header;
 mod metadata;
+mod phi3;
 mod rope;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -62,7 +64,8 @@ impl GgufFile {
         gguf.kv_heads = gguf.integer(&gguf.key("attention.head_count_kv"))?.unwrap_or(gguf.heads);
         for name in gguf.header.tensors.keys() {
             // The frequencies of the rotary embedding are no tensor of the model; see `rope`.
-            if name == rope::DIVISORS {
+            if name == rope::DIVISORS || (gguf.family.name == family::PHI_3 && phi3::DIVISORS.contains(&name.as_str()))
+            {
                 continue;
             }
             // A dense layer before the classifier, whose activation depends on the architecture.
@@ -190,7 +193,11 @@ impl WeightSource for GgufFile {
 
     fn read_within(&self, name: &str, slice: &Slice) -> Result<Vec<f32>, ModelError> {
         let tensor = self.tensor(name).ok_or_else(|| self.missing(name))?;
-        self.read_tensor(name, tensor, slice)
+        let mut values = self.read_tensor(name, tensor, slice)?;
+        if self.family.norms_with_one && name.ends_with("norm.weight") {
+            values.iter_mut().for_each(|value| *value -= 1.0);
+        }
+        Ok(values)
     }
 
     fn bytes_read(&self) -> u64 {

@@ -3,6 +3,7 @@
 use candle_core::Tensor;
 use candle_core::quantized::gguf_file::Value;
 use candle_core::quantized::{QTensor, gguf_file};
+use serde_json::json;
 
 use super::*;
 
@@ -92,4 +93,74 @@ fn other_architectures_keep_their_rows() {
     assert_eq!(file.config().unwrap()["architectures"][0], "Qwen2ForCausalLM");
     assert_eq!(file.names(), ["model.layers.0.self_attn.q_proj.bias", "model.layers.0.self_attn.q_proj.weight"]);
     assert_eq!(file.interleaved_head_dim("model.layers.0.self_attn.q_proj.weight", 2).unwrap(), None);
+}
+
+/// A small file of another family: the keys of Llama under its name.
+fn of_family(family: &str, extra: &[(&str, Value)], tensors: &[(&str, &[usize])]) -> Result<GgufFile, ModelError> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("small.gguf");
+    let keys = [
+        ("attention.head_count", Value::U32(2)),
+        ("embedding_length", Value::U32(8)),
+        ("feed_forward_length", Value::U32(12)),
+        ("block_count", Value::U32(1)),
+        ("context_length", Value::U32(64)),
+        ("vocab_size", Value::U32(5)),
+        ("attention.layer_norm_rms_epsilon", Value::F32(1e-5)),
+    ];
+    let names: Vec<_> = keys.iter().map(|(name, _)| format!("{family}.{name}")).collect();
+    let named = names.iter().map(String::as_str).zip(keys.iter().map(|(_, value)| value.clone()));
+    let extra: Vec<_> =
+        named.chain([("general.architecture", Value::String(family.into()))]).chain(extra.iter().cloned()).collect();
+    write(&path, &extra, tensors);
+    GgufFile::open(&path)
+}
+
+#[test]
+fn gemma_is_said_with_llama_cpps_constants() {
+    let window = ("gemma3.attention.sliding_window", Value::U32(16));
+    let file = of_family("gemma3", &[window], &[("output_norm.weight", &[8]), ("token_embd.weight", &[5, 8])]).unwrap();
+    let config = file.config().unwrap();
+    for (field, expected) in [
+        ("hidden_activation", json!("gelu_pytorch_tanh")),
+        ("query_pre_attn_scalar", json!(4)),
+        ("sliding_window", json!(16)),
+        ("sliding_window_pattern", json!(6)),
+        ("rope_local_base_freq", json!(10_000.0)),
+        ("tie_word_embeddings", json!(true)),
+    ] {
+        assert_eq!(config[field], expected, "{field}");
+    }
+    // What is stored has the 1 that the layer adds; a matrix has none.
+    assert_eq!(file.read_all("model.norm.weight").unwrap(), [0.0; 8]);
+    assert_eq!(file.read_all("model.embed_tokens.weight").unwrap(), [1.0; 40]);
+    let capped =
+        of_family("gemma2", &[("gemma2.attn_logit_softcapping", Value::F32(20.0))], &[]).unwrap().config().unwrap();
+    assert_eq!((&capped["attn_logit_softcapping"], &capped["final_logit_softcapping"]), (&json!(20.0), &json!(30.0)));
+    let other = of_family("gemma2", &[("gemma2.attention.alibi_bias", Value::F32(2.0))], &[]).unwrap();
+    assert!(other.config().unwrap_err().to_string().contains("alibi_bias"));
+}
+
+#[test]
+fn long_rope_is_two_lists_and_the_magnitude_of_its_contexts() {
+    let keys = |magnitude: f32| {
+        [
+            ("phi3.rope.dimension_count", Value::U32(2)),
+            ("phi3.rope.scaling.original_context_length", Value::U32(16)),
+            ("phi3.rope.scaling.attn_factor", Value::F32(magnitude)),
+        ]
+    };
+    let lists: [(&str, &[usize]); 2] = [("rope_factors_long.weight", &[1]), ("rope_factors_short.weight", &[1])];
+    // 1 + ln(64 / 16) / ln(16) is 1.5.
+    let file = of_family("phi3", &keys(1.5_f32.sqrt()), &lists).unwrap();
+    let config = file.config().unwrap();
+    let rope = json!({"rope_type": "longrope", "long_factor": [1.0], "short_factor": [1.0]});
+    assert_eq!((&config["rope_scaling"], &config["partial_rotary_factor"]), (&rope, &json!(0.5)));
+    assert_eq!(config["original_max_position_embeddings"], 16);
+    let refused = |magnitude: f32, lists: &[(&str, &[usize])]| {
+        of_family("phi3", &keys(magnitude), lists).and_then(|file| file.config()).unwrap_err().to_string()
+    };
+    assert!(refused(2.0, &lists).contains("attn_factor"));
+    let longer: [(&str, &[usize]); 2] = [("rope_factors_long.weight", &[2]), ("rope_factors_short.weight", &[1])];
+    assert!(refused(1.5_f32.sqrt(), &longer).contains("rope_factors_long.weight"));
 }

@@ -4,6 +4,7 @@ use std::marker::PhantomData;
 
 use rayon::prelude::*;
 
+use super::erf::erf;
 use super::exp::{exp, tanh};
 use super::isa::{Isa, Task};
 use super::simd::Simd;
@@ -35,6 +36,14 @@ macro_rules! with_function {
             }
             Activation::GeluTanh => {
                 type $F = GeluTanh;
+                $run
+            }
+            Activation::Gelu => {
+                type $F = Gelu;
+                $run
+            }
+            Activation::Tanh => {
+                type $F = Tanh;
                 $run
             }
             Activation::Relu => {
@@ -96,6 +105,24 @@ impl Function for GeluTanh {
     }
 }
 
+struct Gelu;
+
+impl Function for Gelu {
+    #[inline(always)]
+    fn at(x: f32) -> f32 {
+        0.5 * x * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2))
+    }
+}
+
+struct Tanh;
+
+impl Function for Tanh {
+    #[inline(always)]
+    fn at(x: f32) -> f32 {
+        tanh(x)
+    }
+}
+
 struct Relu;
 
 impl Function for Relu {
@@ -154,7 +181,14 @@ mod tests {
     use super::super::testing::{assert_same_bits, floats, in_pool};
     use super::*;
 
-    const ALL: [Activation; 4] = [Activation::Silu, Activation::GeluTanh, Activation::Relu, Activation::SquaredRelu];
+    const ALL: [Activation; 6] = [
+        Activation::Silu,
+        Activation::GeluTanh,
+        Activation::Gelu,
+        Activation::Tanh,
+        Activation::Relu,
+        Activation::SquaredRelu,
+    ];
 
     fn exact(activation: Activation, x: f64) -> f64 {
         match activation {
@@ -162,6 +196,8 @@ mod tests {
             Activation::GeluTanh => {
                 0.5 * x * (1.0 + libm::tanh(std::f64::consts::FRAC_2_PI.sqrt() * (x + 0.044_715 * x.powi(3))))
             }
+            Activation::Gelu => 0.5 * x * (1.0 + libm::erf(x * std::f64::consts::FRAC_1_SQRT_2)),
+            Activation::Tanh => libm::tanh(x),
             Activation::Relu => x.max(0.0),
             Activation::SquaredRelu => x.max(0.0).powi(2),
         }
@@ -183,8 +219,9 @@ mod tests {
                     let (gate, up) = (f64::from(row[i]), f64::from(row[features + i]));
                     let value = exact(activation, gate);
                     // An exponential or tanh of two units, and up to six roundings of half a unit. Near minus infinity
-                    // 1 + tanh cancels: what is left is within a few roundings of 1, times x / 2.
-                    let cancelled = if activation == Activation::GeluTanh { gate.abs() } else { 0.0 };
+                    // 1 + tanh, or 1 + erf, cancels: what is left is within a few roundings of 1, times x / 2.
+                    let gelu = matches!(activation, Activation::GeluTanh | Activation::Gelu);
+                    let cancelled = if gelu { gate.abs() } else { 0.0 };
                     let bound = f64::from(f32::EPSILON) * (5.0 * value.abs() + 2.0 * cancelled);
                     assert!((f64::from(alone[i]) - value).abs() <= bound, "{activation:?}({gate}) = {}", alone[i]);
                     let bound = (bound + f64::from(f32::EPSILON) * value.abs()) * up.abs();
@@ -199,8 +236,12 @@ mod tests {
         for activation in ALL {
             let mut edge = [-1e4, 1e4, 0.0, f32::NAN];
             activate(activation, &mut edge);
-            assert_eq!(edge[0], 0.0);
-            assert_eq!(edge[1], if activation == Activation::SquaredRelu { 1e8 } else { 1e4 });
+            let (least, greatest) = match activation {
+                Activation::SquaredRelu => (0.0, 1e8),
+                Activation::Tanh => (-1.0, 1.0),
+                _ => (0.0, 1e4),
+            };
+            assert_eq!((edge[0], edge[1]), (least, greatest), "{activation:?}");
             assert!(edge[2] == 0.0 && edge[3].is_nan());
         }
     }

@@ -9,15 +9,14 @@ pub(super) struct Block<'a> {
     pub(super) pieces: Vec<&'a mut [f32]>,
 }
 
-/// Cuts the rows of a matrix, or a piece of each, at the ends of `rows` and of `columns`: consecutive ranges from 0 that cover
-/// them. Blocks come row by row.
+/// Cuts the rows of a matrix, which may lie anywhere, or a piece of each, at the ends of `rows` and of `columns`: consecutive
+/// ranges of rows, and of columns that follow one another from the first value of each piece on. Blocks come row by row.
 pub(super) fn blocks<'a>(
-    pieces: impl Iterator<Item = &'a mut [f32]>,
+    mut pieces: impl Iterator<Item = &'a mut [f32]>,
     rows: impl IntoIterator<Item = Range<usize>>,
     columns: &[Range<usize>],
 ) -> Vec<Block<'a>> {
     let mut result = Vec::new();
-    let mut rest = pieces;
     for rows in rows {
         let first = result.len();
         result.extend(columns.iter().map(|columns| Block {
@@ -25,7 +24,7 @@ pub(super) fn blocks<'a>(
             columns: columns.clone(),
             pieces: Vec::with_capacity(rows.len()),
         }));
-        for mut row in rest.by_ref().take(rows.len()) {
+        for mut row in pieces.by_ref().take(rows.len()) {
             for block in &mut result[first..] {
                 let (piece, right) = row.split_at_mut(block.columns.len());
                 block.pieces.push(piece);

@@ -9,11 +9,14 @@
 use std::cell::Cell;
 use std::sync::OnceLock;
 
+use super::bf16_in_order;
 #[cfg(target_arch = "x86_64")]
 use super::simd::{Avx2, Avx512};
 use super::simd::{Portable, Simd};
 
 /// An instruction set that this machine has. All give the same bits; they differ in speed alone.
+///
+/// That of `vdpbf16ps` is found out by trying: see [`super::bf16_in_order`].
 ///
 /// A value of this type is the proof that the machine can run it, so there is no way to make one but to ask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +31,8 @@ enum Kind {
     Avx512,
     #[cfg(target_arch = "x86_64")]
     Avx512Vnni,
+    #[cfg(target_arch = "x86_64")]
+    Avx512Bf16,
 }
 
 impl Kind {
@@ -40,6 +45,8 @@ impl Kind {
         Self::Avx512,
         #[cfg(target_arch = "x86_64")]
         Self::Avx512Vnni,
+        #[cfg(target_arch = "x86_64")]
+        Self::Avx512Bf16,
     ];
 
     fn is_here(self) -> bool {
@@ -57,6 +64,15 @@ impl Kind {
             }
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Vnni => Self::Avx512.is_here() && is_x86_feature_detected!("avx512vnni"),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Bf16 => {
+                Self::Avx512Vnni.is_here() && is_x86_feature_detected!("avx512bf16") && {
+                    let mut in_order = false;
+                    // SAFETY: the machine has just said that it has all of these.
+                    unsafe { avx512_bf16(Bf16InOrder(&mut in_order)) };
+                    in_order
+                }
+            }
         }
     }
 }
@@ -67,6 +83,16 @@ impl Kind {
 /// what is not inlined is compiled for the baseline instructions, which gives the same bits at a hundredth of the speed.
 pub(super) trait Task {
     fn run<const WIDTH: usize, S: Simd<WIDTH>>(self, simd: S);
+}
+
+/// Finds out whether bfloat16 products are added in order.
+struct Bf16InOrder<'a>(&'a mut bool);
+
+impl Task for Bf16InOrder<'_> {
+    #[inline(always)]
+    fn run<const WIDTH: usize, S: Simd<WIDTH>>(self, simd: S) {
+        *self.0 = bf16_in_order::agrees(simd);
+    }
 }
 
 thread_local! {
@@ -106,6 +132,8 @@ impl Isa {
             Kind::Avx512 => "avx512",
             #[cfg(target_arch = "x86_64")]
             Kind::Avx512Vnni => "avx512vnni",
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512Bf16 => "avx512bf16",
         }
     }
 
@@ -116,7 +144,7 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2 => 16,
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx512 | Kind::Avx512Vnni => 32,
+            Kind::Avx512 | Kind::Avx512Vnni | Kind::Avx512Bf16 => 32,
         }
     }
 
@@ -127,7 +155,7 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2 => 6,
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx512 | Kind::Avx512Vnni => 12,
+            Kind::Avx512 | Kind::Avx512Vnni | Kind::Avx512Bf16 => 12,
         }
     }
 
@@ -145,6 +173,9 @@ impl Isa {
             // SAFETY: the same.
             #[cfg(target_arch = "x86_64")]
             Kind::Avx512Vnni => unsafe { avx512_vnni(task) },
+            // SAFETY: the same.
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512Bf16 => unsafe { avx512_bf16(task) },
         }
     }
 }
@@ -160,12 +191,33 @@ fn avx2<T: Task>(task: T) {
 #[target_feature(enable = "avx2,fma,avx512f,avx512vl,avx512bw,avx512dq")]
 fn avx512<T: Task>(task: T) {
     // SAFETY: this function is compiled for these instructions, so whoever called it had to prove them.
-    task.run(unsafe { Avx512::<false>::new() });
+    task.run(unsafe { Avx512::<false, false>::new() });
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,avx512f,avx512vl,avx512bw,avx512dq,avx512vnni")]
 fn avx512_vnni<T: Task>(task: T) {
     // SAFETY: this function is compiled for these instructions, so whoever called it had to prove them.
-    task.run(unsafe { Avx512::<true>::new() });
+    task.run(unsafe { Avx512::<true, false>::new() });
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,avx512f,avx512vl,avx512bw,avx512dq,avx512vnni,avx512bf16")]
+fn avx512_bf16<T: Task>(task: T) {
+    // SAFETY: this function is compiled for these instructions, so whoever called it had to prove them.
+    task.run(unsafe { Avx512::<true, true>::new() });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_instruction_set_adds_bfloat16_products_in_order() {
+        for isa in Isa::available() {
+            let mut in_order = false;
+            isa.run(Bf16InOrder(&mut in_order));
+            assert!(in_order, "{}", isa.name());
+        }
+    }
 }

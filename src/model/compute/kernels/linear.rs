@@ -37,6 +37,48 @@ pub fn linear_continue(x: &[f32], w: &PackedMatrix, addends: Addends, y: &mut [f
     run(x, w, addends, true, y);
 }
 
+/// `y = x wᵀ (+ bias)`, but of the first `columns` outputs only those of the rows `reads`, which ascend. The other rows keep what
+/// `y` holds there; outputs that share a panel with later ones are computed for all rows.
+///
+/// # Panics
+/// If the lengths do not agree, or a row is outside of `x`.
+pub fn linear_of_reads(
+    x: &[f32],
+    w: &PackedMatrix,
+    bias: Option<&[f32]>,
+    columns: usize,
+    reads: &[u32],
+    y: &mut [f32],
+) {
+    let addends = Addends { bias, residual: None };
+    let t = check(x, w, &addends, y);
+    let (n, k, width) = (w.n(), w.k(), w.isa().width());
+    let columns = columns / width * width;
+    let (mut of_reads, mut of_all) = (Vec::with_capacity(reads.len()), Vec::with_capacity(t));
+    let mut wanted = reads.iter().peekable();
+    for (row, y) in y.chunks_exact_mut(n).enumerate() {
+        let (first, rest) = y.split_at_mut(columns);
+        of_all.push(rest);
+        if wanted.next_if(|&&wanted| wanted as usize == row).is_some() {
+            of_reads.push(first);
+        }
+    }
+    assert!(wanted.next().is_none(), "rows ascend, and are among {t}");
+    let x_of_reads: Vec<f32> = reads.iter().flat_map(|&row| &x[row as usize * k..][..k]).copied().collect();
+    let parts = [(&x_of_reads[..], of_reads, 0..columns), (x, of_all, columns..n)];
+    let tasks: Vec<_> = parts
+        .into_iter()
+        .filter(|(_, rows, columns)| !rows.is_empty() && !columns.is_empty())
+        .flat_map(|(x, y, columns)| {
+            let (rows, columns) = (row_blocks(y.len()), column_blocks(y.len(), columns, width));
+            let blocks = grid::blocks(y.into_iter(), rows, &columns).into_iter();
+            blocks.map(move |block| (x, block))
+        })
+        .collect();
+    let tasks = tasks.into_par_iter().with_max_len(1);
+    tasks.for_each(|(x, block)| w.compute(BlockTask { x, addends: &addends, continued: false, block }));
+}
+
 /// As [`linear_continue`] without addends, in some of the columns of `y`, whose rows are `width` wide.
 ///
 /// # Panics
@@ -75,7 +117,7 @@ fn share_out<'a>(
     t: usize,
     pieces: impl Iterator<Item = &'a mut [f32]>,
 ) {
-    let columns = column_blocks(t, w);
+    let columns = column_blocks(t, 0..w.n(), w.isa().width());
     let blocks = grid::blocks(pieces, row_blocks(t), &columns);
     let tasks = blocks.into_par_iter().with_max_len(1);
     tasks.for_each(|block| w.compute(BlockTask { x, addends: &addends, continued, block }));
@@ -86,9 +128,9 @@ pub(super) fn row_blocks(t: usize) -> impl Iterator<Item = Range<usize>> + Clone
     grid::shares(t, MAX_HEIGHT, BLOCK_ROWS, rayon::current_num_threads())
 }
 
-/// Columns are cut, at the borders of panels, only where the rows alone would leave threads idle: each cut reads the
-/// activations once more.
-fn column_blocks(t: usize, w: &PackedMatrix) -> Vec<Range<usize>> {
+/// Columns are cut, at the borders of panels of this width, only where the rows alone would leave threads idle: each cut reads
+/// the activations once more.
+fn column_blocks(t: usize, columns: Range<usize>, width: usize) -> Vec<Range<usize>> {
     const BLOCKS_PER_THREAD: usize = 4;
     let threads = rayon::current_num_threads();
     let rows = row_blocks(t).count();
@@ -98,8 +140,8 @@ fn column_blocks(t: usize, w: &PackedMatrix) -> Vec<Range<usize>> {
         // As many blocks for each thread.
         wanted => wanted.next_multiple_of(threads),
     };
-    let panels_each = w.n().div_ceil(w.isa().width()).div_ceil(wanted);
-    steps(w.n(), panels_each * w.isa().width()).collect()
+    let panels_each = columns.len().div_ceil(width).div_ceil(wanted);
+    steps(columns.len(), panels_each * width).map(|cut| cut.start + columns.start..cut.end + columns.start).collect()
 }
 
 #[cfg(test)]
@@ -199,6 +241,32 @@ mod tests {
                 linear_continue(&x, &PackedMatrix::pack(n, cut.len(), &w), addends, &mut y);
             }
             assert_same_bits(&y, &reference(&x, &w, k, addends), "in pieces");
+        }
+    }
+
+    /// Columns that end in a panel, at its border, and where there is none; of no row, of some, and of every one.
+    #[test]
+    fn rows_that_are_not_read_lack_their_first_columns_and_no_bit_changes() {
+        let (t, n, k) = (205, 130, 70);
+        let (x, b) = (floats(t * k, 1), floats(n, 2));
+        let weights = floats(n * k, 3);
+        let every: Vec<u32> = (0..t as u32).collect();
+        for isa in Isa::available() {
+            let w = PackedMatrix::pack_for(isa, WeightType::F32, &[&weights], k);
+            let mut whole = vec![0.0; t * n];
+            linear(&x, &w, Addends { bias: Some(&b), residual: None }, &mut whole);
+            for columns in [0, 5, 64, 100, n] {
+                for reads in [&[][..], &[0], &[3, 4, 97, 204], &every] {
+                    let mut y = vec![f32::INFINITY; t * n];
+                    in_pool(2, || linear_of_reads(&x, &w, Some(&b), columns, reads, &mut y));
+                    let left_out = columns / isa.width() * isa.width();
+                    for (row, (y, whole)) in y.chunks_exact(n).zip(whole.chunks_exact(n)).enumerate() {
+                        let from = if reads.contains(&(row as u32)) { 0 } else { left_out };
+                        assert!(y[..from].iter().all(|y| *y == f32::INFINITY));
+                        assert_same_bits(&y[from..], &whole[from..], isa.name());
+                    }
+                }
+            }
         }
     }
 

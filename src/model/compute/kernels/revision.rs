@@ -5,6 +5,7 @@
 
 use super::activation::GELU_ROOT;
 use super::attention::{BLOCK, SLACK};
+use super::bf16_rounding::LEAST;
 use super::exp;
 use super::integer::IntegerWeight;
 use super::lanes::LANES;
@@ -12,7 +13,7 @@ use super::lanes::LANES;
 /// Part of every model version. Whoever changes the arithmetic so that bits move counts it up: the kernels' constants and
 /// order of operations, the heads, the rotary tables, the rounding of weights, how an adapter is merged, and how GGUF's blocks
 /// become float32, which candle does.
-pub const REVISION: u32 = 1;
+pub const REVISION: u32 = 2;
 
 /// The constants that decide bits, by name; numbers as their bits.
 pub fn constants() -> Vec<(&'static str, Vec<u32>)> {
@@ -28,6 +29,7 @@ pub fn constants() -> Vec<(&'static str, Vec<u32>)> {
         ("exp range", bits(&[exp::LEAST, exp::GREATEST, exp::ROUND, exp::LN_2_HIGH, exp::LN_2_LOW])),
         ("tanh", bits(&exp::TANH)),
         ("gelu", bits(&[GELU_ROOT])),
+        ("bf16 activations", bits(&[LEAST])),
         ("int8", integers(i8::LIMIT, i8::ACTIVATION_LIMIT, i8::GROUP)),
         ("int16", integers(i16::LIMIT, i16::ACTIVATION_LIMIT, i16::GROUP)),
     ]

@@ -3,18 +3,23 @@
 use std::fmt;
 
 use super::panel::{Panels, Properties, Rows};
-use super::{bfloat16, float32, int8, int16};
+use super::{bfloat16, bfloat16_activations, float32, int8, int16};
 use crate::model::error::ModelError;
 
-/// How weights are stored. Sums are float32 or exact whatever it is; what is rounded is the weights, and for integers the
+/// How weights are stored. Sums are float32 or exact whatever it is; what is rounded is the weights, and for some types the
 /// activations that meet them.
 #[derive(Clone, Copy)]
 pub struct WeightType(&'static Properties);
 
 impl WeightType {
-    /// All of them, the most exact first.
-    pub const ALL: [Self; 4] =
-        [Self::F32, Self(&int16::PROPERTIES), Self(&bfloat16::PROPERTIES), Self(&int8::PROPERTIES)];
+    /// All of them, those with the most exact weights first.
+    pub const ALL: [Self; 5] = [
+        Self::F32,
+        Self(&int16::PROPERTIES),
+        Self(&bfloat16::PROPERTIES),
+        Self(&bfloat16_activations::PROPERTIES),
+        Self(&int8::PROPERTIES),
+    ];
 
     /// Weights as they are.
     pub const F32: Self = Self(&float32::PROPERTIES);

@@ -68,20 +68,7 @@ pub fn read(settings: &Settings, defaults: &Defaults) -> Result<DecoderSpec, Mod
     let layers = settings.required_size("num_hidden_layers")?;
     let feed_forward = settings.required_size("intermediate_size")?;
     let vocabulary = settings.required_size("vocab_size")?;
-    // Tables are made of these before any weight is looked at, and they are multiplied: far more than any model has, far
-    // less than memory, and no product of theirs is more than 2^64.
-    for (field, value, most) in [
-        ("num_hidden_layers", layers, 1 << 12),
-        ("hidden_size", hidden, 1 << 20),
-        ("num_attention_heads", heads, 1 << 12),
-        ("head_dim", head_dim, 1 << 12),
-        ("intermediate_size", feed_forward, 1 << 22),
-        ("vocab_size", vocabulary, 1 << 24),
-    ] {
-        if value > most {
-            return Err(malformed(format!("field {field:?} is {value}, expected at most {most}")));
-        }
-    }
+    check_sizes(settings, [layers, hidden, heads, head_dim, feed_forward, vocabulary])?;
     let mut eps = None;
     for name in defaults.eps {
         eps = eps.or(settings.number(name)?);
@@ -116,6 +103,28 @@ pub fn read(settings: &Settings, defaults: &Defaults) -> Result<DecoderSpec, Mod
         experts: None,
         names: Names::COMMON,
     })
+}
+
+/// Refuses sizes that no model has: layers, features, heads and features of each, features of the feed-forward layers, tokens.
+///
+/// Tables are made of these before any weight is looked at, and they are multiplied: the greatest are far more than any model has,
+/// far less than memory, and no product of theirs is more than 2^64.
+pub fn check_sizes(settings: &Settings, sizes: [usize; 6]) -> Result<(), ModelError> {
+    let fields = [
+        ("num_hidden_layers", 1 << 12),
+        ("hidden_size", 1 << 20),
+        ("num_attention_heads", 1 << 12),
+        ("head_dim", 1 << 12),
+        ("intermediate_size", 1 << 22),
+        ("vocab_size", 1 << 24),
+    ];
+    for ((field, most), value) in fields.into_iter().zip(sizes) {
+        if value > most {
+            let reason = format!("field {field:?} is {value}, expected at most {most}");
+            return Err(ModelError::malformed(settings.path(), reason));
+        }
+    }
+    Ok(())
 }
 
 /// The context with YaRN's extension of it: its factor times the context of the training, where that is more than the

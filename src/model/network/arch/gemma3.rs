@@ -66,7 +66,7 @@ impl Architecture for Gemma3 {
 
 /// The frequencies of a kind of layer. Configurations before transformers 5 have their base in a field of its own, and a
 /// scaling of those of full attention.
-fn rope(
+pub(super) fn rope(
     settings: &Settings,
     kind: &str,
     (field, theta): (&str, f64),

@@ -4,9 +4,12 @@
 //! [`super::decoder`] it describes. What would change the numbers and is not implemented is refused.
 
 mod architecture;
+mod bert;
 mod cohere;
 mod cohere2;
 mod common;
+mod deberta_v2;
+mod encoder;
 mod experts;
 mod gemma2;
 mod gemma3;
@@ -15,6 +18,7 @@ mod internlm2;
 mod llama;
 mod mistral;
 mod mixtral;
+mod modernbert;
 mod nemotron;
 mod olmo2;
 mod phi3;
@@ -24,8 +28,12 @@ mod qwen3_moe;
 mod smollm3;
 
 use crate::model::error::ModelError;
+use crate::model::network::encoder::EncoderSpec;
+use crate::model::network::head::HeadSpec;
+use crate::model::network::spec::NetworkSpec;
 use crate::model::settings::Settings;
 use architecture::Architecture;
+use encoder::EncoderArchitecture;
 
 /// Every known architecture.
 pub const ARCHITECTURES: &[&dyn Architecture] = &[
@@ -47,10 +55,15 @@ pub const ARCHITECTURES: &[&dyn Architecture] = &[
     &smollm3::SmolLm3,
 ];
 
+/// Every known architecture of encoders.
+pub const ENCODERS: &[&dyn EncoderArchitecture] =
+    &[&bert::Bert, &bert::Roberta, &bert::XlmRoberta, &bert::Electra, &deberta_v2::DebertaV2, &modernbert::ModernBert];
+
 /// The families, as the names of their architectures begin.
 fn families() -> Vec<&'static str> {
     let family = |name: &'static str| name.split("For").next().unwrap_or(name);
-    ARCHITECTURES.iter().filter_map(|architecture| Some(family(architecture.names().first()?))).collect()
+    let decoders = ARCHITECTURES.iter().filter_map(|architecture| Some(family(architecture.names().first()?)));
+    decoders.chain(ENCODERS.iter().map(|encoder| family(encoder.name()))).collect()
 }
 
 /// What the names of classes with a head of their own end with, over the body of a family.
@@ -66,9 +79,41 @@ fn body_of(name: &str) -> Option<String> {
     Some(format!("{family}Model"))
 }
 
-/// The architecture that a configuration names.
+/// The architecture of encoders that a configuration names, if it names one.
+fn encoder(settings: &Settings) -> Result<Option<&'static dyn EncoderArchitecture>, ModelError> {
+    let name = settings.architecture()?;
+    Ok(ENCODERS.iter().copied().find(|encoder| encoder.name() == name))
+}
+
+/// The network that a configuration describes. `separator` is the token behind the first text of a pair, where rollouts are pairs.
+pub fn spec(settings: &Settings, separator: Option<u32>) -> Result<NetworkSpec, ModelError> {
+    Ok(match encoder(settings)? {
+        Some(encoder) => NetworkSpec::Encoder(EncoderSpec { separator, ..encoder.spec(settings)? }),
+        None => NetworkSpec::Decoder(find(settings)?.spec(settings)?),
+    })
+}
+
+/// Refuses a configuration that names no known architecture.
+pub fn check(settings: &Settings) -> Result<(), ModelError> {
+    match encoder(settings)? {
+        Some(_) => Ok(()),
+        None => find(settings).map(drop),
+    }
+}
+
+/// The head of an encoder's class; `None` for decoders, whose classes leave that open.
+pub fn own_head(settings: &Settings) -> Result<Option<HeadSpec>, ModelError> {
+    encoder(settings)?.map(|encoder| encoder.head(settings)).transpose()
+}
+
+/// The architecture of decoders that a configuration names.
 pub fn find(settings: &Settings) -> Result<&'static dyn Architecture, ModelError> {
     let name = settings.architecture()?;
+    if encoder(settings)?.is_some() {
+        return Err(ModelError::Encoder {
+            reason: format!("{name} is nothing to plan GPUs for; it is computed on the CPU"),
+        });
+    }
     let body = body_of(name);
     let is =
         |a: &&dyn Architecture| a.names().contains(&name) || body.as_ref().is_some_and(|b| a.names().contains(&&**b));

@@ -1,7 +1,9 @@
-//! What the statement of a decoder's tensors is walked for beside loading: counting them, and refusing what nobody would read.
+//! What the statement of a network's tensors is walked for beside loading: counting them, and refusing what nobody would read.
+
+use std::collections::BTreeSet;
 
 use super::spec::DecoderSpec;
-use super::tensors::{Kind, LayerTensors};
+use super::tensors::{Kind, LayerTensors, TensorSpec};
 use crate::model::checkpoint::WeightSource;
 use crate::model::error::ModelError;
 
@@ -26,15 +28,11 @@ impl Parameters {
     pub fn total(&self) -> usize {
         self.embedding + self.attention + self.feed_forward + self.norms
     }
-}
 
-impl DecoderSpec {
-    /// Counts the weights.
-    pub fn parameters(&self) -> Parameters {
-        let mut count = Parameters { embedding: 0, attention: 0, feed_forward: 0, norms: 0 };
-        let kinds = self.layer_kinds(0..self.layers);
-        let layers = kinds.iter().flat_map(|(layer, times)| layer.all().map(|tensor| (tensor, *times)));
-        for (tensor, times) in layers.chain([(&self.embedding(), 1), (&self.last_norm(), 1)]) {
+    /// Counts tensors, each so many times.
+    pub fn of<'a>(tensors: impl IntoIterator<Item = (&'a TensorSpec, usize)>) -> Self {
+        let mut count = Self { embedding: 0, attention: 0, feed_forward: 0, norms: 0 };
+        for (tensor, times) in tensors {
             let part = match tensor.kind {
                 Kind::Embedding => &mut count.embedding,
                 Kind::Attention => &mut count.attention,
@@ -45,28 +43,47 @@ impl DecoderSpec {
         }
         count
     }
+}
 
-    /// Refuses a tensor in a layer that would be read by nobody, such as a bias that the configuration does not mention.
-    pub(super) fn refuse_ignored(&self, weights: &dyn WeightSource) -> std::result::Result<(), ModelError> {
+impl DecoderSpec {
+    /// Counts the weights.
+    pub fn parameters(&self) -> Parameters {
+        let kinds = self.layer_kinds(0..self.layers);
+        let layers = kinds.iter().flat_map(|(layer, times)| layer.all().map(|tensor| (tensor, *times)));
+        Parameters::of(layers.chain([(&self.embedding(), 1), (&self.last_norm(), 1)]))
+    }
+
+    pub(super) fn refuse_ignored(&self, weights: &dyn WeightSource) -> Result<(), ModelError> {
         let known = [false, true].map(|experts| self.layer(experts));
         let names = known.each_ref().map(LayerTensors::names);
-        for name in weights.names() {
-            let Some(rest) = name.strip_prefix(self.names.layers).and_then(|rest| rest.strip_prefix('.')) else {
-                continue;
-            };
-            let Some((layer, part)) = rest.split_once('.') else { continue };
-            // Layers beyond those that the configuration keeps are no part of the model.
-            let Some(layer) = layer.parse().ok().filter(|layer: &usize| *layer < self.layers) else { continue };
-            let known = &names[usize::from(self.has_experts(layer))];
-            if !known.contains(part) && !FREQUENCIES.contains(&part) {
-                return Err(ModelError::Unsupported {
-                    path: weights.origin(&name),
-                    field: format!("tensor {name:?}"),
-                    found: "present".into(),
-                    expected: format!("a layer of {}", known.iter().map(String::as_str).collect::<Vec<_>>().join(", ")),
-                });
-            }
-        }
-        Ok(())
+        refuse_ignored(weights, self.names.layers, self.layers, |layer| &names[usize::from(self.has_experts(layer))])
     }
+}
+
+/// Refuses a tensor in a layer that would be read by nobody, such as a bias that the configuration does not mention. Layers stand
+/// under `layers`, and `known` says what is read in each.
+pub fn refuse_ignored<'a>(
+    weights: &dyn WeightSource,
+    layers: &str,
+    count: usize,
+    known: impl Fn(usize) -> &'a BTreeSet<String>,
+) -> Result<(), ModelError> {
+    for name in weights.names() {
+        let Some(rest) = name.strip_prefix(layers).and_then(|rest| rest.strip_prefix('.')) else {
+            continue;
+        };
+        let Some((layer, part)) = rest.split_once('.') else { continue };
+        // Layers beyond those that the configuration keeps are no part of the model.
+        let Some(layer) = layer.parse().ok().filter(|layer: &usize| *layer < count) else { continue };
+        let known = known(layer);
+        if !known.contains(part) && !FREQUENCIES.contains(&part) {
+            return Err(ModelError::Unsupported {
+                path: weights.origin(&name),
+                field: format!("tensor {name:?}"),
+                found: "present".into(),
+                expected: format!("a layer of {}", known.iter().map(String::as_str).collect::<Vec<_>>().join(", ")),
+            });
+        }
+    }
+    Ok(())
 }

@@ -4,24 +4,29 @@
 //! Every rank holds its heads and its part of the feed-forward features and of the vocabulary; the hidden state is the same
 //! on all of them. Two sums over all ranks per layer, one for the embedding.
 
-mod inventory;
+pub mod inventory;
 mod layer;
+mod reads;
 mod spec;
 mod tensors;
+
+use std::mem::replace;
 
 use candle_core::{DType, Result, Tensor};
 use rayon::prelude::*;
 
 pub use inventory::Parameters;
 pub use spec::{DecoderSpec, ExpertNames, ExpertsSpec, HeadNormNames, Names, QkvNames, UpNames};
-pub use tensors::{Kind, TensorSpec};
+pub use tensors::{Cut, Kind, TensorSpec};
 
 use layer::Layer;
+use reads::{Reads, projection_operations};
 
 use super::backbone::{Backbone, Pass, RankContext};
 use super::layers::{Attention, Embedding, Norm, Rotary};
 use crate::batch::MicroBatch;
 use crate::model::compute::backend::Backend;
+use crate::model::compute::buffers;
 use crate::model::compute::meter::{Part, time};
 use crate::model::error::ModelError;
 use crate::model::prefix_cache::KeyValues;
@@ -101,9 +106,17 @@ impl Decoder {
             None => residual + part,
         })
     }
+
+    /// Keeps the memory of a tensor that is not looked at any more, for the kernels, unless others share it.
+    fn recycle(&self, tensor: Tensor, is_shared: bool) -> Result<()> {
+        match self.backend {
+            Backend::Kernels(_) if !is_shared => buffers::recycle(tensor),
+            _ => Ok(()),
+        }
+    }
 }
 
-/// `x` through a norm, if there is one.
+/// `x` through a norm, if there is one; without one, a tensor that shares its memory.
 fn normed(norm: Option<&Norm>, x: &Tensor) -> Result<Tensor> {
     match norm {
         Some(norm) => time(Part::Norm, 0, || norm.forward(x)),
@@ -131,11 +144,20 @@ impl Backbone for Decoder {
         let mut x = time(Part::Embedding, 0, || self.embedding.forward(tokens, pass.ranks))?;
         let tables = |rope: &Rotary| time(Part::Rotary, 0, || rope.tables(positions, x.device()));
         let tables = self.spec.ropes.iter().map(tables).collect::<Result<Vec<_>>>()?;
-        let attention = Attention::new(self.backend, pass.batch, pass.past, self.heads, x.device())?;
-        let reads = Tensor::new(pass.reads, x.device())?;
+        let reads = Reads::new(pass.reads, x.device())?;
+        let attention = Attention::new(self.backend, pass.batch, pass.past, self.heads, &reads.rows, x.device())?;
         for (i, layer) in self.layers.iter().enumerate() {
+            // Of the last layer the others need all keys and values, and nobody looks at what is not read.
+            let is_last = i + 1 == self.layers.len();
             let mut input = normed(layer.attention_norm.as_ref(), &x)?;
-            let mut qkv = time(Part::Projection, layer.qkv.operations(tokens.len()), || layer.qkv.forward(&input))?;
+            let work = layer.qkv.operations(tokens.len());
+            let mut qkv = if is_last {
+                let work = projection_operations(work, self.heads, tokens.len(), reads.rows.len());
+                let queries = self.heads.heads * self.heads.head_dim;
+                time(Part::Projection, work, || layer.qkv.forward_of_reads(&input, queries, &reads.rows))?
+            } else {
+                time(Part::Projection, work, || layer.qkv.forward(&input))?
+            };
             if let Some(norm) = &layer.query_key_norm {
                 qkv = norm.forward(qkv, pass.ranks)?;
             }
@@ -143,31 +165,42 @@ impl Backbone for Decoder {
                 qkv = time(Part::Rotary, 0, || tables[rope].turn(self.backend, qkv, self.heads))?;
             }
             time(Part::Keep, 0, || self.kept.keep(i, &qkv, pass.keep))?;
-            let work = self.heads.operations(positions, layer.attention.window);
-            let mut mixed =
-                time(Part::Attention, work, || attention.forward(&qkv, self.kept.layer(i).kept(), layer.attention))?;
-            drop(qkv);
-            let mut rows = tokens.len();
-            if i + 1 == self.layers.len() {
-                // Nobody looks at the other rows of the last layer any more.
-                (x, mixed) = (x.index_select(&reads, 0)?, mixed.index_select(&reads, 0)?);
+            let kept = self.kept.layer(i);
+            let (kept, options) = (kept.kept(), layer.attention);
+            let mixed = if is_last {
+                let work = self.heads.operations(&reads.positions(positions), options.window);
+                time(Part::Attention, work, || attention.forward_of_reads(&qkv, kept, options))?
+            } else {
+                let work = self.heads.operations(positions, options.window);
+                time(Part::Attention, work, || attention.forward(&qkv, kept, options))?
+            };
+            self.recycle(qkv, false)?;
+            if is_last {
+                x = x.index_select(&reads.selected, 0)?;
                 if self.spec.parallel {
-                    input = input.index_select(&reads, 0)?;
+                    input = input.index_select(&reads.selected, 0)?;
                 }
-                rows = pass.reads.len();
             }
-            x = self.added(&x, layer.attention_post_norm.as_ref(), |x| {
+            let rows = mixed.dim(0)?;
+            let sum = self.added(&x, layer.attention_post_norm.as_ref(), |x| {
                 let work = layer.output.operations(rows);
                 time(Part::Projection, work, || layer.output.forward_reduce(&mixed, x, pass.ranks))
             })?;
+            self.recycle(mixed, false)?;
+            let mut is_shared = layer.attention_norm.is_none();
+            self.recycle(replace(&mut x, sum), is_shared)?;
             if !self.spec.parallel {
+                self.recycle(input, is_shared)?;
                 input = normed(layer.feed_forward_norm.as_ref(), &x)?;
+                is_shared = layer.feed_forward_norm.is_none();
             }
-            x = self.added(&x, layer.feed_forward_post_norm.as_ref(), |x| {
+            let sum = self.added(&x, layer.feed_forward_post_norm.as_ref(), |x| {
                 layer.feed_forward.forward(&input, x, pass.ranks)
             })?;
+            self.recycle(replace(&mut x, sum), is_shared)?;
+            self.recycle(input, is_shared)?;
         }
         // What a head sees is rounded no more.
-        self.norm.forward(&x.to_dtype(DType::F32)?)
+        reads.of_each(&self.norm.forward(&x.to_dtype(DType::F32)?)?)
     }
 }

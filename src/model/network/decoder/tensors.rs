@@ -114,7 +114,7 @@ impl TensorSpec {
     }
 
     /// Names of its tensors below the layer.
-    fn tensors(&self) -> Vec<String> {
+    pub fn tensors(&self) -> Vec<String> {
         let parts = &["weight", "bias"][..1 + usize::from(self.bias)];
         (0..self.count).flat_map(|i| parts.iter().map(move |part| format!("{}.{part}", self.numbered(i)))).collect()
     }

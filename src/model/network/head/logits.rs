@@ -101,3 +101,45 @@ fn tanh(x: f32) -> f32 {
     let e = exp(-2.0 * x.abs());
     ((1.0 - e) / (1.0 + e)).copysign(x)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn cap_of(architecture: &str, fields: Value) -> Result<Option<f32>, String> {
+        let settings = Settings::new(Path::new("config.json"), fields).unwrap();
+        cap(&settings, architecture == "Gemma2", architecture.starts_with("Gemma")).map_err(|e| e.to_string())
+    }
+
+    /// `Gemma2Config` of transformers 5.23 has `final_logit_softcapping = 30.0` where a configuration leaves it out, and none where it
+    /// says null; `GemmaConfig` has no such field.
+    #[test]
+    fn gemma_2_caps_logits_unless_its_configuration_says_otherwise() {
+        assert_eq!(cap_of("Gemma2", json!({})), Ok(Some(30.0)));
+        assert_eq!(cap_of("Gemma2", json!({"final_logit_softcapping": null})), Ok(None));
+        assert_eq!(cap_of("Gemma2", json!({"final_logit_softcapping": 7.5})), Ok(Some(7.5)));
+        assert_eq!(cap_of("Gemma", json!({})), Ok(None));
+        assert_eq!(cap_of("Llama", json!({})), Ok(None));
+        for (architecture, cap) in [("Gemma2", 0.0), ("Llama", 30.0)] {
+            let refusal = cap_of(architecture, json!({"final_logit_softcapping": cap})).unwrap_err();
+            assert!(refusal.contains("final_logit_softcapping"), "{refusal}");
+        }
+    }
+
+    /// The cap as `30 * tanh(x / 30)`, which the small logits of a fixture would hardly show. One rounding of the exponential, 6e-8, is
+    /// 30 times that in the logit.
+    #[test]
+    fn large_logits_are_capped() {
+        let rows = Affine::new(1, 1, &[1.0]);
+        let capped = Logits { rows, scale: 1.0, cap: Some(30.0) };
+        for x in [-1e4_f32, -60.0, -1.0, 0.0, 1.0, 29.0, 60.0, 1e4] {
+            let expected = 30.0 * (f64::from(x) / 30.0).tanh();
+            let found = f64::from(capped.forward(&[x])[0]);
+            assert!((found - expected).abs() <= 1e-5 * expected.abs().max(1.0), "{x}: {found}, expected {expected}");
+        }
+    }
+}

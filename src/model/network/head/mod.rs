@@ -14,6 +14,7 @@ mod lm_head_row;
 mod logits;
 mod mlp;
 mod normalised;
+mod pooled;
 mod quantile;
 mod score;
 mod urm;
@@ -118,6 +119,7 @@ pub const HEADS: &[&dyn HeadKind] = &[
     &score::Score,
     &ldl::Ldl,
     &urm::Urm,
+    &pooled::Pooled,
 ];
 
 /// Loads the head that a model's manifest or preset describes.

@@ -10,6 +10,7 @@ use super::packed::Packed;
 use super::{Loaded, Matrix};
 use crate::model::collective::Collective;
 use crate::model::compute::backend::Backend;
+use crate::model::compute::buffers;
 use crate::model::compute::kernels::{Addends, FeedForwardWeights, activate, feed_forward, gate};
 use crate::model::compute::storage::{output, values};
 use crate::model::compute::tensors;
@@ -181,7 +182,7 @@ impl<'a> Blocks<'a> {
     fn run(&self, x: &[f32], residual: Option<&[f32]>) -> (CpuStorage, Shape) {
         let hidden = self.down.weight().n();
         let tokens = x.len() / hidden;
-        let mut y = vec![0.0; tokens * hidden];
+        let mut y = buffers::take(tokens * hidden);
         feed_forward(x, self.weights(), Addends { bias: self.down.bias(), residual }, &mut y);
         output(y, tokens, hidden)
     }

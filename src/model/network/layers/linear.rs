@@ -45,6 +45,15 @@ impl Linear {
         }
     }
 
+    /// [`Self::forward`], where of the first `columns` outputs only those of the rows `reads` matter, which ascend: the kernels
+    /// leave out the others, which are then arbitrary.
+    pub fn forward_of_reads(&self, x: &Tensor, columns: usize, reads: &[u32]) -> Result<Tensor> {
+        match self {
+            Self::Packed(packed) => packed.forward_of_reads(x, columns, reads),
+            Self::Dense(dense) => dense.forward(x),
+        }
+    }
+
     /// `x Wᵀ + b (+ residual)` where every rank holds some of the inputs.
     pub fn forward_reduce(&self, x: &Tensor, residual: Option<&Tensor>, ranks: &dyn Collective) -> Result<Tensor> {
         match self {

@@ -22,7 +22,7 @@ mod projection_norm;
 mod rotary;
 mod routing;
 
-pub use activation::read_activation;
+pub use activation::{activation_named, read_activation};
 pub use attention::Attention;
 pub use embedding::Embedding;
 pub use experts::Experts;
@@ -32,7 +32,7 @@ pub use longrope::LongRope;
 pub use matrix::Matrix;
 pub use norm::{HeadNorm, Norm, NormKind};
 pub use projection_norm::ProjectionNorm;
-pub use rotary::{Rotary, refuse_partial};
+pub use rotary::{Rotary, RotaryTables, refuse_partial};
 pub use routing::Routing;
 
 use crate::model::error::ModelError;

@@ -4,6 +4,7 @@ use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, InplaceOp3, Layout, R
 
 use super::Loaded;
 use crate::model::compute::backend::Backend;
+use crate::model::compute::buffers;
 use crate::model::compute::kernels::{layer_norm, rms_norm, rms_norm_heads};
 use crate::model::compute::storage::{output, values, values_mut};
 use crate::model::compute::tensors;
@@ -23,6 +24,8 @@ pub enum NormKind {
     LayerPlusOne,
     /// `(x - mean) / sqrt(variance + eps) * weight`: Cohere.
     Layer,
+    /// `(x - mean) / sqrt(variance + eps) * weight + bias`: BERT.
+    LayerWithBias,
 }
 
 impl NormKind {
@@ -30,7 +33,7 @@ impl NormKind {
     pub fn vectors(self) -> usize {
         match self {
             Self::Rms | Self::RmsPlusOne | Self::Layer => 1,
-            Self::LayerPlusOne => 2,
+            Self::LayerPlusOne | Self::LayerWithBias => 2,
         }
     }
 }
@@ -39,7 +42,7 @@ impl NormKind {
     /// Makes what is stored into what is multiplied by.
     fn amend(self, weight: &mut [f32]) {
         match self {
-            Self::Rms | Self::Layer => {}
+            Self::Rms | Self::Layer | Self::LayerWithBias => {}
             Self::RmsPlusOne | Self::LayerPlusOne => weight.iter_mut().for_each(|w| *w += 1.0),
         }
     }
@@ -62,7 +65,9 @@ impl Norm {
         let mut weight = read("weight")?;
         kind.amend(&mut weight);
         let bias = match kind {
-            NormKind::LayerPlusOne => Some(Tensor::from_vec(read("bias")?, features, &context.device)?),
+            NormKind::LayerPlusOne | NormKind::LayerWithBias => {
+                Some(Tensor::from_vec(read("bias")?, features, &context.device)?)
+            }
             NormKind::Layer => Some(Tensor::zeros(features, DType::F32, &context.device)?),
             NormKind::Rms | NormKind::RmsPlusOne => None,
         };
@@ -104,7 +109,7 @@ impl CustomOp2 for Rms {
         weight_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (tokens, features) = x_layout.shape().dims2()?;
-        let mut y = vec![0.0; tokens * features];
+        let mut y = buffers::take(tokens * features);
         rms_norm(values(x, x_layout)?, values(weight, weight_layout)?, self.eps, &mut y);
         Ok(output(y, tokens, features))
     }
@@ -129,7 +134,7 @@ impl CustomOp3 for Layer {
         bias_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (tokens, features) = x_layout.shape().dims2()?;
-        let mut y = vec![0.0; tokens * features];
+        let mut y = buffers::take(tokens * features);
         let (weight, bias) = (values(weight, weight_layout)?, values(bias, bias_layout)?);
         layer_norm(values(x, x_layout)?, weight, bias, self.eps, &mut y);
         Ok(output(y, tokens, features))

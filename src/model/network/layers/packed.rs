@@ -10,7 +10,10 @@ use super::low_rank::{Change, LowRankTerms};
 use super::matrix::{Stack, read_biases};
 use super::{Loaded, Matrix};
 use crate::model::collective::Collective;
-use crate::model::compute::kernels::{Addends, PackedMatrix, Rows, WeightType, linear, linear_continue};
+use crate::model::compute::buffers;
+use crate::model::compute::kernels::{
+    Addends, PackedMatrix, Rows, WeightType, linear, linear_continue, linear_of_reads,
+};
 use crate::model::compute::storage::{output, values};
 use crate::model::network::backbone::RankContext;
 
@@ -65,6 +68,15 @@ impl Packed {
     /// See [`super::Linear::forward`].
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         x.apply_op1_no_bwd(&Product(self))
+    }
+
+    /// See [`super::Linear::forward_of_reads`].
+    pub fn forward_of_reads(&self, x: &Tensor, columns: usize, reads: &[u32]) -> Result<Tensor> {
+        if self.is_adapted() {
+            // Its terms are added to whole rows.
+            return self.forward(x);
+        }
+        x.apply_op1_no_bwd(&ProductOfReads { packed: self, columns, reads })
     }
 
     /// See [`super::Linear::forward_reduce`].
@@ -174,7 +186,7 @@ impl Product<'_> {
     fn product(&self, x: &[f32], layout: &Layout, residual: Option<&[f32]>) -> Result<(CpuStorage, Shape)> {
         let Packed { weight, bias, low_rank } = self.0;
         let (tokens, _) = layout.shape().dims2()?;
-        let mut y = vec![0.0; tokens * weight.n()];
+        let mut y = buffers::take(tokens * weight.n());
         let addends = Addends { bias: bias.as_deref(), residual };
         match low_rank {
             None => linear(x, weight, addends, &mut y),
@@ -194,6 +206,26 @@ impl CustomOp1 for Product<'_> {
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         self.product(values(x, layout)?, layout, None)
+    }
+}
+
+struct ProductOfReads<'a> {
+    packed: &'a Packed,
+    columns: usize,
+    reads: &'a [u32],
+}
+
+impl CustomOp1 for ProductOfReads<'_> {
+    fn name(&self) -> &'static str {
+        "linear of reads"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (tokens, _) = layout.shape().dims2()?;
+        let Self { packed, columns, reads } = *self;
+        let mut y = buffers::take(tokens * packed.weight.n());
+        linear_of_reads(values(x, layout)?, &packed.weight, packed.bias(), columns, reads, &mut y);
+        Ok(output(y, tokens, packed.weight.n()))
     }
 }
 

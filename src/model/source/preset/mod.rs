@@ -8,6 +8,9 @@
 //! bos = "never"                  # none is added; default: "as-tokenizer", none to chats, to text where the tokenizer puts one;
 //!                                # "one", to both
 //! chat_template = "..."          # Jinja, in place of the model's own
+//! answer_only = true             # a completion's thinking is not scored, unless the rollout says otherwise; or
+//!                                # { open = "[THINK]", close = "[/THINK]" }
+//! pair = true                    # a conversation is a pair of texts: what the template writes of the prompt, and the completion
 //!
 //! [head]
 //! kind = "linear"                # and the kind's options; see the files of `src/model/network/head`
@@ -24,6 +27,7 @@
 //!
 //! To add a preset: a file in `presets/` and a line in [`PRESETS`].
 
+mod card_check;
 mod detect;
 mod read;
 mod tokens;
@@ -37,7 +41,10 @@ use crate::limits::MAX_ATTRIBUTES;
 use crate::model::error::{ModelError, read_text};
 use crate::model::network::head::HeadSpec;
 use crate::model::settings::Settings;
+use crate::nearest::hint;
+use crate::rollout::AnswerOnlyField;
 
+pub use card_check::{CardCheck, Expected};
 pub use detect::{Detect, PresetReport, candidates, choose};
 pub use read::ReadPart;
 pub use tokens::Tokens;
@@ -70,6 +77,7 @@ const PRESETS: &[(&str, &str)] = &[
     ("grm", include_str!("../../../../presets/grm.toml")),
     ("ldl-reward", include_str!("../../../../presets/ldl-reward.toml")),
     ("math-shepherd", include_str!("../../../../presets/math-shepherd.toml")),
+    ("openassistant-reward", include_str!("../../../../presets/openassistant-reward.toml")),
     ("polar", include_str!("../../../../presets/polar.toml")),
     ("pure-prm", include_str!("../../../../presets/pure-prm.toml")),
     ("qrm-gemma", include_str!("../../../../presets/qrm-gemma.toml")),
@@ -78,6 +86,7 @@ const PRESETS: &[(&str, &str)] = &[
     ("shieldgemma", include_str!("../../../../presets/shieldgemma.toml")),
     ("skywork-o1-prm", include_str!("../../../../presets/skywork-o1-prm.toml")),
     ("starling-34b", include_str!("../../../../presets/starling-34b.toml")),
+    ("text-pair", include_str!("../../../../presets/text-pair.toml")),
     ("token-prm", include_str!("../../../../presets/token-prm.toml")),
     ("tulu-3", include_str!("../../../../presets/tulu-3.toml")),
     ("ultrarm", include_str!("../../../../presets/ultrarm.toml")),
@@ -124,8 +133,15 @@ pub struct Preset {
     pub bos: Option<Bos>,
     /// Chat template (Jinja) in place of the model's own.
     pub chat_template: Option<String>,
+    /// Whether a completion's thinking is taken out where the rollout does not say.
+    pub answer_only: Option<AnswerOnlyField>,
+    /// Whether a conversation becomes a pair of texts: what the template writes of the prompt, and the completion.
+    pub pair: Option<bool>,
     /// What is said here and could not be verified, a sentence each.
     pub unverified: Vec<String>,
+    /// Scores that the cards of such models print.
+    #[serde(rename = "card_check")]
+    pub card_checks: Vec<CardCheck>,
     /// The configuration of such a model, as its `config.json` would have it, for whoever has no checkpoint.
     pub config: toml::Table,
     /// Where most of the weights come from; manifests only.
@@ -156,6 +172,13 @@ impl HeadPart {
         Self { kind: self.kind.or(below.kind), file: self.file.or(below.file), options }
     }
 
+    /// The head as it is to be loaded, over that of the model's class, where it has one.
+    pub fn over_own(&self, own: Option<HeadSpec>) -> HeadSpec {
+        let Some(own) = own else { return self.spec() };
+        let below = Self { kind: Some(own.kind), file: None, options: own.options };
+        self.clone().over(below).spec()
+    }
+
     /// The head as it is to be loaded.
     pub fn spec(&self) -> HeadSpec {
         let default = HeadSpec::default();
@@ -178,6 +201,7 @@ impl Preset {
         for clause in &self.detect {
             clause.check()?;
         }
+        self.card_checks.iter().try_for_each(CardCheck::check)?;
         if let Some(attributes) = &self.attributes {
             check_names(attributes)?;
             if self.untrained.len() >= attributes.len() {
@@ -217,7 +241,9 @@ impl Preset {
         }
         let path = beside.join(name_or_file);
         if !path.is_file() {
-            return Err(ModelError::UnknownPreset { found: name_or_file.to_owned(), known: names().join(", ") });
+            let (found, names) = (name_or_file.to_owned(), names());
+            let hint = hint(&found, names.iter().copied());
+            return Err(ModelError::UnknownPreset { found, known: names.join(", "), hint });
         }
         let preset = Self::parse(&read_text(&path)?).map_err(|e| ModelError::malformed(&path, e))?;
         let stray = [
@@ -268,9 +294,12 @@ impl Preset {
         } else {
             (Vec::new(), BTreeMap::new(), None)
         };
+        // They are of the models that a preset is for; a manifest is for none that it names.
+        let below_checks = if self.models.is_empty() { below.card_checks } else { Vec::new() };
         Self {
             name: self.name,
             preset: below.preset,
+            card_checks: below_checks.into_iter().chain(self.card_checks).collect(),
             models: self.models,
             architectures: self.architectures,
             detect: self.detect,
@@ -283,6 +312,8 @@ impl Preset {
             read: self.read.over(below.read),
             bos: self.bos.or(below.bos),
             chat_template: self.chat_template.or(below.chat_template),
+            answer_only: self.answer_only.or(below.answer_only),
+            pair: self.pair.or(below.pair),
             unverified: below.unverified.into_iter().chain(self.unverified).collect(),
             config: below.config.into_iter().chain(self.config).collect(),
             base: self.base.or(below.base),

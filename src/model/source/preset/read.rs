@@ -4,6 +4,7 @@
 //! [read]
 //! at = "last-token"               # the default, or { every-token = TOKEN }: one read at each, the end of a step
 //! reduce = "product"              # how a rollout's attributes are made of its steps': product, min, mean, last
+//! behind = [TOKEN, ...]           # of every-token: only where these stand right before it, one after the other
 //! strip = "\n"                    # characters taken from the end of a text before it becomes tokens
 //! skip = TOKEN                    # means nothing at the end of a rollout: padding. Default: the pad_token_id of a model
 //!                                 # for sequence classification, as transformers has it; false: none
@@ -29,6 +30,7 @@ use crate::model::settings::Settings;
 #[serde(default, deny_unknown_fields)]
 pub struct ReadPart {
     at: Option<At>,
+    behind: Option<Vec<Token>>,
     reduce: Option<Reduce>,
     strip: Option<String>,
     skip: Option<Skip>,
@@ -68,6 +70,7 @@ impl ReadPart {
         };
         Self {
             at: self.at.or(below.at),
+            behind: self.behind.or(below.behind),
             reduce: self.reduce.or(below.reduce),
             strip: self.strip.or(below.strip),
             skip: self.skip.or(below.skip),
@@ -98,6 +101,13 @@ impl ReadPart {
                 return Err(ModelError::malformed(settings.path(), reason));
             }
         };
+        let behind = self.behind.iter().flatten().map(|token| tokens.id("read.behind", token));
+        let behind: Vec<_> = behind.collect::<Result<_, _>>()?;
+        if at == ReadAt::LastToken && !behind.is_empty() {
+            let reason =
+                "read.behind says what stands before the end of a step, but the head reads the last token alone";
+            return Err(ModelError::malformed(settings.path(), reason));
+        }
         if self.append.is_some() && self.ends_with.is_some() {
             let reason = "read.append puts a token there, read.ends_with asks for one; say one of them";
             return Err(ModelError::malformed(settings.path(), reason));
@@ -116,7 +126,7 @@ impl ReadPart {
         let strip = self.strip.clone().unwrap_or_default();
         let (skip, needs) = (self.skip(&tokens)?, needs.collect::<Result<_, _>>()?);
         let ends_before = self.ends_before(&tokens)?;
-        Ok(ReadPolicy { at, strip, skip, ends_before, append, ends_with, text_only, needs })
+        Ok(ReadPolicy { at, behind, strip, skip, ends_before, append, ends_with, text_only, needs })
     }
 
     /// transformers' `*ForSequenceClassification` read the last token that is not `pad_token_id`.
@@ -185,9 +195,10 @@ mod tests {
         let map = json!({"added_tokens": added, "model": {"type": "BPE", "vocab": {"a": 0, "b": 3}}});
         let list = json!({"model": {"type": "Unigram", "vocab": [["a", 0.0], ["b", -1.5]]}});
         let config = || json!({"vocab_size": 9, "end": 5});
-        let read = "at = { every-token = '<step>' }\nreduce = 'min'\nappend = { setting = 'end' }\nneeds = ['b', 8]";
+        let read = "at = { every-token = '<step>' }\nbehind = ['a', 4]\nreduce = 'min'\nappend = { setting = 'end' }\nneeds = ['b', 8]";
         let found = policy(read, config(), Some(map.clone())).unwrap();
         assert_eq!(found.at, ReadAt::EveryToken { token: 7, reduce: Reduce::Min });
+        assert_eq!(found.behind, [0, 4]);
         assert_eq!((found.append, &found.needs[..]), (Some(5), &[3, 8][..]));
         assert_eq!(policy("append = 'b'", config(), Some(list)).unwrap().append, Some(1));
         assert_eq!(policy("", config(), None).unwrap(), ReadPolicy::default());
@@ -204,6 +215,7 @@ mod tests {
             ("append = { setting = 'start' }", None, "field \"start\", which holds none"),
             ("append = true", None, "a token's id, its text"),
             ("reduce = 'min'", None, "reads the last token alone"),
+            ("behind = [3]", None, "before the end of a step, but the head reads"),
             ("at = 'mean'", None, "mean"),
             ("every = 3", None, "every"),
         ] {

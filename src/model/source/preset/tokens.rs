@@ -52,7 +52,10 @@ impl Tokens<'_> {
             })?,
         };
         match self.settings.size("vocab_size")?.filter(|size| id as usize >= *size) {
-            Some(size) => Err(malformed(format!("{key} is token {id}, but the vocabulary ends at {}", size - 1))),
+            Some(size) => {
+                let by = self.preset.map_or_else(String::new, |preset| format!(", as preset {preset} says"));
+                Err(malformed(format!("{key} is token {id}{by}, but the vocabulary ends at {}", size - 1)))
+            }
             None => Ok(id),
         }
     }

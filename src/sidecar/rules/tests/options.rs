@@ -32,7 +32,8 @@ fn a_completion_without_a_token_is_found_in_every_form() {
 #[test]
 fn thinking_is_taken_out_where_the_answer_alone_is_wished() {
     let rules = rules(ReadPolicy::default());
-    let marks = |open: &str, close: &str| Some(AnswerOnly { open: open.into(), close: close.into() });
+    let marks =
+        |open: &str, close: &str| Some(AnswerOnly { open: open.into(), close: close.into(), ..AnswerOnly::default() });
     let wishing = |rollout: Rollout, answer_only| Rollout { answer_only, ..rollout };
     let plain = valid(&rules, chat(&["w0"], "w2 w3"));
     assert_eq!(plain.report.thinking, None);
@@ -78,7 +79,7 @@ fn thinking_is_taken_out_of_messages() {
     let extras = Extras { completion, ..Extras::default() };
     let messages = vec![Message::new("user", "w0")];
     let input = Input::Chat { messages, completion: String::new(), extras: Some(extras.into()) };
-    let marks = AnswerOnly { open: "w7".into(), close: "w8".into() };
+    let marks = AnswerOnly { open: "w7".into(), close: "w8".into(), ..AnswerOnly::default() };
     let found = valid(&rules, Rollout { answer_only: Some(marks), ..rollout(input) });
     let tokens = [OPEN, USER, 10, OPEN, REPLY, 12, OPEN, 0, 17, 18, OPEN, REPLY, 13, END];
     assert_eq!(&*found.tokens, tokens);
@@ -116,4 +117,36 @@ fn a_length_that_cannot_be_counted_is_refused() {
     let forgetful = templated("{{ m.content.split('w9')[-1] }}", OverLong::TruncateLeft);
     let cut = valid(&forgetful, chat(&[&long], "w8 w9 w1"));
     assert!(cut.truncated && cut.tokens.ends_with(&[REPLY, 11, END]), "{:?}", cut.tokens);
+}
+
+/// A model's preset may take thinking out of every completion; a rollout has the last word.
+#[test]
+fn a_models_default_takes_thinking_out_unless_the_rollout_says_otherwise() {
+    let plain = rules(ReadPolicy::default());
+    let card = plain.card().as_ref().clone();
+    let default = AnswerOnly { open: "w7".into(), close: "w8".into(), ..AnswerOnly::default() };
+    let text = TextAssets { answer_only: Some(default), ..card.text.clone() };
+    let rules = Rules::new(ModelCard { text, ..card }.into(), &Config::default()).unwrap();
+    let thinking = chat(&["w0"], "w7 w1 w8 w2");
+    let clean = valid(&plain, chat(&["w0"], "w2"));
+    let found = valid(&rules, thinking.clone());
+    assert_eq!(found.tokens, clean.tokens);
+    assert_eq!(found.report.thinking, Some(Thinking { taken: [0..8].into(), unclosed: false }));
+    assert_eq!(valid(&rules, apart([5], [17, 11, 18, 12])).tokens[..], [5, 12]);
+    // Off: as a model without a default has it.
+    let whole = |rollout: Rollout| Rollout { answer_only: Some(AnswerOnly::OFF), ..rollout };
+    for rollout in [thinking.clone(), ids([10]), super::rollout(Input::Text("w0".into()))] {
+        let (found, expected) = (valid(&rules, whole(rollout.clone())), valid(&plain, rollout));
+        assert_eq!((found.tokens, found.report.thinking), (expected.tokens, None));
+    }
+    // Its own marks.
+    let others = AnswerOnly { open: "w3".into(), close: "w4".into(), ..AnswerOnly::default() };
+    let other = Rollout { answer_only: Some(others), ..chat(&["w0"], "w3 w1 w4 w7 w2") };
+    assert_eq!(valid(&rules, other).tokens, valid(&plain, chat(&["w0"], "w7 w2")).tokens);
+    // What does not tell the completion is not scored as if it had no thinking.
+    for untold in [ids([10]), super::rollout(Input::Text("w0".into()))] {
+        assert_bad(&rules, untold, Code::BadOption, "answer_only = false");
+    }
+    let both = AnswerOnly { off: true, open: "w7".into(), close: "w8".into() };
+    assert_bad(&rules, Rollout { answer_only: Some(both), ..thinking }, Code::BadOption, "it is off");
 }

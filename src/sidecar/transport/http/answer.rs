@@ -137,6 +137,7 @@ fn with_options(item: Item, request: &Request, hold: Option<Duration>, asked: (&
         deadline_ms: deadline_ms.map(|ms| ms.min(MAX_DEADLINE_MS)),
         priority: options.priority,
         aggregation: Arc::clone(&options.aggregation),
+        answer_only: options.answer_only.clone(),
         model_version: wanted.unwrap_or_default().to_owned(),
         traceparent: header("traceparent"),
         tracestate: header("tracestate"),

@@ -185,8 +185,7 @@ pub(super) async fn session(body: Bytes) -> Result<Response, Refusal> {
     struct Session {
         resources_session_id: Option<String>,
     }
-    let session: Session =
-        serde_json::from_slice(&body).map_err(|error| Refusal::malformed(format!("the body: {error}")))?;
+    let session: Session = serde_json::from_slice(&body).map_err(|error| Refusal::body(&error))?;
     Ok(match session.resources_session_id {
         Some(id) => Reply::json(&json!({"resources_session_id": id})).into_response(),
         None => Reply::json(&json!({})).into_response(),

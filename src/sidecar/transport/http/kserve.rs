@@ -86,8 +86,7 @@ impl Dialect for Infer {
 
     fn parse(request: &Request) -> Result<(Self, Vec<Item>), Refusal> {
         let (head, binary) = split(request)?;
-        let body: Body =
-            serde_json::from_slice(&head).map_err(|error| Refusal::malformed(format!("the body: {error}")))?;
+        let body: Body = serde_json::from_slice(&head).map_err(|error| Refusal::body(&error))?;
         let items = items(request, body.inputs, binary)?;
         let in_binary = body.parameters.binary_data_output.unwrap_or(false);
         let mut outputs: Vec<(String, bool)> = body

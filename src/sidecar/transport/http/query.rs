@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::reply::Refusal;
 use crate::json::rollout::parse_aggregation;
-use crate::rollout::AggregationSpec;
+use crate::rollout::{AggregationSpec, AnswerOnly};
 
 /// What the query says, for all rollouts of the request.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -19,13 +19,16 @@ pub(super) struct Options {
     pub deadline_ms: Option<u64>,
     /// Higher goes first.
     pub priority: i32,
+    /// `answer_only=true`, `false`, or nothing: as the model's preset has it.
+    pub answer_only: Option<AnswerOnly>,
     /// What a rejected rollout is answered with, where the dialect knows no error.
     pub on_rejection: Option<f64>,
     /// Whether attributes are wanted beside the number that a client reads.
     pub as_object: bool,
 }
 
-const NAMES: &str = "model, w.ATTRIBUTE, weighting, aggregation, deadline_ms, priority, on_rejection, form";
+const NAMES: &str =
+    "model, w.ATTRIBUTE, weighting, aggregation, deadline_ms, priority, answer_only, on_rejection, form";
 
 impl Options {
     /// Reads a query, without its question mark.
@@ -47,6 +50,7 @@ impl Options {
                 "weighting" => aggregation.weighting = Some(value.clone()),
                 "deadline_ms" => options.deadline_ms = Some(number(name, value)?),
                 "priority" => options.priority = number(name, value)?,
+                "answer_only" => options.answer_only = Some(answer_only(value)?),
                 "on_rejection" => options.on_rejection = on_rejection(value)?,
                 "form" => options.as_object = form(value)?,
                 _ => match name.strip_prefix("w.") {
@@ -80,6 +84,14 @@ fn on_rejection(value: &str) -> Result<Option<f64>, Refusal> {
     let number: f64 = number("on_rejection", value)?;
     let finite = || bad("on_rejection", "write fail, or a finite number");
     if number.is_finite() { Ok(Some(number)) } else { Err(finite()) }
+}
+
+fn answer_only(value: &str) -> Result<AnswerOnly, Refusal> {
+    match value {
+        "true" => Ok(AnswerOnly::default()),
+        "false" => Ok(AnswerOnly::OFF),
+        _ => Err(bad("answer_only", "write true or false")),
+    }
 }
 
 fn form(value: &str) -> Result<bool, Refusal> {
@@ -126,6 +138,8 @@ mod tests {
         assert_eq!(options.aggregation.weighting.as_deref(), Some("x"));
         assert_eq!(Options::parse("on_rejection=-3.5").unwrap().on_rejection, Some(-3.5));
         assert_eq!(Options::parse("on_rejection=fail").unwrap().on_rejection, None);
+        assert_eq!(Options::parse("answer_only=true").unwrap().answer_only, Some(AnswerOnly::default()));
+        assert_eq!(Options::parse("answer_only=false").unwrap().answer_only, Some(AnswerOnly::OFF));
         assert_eq!(Options::parse("").unwrap(), Options::default());
     }
 
@@ -138,6 +152,7 @@ mod tests {
             ("on_rejection=NaN", "a finite number"),
             ("deadline_ms=-1", "deadline_ms: '-1'"),
             ("form=list", "form: write object"),
+            ("answer_only=yes", "answer_only: write true or false"),
             ("w.a=%4", "hexadecimal"),
             ("w.%ff=1", "UTF-8"),
             ("aggregation={}x", "aggregation: "),

@@ -9,6 +9,7 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use crate::json;
 use crate::reward::{Code, Outcome, Rejection};
 
 /// The version of the model that gave the rewards of a reply; in a request, the only one that may.
@@ -81,6 +82,12 @@ impl Refusal {
     /// The body is not what the route takes.
     pub fn malformed(message: impl Into<String>) -> Self {
         Self::bad_request(Code::Malformed.name(), message)
+    }
+
+    /// The body is no JSON, or not JSON of the route's form.
+    pub fn body(error: &serde_json::Error) -> Self {
+        let (what, line, column) = (json::plain(error), error.line(), error.column());
+        Self::malformed(format!("the body: {what} (line {line}, column {column})"))
     }
 
     /// The server is shutting down.

@@ -58,7 +58,7 @@ impl Request {
 
     /// The body as JSON of the dialect's form; fields that the form does not have are passed over.
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T, Refusal> {
-        serde_json::from_slice(&self.json).map_err(|error| Refusal::malformed(format!("the body: {error}")))
+        serde_json::from_slice(&self.json).map_err(|error| Refusal::body(&error))
     }
 
     /// What the body or the path calls the model; `None` where they do not, or where the body is to be refused anyway.

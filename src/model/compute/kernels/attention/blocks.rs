@@ -60,7 +60,7 @@ impl Blocks<'_> {
     }
 
     /// The key and the value of a run's row.
-    fn key_and_value(&self, kv_head: usize, row: usize) -> (&[f32], &[f32]) {
+    pub(super) fn key_and_value(&self, kv_head: usize, row: usize) -> (&[f32], &[f32]) {
         let layout = self.plan.layout();
         match self.plan.place(row) {
             Place::Row(row) => {

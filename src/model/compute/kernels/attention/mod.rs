@@ -11,9 +11,13 @@ mod bundle;
 mod pack;
 mod past;
 mod plan;
+mod relative;
+mod runs;
 mod softmax;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_both_ways;
 
 use std::cmp::Reverse;
 
@@ -21,6 +25,7 @@ use rayon::prelude::*;
 
 pub use past::{Kept, Past, PastRun};
 pub use plan::AttentionPlan;
+pub use relative::{Relative, RelativeShape};
 pub(super) use softmax::SLACK;
 
 use self::blocks::Blocks;
@@ -33,8 +38,8 @@ use crate::model::shapes::AttentionOptions;
 pub(super) const BLOCK: usize = 64;
 
 /// Attention of every row over the positions of its path, its own last: `qkv` is `[t, layout.row()]`, with queries and
-/// keys already rotated, and `out` is `[t, heads * head_dim]`. The rows and the layout are those of `plan`; what they
-/// continue is in `kept`.
+/// keys already rotated, and `out` is `[queried, heads * head_dim]`: the rows of the plan that have queries, in order. The rows
+/// and the layout are those of `plan`; what they continue is in `kept`.
 ///
 /// # Panics
 /// If the lengths do not agree, the window is zero, or `kept` lacks a slot of the plan.
@@ -42,11 +47,37 @@ pub fn attention(qkv: &[f32], kept: Kept, plan: &AttentionPlan, options: Attenti
     attention_on(Isa::current(), qkv, kept, plan, options, out);
 }
 
+/// [`attention`] of whole sequences, to whose scores their relative positions add what `relative` says.
+///
+/// # Panics
+/// As [`attention`].
+pub fn relative_attention(
+    qkv: &[f32],
+    plan: &AttentionPlan,
+    options: AttentionOptions,
+    relative: &Relative,
+    out: &mut [f32],
+) {
+    run(Isa::current(), qkv, Kept::default(), plan, options, Some(relative), out);
+}
+
 fn attention_on(isa: Isa, qkv: &[f32], kept: Kept, plan: &AttentionPlan, options: AttentionOptions, out: &mut [f32]) {
+    run(isa, qkv, kept, plan, options, None, out);
+}
+
+fn run(
+    isa: Isa,
+    qkv: &[f32],
+    kept: Kept,
+    plan: &AttentionPlan,
+    options: AttentionOptions,
+    relative: Option<&Relative>,
+    out: &mut [f32],
+) {
     let layout = plan.layout();
     let width = layout.heads * layout.head_dim;
     assert_eq!(qkv.len(), plan.rows() * layout.row(), "the rows hold queries, keys and values");
-    assert_eq!(out.len(), plan.rows() * width, "the output has one value per query head and dimension");
+    assert_eq!(out.len(), plan.queried() * width, "the output has one value per query head and dimension");
     assert!(options.window != Some(0), "a query sees at least its own position");
     let columns: Vec<_> = steps(width, layout.group() * layout.head_dim).collect();
     let blocks = grid::blocks(out.chunks_exact_mut(width), plan.bundles().map(|b| b.rows), &columns);
@@ -58,7 +89,7 @@ fn attention_on(isa: Isa, qkv: &[f32], kept: Kept, plan: &AttentionPlan, options
         blocks_of_keys.pack_shared(options.first_seen(plan.least_position()), shared);
         work.into_iter().par_bridge().for_each(|(bundle, block)| {
             let kv_head = block.columns.start / (layout.group() * layout.head_dim);
-            Bundle { blocks: blocks_of_keys, shared, options, kv_head }.attend(bundle.pieces, block.pieces);
+            Bundle { blocks: blocks_of_keys, shared, options, relative, kv_head }.attend(bundle.pieces, block.pieces);
         });
     });
 }

@@ -5,6 +5,7 @@ use std::mem;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
+use super::runs::runs_of;
 use super::{BLOCK, Past};
 use crate::batch::MicroBatch;
 use crate::model::compute::kernels::aligned::Aligned;
@@ -21,6 +22,10 @@ const BUNDLE_MIN_ROWS: usize = 16;
 pub struct AttentionPlan {
     layout: HeadLayout,
     rows: usize,
+    /// Whether a query sees the positions behind its own as it sees those before.
+    both_ways: bool,
+    /// How many of the rows have queries.
+    queried: usize,
     /// Where the keys and values of what the rows continue are kept.
     slots: Vec<u32>,
     /// The runs of the past, then the segments.
@@ -57,19 +62,23 @@ pub(super) struct Piece {
     pub(super) rows: Range<usize>,
     /// Position of the first row.
     pub(super) position: usize,
+    /// How many rows with queries there are before the first one.
+    pub(super) before: usize,
 }
 
 #[derive(Debug)]
 struct BundleSpan {
     pieces: Range<usize>,
+    /// Counted among the rows that have queries.
     rows: Range<usize>,
     cost: usize,
 }
 
-/// Consecutive rows that are worked on together.
+/// Rows that are worked on together.
 #[derive(Debug, Clone)]
 pub(super) struct BundleRef<'a> {
     pub(super) pieces: &'a [Piece],
+    /// Counted among the rows that have queries.
     pub(super) rows: Range<usize>,
     /// Grows with the work.
     pub(super) cost: usize,
@@ -104,6 +113,39 @@ impl AttentionPlan {
     /// # Panics
     /// As [`Self::new`].
     pub fn resuming(batch: &MicroBatch, past: &Past, layout: HeadLayout) -> Self {
+        Self::of_rows(batch, past, layout, 0..batch.tokens.len() as u32)
+    }
+
+    /// The plan for sequences that share nothing, in which each query sees all positions, before its own and behind it: those
+    /// within the window on either side, where there is one. `rows` alone have queries, as in [`Self::of_rows`].
+    ///
+    /// # Panics
+    /// As [`Self::of_rows`], and if a segment has a parent.
+    pub fn both_ways(batch: &MicroBatch, layout: HeadLayout, rows: impl IntoIterator<Item = u32>) -> Self {
+        assert!(batch.segments.iter().all(|segment| segment.parent.is_none()), "each sequence is one segment");
+        Self::make(batch, &Past::default(), layout, rows, true)
+    }
+
+    /// The same as [`Self::resuming`], where `rows` alone have queries: rows of the batch in ascending order, each once.
+    ///
+    /// # Panics
+    /// As [`Self::new`], and if a row is outside of the batch.
+    pub fn of_rows(
+        batch: &MicroBatch,
+        past: &Past,
+        layout: HeadLayout,
+        rows_with_queries: impl IntoIterator<Item = u32>,
+    ) -> Self {
+        Self::make(batch, past, layout, rows_with_queries, false)
+    }
+
+    fn make(
+        batch: &MicroBatch,
+        past: &Past,
+        layout: HeadLayout,
+        rows_with_queries: impl IntoIterator<Item = u32>,
+        both_ways: bool,
+    ) -> Self {
         assert!(layout.head_dim > 0 && layout.kv_heads > 0 && layout.heads > 0, "a layout has heads: {layout:?}");
         assert!(layout.heads.is_multiple_of(layout.kv_heads), "each key head serves as many query heads: {layout:?}");
         let rows = batch.tokens.len();
@@ -111,6 +153,8 @@ impl AttentionPlan {
         let mut plan = Self {
             layout,
             rows,
+            both_ways,
+            queried: 0,
             slots: past.slots.clone(),
             nodes,
             pieces: Vec::new(),
@@ -127,7 +171,11 @@ impl AttentionPlan {
             let parent = segment.parent.map(|p| before + p as usize).or(continued);
             plan.push(segment.tokens.start as usize, segment.tokens.len(), parent);
         }
-        plan.bundle(before, (BUNDLE_QUERIES / layout.group()).max(BUNDLE_MIN_ROWS));
+        let runs = runs_of(batch, rows_with_queries);
+        plan.bundle(
+            runs.into_iter().map(|(segment, rows)| (before + segment, rows)),
+            (BUNDLE_QUERIES / layout.group()).max(BUNDLE_MIN_ROWS),
+        );
         plan.share();
         plan
     }
@@ -141,13 +189,13 @@ impl AttentionPlan {
         self.nodes.push(Node { row, first, end: first + len, parent, earlier, shared, index: 0 });
     }
 
-    /// Cuts the rows of the nodes from `first` on into bundles of `capacity`. Small segments go together: children of one parent follow each other,
-    /// and so share the visits to their common prefix.
-    fn bundle(&mut self, first: usize, capacity: usize) {
+    /// Cuts runs of rows, each of one node, into bundles of `capacity`. Small segments go together: children of one parent
+    /// follow each other, and so share the visits to their common prefix.
+    fn bundle(&mut self, runs: impl Iterator<Item = (usize, Range<usize>)>, capacity: usize) {
         let mut span = BundleSpan { pieces: 0..0, rows: 0..0, cost: 0 };
-        for (segment, node) in self.nodes.iter().enumerate().skip(first) {
-            let mut position = node.first;
-            while position < node.end {
+        for (segment, Range { start: mut row, end }) in runs {
+            let node = &self.nodes[segment];
+            while row < end {
                 if span.rows.len() == capacity {
                     let next = BundleSpan {
                         pieces: span.pieces.end..span.pieces.end,
@@ -156,15 +204,16 @@ impl AttentionPlan {
                     };
                     self.bundles.push(std::mem::replace(&mut span, next));
                 }
-                let taken = (node.end - position).min(capacity - span.rows.len());
-                let row = node.row + position - node.first;
-                self.pieces.push(Piece { segment, rows: row..row + taken, position });
+                let taken = (end - row).min(capacity - span.rows.len());
+                let position = node.first + row - node.row;
+                self.pieces.push(Piece { segment, rows: row..row + taken, position, before: span.rows.end });
                 span.pieces.end += 1;
                 span.rows.end += taken;
-                span.cost += taken * (position + taken);
-                position += taken;
+                span.cost += taken * if self.both_ways { node.end } else { position + taken };
+                row += taken;
             }
         }
+        self.queried = span.rows.end;
         if !span.rows.is_empty() {
             self.bundles.push(span);
         }
@@ -178,7 +227,7 @@ impl AttentionPlan {
         for bundle in &self.bundles {
             let mut visited = BTreeMap::new();
             for piece in &self.pieces[bundle.pieces.clone()] {
-                let mut end = (piece.position + piece.rows.len() - 1) / BLOCK + 1;
+                let mut end = self.sees_until(piece.segment, piece.position + piece.rows.len() - 1).div_ceil(BLOCK);
                 let mut owner = Some(piece.segment);
                 while let Some(node) = owner {
                     let last = visited.entry(node).or_insert(end);
@@ -203,8 +252,18 @@ impl AttentionPlan {
         self.layout
     }
 
+    /// The position behind the last one that the query of a position may see, whatever the window is.
+    pub(super) fn sees_until(&self, segment: usize, position: usize) -> usize {
+        if self.both_ways { self.nodes[segment].end } else { position + 1 }
+    }
+
     pub(super) fn rows(&self) -> usize {
         self.rows
+    }
+
+    /// How many rows have queries.
+    pub fn queried(&self) -> usize {
+        self.queried
     }
 
     /// Where the key and the value of a run's row are.
@@ -215,7 +274,7 @@ impl AttentionPlan {
         }
     }
 
-    /// All bundles: together they cover the rows, in order.
+    /// All bundles: together they cover the rows that have queries, in order.
     pub(super) fn bundles(&self) -> impl Iterator<Item = BundleRef<'_>> {
         self.bundles.iter().map(|b| BundleRef {
             pieces: &self.pieces[b.pieces.clone()],
@@ -235,7 +294,7 @@ impl AttentionPlan {
         node.shared.contains(&block).then(|| node.index + block - node.shared.start)
     }
 
-    /// The least position of its rows.
+    /// The least position of rows that have queries.
     pub(super) fn least_position(&self) -> usize {
         self.pieces.iter().map(|piece| piece.position).min().unwrap_or(0)
     }
@@ -277,83 +336,4 @@ impl AttentionPlan {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const LAYOUT: HeadLayout = HeadLayout { heads: 64, kv_heads: 1, head_dim: 1 };
-
-    /// Rollouts that share long prefixes of every length and have tails from one token to several blocks.
-    fn rollouts() -> impl Strategy<Value = Vec<Vec<u32>>> {
-        prop::collection::vec((0usize..200, 1usize..150, 0u32..3), 1..12).prop_map(|shapes| {
-            shapes.into_iter().map(|(prefix, tail, token)| [vec![9; prefix], vec![token; tail]].concat()).collect()
-        })
-    }
-
-    proptest! {
-        #[test]
-        fn every_block_holds_the_path(rollouts in rollouts()) {
-            let batch = MicroBatch::pack(&rollouts, true);
-            let plan = AttentionPlan::new(&batch, LAYOUT);
-            for (segment, node) in plan.nodes.iter().enumerate() {
-                let path = batch.path(node.row as u32 + (node.end - node.first) as u32 - 1);
-                for block in 0..node.end.div_ceil(BLOCK) {
-                    let owner = plan.owner(segment, block);
-                    let mut end = node.end.min((block + 1) * BLOCK);
-                    for run in plan.runs(owner, block) {
-                        let tokens = &batch.tokens[run.rows.clone()];
-                        prop_assert_eq!(tokens, &path[run.position..end]);
-                        prop_assert_eq!(batch.positions[run.rows.start] as usize, run.position);
-                        end = run.position;
-                    }
-                    prop_assert_eq!(end, block * BLOCK);
-                }
-            }
-        }
-
-        #[test]
-        fn blocks_of_several_bundles_are_shared(rollouts in rollouts()) {
-            let batch = MicroBatch::pack(&rollouts, true);
-            let plan = AttentionPlan::new(&batch, LAYOUT);
-            let mut visits: BTreeMap<_, Vec<usize>> = BTreeMap::new();
-            for (i, bundle) in plan.bundles().enumerate() {
-                for piece in bundle.pieces {
-                    for block in 0..=(piece.position + piece.rows.len() - 1) / BLOCK {
-                        visits.entry((plan.owner(piece.segment, block), block)).or_default().push(i);
-                    }
-                }
-            }
-            let mut shared = 0;
-            for ((owner, block), mut bundles) in visits {
-                bundles.dedup();
-                let index = plan.shared_index(owner, block);
-                prop_assert_eq!(index.is_some(), bundles.len() > 1);
-                if let Some(index) = index {
-                    prop_assert_eq!(plan.shared_blocks()[index], (owner, block));
-                    shared += 1;
-                }
-            }
-            prop_assert_eq!(plan.shared_blocks().len(), shared);
-        }
-
-        #[test]
-        fn bundles_cover_the_rows_in_order(rollouts in rollouts()) {
-            let batch = MicroBatch::pack(&rollouts, true);
-            let plan = AttentionPlan::new(&batch, LAYOUT);
-            let mut row = 0;
-            for bundle in plan.bundles() {
-                prop_assert_eq!(bundle.rows.start, row);
-                prop_assert!(bundle.rows.len() <= BUNDLE_MIN_ROWS);
-                for piece in bundle.pieces {
-                    prop_assert_eq!(piece.rows.start, row);
-                    prop_assert_eq!(batch.segment_of(row as u32) as usize, piece.segment);
-                    prop_assert_eq!(batch.positions[row] as usize, piece.position);
-                    row = piece.rows.end;
-                }
-                prop_assert_eq!(bundle.rows.end, row);
-            }
-            prop_assert_eq!(row, batch.tokens.len());
-        }
-    }
-}
+mod tests;

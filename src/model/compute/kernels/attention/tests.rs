@@ -220,6 +220,27 @@ fn what_comes_later_changes_no_bit_even_if_it_is_not_finite() {
 }
 
 #[test]
+fn rows_that_are_not_read_are_left_out_and_no_bit_changes() {
+    let batch = MicroBatch::pack(&forest(), true);
+    let every: Vec<u32> = (0..batch.tokens.len() as u32).collect();
+    let ends: Vec<u32> = batch.segments.iter().map(|segment| segment.tokens.end - 1).collect();
+    for layout in LAYOUTS {
+        let (qkv, width) = (floats(batch.tokens.len() * layout.row(), 5), layout.heads * layout.head_dim);
+        for options in all_options(layout) {
+            let whole = run(Isa::detect(), &batch, layout, options, &qkv);
+            for rows in [&[][..], &[0], &[69, 70, 71], &ends, &every] {
+                let plan = AttentionPlan::of_rows(&batch, &Past::default(), layout, rows.iter().copied());
+                let mut out = vec![f32::NAN; rows.len() * width];
+                in_pool(2, || attention_on(Isa::detect(), &qkv, Kept::default(), &plan, options, &mut out));
+                for (&row, out) in rows.iter().zip(out.chunks_exact(width)) {
+                    assert_same_bits(out, &whole[row as usize * width..][..width], &format!("row {row}"));
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn an_empty_batch_has_no_rows() {
     let batch = MicroBatch::default();
     assert!(run(Isa::detect(), &batch, LAYOUTS[0], options(LAYOUTS[0]), &[]).is_empty());

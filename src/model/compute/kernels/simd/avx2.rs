@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 
 use half::bf16;
 
-use super::{SQUARE, Simd};
+use super::{SQUARE, Simd, UPPER_HALF};
 
 /// See [`Simd::transpose`]: pairs of values, then pairs of pairs, then halves of rows change places.
 ///
@@ -135,6 +135,18 @@ impl Simd<16> for Avx2 {
         unsafe {
             let a = _mm256_set1_epi32(a);
             [_mm256_add_epi32(c[0], _mm256_madd_epi16(a, b[0])), _mm256_add_epi32(c[1], _mm256_madd_epi16(a, b[1]))]
+        }
+    }
+
+    #[inline(always)]
+    fn add_bf16_products(self, a: i32, b: [__m256i; 2], c: [__m256; 2]) -> [__m256; 2] {
+        // SAFETY: `self` proves the instructions.
+        unsafe {
+            let upper = |pairs| _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32(UPPER_HALF)));
+            let lower = |pairs| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs));
+            let a = _mm256_set1_epi32(a);
+            let c = [_mm256_fmadd_ps(upper(a), upper(b[0]), c[0]), _mm256_fmadd_ps(upper(a), upper(b[1]), c[1])];
+            [_mm256_fmadd_ps(lower(a), lower(b[0]), c[0]), _mm256_fmadd_ps(lower(a), lower(b[1]), c[1])]
         }
     }
 

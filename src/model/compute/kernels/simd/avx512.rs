@@ -2,26 +2,28 @@
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::*;
+use std::mem::transmute;
 
 use half::bf16;
 
 use super::avx2::transpose;
-use super::{SQUARE, Simd};
+use super::{SQUARE, Simd, UPPER_HALF};
 
-/// AVX-512 as every processor with it has had since Skylake, and its products of small integers, which came later.
+/// AVX-512 as every processor with it has had since Skylake, its products of small integers, which came later, and those of
+/// bfloat16 numbers, which came last.
 #[derive(Clone, Copy)]
-pub(in crate::model::compute::kernels) struct Avx512<const VNNI: bool>(());
+pub(in crate::model::compute::kernels) struct Avx512<const VNNI: bool, const BF16: bool>(());
 
-impl<const VNNI: bool> Avx512<VNNI> {
+impl<const VNNI: bool, const BF16: bool> Avx512<VNNI, BF16> {
     /// # Safety
-    /// The machine has avx512f and avx512bw, and with `VNNI` avx512vnni.
+    /// The machine has avx512f and avx512bw, with `VNNI` avx512vnni, and with `BF16` avx512bf16.
     #[inline(always)]
     pub(in crate::model::compute::kernels) unsafe fn new() -> Self {
         Self(())
     }
 }
 
-impl<const VNNI: bool> Simd<32> for Avx512<VNNI> {
+impl<const VNNI: bool, const BF16: bool> Simd<32> for Avx512<VNNI, BF16> {
     type Row = [__m512; 2];
 
     #[inline(always)]
@@ -103,6 +105,22 @@ impl<const VNNI: bool> Simd<32> for Avx512<VNNI> {
                 return [_mm512_dpwssd_epi32(c[0], a, b[0]), _mm512_dpwssd_epi32(c[1], a, b[1])];
             }
             [_mm512_add_epi32(c[0], _mm512_madd_epi16(a, b[0])), _mm512_add_epi32(c[1], _mm512_madd_epi16(a, b[1]))]
+        }
+    }
+
+    #[inline(always)]
+    fn add_bf16_products(self, a: i32, b: [__m512i; 2], c: [__m512; 2]) -> [__m512; 2] {
+        // SAFETY: `self` proves the instructions; vectors of pairs are vectors of their bits.
+        unsafe {
+            let a = _mm512_set1_epi32(a);
+            if BF16 {
+                let pairs = |bits: __m512i| transmute::<__m512i, __m512bh>(bits);
+                return [_mm512_dpbf16_ps(c[0], pairs(a), pairs(b[0])), _mm512_dpbf16_ps(c[1], pairs(a), pairs(b[1]))];
+            }
+            let upper = |pairs| _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(UPPER_HALF)));
+            let lower = |pairs| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs));
+            let c = [_mm512_fmadd_ps(upper(a), upper(b[0]), c[0]), _mm512_fmadd_ps(upper(a), upper(b[1]), c[1])];
+            [_mm512_fmadd_ps(lower(a), lower(b[0]), c[0]), _mm512_fmadd_ps(lower(a), lower(b[1]), c[1])]
         }
     }
 

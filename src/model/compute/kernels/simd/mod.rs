@@ -5,6 +5,9 @@
 
 use half::bf16;
 
+/// The upper half of a word: the first bfloat16 number of a pair.
+const UPPER_HALF: i32 = !0xffff;
+
 /// Rows and columns of what [`Simd::transpose`] turns.
 pub(super) const SQUARE: usize = 8;
 
@@ -35,7 +38,7 @@ pub(super) trait Simd<const WIDTH: usize>: Copy {
         }
     }
 
-    /// `WIDTH` pairs of small integers in registers.
+    /// `WIDTH` pairs of numbers of two bytes in registers: small integers, or bfloat16.
     type Pairs: Copy;
     /// `WIDTH` sums of their products.
     type Sums: Copy;
@@ -47,6 +50,9 @@ pub(super) trait Simd<const WIDTH: usize>: Copy {
     /// Adds to each sum the products of a pair with the two halves of `a`, the lower one first. The caller sees to it that
     /// nothing overflows.
     fn add_products(self, a: i32, b: Self::Pairs, c: Self::Sums) -> Self::Sums;
+    /// Adds to each value the product of a pair's upper half with that of `a`, and then that of the lower halves, each by a
+    /// multiply-add that is rounded once. All are bfloat16 numbers; none of them, and no value, may be subnormal.
+    fn add_bf16_products(self, a: i32, b: Self::Pairs, c: Self::Row) -> Self::Row;
     /// `sums * (scale * scales) + c`, where the sums are rounded to floats, then the product of both scales is, and then the
     /// multiply-add, once.
     fn add_scaled(self, sums: Self::Sums, scale: f32, scales: Self::Row, c: Self::Row) -> Self::Row;
@@ -108,6 +114,16 @@ impl Simd<16> for Portable {
         let (low, high) = (i32::from(a as i16), a >> 16);
         for (c, b) in c.iter_mut().zip(b) {
             *c += low * i32::from(b[0]) + high * i32::from(b[1]);
+        }
+        c
+    }
+
+    #[inline(always)]
+    fn add_bf16_products(self, a: i32, b: [[i16; 2]; 16], mut c: [f32; 16]) -> [f32; 16] {
+        let float = |half: i16| f32::from_bits(u32::from(half as u16) << 16);
+        let (lower, upper) = (float(a as i16), float((a >> 16) as i16));
+        for (c, b) in c.iter_mut().zip(b) {
+            *c = lower.mul_add(float(b[0]), upper.mul_add(float(b[1]), *c));
         }
         c
     }

@@ -21,7 +21,7 @@ const ROLLOUT: &str = "_ng_rollout_index";
 
 /// See the module.
 pub(in crate::sidecar::transport::http) async fn aggregate_metrics(body: Bytes) -> Result<Reply, Refusal> {
-    let body: Body = serde_json::from_slice(&body).map_err(|error| Refusal::malformed(format!("the body: {error}")))?;
+    let body: Body = serde_json::from_slice(&body).map_err(|error| Refusal::body(&error))?;
     let is_masked = |response: &&Map<String, Value>| response.get("mask_sample") == Some(&Value::Bool(true));
     let (masked, scored): (Vec<_>, Vec<_>) = body.verify_responses.iter().partition(is_masked);
     let mut tasks: BTreeMap<i64, Vec<&Map<String, Value>>> = BTreeMap::new();

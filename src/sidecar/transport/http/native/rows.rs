@@ -37,7 +37,7 @@ impl Rows {
         let one = body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
         // Only the list is looked at here: a row in it that is no rollout is that row's rejection.
         let numbers = python_json::numbers(body);
-        let malformed = |error: serde_json::Error| Refusal::malformed(format!("the body: {error}"));
+        let malformed = |error: serde_json::Error| Refusal::body(&error);
         let rows: Vec<Box<RawValue>> = if one {
             vec![serde_json::from_slice(&numbers).map_err(malformed)?]
         } else {
@@ -114,6 +114,7 @@ impl Ask {
         let deadline_ms =
             rollout.deadline_ms.map(earlier).or(self.options.deadline_ms.map(|ms| ms.min(MAX_DEADLINE_MS)));
         let priority = if rollout.priority == 0 { self.options.priority } else { rollout.priority };
+        let answer_only = rollout.answer_only.clone().or_else(|| self.options.answer_only.clone());
         let (traceparent, tracestate) = (self.traceparent.clone(), self.tracestate.clone());
         let model = self.options.model.clone();
         let model_version = if rollout.model_version.is_empty() {
@@ -125,6 +126,7 @@ impl Ask {
             model,
             model_version,
             aggregation,
+            answer_only,
             deadline_ms,
             priority,
             traceparent,

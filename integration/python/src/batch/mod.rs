@@ -2,12 +2,13 @@
 //!
 //! Invariant: all columns, and the ids where there are any, have a value for each rollout.
 
-use std::collections::HashMap;
+mod rows;
 
-use pyo3::exceptions::{PyIndexError, PyKeyError};
+use pyo3::exceptions::PyKeyError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyIterator, PyList, PyMappingProxy, PySlice, PyString, PyTuple};
+use reward_sidecar::nearest;
 use reward_sidecar::reward::ReadRewards;
 
 use crate::arrays::{Array, full};
@@ -16,14 +17,13 @@ use crate::error::{Failure, class_of};
 use crate::gathered::Gathered;
 use crate::pickle::{Restore, restore};
 use crate::reads::reads_of;
-use crate::result::{Fields, Result};
-use crate::text::wrong_type;
 use crate::thinking::Thinking;
 
 /// The rewards of a batch of rollouts, in their order: what `Client.score` returns.
 ///
 /// `n` is the number of rollouts and `k` the number of the model's attributes. All arrays are NumPy's, made when they are
-/// first asked for and the caller's own from then on. A batch can be pickled.
+/// first asked for and the caller's own from then on: `torch.from_dlpack(batch.rewards)` and `jax.numpy.from_dlpack` copy nothing. A
+/// batch can be pickled, and shows itself as a table.
 ///
 /// ```python
 /// batch = client.score(prompts=["Hello"] * 2, completions=["Hello, how can I help?", "..."], id=["good", "bad"])
@@ -151,54 +151,6 @@ impl Batch {
         };
         class_of(py, first.code)?.call1((first.code, message, row, this)).map(Some)
     }
-
-    /// The rollout at a place, which counts from the end where it is negative.
-    fn rollout<'py>(&self, py: Python<'py>, place: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-        let place: isize = place.extract().map_err(|_| wrong_type(place, &"a batch's index", "an int or a str"))?;
-        let row = if place < 0 { place.checked_add_unsigned(self.rows) } else { Some(place) };
-        let row = row.and_then(|row| usize::try_from(row).ok()).filter(|&row| row < self.rows);
-        let Some(row) = row else {
-            return Err(PyIndexError::new_err(format!("the batch has {} rollouts", self.rows)));
-        };
-        let mut of_row = None;
-        for error in self.errors(py)? {
-            if error.getattr("index")?.extract::<usize>()? == row {
-                of_row = Some(error.unbind());
-            }
-        }
-        Ok(Bound::new(py, self.row(py, row, of_row)?)?.into_any())
-    }
-
-    /// All rollouts, each by itself.
-    fn results<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, Result>>> {
-        let mut errors = HashMap::new();
-        for error in self.errors(py)? {
-            errors.insert(error.getattr("index")?.extract::<usize>()?, error.unbind());
-        }
-        (0..self.rows).map(|row| Bound::new(py, self.row(py, row, errors.remove(&row))?)).collect()
-    }
-
-    /// One rollout by itself.
-    fn row<'py>(&self, py: Python<'py>, row: usize, error: Option<Py<PyAny>>) -> PyResult<Result> {
-        let item = |array: &Bound<'py, PyAny>| array.get_item(row);
-        let reads = self.reads(py)?;
-        let reads = if reads.is_empty() { None } else { Some(reads.get_item(row)?) };
-        // A rollout that is read at one place alone has none.
-        let reads = reads.filter(|reads| reads.len().is_ok_and(|places| places > 0)).map(Bound::unbind);
-        let fields = Fields(
-            row,
-            self.ids.bind(py).get_item(row).and_then(|id| id.extract()).ok(),
-            item(&self.rewards(py)?)?.extract()?,
-            item(&self.tokens(py)?)?.extract()?,
-            item(&self.truncated(py)?)?.extract()?,
-            if error.is_none() { Some(self.model_versions.bind(py).get_item(row)?.extract()?) } else { None },
-            item(&self.attributes(py)?)?.unbind(),
-            error,
-            reads,
-            self.thinking.get(row).cloned().flatten(),
-        );
-        Result::restored(py, fields)
-    }
 }
 
 #[pymethods]
@@ -239,7 +191,7 @@ impl Batch {
 
     /// float32 [n]: the rewards, each aggregated of its rollout's attributes; NaN where a rollout failed.
     ///
-    /// `advantages = batch.rewards - batch.rewards.mean()`
+    /// `advantages = batch.rewards - batch.rewards.mean()`; `torch.from_dlpack(batch.rewards)` is the same memory as a tensor.
     #[getter]
     fn rewards<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         self.rewards.get(py, self.rows).cloned()
@@ -336,7 +288,10 @@ impl Batch {
         match names.iter().position(|name| name.eq(attribute).unwrap_or(false)) {
             Some(column) => self.attributes(py)?.get_item((PySlice::full(py), column)),
             None => {
-                Err(PyKeyError::new_err(format!("the model has no attribute '{attribute}'; it has {}", names.repr()?)))
+                let known: Vec<String> = names.extract::<Vec<String>>()?;
+                let hint = nearest::hint(&attribute.to_string_lossy(), known.iter().map(String::as_str));
+                let message = format!("the model has no attribute '{attribute}'; it has {}{hint}", names.repr()?);
+                Err(PyKeyError::new_err(message))
             }
         }
     }
@@ -371,13 +326,31 @@ impl Batch {
         py.import("pandas")?.call_method1("DataFrame", (self.to_dict(py)?,))
     }
 
+    /// The columns of `to_dict` as a Polars data frame. Needs polars, which the package does not bring along.
+    ///
+    /// `batch.to_polars().sort("reward")`
+    fn to_polars<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        py.import("reward_sidecar._frames")?.call_method1("to_polars", (self.to_dict(py)?,))
+    }
+
+    /// The columns of `to_dict` as an Arrow table. Needs pyarrow, which the package does not bring along.
+    ///
+    /// `pyarrow.parquet.write_table(batch.to_arrow(), "rewards.parquet")`
+    fn to_arrow<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        py.import("reward_sidecar._frames")?.call_method1("to_arrow", (self.to_dict(py)?,))
+    }
+
     fn __len__(&self) -> usize {
         self.rows
     }
 
-    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
-        let names = self.names.bind(py).repr()?;
-        Ok(format!("<Batch of {} rollouts, {} failed, attributes {names}>", self.rows, self.failed))
+    fn __repr__<'py>(this: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        this.py().import("reward_sidecar._show")?.call_method1("text", (this,))
+    }
+
+    /// As a table, in a notebook.
+    fn _repr_html_<'py>(this: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        this.py().import("reward_sidecar._show")?.call_method1("html", (this,))
     }
 }
 

@@ -1,5 +1,8 @@
 //! The binary as a shell meets it: exit codes, what goes to which stream, files in and out.
 
+mod interrupted;
+mod models;
+
 use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
 
@@ -43,6 +46,24 @@ fn help_says_what_there_is() {
     assert!(text(&help).contains("--max-batch-tokens") && text(&help).contains("127.0.0.1:50051"));
     let help = run(&["score", "--help"], &[]).stdout;
     assert!(text(&help).contains("prompt_ids") && text(&help).contains("--weights"));
+}
+
+/// What a report of a mistake must name: the build, and whether two builds should give the same bits.
+#[test]
+fn the_version_names_commit_target_and_arithmetic() {
+    let long = run(&["--version"], &[]);
+    assert_eq!(long.status.code(), Some(0));
+    let lines: Vec<&str> = text(&long.stdout).lines().collect();
+    let [release, commit, target, arithmetic] = lines[..] else { panic!("{lines:?}") };
+    assert_eq!(release, concat!("reward-sidecar ", env!("CARGO_PKG_VERSION")));
+    assert!(commit.strip_prefix("commit: ").is_some_and(|commit| !commit.is_empty()), "{commit}");
+    let parts: Vec<&str> = target.strip_prefix("target: ").unwrap().split('-').collect();
+    assert!(parts[0] == std::env::consts::ARCH && parts.contains(&std::env::consts::OS), "{target}");
+    let report = run(&["inspect", "--model", MODEL, "--json"], &[]);
+    let report: serde_json::Value = serde_json::from_slice(&report.stdout).unwrap();
+    assert_eq!(arithmetic, format!("arithmetic: revision {}", report["arithmetic_revision"]));
+    let short = run(&["-V"], &[]);
+    assert_eq!(text(&short.stdout), format!("{release}\n"));
 }
 
 #[test]
@@ -263,7 +284,9 @@ fn without_weights_every_rollout_says_so() {
 
 #[test]
 fn bad_weights_are_said_before_anything_is_scored() {
-    for (weights, says) in [("beauty=1", "attribute-8"), ("attribute-0=nan", "attribute-8")] {
+    for (weights, says) in
+        [("beauty=1", "attribute-8"), ("attribute-0=nan", "attribute-8"), ("atribute-3=1", "did you mean attribute-3?")]
+    {
         let output = score("{\"id\":\"a\",\"input_ids\":[1]}\n", &["--weights", weights]);
         assert_eq!(output.status.code(), Some(2));
         assert!(output.stdout.is_empty());
@@ -365,99 +388,6 @@ fn a_reader_that_has_gone_ends_every_command_alike() {
     }
 }
 
-/// The rewards of an earlier run are there until those of the new one are complete.
-#[test]
-fn an_interrupted_run_leaves_the_earlier_rewards_whole() {
-    let folder = tempfile::tempdir().unwrap();
-    let rewards = folder.path().join("rewards.jsonl");
-    std::fs::write(&rewards, "earlier\n").unwrap();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_reward-sidecar"))
-        .args(["score", "--model", MODEL, "--weights", "attribute-0=1", "--output", rewards.to_str().unwrap()])
-        .env_clear()
-        .stdin(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    stdin.write_all(b"{\"id\":\"a\",\"input_ids\":[1,2,3]}\n").unwrap();
-    // What has been scored is written before the next line is waited for.
-    let partial = || {
-        let files = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path());
-        files.filter(|path| *path != rewards).find(|path| path.metadata().is_ok_and(|metadata| metadata.len() > 0))
-    };
-    let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
-    while partial().is_none() {
-        assert!(std::time::Instant::now() < end, "nothing was written");
-        std::thread::yield_now();
-    }
-    child.kill().unwrap();
-    child.wait().unwrap();
-    assert_eq!(std::fs::read_to_string(&rewards).unwrap(), "earlier\n");
-    assert!(std::fs::read_to_string(partial().unwrap()).unwrap().contains("\"id\":\"a\""));
-}
-
-/// What a signal ends is gone on with, row by row, and comes out as if nothing had been.
-#[test]
-fn an_interrupted_run_is_resumed() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
-    let rows: String = (0..6).map(|i| format!("{{\"id\":\"r{i}\",\"input_ids\":[1,2,{i}]}}\n")).collect();
-    std::fs::write(path("in.jsonl"), &rows).unwrap();
-    let (input, output, whole) = (path("in.jsonl"), path("out.jsonl"), path("whole.jsonl"));
-    let score = ["score", "--model", MODEL, "--weights", "attribute-0=1", "--log", "error"];
-    assert!(run(&[&score[..], &["--input", &input, "--output", &whole]].concat(), &[]).status.success());
-
-    let mut child = Command::new(env!("CARGO_BIN_EXE_reward-sidecar"))
-        .args(score)
-        .args(["--output", &output])
-        .env_clear()
-        .stdin(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let first: String = rows.lines().take(2).map(|line| format!("{line}\n")).collect();
-    child.stdin.as_mut().unwrap().write_all(first.as_bytes()).unwrap();
-    let written = || {
-        let mut files = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path());
-        files.any(|path| {
-            let name = path.file_name().unwrap().to_str().unwrap().to_owned();
-            name.ends_with(".partial") && std::fs::read_to_string(path).is_ok_and(|text| text.lines().count() == 2)
-        })
-    };
-    let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
-    while !written() {
-        assert!(std::time::Instant::now() < end, "nothing was written");
-        std::thread::yield_now();
-    }
-    // The input stays open: only the signal ends the run.
-    let stdin = child.stdin.take();
-    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
-    let ended = child.wait_with_output().unwrap();
-    drop(stdin);
-    let said = text(&ended.stderr);
-    assert_eq!(ended.status.code(), Some(130), "{said}");
-    assert!(said.contains("error[INTERRUPTED]: ended by SIGINT; 2 rows are in"), "{said}");
-    assert!(said.contains("out.jsonl.partial; the same command with --resume"), "{said}");
-
-    // Half a line, as a run that was killed leaves one.
-    let mut partial = std::fs::OpenOptions::new().append(true).open(path("out.jsonl.partial")).unwrap();
-    partial.write_all(b"{\"id\":\"r2").unwrap();
-    let resume = [&score[..], &["--input", &input, "--output", &output, "--resume"]].concat();
-    let resumed = run(&resume, &[]);
-    assert_eq!(resumed.status.code(), Some(0), "{}", text(&resumed.stderr));
-    assert!(text(&resumed.stderr).contains("2 rows were kept"), "{}", text(&resumed.stderr));
-    assert_eq!(std::fs::read_to_string(&output).unwrap(), std::fs::read_to_string(&whole).unwrap());
-    assert!(!folder.path().join("out.jsonl.partial").exists());
-
-    // The answers to other rows are not gone on with.
-    std::fs::write(path("out.jsonl.partial"), "{\"id\":\"x\",\"reward\":1}\n").unwrap();
-    refused(&resume, &[], &["error[INPUT]", "row 1 is 'r0'", "the answer to 'x'", "remove it"]);
-    let model = "{\"id\":\"r0\",\"reward\":1,\"model_version\":\"other@1\"}\n";
-    std::fs::write(path("out.jsonl.partial"), model).unwrap();
-    refused(&resume, &[], &["error[OUTPUT]", "was scored by other@1"]);
-    refused(&[&score[..], &["--resume"]].concat(), &[], &["error[OUTPUT]", "--resume: it needs --input"]);
-}
-
 #[test]
 fn a_file_without_its_flag_and_a_name_that_is_nearly_one_are_told_what_to_do() {
     let folder = tempfile::tempdir().unwrap();
@@ -466,6 +396,10 @@ fn a_file_without_its_flag_and_a_name_that_is_nearly_one_are_told_what_to_do() {
     let name = path.to_str().unwrap();
     refused(&["score", name], &[], &["unexpected argument", &format!("--input {name}")]);
     refused(&["inspect", "--model", "dmeo"], &[], &["error[MODEL]", "did you mean \"demo\""]);
+    let preset = ["inspect", "--model", MODEL, "--preset", "skywork-rewrad-v2"];
+    refused(&preset, &[], &["error[MODEL]", "there is no preset", "did you mean skywork-reward-v2?"]);
+    refused(&["score", "--modle", "demo"], &[], &["'--model'"]);
+    refused(&["scroe"], &[], &["'score'"]);
     refused(&["inspect", "--model", "org/some-rm"], &[], &["hf download org/some-rm --local-dir some-rm"]);
 }
 
@@ -479,77 +413,4 @@ fn variables_of_others_are_warned_of_and_misspelt_settings_are_errors() {
     let warning = text(&unknown.stderr);
     assert!(warning.contains("WARN") && warning.contains("no setting 'REWARD_SIDECAR_IMAGE'"), "{warning}");
     assert_eq!(printed("REWARD_SIDECAR_GRPCS").status.code(), Some(2));
-}
-
-/// What gzip has written is read, and what is written by a compressed name is read back by gzip.
-#[test]
-fn compressed_files_have_the_rewards_of_plain_ones() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
-    std::fs::write(path("in.jsonl"), &reference().0).unwrap();
-    let gzip = |arguments: &[&str]| Command::new("gzip").args(arguments).output().unwrap().stdout;
-    std::fs::write(path("in.gz"), gzip(&["-c", &path("in.jsonl")])).unwrap();
-    let score = |input: &str, output: &str| {
-        let done = run(
-            &[
-                "score",
-                "--model",
-                MODEL,
-                "--weights",
-                "attribute-0=1",
-                "--input",
-                &path(input),
-                "--output",
-                &path(output),
-            ],
-            &[],
-        );
-        assert!(done.status.success(), "{}", text(&done.stderr));
-    };
-    score("in.jsonl", "out.jsonl");
-    score("in.gz", "out.jsonl.gz");
-    score("in.gz", "out.jsonl.zst");
-    let plain = std::fs::read(path("out.jsonl")).unwrap();
-    assert_eq!(gzip(&["-dc", &path("out.jsonl.gz")]), plain);
-    assert!(std::fs::read(path("out.jsonl.zst")).unwrap().starts_with(&[0x28, 0xb5, 0x2f, 0xfd]));
-    std::fs::write(path("half.gz"), &std::fs::read(path("in.gz")).unwrap()[..40]).unwrap();
-    let half = run(&["score", "--model", MODEL, "--weights", "attribute-0=1", "--input", &path("half.gz")], &[]);
-    assert_eq!(half.status.code(), Some(2), "{}", text(&half.stderr));
-}
-
-/// Adapters that cannot be models beside each other: exit 2, with the file or the name and the reason.
-#[test]
-fn adapters_that_do_not_fit_exit_2() {
-    let peft = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/peft");
-    let adapter = |name: &str, of: &str| format!("{name}={peft}/{of}");
-    let base = format!("{peft}/base/llama");
-    for (model, adapters, says) in [
-        (&*base, [adapter("a", "dora"), adapter("a", "rslora-patterns")], "two are called \"a\""),
-        (&*base, [adapter("a", "dora"), adapter("", "rslora-patterns")], "needs a name"),
-        (&*base, [adapter("a", "dora"), adapter("b", "nowhere")], "nowhere"),
-        (MODEL, [adapter("a", "dora"), adapter("b", "rslora-patterns")], "dora/adapter_model.safetensors"),
-    ] {
-        let [a, b] = &adapters;
-        let flags = ["inspect", "--model", model, "--adapter", a, "--adapter", b];
-        refused(&flags, &[], &["error[MODEL]", says]);
-    }
-    let [a, b] = [adapter("a", "dora"), adapter("b", "rslora-patterns")];
-    let input = format!("{peft}/dora/reference.json");
-    let score = ["score", "--model", &base, "--adapter", &a, "--adapter", &b, "--input", &input];
-    refused(&score, &[], &["error[MODEL]", "a, b are several models"]);
-}
-
-/// Of several models each is shown: in words one after the other, as JSON a list.
-#[test]
-fn inspect_shows_each_of_several_models() {
-    let peft = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/peft");
-    let base = format!("{peft}/base/llama");
-    let adapters = format!("a={peft}/dora,b={peft}/rslora-patterns");
-    let flags = ["inspect", "--model", &base, "--adapter", &adapters];
-    let words = run(&flags, &[]).stdout;
-    let names: Vec<_> = text(&words).lines().filter(|line| line.starts_with("model version")).collect();
-    assert!(names.len() == 2 && names[0].contains("a@") && names[1].contains("b@"), "{names:?}");
-    let json = run(&[&flags[..], &["--json"]].concat(), &[]).stdout;
-    let reports: serde_json::Value = serde_json::from_slice(&json).unwrap();
-    assert_eq!((&reports[0]["name"], &reports[1]["name"]), (&"a".into(), &"b".into()), "{reports}");
 }

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# The image's build context: the program, the files of this system's C library that it loads, and a user. context.sh PROGRAM FOLDER
+# The image's files: the program, the files of this system's C library that it loads, and a user. rootfs.sh PROGRAM FOLDER
+# No shell, no package manager.
 set -euo pipefail
-program=$1 folder=$2
-root=$folder/rootfs
+program=$1 root=$2
+umask 022
 install -D -m 755 "$program" "$root/usr/bin/reward-sidecar"
 # The loader and the libraries, where the program looks for them.
 ldd "$program" | grep -o '/[^ ]*' | while read -r library; do
@@ -13,4 +14,3 @@ install -d -m 700 "$root/cache"
 mkdir -p "$root/etc"
 echo 'reward-sidecar:x:65532:65532::/nonexistent:/usr/bin/reward-sidecar' > "$root/etc/passwd"
 echo 'reward-sidecar:x:65532:' > "$root/etc/group"
-cp "$(dirname "$(readlink -f "$0")")/Containerfile" "$folder/Containerfile"

@@ -6,6 +6,11 @@ pub fn nearest<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) -> Opti
     names.into_iter().min_by_key(near).filter(|candidate| near(candidate) <= (candidate.len() / 3).clamp(1, 2))
 }
 
+/// `; did you mean NAME?`, for the end of a message; nothing where no name is near.
+pub fn hint<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) -> String {
+    nearest(name, names).map_or_else(String::new, |nearest| format!("; did you mean {nearest}?"))
+}
+
 /// Levenshtein's distance of two short names, with two neighbours that changed places as one step.
 fn distance(a: &str, b: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
@@ -47,5 +52,6 @@ mod tests {
         ] {
             assert_eq!(nearest(name, names), expected, "{name}");
         }
+        assert_eq!((hint("txet", names).as_str(), hint("subset", names).as_str()), ("; did you mean text?", ""));
     }
 }

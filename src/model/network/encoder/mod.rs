@@ -1,0 +1,131 @@
+//! The encoder that BERT's descendants are forms of: every token sees the whole rollout, before it and behind it, and the head
+//! sees the first token or the mean of all. An architecture says by an [`EncoderSpec`] which form it is.
+//!
+//! Invariant: the result of a read depends on the tokens of its own sequence alone. What rollouts share is not shared here, and one
+//! rank computes it all.
+
+mod buckets;
+mod embeddings;
+mod layer;
+mod sequences;
+mod spec;
+
+use candle_core::{DType, Result, Tensor};
+use rayon::prelude::*;
+
+pub use spec::{EncoderNames, EncoderSpec, Pool, PositionTable, RelativeSpec};
+
+use self::embeddings::Embeddings;
+use self::layer::{Layer, Shared};
+use self::sequences::Sequences;
+use super::backbone::{Backbone, Pass, RankContext};
+use super::decoder::inventory::refuse_ignored;
+use super::layers::{Attention, Norm, Rotary};
+use crate::batch::MicroBatch;
+use crate::model::compute::meter::{Part, time};
+use crate::model::error::ModelError;
+use crate::model::shapes::HeadLayout;
+
+impl EncoderSpec {
+    /// Loads it.
+    pub fn load(&self, context: &RankContext) -> std::result::Result<Box<dyn Backbone>, ModelError> {
+        Ok(Box::new(Encoder::load(self, context)?))
+    }
+}
+
+/// A loaded encoder.
+struct Encoder {
+    heads: HeadLayout,
+    embeddings: Embeddings,
+    ropes: Vec<Rotary>,
+    layers: Vec<Layer>,
+    norm: Option<Norm>,
+    pool: Pool,
+}
+
+impl Encoder {
+    fn load(spec: &EncoderSpec, context: &RankContext) -> std::result::Result<Self, ModelError> {
+        let known: Vec<_> = (0..spec.layers.min(2)).map(|index| spec.layer(index).names()).collect();
+        // All layers but the first are alike.
+        refuse_ignored(context.weights, &spec.name(spec.names.layers), spec.layers, |layer| &known[layer.min(1)])?;
+        let buckets = buckets::embeddings(spec, context)?;
+        let layers = (0..spec.layers).into_par_iter().map(|index| Layer::load(spec, context, index, buckets.as_ref()));
+        let norm = |name: &str| Norm::load(context, spec.norm, &spec.name(name), spec.hidden, spec.eps);
+        Ok(Self {
+            heads: spec.heads,
+            embeddings: Embeddings::load(spec, context)?,
+            ropes: spec.ropes.clone(),
+            layers: layers.collect::<std::result::Result<_, _>>()?,
+            norm: spec.names.norm.map(norm).transpose()?,
+            pool: spec.pool,
+        })
+    }
+
+    /// Final hidden states, normed: of the first token of each sequence, or of all tokens.
+    fn hidden(&self, batch: &MicroBatch, pass: &Pass) -> Result<Tensor> {
+        let mut x = time(Part::Embedding, 0, || self.embeddings.forward(batch, pass.ranks))?;
+        let tables = self.ropes.iter().map(|rope| rope.tables(&batch.positions, x.device()));
+        let shared = Shared {
+            attention: Attention::both_ways(batch, self.heads, x.device())?,
+            tables: time(Part::Rotary, 0, || tables.collect::<Result<_>>())?,
+            ranks: pass.ranks,
+        };
+        let first: Vec<u32> = batch.segments.iter().map(|segment| segment.tokens.start).collect();
+        let first = Tensor::new(first, x.device())?;
+        for (i, layer) in self.layers.iter().enumerate() {
+            // Nobody looks at the other rows of the last layer any more.
+            let wanted = (i + 1 == self.layers.len() && self.pool == Pool::First).then_some(&first);
+            x = layer.forward(&x, &shared, wanted)?;
+        }
+        // What a head sees is rounded no more.
+        let x = x.to_dtype(DType::F32)?;
+        match &self.norm {
+            Some(norm) => norm.forward(&x),
+            None => Ok(x),
+        }
+    }
+}
+
+impl Backbone for Encoder {
+    fn bytes(&self) -> usize {
+        let norm = self.norm.as_ref().map_or(0, Norm::bytes);
+        self.embeddings.bytes() + self.layers.iter().map(Layer::bytes).sum::<usize>() + norm
+    }
+
+    fn rows(&self, batch: &MicroBatch, reads: &[u32]) -> usize {
+        Sequences::rows(batch, reads)
+    }
+
+    fn adapted(&self, _: &RankContext) -> std::result::Result<Box<dyn Backbone>, ModelError> {
+        let reason = "adapters beside each other are for decoders".to_owned();
+        Err(ModelError::Encoder { reason })
+    }
+
+    fn forward(&self, pass: &Pass) -> Result<Tensor> {
+        let Sequences { batch, of_reads } = Sequences::of(pass.batch, pass.reads);
+        let hidden = self.hidden(&batch, pass)?;
+        let pooled = match self.pool {
+            Pool::First => hidden,
+            Pool::Mean => means(&batch, &hidden)?,
+        };
+        pooled.index_select(&Tensor::new(of_reads, pooled.device())?, 0)
+    }
+}
+
+/// The mean of each sequence's rows, added up in their order.
+fn means(batch: &MicroBatch, hidden: &Tensor) -> Result<Tensor> {
+    let (_, features) = hidden.dims2()?;
+    let values = hidden.flatten_all()?.to_vec1::<f32>()?;
+    let mut means = Vec::with_capacity(batch.segments.len() * features);
+    for segment in &batch.segments {
+        let rows = segment.tokens.start as usize..segment.tokens.end as usize;
+        let mut sums = vec![0.0f64; features];
+        for row in values[rows.start * features..rows.end * features].chunks_exact(features) {
+            for (sum, value) in sums.iter_mut().zip(row) {
+                *sum += f64::from(*value);
+            }
+        }
+        means.extend(sums.into_iter().map(|sum| (sum / rows.len() as f64) as f32));
+    }
+    Tensor::from_vec(means, (batch.segments.len(), features), hidden.device())
+}
