@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
+use crate::answer_only::AnswerOnly;
 use crate::batch::MicroBatch;
-use crate::rollout::AnswerOnly;
 
 /// Turns micro-batches into scores. Used by one thread at a time, not always the same; how many ranks stand behind it is its
 /// own affair.

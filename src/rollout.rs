@@ -2,13 +2,13 @@
 //!
 //! Nothing here knows a wire format, a tokenizer or a model.
 
-mod answer_only;
 mod borrowed;
 mod fields;
 
-pub use answer_only::{AnswerOnly, AnswerOnlyField};
 pub use borrowed::{BadId, Ids, InputRef, RolloutRef, Rollouts};
 pub use fields::{Distinct, Object};
+
+pub use crate::answer_only::{AnswerOnly, AnswerOnlyField};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

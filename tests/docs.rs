@@ -30,7 +30,11 @@ fn spans(text: &str) -> Vec<&str> {
 /// Whether a span names a path of the tree: no command, no URL's path, and a folder in it or a source file's ending.
 fn is_path(span: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-./*{},".contains(c);
-    !span.starts_with(['/', '-', '.']) && span.chars().all(plain) && (span.contains('/') || span.ends_with(".rs"))
+    // What a build makes is not there before it.
+    !span.starts_with(['/', '-', '.'])
+        && !span.starts_with("target/")
+        && span.chars().all(plain)
+        && (span.contains('/') || span.ends_with(".rs"))
 }
 
 /// A path with `{a,b}` in it, written out.

@@ -11,3 +11,4 @@ pub mod manifest;
 pub mod pip;
 pub mod preset;
 pub mod reference;
+pub mod version;
