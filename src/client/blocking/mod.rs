@@ -206,8 +206,7 @@ impl Builder {
                 address: address.as_str().into(),
                 reason: format!(
                     "a lane is the server's first model's, and '{model}' is asked for; use unix:// or grpc://"
-                )
-                .into(),
+                ),
             }),
             arm => Ok(arm),
         }

@@ -38,7 +38,7 @@ pub struct Packed {
     weight: Arc<PackedMatrix>,
     bias: Option<Vec<f32>>,
     /// What an adapter adds to the weight.
-    low_rank: Option<LowRankTerms>,
+    low_rank: Option<Box<LowRankTerms>>,
 }
 
 impl Packed {
@@ -54,7 +54,7 @@ impl Packed {
     pub fn adapted(&self, context: &RankContext, weights: WeightType, matrices: &[Matrix], bias: bool) -> Loaded<Self> {
         let low_rank = match Change::load(context, matrices)? {
             Change::None => None,
-            Change::LowRank(terms) => Some(terms),
+            Change::LowRank(terms) => Some(Box::new(terms)),
             Change::Other => return Self::load(context, weights, matrices, bias),
         };
         Ok(Self { weight: Arc::clone(&self.weight), bias: read_biases(context, matrices, bias)?, low_rank })
@@ -129,14 +129,14 @@ impl Packed {
 
     /// Weights of the matrix, and of what is added to it.
     pub fn weights(&self) -> usize {
-        self.weight.n() * self.weight.k() + self.low_rank.as_ref().map_or(0, LowRankTerms::weights)
+        self.weight.n() * self.weight.k() + self.low_rank.as_ref().map_or(0, |terms| terms.weights())
     }
 
     /// Bytes of the weights in memory; those that other models share count for each.
     pub fn bytes(&self) -> usize {
         self.weight.bytes()
             + self.bias.as_deref().map_or(0, size_of_val)
-            + self.low_rank.as_ref().map_or(0, LowRankTerms::bytes)
+            + self.low_rank.as_ref().map_or(0, |terms| terms.bytes())
     }
 
     /// The packed weights, for layers that are made of several.
