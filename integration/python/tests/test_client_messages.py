@@ -120,9 +120,11 @@ def test_a_reference_is_one_for_all_or_one_for_each(polar: reward_sidecar.Server
             reference=[row["reference"] for row in rows],
         )
         np.testing.assert_allclose(batch.rewards, expected, rtol=1e-4, atol=1e-4)
-        assert [result.reward for result in client.stream(rows)] == batch.rewards.tolist()
+        streamed = {result.index: result.reward for result in client.stream(rows)}
+        assert streamed == dict(enumerate(batch.rewards.tolist()))
         same: dict[str, Any] = {"prompts": [rows[0]["prompt"]] * 2, "completions": [rows[0]["completion"]] * 2}
-        for reference in ("Tuesday.", [{"role": "assistant", "content": "Tuesday."}], ["Tuesday.", "Tuesday."]):
+        text = rows[0]["reference"]
+        for reference in (text, [{"role": "assistant", "content": text}], [text, text]):
             assert client.score(**same, reference=reference).rewards.tolist() == [batch.rewards[0]] * 2
         with pytest.raises(Rejected, match="send it as the rollout's reference"):
             client.score(**same)

@@ -14,6 +14,7 @@ from support import REPOSITORY
 
 PEFT = REPOSITORY / "tests/fixtures/peft"
 ROWS = [[1, 2, 3], [4, 5, 6, 7]]
+WEIGHTS = {"LABEL_0": 1.0}
 
 
 @pytest.fixture(scope="module")
@@ -28,20 +29,20 @@ def test_each_client_is_of_its_model(server: reward_sidecar.Server) -> None:
     address = str(server.grpc_address)
     with Client(address) as default, Client(address, model="first") as first, Client(address, model="second") as second:
         assert [client.card().name for client in (default, first, second)] == ["first", "first", "second"]
-        batches = [client.score(input_ids=ROWS) for client in (default, first, second)]
+        batches = [client.score(input_ids=ROWS, weights=WEIGHTS) for client in (default, first, second)]
     assert [batch.model_version.partition("@")[0] for batch in batches] == ["first", "first", "second"]
     np.testing.assert_array_equal(batches[0].rewards, batches[1].rewards)
     assert not np.array_equal(batches[0].rewards, batches[2].rewards)
     with pickle.loads(pickle.dumps(Client(address, model="second"))) as again:
-        np.testing.assert_array_equal(again.score(input_ids=ROWS).rewards, batches[2].rewards)
+        np.testing.assert_array_equal(again.score(input_ids=ROWS, weights=WEIGHTS).rewards, batches[2].rewards)
 
 
 def test_each_gives_what_it_gives_alone(server: reward_sidecar.Server) -> None:
     with Client(str(server.grpc_address), model="second") as client:
-        together = client.score(input_ids=ROWS)
+        together = client.score(input_ids=ROWS, weights=WEIGHTS)
     alone = f"second={PEFT}/rslora-patterns"
     with reward_sidecar.launch(PEFT / "base/llama", adapter=alone, preset="none") as server_of_one:
-        batch = server_of_one.client().score(input_ids=ROWS)
+        batch = server_of_one.client().score(input_ids=ROWS, weights=WEIGHTS)
     assert batch.model_version == together.model_version
     np.testing.assert_array_equal(batch.rewards, together.rewards)
 

@@ -133,7 +133,7 @@ def test_a_pickled_client_is_a_client_of_the_same_server(address: str, client: C
     assert type(again) is Client and again.address == address
     assert again.score(input_ids=[[1, 2]]).rewards[0] == 2.0
     settings = {"in_flight_limit": 7, "deadline_ms": 60_000, "spin_us": 5, "connect_timeout_s": 2.5}
-    settings |= {"version": "v1", "tokenizer": "0" * 64}
+    settings |= {"version": "v1", "model": None, "tokenizer": "0" * 64}
     again = pickle.loads(pickle.dumps(Client(address, **settings)))  # type: ignore[arg-type]
     assert again.__getnewargs_ex__() == ((address,), settings)
     again = pickle.loads(pickle.dumps(AsyncClient(address, in_flight_limit=7)))

@@ -37,7 +37,7 @@ def test_version(script: Path) -> None:
     assert (long.returncode, long.stderr) == (0, b"")
     first, *rest = long.stdout.decode().splitlines()
     assert first == f"reward-sidecar {version}"
-    assert [line.partition(": ")[0] for line in rest] == ["commit", "target"]
+    assert [line.partition(": ")[0] for line in rest] == ["commit", "target", "arithmetic"]
     assert rest[1].removeprefix("target: ").startswith(platform.machine())
 
 

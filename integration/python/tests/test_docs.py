@@ -13,7 +13,7 @@ from support import REPOSITORY
 PAGES = {str(page.relative_to(REPOSITORY)): samples(page) for page in pages()}
 
 # Builds, other people's trainers, machines that are not ours. One more is a decision.
-NOT_RUN = 18
+NOT_RUN = 19
 
 
 @pytest.mark.parametrize("page", [page for page, found in PAGES.items() if any(not each.not_run for each in found)])

@@ -165,7 +165,7 @@ def main() -> None:
     with launch("echo", uds=True) as server:
         assert_type(server.returncode, "int | None")
         print(reward_sidecar.__version__, server.address, server.uds_address, server.grpc_address, server.shm_address)
-        print(server.admin_address, server.pid, server.log, server)
+        print(server.http_address, server.admin_address, server.pid, server.log, server)
         synchronous(server)
         asyncio.run(asynchronous(server))
         server.stop()

@@ -23,8 +23,8 @@ pub struct Attention {
 
 enum Plan {
     Kernel {
-        all: AttentionPlan,
-        of_reads: AttentionPlan,
+        all: Box<AttentionPlan>,
+        of_reads: Box<AttentionPlan>,
     },
     Portable(PortablePlan),
     #[cfg(feature = "flash-attn")]
@@ -44,8 +44,8 @@ impl Attention {
     ) -> Result<Self> {
         let plan = match backend {
             Backend::Kernels(_) => Plan::Kernel {
-                all: AttentionPlan::resuming(batch, past, layout),
-                of_reads: AttentionPlan::of_rows(batch, past, layout, reads.iter().copied()),
+                all: Box::new(AttentionPlan::resuming(batch, past, layout)),
+                of_reads: Box::new(AttentionPlan::of_rows(batch, past, layout, reads.iter().copied())),
             },
             Backend::Tensors(_) if !past.runs.is_empty() => bail!("tensor operations keep no prefixes"),
             #[cfg(feature = "flash-attn")]
@@ -62,8 +62,8 @@ impl Attention {
     pub fn both_ways(batch: &MicroBatch, layout: HeadLayout, device: &Device) -> Result<Self> {
         let first: Vec<u32> = batch.segments.iter().map(|segment| segment.tokens.start).collect();
         let plan = Plan::Kernel {
-            all: AttentionPlan::both_ways(batch, layout, 0..batch.tokens.len() as u32),
-            of_reads: AttentionPlan::both_ways(batch, layout, first.iter().copied()),
+            all: Box::new(AttentionPlan::both_ways(batch, layout, 0..batch.tokens.len() as u32)),
+            of_reads: Box::new(AttentionPlan::both_ways(batch, layout, first.iter().copied())),
         };
         Ok(Self { layout, plan, reads: Tensor::new(first, device)? })
     }
