@@ -131,7 +131,7 @@ fn a_models_default_takes_thinking_out_unless_the_rollout_says_otherwise() {
     let clean = valid(&plain, chat(&["w0"], "w2"));
     let found = valid(&rules, thinking.clone());
     assert_eq!(found.tokens, clean.tokens);
-    assert_eq!(found.report.thinking, Some(Thinking { taken: [0..8].into(), unclosed: false }));
+    assert_eq!(found.report.thinking, Some(Thinking { taken: std::iter::once(0..8).collect(), unclosed: false }));
     assert_eq!(valid(&rules, apart([5], [17, 11, 18, 12])).tokens[..], [5, 12]);
     // Off: as a model without a default has it.
     let whole = |rollout: Rollout| Rollout { answer_only: Some(AnswerOnly::OFF), ..rollout };
