@@ -16,7 +16,7 @@ use super::simd::{Portable, Simd};
 
 /// An instruction set that this machine has. All give the same bits; they differ in speed alone.
 ///
-/// That of `vdpbf16ps` is found out by trying: see [`super::bf16_in_order`].
+/// That of `vdpbf16ps` is found out by trying: see `bf16_in_order.rs`.
 ///
 /// A value of this type is the proof that the machine can run it, so there is no way to make one but to ask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
