@@ -1,6 +1,6 @@
 """Trains a tiny policy with TRL's GRPOTrainer against the demo reward model, over shared memory, on two cores.
 
-    pip install 'reward-sidecar[trl]' matplotlib
+    make python && pip install "$(ls target/wheels/reward_sidecar-*.whl)[trl]" matplotlib
     python examples/grpo_trl.py                                    # starts the demo model itself
     python examples/grpo_trl.py --address shm:///run/reward.sock   # or a server that runs already
 

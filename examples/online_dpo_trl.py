@@ -1,6 +1,6 @@
 """Trains the tiny policy with TRL's OnlineDPOTrainer: of two answers to a question, the reward model chooses (RLAIF).
 
-    pip install 'reward-sidecar[trl]' matplotlib
+    make python && pip install "$(ls target/wheels/reward_sidecar-*.whl)[trl]" matplotlib
     python examples/online_dpo_trl.py [--address shm:///run/reward.sock]
 
 It writes a picture of reward and length over the steps, and ends with 1 if the reward did not rise. This trainer has no mask

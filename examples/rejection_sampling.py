@@ -1,6 +1,6 @@
 """Rejection sampling: of several answers to each question the tiny policy learns the one that the reward model likes best.
 
-    pip install reward-sidecar torch transformers matplotlib
+    make python && pip install target/wheels/reward_sidecar-*.whl torch transformers matplotlib
     python examples/rejection_sampling.py [--address shm:///run/reward.sock]
 
 No trainer is needed. Each round samples, scores all answers in one call, keeps the best of each question, and learns them.

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Packages for other machines, all into target/dist: wheel, archive, .deb, .rpm, image, SBOM, checksums.
-# The same commit gives the same bytes, in whatever folder it is built: packaging/reproduce.sh.
+# The same commit is to give the same bytes, in whatever folder it is built: packaging/reproduce.sh compares them.
 #
 #   packaging/dist.sh                              for this machine's processor
 #   packaging/dist.sh x86_64 aarch64               for these, this machine's first (rustup target add aarch64-unknown-linux-gnu,
