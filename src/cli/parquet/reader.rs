@@ -107,7 +107,7 @@ impl Rows for Reader {
     }
 }
 
-/// Codecs that are C libraries are not part of the program.
+/// Parquet is read with snappy or without compression alone: what else there is would be code for files that few write.
 fn check_compression(metadata: &ParquetMetaData, names: &[&str]) -> Result<(), String> {
     for column in metadata.row_groups().iter().flat_map(|group| group.columns()) {
         let name = column.column_path().parts().first().map_or("", String::as_str);
