@@ -75,3 +75,9 @@ pub enum Activation {
     /// `max(x, 0)^2`.
     SquaredRelu,
 }
+
+#[cfg(test)]
+impl Activation {
+    /// Every one.
+    pub const ALL: [Self; 6] = [Self::Silu, Self::GeluTanh, Self::Gelu, Self::Tanh, Self::Relu, Self::SquaredRelu];
+}

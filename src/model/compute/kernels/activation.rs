@@ -181,15 +181,6 @@ mod tests {
     use super::super::testing::{assert_same_bits, floats, in_pool};
     use super::*;
 
-    const ALL: [Activation; 6] = [
-        Activation::Silu,
-        Activation::GeluTanh,
-        Activation::Gelu,
-        Activation::Tanh,
-        Activation::Relu,
-        Activation::SquaredRelu,
-    ];
-
     fn exact(activation: Activation, x: f64) -> f64 {
         match activation {
             Activation::Silu => x / (1.0 + libm::exp(-x)),
@@ -207,7 +198,7 @@ mod tests {
     fn values_are_those_of_the_formula() {
         let (t, features) = (3, 37);
         let gate_up: Vec<f32> = floats(t * 2 * features, 1).iter().map(|x| x * 20.0).collect();
-        for activation in ALL {
+        for activation in Activation::ALL {
             let mut out = vec![0.0; t * features];
             gate(activation, &gate_up, features, &mut out);
             let mut alone = gate_up.clone();
@@ -233,7 +224,7 @@ mod tests {
 
     #[test]
     fn edges() {
-        for activation in ALL {
+        for activation in Activation::ALL {
             let mut edge = [-1e4, 1e4, 0.0, f32::NAN];
             activate(activation, &mut edge);
             let (least, greatest) = match activation {
@@ -250,7 +241,7 @@ mod tests {
     fn a_row_does_not_depend_on_batch_threads_or_instructions() {
         let (t, features) = (700, 45);
         let gate_up = floats(t * 2 * features, 2);
-        for activation in ALL {
+        for activation in Activation::ALL {
             let mut rows = vec![0.0; t * features];
             for (gate_up, out) in gate_up.chunks_exact(2 * features).zip(rows.chunks_exact_mut(features)) {
                 gate(activation, gate_up, features, out);

@@ -41,15 +41,6 @@ mod tests {
     use super::*;
     use crate::model::compute::kernels;
 
-    const ALL: [Activation; 6] = [
-        Activation::Silu,
-        Activation::GeluTanh,
-        Activation::Gelu,
-        Activation::Tanh,
-        Activation::Relu,
-        Activation::SquaredRelu,
-    ];
-
     /// The kernels' own tests hold them to five roundings of the value and, where `1 + tanh` cancels, two of the argument,
     /// and a gate to one more of each; so are these held, whose exponential and tanh are libm's. Arguments are below 20.
     fn bound(value: f32, times: f32) -> f32 {
@@ -59,7 +50,7 @@ mod tests {
     #[test]
     fn agree_with_the_kernels() {
         let (t, features) = (5, 37);
-        for activation in ALL {
+        for activation in Activation::ALL {
             let kernel = |x: &[f32]| {
                 let mut out = x.to_vec();
                 kernels::activate(activation, &mut out);
@@ -78,7 +69,7 @@ mod tests {
 
     #[test]
     fn what_is_no_number_stays_none() {
-        for activation in ALL {
+        for activation in Activation::ALL {
             let x = Tensor::new(&[f32::NAN, -1e4], &Device::Cpu).unwrap();
             let found: Vec<f32> = activate(activation, &x).unwrap().to_vec1().unwrap();
             let least = if activation == Activation::Tanh { -1.0 } else { 0.0 };
