@@ -60,7 +60,7 @@ impl Bench<'_> {
         let mut out = vec![0.0; batch.tokens.len() * layout.heads * layout.head_dim];
         let pairs: f64 = batch.positions.iter().map(|&p| f64::from(p) + 1.0).sum();
         let flops = 4.0 * pairs * (layout.heads * layout.head_dim) as f64;
-        self.compute(name, flops, || attention(&qkv, Kept::default(), &plan, options, &mut out));
+        self.compute(name, flops, || attention(&qkv, Kept::default(), &plan, options, None, &mut out));
     }
 }
 

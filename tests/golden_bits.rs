@@ -1,5 +1,5 @@
 //! The bits of rewards, held against those that are stored for this revision of the arithmetic: every type of weights, on every
-//! instruction set that the machine has, for fixtures of several architectures, heads and formats.
+//! instruction set that the machine has, for fixtures of several architectures, heads and formats, encoders among them.
 //!
 //! `tests/fixtures/golden/bits.json` has them as hexadecimal float32 bit patterns. It is written by
 //! `cargo test --test golden_bits -- --ignored write`, which refuses to write other bits for a revision that is there.
@@ -20,7 +20,9 @@ use sha2::{Digest, Sha256};
 use reference::{fixtures, reference};
 
 /// Architectures, activations, rotary scalings, soft caps, windows, biases, a quantised file.
-const FIXTURES: [&str; 11] = [
+const FIXTURES: [&str; 13] = [
+    "encoder/bert",
+    "encoder/deberta-v3",
     "gguf/llama-q8_0",
     "hf/gemma2",
     "hf/internlm2",

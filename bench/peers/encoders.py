@@ -1,4 +1,4 @@
-"""Encoders against transformers: the same rollouts through the `reward-sidecar` binary and through torch, in turn.
+"""Encoders against transformers: the same rollouts through a server and through torch, in turn.
 
     python bench/peers/random_model.py --shape deberta-v3-base --output target/peers/deberta
     python bench/peers/encoders.py --model target/peers/deberta
@@ -10,45 +10,17 @@ within 1e-3 x max(1, |value|). transformers gets batches of eight out of rollout
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import signal
-import socket
 import statistics
-import subprocess
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import reward_sidecar
 
-from peer import Ids, Setup
+from peer import Ids, Setup, difference
 from transformers_peer import Transformers
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def free_port() -> int:
-    with socket.socket() as any_port:
-        any_port.bind(("127.0.0.1", 0))
-        return any_port.getsockname()[1]
-
-
-def start(options: argparse.Namespace) -> tuple[subprocess.Popen[bytes], str]:
-    """A server that is ready, and its address."""
-    grpc, admin = free_port(), free_port()
-    server = subprocess.Popen([
-        options.binary, "serve", "--model", options.model, "--preset", "none", "--threads", str(options.threads),
-        "--grpc", f"127.0.0.1:{grpc}", "--admin", f"127.0.0.1:{admin}", "--log", "warn",
-    ])
-    while True:
-        if server.poll() is not None:
-            raise SystemExit("the server has ended")
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{admin}/ready").close()
-            return server, f"grpc://127.0.0.1:{grpc}"
-        except (urllib.error.URLError, ConnectionError):
-            time.sleep(0.2)
 
 
 def rollouts(count: int, longest: int, vocabulary: int) -> list[Ids]:
@@ -61,7 +33,6 @@ def rollouts(count: int, longest: int, vocabulary: int) -> list[Ids]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--binary", type=Path, default=ROOT / "target/release/reward-sidecar")
     parser.add_argument("--rollouts", type=int, default=32)
     parser.add_argument("--longest", type=int, default=512)
     parser.add_argument("--threads", type=int, default=2)
@@ -72,31 +43,29 @@ def main() -> None:
     setup = Setup(options.model, options.threads, work, None, 1, work[:2], {"order": "sorted"})
     peer = Transformers()
     print(peer.load(setup))
-    server, address = start(options)
     ours: list[float] = []
     theirs: list[float] = []
-    try:
-        client = reward_sidecar.Client(address)
-        print(client.card().model_version)
-        client.score(input_ids=setup.warm_up)
+    settings = {"threads": options.threads, "preset": "none", "log": "warn"}
+    with reward_sidecar.launch(options.model, **settings) as server:
+        with server.client() as client:
+            print(client.card().model_version)
         for _ in range(options.runs):
-            server.send_signal(signal.SIGCONT)
-            began = time.perf_counter()
-            found = client.score(input_ids=work).attributes.tolist()
-            ours.append(time.perf_counter() - began)
-            # A contestant that is not on turn takes no time.
-            server.send_signal(signal.SIGSTOP)
-            run = peer.run()
+            # A contestant that is not on turn takes no time. A client of each turn's own never meets a server that is stopped.
+            with server.client() as client:
+                client.score(input_ids=setup.warm_up)
+                began = time.perf_counter()
+                found = client.score(input_ids=work).attributes.tolist()
+                ours.append(time.perf_counter() - began)
+            os.kill(server.pid, signal.SIGSTOP)
+            try:
+                run = peer.run()
+            finally:
+                os.kill(server.pid, signal.SIGCONT)
             theirs.append(run.seconds)
-            pairs = [(a, b) for row, expected in zip(found, run.scores) for a, b in zip(row, expected)]
-            worst = max(abs(a - b) / max(1, abs(b)) for a, b in pairs)
+            worst = difference(found, run.scores)
             if worst > 1e-3:
                 raise SystemExit(f"scores differ by {worst:.1e}")
             print(f"ours {ours[-1]:.2f} s, transformers {theirs[-1]:.2f} s, largest difference {worst:.1e}")
-    finally:
-        server.send_signal(signal.SIGCONT)
-        server.terminate()
-        server.wait()
     tokens = sum(map(len, work))
     ratio = statistics.median(theirs) / statistics.median(ours)
     print(f"{len(work)} rollouts, {tokens} tokens: {ratio:.2f} times as fast as transformers by medians")

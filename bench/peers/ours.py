@@ -1,6 +1,7 @@
 """reward-sidecar as a trainer uses it: token ids over a lane of shared memory, all rollouts in one call.
 
-With the option `whole`, what the others are sent in several calls is one call. Every run has a server of its own, so that nothing computed in one is there in the next.
+With the option `whole`, what the others are sent in several calls is one call. Every run has a server of its own, so that
+nothing computed in one is there in the next.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ class Ours:
         self.rollouts = [np.array(ids, dtype=np.uint32) for ids in setup.rollouts]
         with self.launch() as server, server.client() as client:
             card = client.card()
-        return f"reward-sidecar {version('reward-sidecar')}, {card.model_version}, lane, a new server for every run{', one call' * self.setup.options['whole']}"
+        whole = ", one call" if self.setup.options["whole"] else ""
+        return f"reward-sidecar {version('reward-sidecar')}, {card.model_version}, lane, a new server for every run{whole}"
 
     def launch(self) -> reward_sidecar.Server:
         return reward_sidecar.launch(model="demo", threads=self.setup.threads, admin=True, log="warn")

@@ -9,6 +9,7 @@ Only the scoring itself is inside the seconds. What cannot be done is `{"error":
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import traceback
@@ -53,6 +54,13 @@ class Run:
     """In the order of the rollouts."""
     computed: int | None = None
     """Tokens that went through the model, where a contestant says so."""
+
+
+def difference(found: Scores, expected: Scores) -> float:
+    """The largest |difference| as a share of max(1, |value|); infinite where a score is no number."""
+    pairs = zip(expected, found, strict=True)
+    shares = [abs(a - b) / max(1.0, abs(b)) for right, mine in pairs for a, b in zip(mine, right, strict=True)]
+    return max(shares) if all(map(math.isfinite, shares)) else math.inf
 
 
 class Peer(Protocol):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import platform
 import sys
@@ -21,7 +20,7 @@ from typing import Any
 
 import rollouts
 from contestants import CONTESTANTS, OURS, PLACE, Child, Lost
-from peer import Run, Scores
+from peer import Run, Scores, difference
 
 PEERS = [name for name in CONTESTANTS if name != OURS]
 DEFAULT_PEERS = "transformers-sorted,transformers-arrival,vllm,llama.cpp"
@@ -129,9 +128,7 @@ def compare(scores: dict[str, Scores], name: str) -> float | None:
     reference = next((scores[peer] for peer in PEERS if peer.startswith("transformers") and peer in scores), None)
     if reference is None:
         return None
-    pairs = zip(reference, scores[name], strict=True)
-    shares = [abs(a - b) / max(1.0, abs(b)) for right, mine in pairs for a, b in zip(mine, right, strict=True)]
-    return max(shares) if all(map(math.isfinite, shares)) else math.inf
+    return difference(scores[name], reference)
 
 
 def rows(runs: dict[str, list[Run]], tokens: int) -> list[dict[str, Any]]:

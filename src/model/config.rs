@@ -94,6 +94,11 @@ impl Config {
                 "a head apart (--head) is for one model; put each head into its adapter's folder".to_owned(),
             );
         }
+        if self.adapter.is_some() {
+            return refused(
+                "an adapter that is merged (--adapter DIR) is of one model; give it a name: NAME=DIR".to_owned(),
+            );
+        }
         let mut names = BTreeSet::new();
         for NamedAdapter { name, folder } in &self.adapters {
             let folder = folder.as_ref().map_or_else(|| "off".to_owned(), |folder| folder.display().to_string());

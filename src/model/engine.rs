@@ -17,12 +17,12 @@ use super::fastest::{self, Choice};
 use super::network::arch;
 use super::network::head::{Head, HeadSpec, Hidden};
 use super::network::spec::NetworkSpec;
-use super::parts::{Parts, Place};
 use super::ranks::{PassError, Passed, Ranks};
 use super::report::Report;
 use super::settings::default_labels;
 use super::source::blueprint::Blueprint;
 use super::source::preset::{CardCheck, PresetReport};
+use super::unloaded::{Compute, Unloaded};
 use crate::batch::MicroBatch;
 use crate::engine::{Engine, EngineError, ModelCard, Prefixes, ScoreTable};
 
@@ -61,16 +61,20 @@ impl ModelEngine {
             }
         }
         let started = Instant::now();
-        let place = Place::open(config)?;
-        let parts = Parts::open(config, &place)?;
+        let compute = Compute::open(config)?;
+        let parts = Unloaded::open(config, &compute)?;
         let load = || match config.dtype {
-            Dtype::Fast => fastest(&parts, &place),
-            _ => Ok(Loaded { backend: place.backend, ranks: Arc::new(place.load(&parts, 1)?), choice: None }),
+            Dtype::Fast => fastest(&parts, &compute),
+            _ => Ok(Loaded {
+                backend: compute.backend,
+                ranks: Arc::new(compute.load(&parts.spec, parts.blueprint.weights.as_ref(), compute.backend, 1)?),
+                choice: None,
+            }),
         };
-        let (version, loaded) = place.pool.install(|| rayon::join(|| parts.version(&config.cache_dir), load));
+        let (version, loaded) = compute.pool.install(|| rayon::join(|| parts.version(&config.cache_dir), load));
         let loaded = loaded?;
         say_what_is_kept(&loaded.ranks, parts.spec.sizes().context);
-        Self::of(parts, &version?, loaded, &place, started)
+        Self::of(parts, &version?, loaded, &compute, started)
     }
 
     /// Loads the model that the configuration names once, and each of `adapters` on it as a model of its own, in this order. What an
@@ -81,8 +85,8 @@ impl ModelEngine {
     pub fn load_adapters(config: &Config) -> Result<Vec<Self>, ModelError> {
         let started = Instant::now();
         config.check_adapters()?;
-        let place = Place::open(config)?;
-        let reason = match (place.backend, config.dtype) {
+        let compute = Compute::open(config)?;
+        let reason = match (compute.backend, config.dtype) {
             (Backend::Tensors(_), _) => {
                 "adapters that are not merged are for the CPU; merge one on a GPU: --adapter DIR"
             }
@@ -94,7 +98,7 @@ impl ModelEngine {
         }
         // Before the base, whose weights take long: what is wrong is mostly wrong with an adapter.
         let open = |adapter: &NamedAdapter| {
-            let mut parts = Parts::open(&config.alone(adapter), &place)?;
+            let mut parts = Unloaded::open(&config.alone(adapter), &compute)?;
             parts.blueprint.beside_others(&adapter.name, adapter.folder.is_some());
             Ok(parts)
         };
@@ -107,15 +111,15 @@ impl ModelEngine {
                 "adapters beside each other are for decoders; an encoder's is merged: --adapter DIR".to_owned();
             return Err(ModelError::Adapters { reason });
         };
-        let is_changed = |parts: &Parts| {
+        let is_changed = |parts: &Unloaded| {
             let weights = parts.blueprint.weights.as_ref();
             weights.names().iter().any(|name| decoder.reads(name) && weights.is_changed(name))
         };
         let changed: Vec<bool> = parts.iter().map(is_changed).collect();
         // Those that change nothing keep the base's prefixes.
         let rooms = changed.iter().filter(|is| **is).count() + usize::from(changed.contains(&false));
-        let load = || place.load_weights(&spec, base.weights.as_ref(), place.backend, rooms as u32);
-        let shared = Arc::new(place.pool.install(load)?);
+        let load = || compute.load(&spec, base.weights.as_ref(), compute.backend, rooms as u32);
+        let shared = Arc::new(compute.pool.install(load)?);
         say_what_is_kept(&shared, decoder.context);
         let engines = parts.into_iter().zip(changed).map(|(parts, is_changed)| {
             let load = || {
@@ -126,18 +130,24 @@ impl ModelEngine {
                 }
             };
             let version = || parts.version(&config.cache_dir);
-            let (version, ranks) = place.pool.install(|| rayon::join(version, load));
-            let loaded = Loaded { backend: place.backend, ranks: ranks?, choice: None };
-            Self::of(parts, &version?, loaded, &place, started)
+            let (version, ranks) = compute.pool.install(|| rayon::join(version, load));
+            let loaded = Loaded { backend: compute.backend, ranks: ranks?, choice: None };
+            Self::of(parts, &version?, loaded, &compute, started)
         });
         engines.collect()
     }
 
     /// A model whose parts are loaded.
-    fn of(parts: Parts, version: &str, loaded: Loaded, place: &Place, started: Instant) -> Result<Self, ModelError> {
-        let Parts { blueprint, spec, head } = parts;
+    fn of(
+        parts: Unloaded,
+        version: &str,
+        loaded: Loaded,
+        compute: &Compute,
+        started: Instant,
+    ) -> Result<Self, ModelError> {
+        let Unloaded { blueprint, spec, head } = parts;
         let Loaded { backend, ranks, choice: dtype_choice } = loaded;
-        let (config, sizes) = (place.config, spec.sizes());
+        let (config, sizes) = (compute.config, spec.sizes());
         let Blueprint {
             name,
             preset,
@@ -174,7 +184,7 @@ impl ModelEngine {
         };
         tracing::info!(
             model_version = %card.model_version, device = %config.device, parameters = spec.parameters().total(),
-            threads = place.pool.current_num_threads(), ranks = ranks.world(),
+            threads = compute.pool.current_num_threads(), ranks = ranks.world(),
             load_ms = started.elapsed().as_millis() as u64, "model loaded"
         );
         if let Some(Choice { bound, rollouts, tried }) = &dtype_choice {
@@ -199,7 +209,7 @@ impl ModelEngine {
             head_spec,
             preset,
             card_checks,
-            pool: Arc::clone(&place.pool),
+            pool: Arc::clone(&compute.pool),
             unread_settings,
             ignored_settings: settings.ignored().to_vec(),
             quantisation,
@@ -253,14 +263,14 @@ struct Loaded {
 }
 
 /// With the fastest type of weights that the model bears.
-fn fastest(parts: &Parts, place: &Place) -> Result<Loaded, ModelError> {
-    let Parts { blueprint, spec, head } = parts;
+fn fastest(parts: &Unloaded, compute: &Compute) -> Result<Loaded, ModelError> {
+    let Unloaded { blueprint, spec, head } = parts;
     let sizes = spec.sizes();
     let batch = MicroBatch::pack(&fastest::rollouts(sizes.vocabulary, &blueprint.reads.needs), true);
     let (weights, ranks, choice) = fastest::choose(
-        |weights| place.load_weights(spec, blueprint.weights.as_ref(), Backend::Kernels(weights), 1),
+        |weights| compute.load(spec, blueprint.weights.as_ref(), Backend::Kernels(weights), 1),
         |ranks| {
-            let table = scores(ranks, head.as_ref(), sizes.hidden, &place.pool, &batch);
+            let table = scores(ranks, head.as_ref(), sizes.hidden, &compute.pool, &batch);
             let table = table.map_err(|e| ModelError::Trial(e.to_string()))?;
             Ok((0..table.rows()).filter_map(|row| table.row(row)).flatten().copied().collect())
         },

@@ -7,7 +7,7 @@ use super::compute::kernels::WeightType;
 use super::error::ModelError;
 
 /// The largest difference to float32's outputs, as a share of `max(1, |value|)`, with which a type is taken.
-pub const BOUND: f32 = 0.02;
+const BOUND: f32 = 0.02;
 
 /// Candidates, the fastest first where processors have an instruction for each. Float32 is what is left.
 const FASTEST_FIRST: [&str; 3] = ["int8", "bf16-activations", "int16"];
@@ -61,15 +61,15 @@ fn deviation(exact: &[f32], found: &[f32]) -> f32 {
 /// `score` its outputs on the [`rollouts`], row after row.
 pub fn choose<M>(
     load: impl Fn(WeightType) -> Result<M, ModelError>,
-    score: impl Fn(&mut M) -> Result<Vec<f32>, ModelError>,
+    score: impl Fn(&M) -> Result<Vec<f32>, ModelError>,
 ) -> Result<(WeightType, M, Choice), ModelError> {
     let mut choice = Choice { bound: BOUND, rollouts: ROLLOUTS, tried: Vec::new() };
     // Not in memory while a candidate is.
-    let exact = score(&mut load(WeightType::F32)?)?;
+    let exact = score(&load(WeightType::F32)?)?;
     if exact.iter().any(|value| value.is_finite()) {
         for candidate in FASTEST_FIRST.into_iter().filter_map(WeightType::named) {
-            let mut model = load(candidate)?;
-            let deviation = deviation(&exact, &score(&mut model)?);
+            let model = load(candidate)?;
+            let deviation = deviation(&exact, &score(&model)?);
             choice.tried.push((candidate.name(), deviation));
             if deviation <= BOUND {
                 return Ok((candidate, model, choice));

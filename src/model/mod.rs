@@ -15,7 +15,6 @@ mod fastest;
 pub mod fuzzing;
 mod memory;
 mod network;
-mod parts;
 pub mod plan;
 mod prefix_cache;
 mod ranks;
@@ -25,6 +24,7 @@ pub mod shapes;
 mod source;
 mod text;
 mod transformers_fields;
+mod unloaded;
 
 use crate::engine::Engine;
 

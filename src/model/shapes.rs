@@ -29,6 +29,18 @@ impl HeadLayout {
         4 * self.heads * self.head_dim * positions.iter().map(seen).sum::<usize>()
     }
 
+    /// The same for queries at these positions of a sequence of `len`, which see it both ways.
+    pub fn operations_both_ways(
+        self,
+        positions: impl Iterator<Item = usize>,
+        len: usize,
+        window: Option<usize>,
+    ) -> usize {
+        let options = AttentionOptions { scale: 1.0, window, soft_cap: None };
+        let seen = |position| options.seen_until(position, len) - options.first_seen(position);
+        4 * self.heads * self.head_dim * positions.map(seen).sum::<usize>()
+    }
+
     /// Query heads per key head.
     pub fn group(self) -> usize {
         self.heads / self.kv_heads

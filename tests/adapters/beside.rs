@@ -194,6 +194,8 @@ fn what_cannot_be_loaded_beside_each_other_is_refused() {
         let message = ModelEngine::load_adapters(&config).err().unwrap().to_string();
         assert!(message.contains(says), "{says}: {message}");
     }
+    let merged = Config { adapters: vec![adapter("a")], adapter: Some(dora.clone()), ..config(&base, 1) };
+    assert!(ModelEngine::load_adapters(&merged).err().unwrap().to_string().contains("NAME=DIR"));
 }
 
 /// Served together, under a load that is mixed rollout by rollout: each reward has the bits that its model gives alone, and its

@@ -34,8 +34,12 @@ fn load(config: &Config) -> ModelEngine {
     ModelEngine::load(config).unwrap_or_else(|e| panic!("{}: {e}", config.model))
 }
 
+fn folder(name: &str) -> PathBuf {
+    fixtures().join("encoder").join(name)
+}
+
 fn folders() -> Vec<PathBuf> {
-    let folders = fs::read_dir(fixtures().join("encoder")).unwrap().map(|entry| entry.unwrap().path());
+    let folders = fs::read_dir(folder("")).unwrap().map(|entry| entry.unwrap().path());
     let mut folders: Vec<_> = folders.collect();
     folders.sort();
     folders
@@ -106,7 +110,7 @@ fn a_rollout_has_the_bits_that_it_has_alone() {
 /// What comes behind a token counts in an encoder, and a score is of the whole rollout.
 #[test]
 fn a_micro_batch_costs_whole_rollouts() {
-    let engine = load(&config(&fixtures().join("encoder/bert")));
+    let engine = load(&config(&folder("bert")));
     let rollouts = [vec![5; 40], [vec![5; 40], vec![6; 3]].concat(), vec![5; 40]];
     let batch = MicroBatch::pack(&rollouts, true);
     assert_eq!((batch.tokens.len(), engine.rows(&batch)), (43, 83));
@@ -114,7 +118,7 @@ fn a_micro_batch_costs_whole_rollouts() {
     assert_eq!(engine.rows(&apart), 123);
     let report = engine.report();
     assert_eq!((report.prefix_cache_bytes_per_token, report.degrees), (0, vec![1]));
-    let safetensors = fs::metadata(fixtures().join("encoder/bert/model.safetensors")).unwrap().len();
+    let safetensors = fs::metadata(folder("bert").join("model.safetensors")).unwrap().len();
     let counted = 4 * (report.parameters.total() + report.head_parameters) as u64;
     assert!(counted < safetensors && safetensors < counted + 8192, "{counted} of {safetensors}: and a header");
 }

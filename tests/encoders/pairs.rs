@@ -1,7 +1,5 @@
 //! Pairs of texts: a chat gets the tokens, and the score, that `tokenizer(question, answer)` of transformers leads to.
 
-use std::path::PathBuf;
-
 use reward_sidecar::batch::MicroBatch;
 use reward_sidecar::engine::{EchoEngine, Engine};
 use reward_sidecar::model::{Config, ModelEngine};
@@ -9,8 +7,7 @@ use reward_sidecar::proto::v1;
 use reward_sidecar::sidecar::{OverLong, Sidecar};
 
 use super::common::{connect, ids, loopback, rewards};
-use super::reference::fixtures;
-use super::{config, load};
+use super::{config, folder, load};
 
 #[derive(serde::Deserialize)]
 struct Reference {
@@ -23,10 +20,6 @@ struct Pair {
     answer: String,
     input_ids: Vec<u32>,
     scores: Vec<f32>,
-}
-
-fn folder(name: &str) -> PathBuf {
-    fixtures().join("encoder").join(name)
 }
 
 fn pairs(name: &str) -> Vec<Pair> {

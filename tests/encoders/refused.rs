@@ -7,15 +7,14 @@ use reward_sidecar::model::plan::{GPUS, Request, plan};
 use reward_sidecar::model::{Config, DeviceChoice, ModelEngine, Precision};
 use serde_json::{Value, json};
 
-use super::config;
-use super::reference::fixtures;
+use super::{config, folder};
 
 /// A fixture with other fields of its configuration, and the reason why it is refused.
 #[track_caller]
 fn refused(name: &str, changes: &Value, words: &[&str]) {
     let folder = tempfile::tempdir().unwrap();
     for file in ["config.json", "model.safetensors"] {
-        fs::copy(fixtures().join("encoder").join(name).join(file), folder.path().join(file)).unwrap();
+        fs::copy(folder(name).join(file), folder.path().join(file)).unwrap();
     }
     let path = folder.path().join("config.json");
     let mut found: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
@@ -30,10 +29,6 @@ fn says(config: &Config, what: &str, words: &[&str]) {
     for word in words {
         assert!(message.contains(word), "{what}: {word:?} is missing in: {message}");
     }
-}
-
-fn folder(name: &str) -> std::path::PathBuf {
-    fixtures().join("encoder").join(name)
 }
 
 #[test]

@@ -213,15 +213,20 @@ pub struct Rate {
 /// If the configuration cannot be read, or the request does not suit the model; the message says what would.
 pub fn plan(request: &Request) -> Result<Plan, PlanError> {
     let (model, settings) = reference::config_of(&request.model, &request.cache_dir)?;
-    let spec = arch::find(&settings)?.spec(&settings)?;
+    let network = arch::spec(&settings, None)?;
+    let NetworkSpec::Decoder(spec) = &network else {
+        let name = settings.architecture()?;
+        let reason = format!("{name} is nothing to plan GPUs for; it is computed on the CPU");
+        return Err(ModelError::Encoder { reason }.into());
+    };
     let parameters =
-        parameters(&spec).ok_or_else(|| ModelError::malformed(settings.path(), "sizes beyond any machine's memory"))?;
+        parameters(spec).ok_or_else(|| ModelError::malformed(settings.path(), "sizes beyond any machine's memory"))?;
     let tokens = request.tokens.unwrap_or(MEAN_TOKENS.min(spec.context));
     if !(1..=spec.context).contains(&tokens) {
         return Err(PlanError::Tokens { found: tokens, context: spec.context });
     }
     check_stages(spec.layers, request.pp)?;
-    let planner = Planner { spec: &spec, request };
+    let planner = Planner { spec, request };
     let deployment = planner.deployment(tokens)?;
     let ranks: Vec<Rank> =
         spec.degrees().into_iter().flat_map(|tp| Dtype::ALL.map(|dtype| planner.rank(tp, dtype))).collect();
@@ -233,13 +238,13 @@ pub fn plan(request: &Request) -> Result<Plan, PlanError> {
     Ok(Plan {
         model,
         architecture: settings.architecture()?.to_owned(),
-        shape: NetworkSpec::Decoder(spec.clone()).sizes().into(),
+        shape: network.sizes().into(),
         parameters,
         parameters_total: parameters.total(),
-        token: TokenCost::of(&spec, request.dtype),
+        token: TokenCost::of(spec, request.dtype),
         attention: lengths
             .into_iter()
-            .map(|tokens| Attention { tokens, flops: attention_flops(&spec, tokens) })
+            .map(|tokens| Attention { tokens, flops: attention_flops(spec, tokens) })
             .collect(),
         degrees: spec.degrees(),
         computed_dtypes: Dtype::COMPUTED,

@@ -82,8 +82,9 @@ fn pinned_pool(threads: usize, isa: Option<Isa>, cpus: Option<Cpus>) -> Result<T
 
 impl Ranks {
     /// Loads a rank onto each of `devices`, one after the other, each with all threads of `all`; later they share them
-    /// out. Where the machine has several NUMA nodes, ranks on the CPU load and compute on one of them each. Together they have room of `cache` for the keys and values of prefixes, divided
-    /// by `rooms`: as many models beside each other have such room ([`Self::adapted`]); only the kernels use it.
+    /// out. Where the machine has several NUMA nodes, ranks on the CPU load and compute on one of them each. Together they have
+    /// room of `cache` for the keys and values of prefixes, divided by `rooms`: as many models beside each other have such room
+    /// ([`Self::adapted`]); only the kernels use it.
     pub fn load(
         spec: &NetworkSpec,
         weights: &dyn WeightSource,
@@ -106,7 +107,7 @@ impl Ranks {
             0
         };
         let slots = match backend {
-            Backend::Kernels(weights) if spec.keeps_prefixes() => {
+            Backend::Kernels(weights) if bytes_per_token > 0 => {
                 cache.tokens(bytes_per_token, spec.parameters().total() * weights.bytes()) / rooms
             }
             _ => 0,

@@ -18,10 +18,10 @@ fn hidden(fixture: &str, device: DeviceChoice, tp: usize) -> (DecoderSpec, Vec<f
     let model = folder.to_str().unwrap().to_owned();
     let config = Config { model, tp, device, threads: 1, cache_dir: "/nonexistent".into(), ..Config::default() };
     let blueprint = Blueprint::open(&config).unwrap();
-    let spec = arch::find(&blueprint.settings).unwrap().spec(&blueprint.settings).unwrap();
+    let network = arch::spec(&blueprint.settings, None).unwrap();
     let (devices, pool) = (device.open_all(tp).unwrap(), Arc::new(pool(1, None).unwrap()));
     let ranks = Ranks::load(
-        &NetworkSpec::Decoder(spec.clone()),
+        &network,
         blueprint.weights.as_ref(),
         device.backend(Dtype::Auto).unwrap(),
         &devices,
@@ -37,6 +37,7 @@ fn hidden(fixture: &str, device: DeviceChoice, tp: usize) -> (DecoderSpec, Vec<f
     let batch = MicroBatch::pack(&rollouts, true);
     let reads: Vec<u32> = batch.reads.iter().map(|read| read.row).collect();
     let hidden = ranks.forward(&batch, &reads).unwrap().hidden;
+    let NetworkSpec::Decoder(spec) = network else { unreachable!("the fixtures are decoders") };
     assert_eq!(hidden.len(), rollouts.len() * spec.hidden);
     (spec, hidden)
 }

@@ -27,7 +27,7 @@ pub fn over(this: TextAssets, below: TextAssets) -> TextAssets {
         template_date: this.template_date.or(below.template_date),
         pair: false,
         bos: this.bos,
-        answer_only: this.answer_only.or(below.answer_only),
+        answer_only: None,
         vocabulary: None,
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{GgufFile, family, gemma, phi3, rope};
+use super::{GgufFile, family, rope};
 use crate::model::checkpoint::WeightSource;
 use crate::model::error::ModelError;
 
@@ -16,9 +16,8 @@ impl GgufFile {
         let key = |name: &str| self.key(name);
         let hidden: usize = self.required(&key("embedding_length"))?;
         let head_dim = self.integer(&key("attention.key_length"))?.unwrap_or(hidden / self.heads.max(1));
-        let is_phi3 = self.family.name == family::PHI_3;
         for (name, expected) in [("attention.value_length", head_dim), ("rope.dimension_count", head_dim)] {
-            if is_phi3 && name == "rope.dimension_count" {
+            if self.family.turns_in_part && name == "rope.dimension_count" {
                 continue;
             }
             if let Some(found) = self.integer(&key(name))?.filter(|&found| found != expected) {
@@ -46,11 +45,7 @@ impl GgufFile {
             "rope_scaling": self.rope_scaling(theta, head_dim)?,
             "vocab_size": vocabulary,
         });
-        if self.is_gemma() {
-            self.add_gemma(&mut config)?;
-        } else if is_phi3 {
-            self.add_phi3(&mut config)?;
-        }
+        (self.family.add)(self, &mut config)?;
         if let Some(outputs) = self.info(family::HEAD).and_then(|head| head.shape.first().copied()) {
             config["architectures"] = json!([self.family.classifier]);
             config["num_labels"] = outputs.into();
@@ -66,18 +61,11 @@ impl GgufFile {
     /// Refuses a key of the architecture that nothing reads, is not off, and by its name may change the numbers.
     fn refuse_unread(&self) -> Result<(), ModelError> {
         let prefix = self.key("");
-        let own: &[&str] = if self.is_gemma() {
-            &gemma::KEYS
-        } else if self.family.name == family::PHI_3 {
-            &phi3::KEYS
-        } else {
-            &[]
-        };
         let mut keys: Vec<&String> = self.header.metadata.keys().filter(|key| key.starts_with(&prefix)).collect();
         keys.sort();
         for key in keys {
             let name = &key[prefix.len()..];
-            let is_read = rope::KEYS.contains(&name) || own.contains(&name);
+            let is_read = rope::KEYS.contains(&name) || self.family.keys.contains(&name);
             if is_read || !SUSPICIOUS.iter().any(|part| name.contains(part)) {
                 continue;
             }

@@ -3,6 +3,11 @@
 //!
 //! Source: `gguf-py/gguf/constants.py`, `convert_hf_to_gguf.py` and `llama_model_rope_type` of llama.cpp.
 
+use serde_json::Value;
+
+use super::{GgufFile, gemma, phi3};
+use crate::model::error::ModelError;
+
 /// An architecture.
 #[derive(Debug)]
 pub struct Family {
@@ -16,9 +21,31 @@ pub struct Family {
     pub interleaved: bool,
     /// Whether the weights of norms are stored with the 1 that transformers' layer adds to them.
     pub norms_with_one: bool,
+    /// Whether a part of each head turns, so that a count of its own is no contradiction.
+    pub turns_in_part: bool,
+    /// Keys that are read of it and of no other.
+    pub keys: &'static [&'static str],
+    /// Lists that are stored as tensors and belong into its configuration.
+    pub lists: &'static [&'static str],
+    /// Puts what it has beyond others into its configuration.
+    pub add: fn(&GgufFile, &mut Value) -> Result<(), ModelError>,
     /// A layer's tensors beyond those of [`LAYER`], and those that mean something else than there.
     layer: &'static [(&'static str, &'static str)],
 }
+
+/// What most of them have in common.
+const PLAIN: Family = Family {
+    name: "",
+    architecture: "",
+    classifier: "",
+    interleaved: false,
+    norms_with_one: false,
+    turns_in_part: false,
+    keys: &[],
+    lists: &[],
+    add: |_, _| Ok(()),
+    layer: &[],
+};
 
 /// Every known architecture.
 pub const FAMILIES: &[Family] = &[
@@ -27,47 +54,47 @@ pub const FAMILIES: &[Family] = &[
         architecture: "LlamaForCausalLM",
         classifier: "LlamaForSequenceClassification",
         interleaved: true,
-        norms_with_one: false,
-        layer: &[],
+        ..PLAIN
     },
     Family {
         name: "qwen2",
         architecture: "Qwen2ForCausalLM",
         classifier: "Qwen2ForSequenceClassification",
-        interleaved: false,
-        norms_with_one: false,
         layer: &[
             ("attn_q.bias", "self_attn.q_proj.bias"),
             ("attn_k.bias", "self_attn.k_proj.bias"),
             ("attn_v.bias", "self_attn.v_proj.bias"),
         ],
+        ..PLAIN
     },
     Family {
         name: "qwen3",
         architecture: "Qwen3ForCausalLM",
         classifier: "Qwen3ForSequenceClassification",
-        interleaved: false,
-        norms_with_one: false,
         layer: &[("attn_q_norm.weight", "self_attn.q_norm.weight"), ("attn_k_norm.weight", "self_attn.k_norm.weight")],
+        ..PLAIN
     },
     Family {
-        name: GEMMA_2,
+        name: "gemma2",
         architecture: "Gemma2ForCausalLM",
         classifier: "Gemma2ForSequenceClassification",
-        interleaved: false,
         norms_with_one: true,
+        keys: &gemma::KEYS_2,
+        add: GgufFile::add_gemma2,
         layer: &[
             ("post_attention_norm.weight", "post_attention_layernorm.weight"),
             ("ffn_norm.weight", "pre_feedforward_layernorm.weight"),
             ("post_ffw_norm.weight", "post_feedforward_layernorm.weight"),
         ],
+        ..PLAIN
     },
     Family {
-        name: GEMMA_3,
+        name: "gemma3",
         architecture: "Gemma3ForCausalLM",
         classifier: "Gemma3TextForSequenceClassification",
-        interleaved: false,
         norms_with_one: true,
+        keys: &gemma::KEYS_3,
+        add: GgufFile::add_gemma3,
         layer: &[
             ("attn_q_norm.weight", "self_attn.q_norm.weight"),
             ("attn_k_norm.weight", "self_attn.k_norm.weight"),
@@ -75,23 +102,20 @@ pub const FAMILIES: &[Family] = &[
             ("ffn_norm.weight", "pre_feedforward_layernorm.weight"),
             ("post_ffw_norm.weight", "post_feedforward_layernorm.weight"),
         ],
+        ..PLAIN
     },
     Family {
-        name: PHI_3,
+        name: "phi3",
         architecture: "Phi3ForCausalLM",
         classifier: "Phi3ForSequenceClassification",
-        interleaved: false,
-        norms_with_one: false,
+        turns_in_part: true,
+        keys: &phi3::KEYS,
+        lists: &phi3::DIVISORS,
+        add: GgufFile::add_phi3,
         layer: &[("attn_qkv.weight", "self_attn.qkv_proj.weight"), ("ffn_up.weight", "mlp.gate_up_proj.weight")],
+        ..PLAIN
     },
 ];
-
-/// Phi 3 and 4.
-pub const PHI_3: &str = "phi3";
-/// Gemma 2.
-pub const GEMMA_2: &str = "gemma2";
-/// Gemma 3, text.
-pub const GEMMA_3: &str = "gemma3";
 
 /// Tensors of a layer that all of them have.
 const LAYER: &[(&str, &str)] = &[

@@ -64,8 +64,7 @@ impl GgufFile {
         gguf.kv_heads = gguf.integer(&gguf.key("attention.head_count_kv"))?.unwrap_or(gguf.heads);
         for name in gguf.header.tensors.keys() {
             // The frequencies of the rotary embedding are no tensor of the model; see `rope`.
-            if name == rope::DIVISORS || (gguf.family.name == family::PHI_3 && phi3::DIVISORS.contains(&name.as_str()))
-            {
+            if name == rope::DIVISORS || gguf.family.lists.contains(&name.as_str()) {
                 continue;
             }
             // A dense layer before the classifier, whose activation depends on the architecture.

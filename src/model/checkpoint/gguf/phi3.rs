@@ -6,7 +6,7 @@
 
 use serde_json::{Value, json};
 
-use super::{GgufFile, Slice};
+use super::GgufFile;
 use crate::model::error::ModelError;
 
 /// Keys that are read here and of no other architecture.
@@ -30,8 +30,22 @@ impl GgufFile {
             return Err(self.unsupported(&self.key("rope.dimension_count"), &turned.to_string(), &expected));
         }
         config["partial_rotary_factor"] = json!(turned as f64 / head_dim as f64);
-        let [long, short] = DIVISORS.map(|name| self.long_rope_divisors(name, turned / 2));
-        let (Some(long), Some(short)) = (long?, short?) else { return Ok(()) };
+        // One divisor for each pair of dimensions that turns.
+        let [long, short] = DIVISORS.map(|name| self.list(name, turned / 2));
+        let (long, short) = match (long?, short?) {
+            (Some(long), Some(short)) => (long, short),
+            (None, None) => {
+                return match self.float(&magnitude)?.filter(|found| *found != 1.0) {
+                    Some(found) => {
+                        Err(self.unsupported(&magnitude, &found.to_string(), "1, without LongRoPE's divisors"))
+                    }
+                    None => Ok(()),
+                };
+            }
+            (Some(_), None) | (None, Some(_)) => {
+                return Err(self.unsupported("LongRoPE's divisors", "one list", &DIVISORS.join(" and ")));
+            }
+        };
         let first = self.key("rope.scaling.original_context_length");
         let original: usize = self.required(&first)?;
         let context = config["max_position_embeddings"].as_u64().unwrap_or_default() as f64;
@@ -44,15 +58,5 @@ impl GgufFile {
         config["original_max_position_embeddings"] = original.into();
         config["rope_scaling"] = json!({"rope_type": "longrope", "long_factor": long, "short_factor": short});
         Ok(())
-    }
-
-    /// A list of divisors, one for each pair of dimensions that turns; `None` where the file has no such list.
-    fn long_rope_divisors(&self, name: &str, pairs: usize) -> Result<Option<Vec<f32>>, ModelError> {
-        let Some(tensor) = self.header.tensors.get(name) else { return Ok(None) };
-        if tensor.shape != [pairs] {
-            let (path, found) = (self.path().to_path_buf(), tensor.shape.to_vec());
-            return Err(ModelError::Shape { path, tensor: name.to_owned(), expected: vec![pairs], found });
-        }
-        self.read_tensor(name, tensor, &Slice { rows: 0..pairs, columns: 0..1 }).map(Some)
     }
 }

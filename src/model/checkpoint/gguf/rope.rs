@@ -63,16 +63,19 @@ impl GgufFile {
         Err(self.unsupported(&format!("tensor {DIVISORS:?}"), "present", &format!("none, as {kind} is {named:?}")))
     }
 
+    /// A list of so many numbers that stands among the tensors; `None` where there is none.
+    pub(super) fn list(&self, name: &str, len: usize) -> Result<Option<Vec<f32>>, ModelError> {
+        let Some(tensor) = self.header.tensors.get(name) else { return Ok(None) };
+        if tensor.shape != [len] {
+            let (path, found) = (self.path().to_path_buf(), tensor.shape.to_vec());
+            return Err(ModelError::Shape { path, tensor: name.to_owned(), expected: vec![len], found });
+        }
+        self.read_tensor(name, tensor, &Slice { rows: 0..len, columns: 0..1 }).map(Some)
+    }
+
     /// Llama 3.1's scaling out of the divisors that llama.cpp makes of it.
     fn divisors(&self, theta: f64, head_dim: usize) -> Result<Value, ModelError> {
-        let Some(tensor) = self.header.tensors.get(DIVISORS) else { return Ok(Value::Null) };
-        if tensor.shape != [head_dim / 2] {
-            let shape = tensor.shape.to_vec();
-            let (path, tensor) = (self.path().to_path_buf(), DIVISORS.to_owned());
-            return Err(ModelError::Shape { path, tensor, expected: vec![head_dim / 2], found: shape });
-        }
-        let whole = Slice { rows: 0..head_dim / 2, columns: 0..1 };
-        let divisors = self.read_tensor(DIVISORS, tensor, &whole)?;
+        let Some(divisors) = self.list(DIVISORS, head_dim / 2)? else { return Ok(Value::Null) };
         llama3(&divisors, theta).ok_or_else(|| {
             self.unsupported(&format!("tensor {DIVISORS:?}"), "present", "the divisors of Llama 3.1's scaling")
         })

@@ -137,8 +137,17 @@ fn gemma_is_said_with_llama_cpps_constants() {
     let capped =
         of_family("gemma2", &[("gemma2.attn_logit_softcapping", Value::F32(20.0))], &[]).unwrap().config().unwrap();
     assert_eq!((&capped["attn_logit_softcapping"], &capped["final_logit_softcapping"]), (&json!(20.0), &json!(30.0)));
-    let other = of_family("gemma2", &[("gemma2.attention.alibi_bias", Value::F32(2.0))], &[]).unwrap();
-    assert!(other.config().unwrap_err().to_string().contains("alibi_bias"));
+    assert_eq!(capped["sliding_window"], 4096, "llama.cpp's default");
+    for (family, key, value) in [
+        ("gemma2", "attention.alibi_bias", Value::F32(2.0)),
+        // Each is the other's.
+        ("gemma2", "attention.sliding_window_pattern", Value::U32(3)),
+        ("gemma2", "rope.freq_base_swa", Value::F32(5000.0)),
+        ("gemma3", "attn_logit_softcapping", Value::F32(50.0)),
+    ] {
+        let other = of_family(family, &[(&format!("{family}.{key}"), value)], &[]).unwrap();
+        assert!(other.config().unwrap_err().to_string().contains(key), "{family}.{key}");
+    }
 }
 
 #[test]
@@ -163,4 +172,7 @@ fn long_rope_is_two_lists_and_the_magnitude_of_its_contexts() {
     assert!(refused(2.0, &lists).contains("attn_factor"));
     let longer: [(&str, &[usize]); 2] = [("rope_factors_long.weight", &[2]), ("rope_factors_short.weight", &[1])];
     assert!(refused(1.5_f32.sqrt(), &longer).contains("rope_factors_long.weight"));
+    assert!(refused(1.5_f32.sqrt(), &lists[..1]).contains("one list"));
+    assert!(refused(1.5_f32.sqrt(), &[]).contains("attn_factor"));
+    assert!(of_family("phi3", &keys(1.0), &[]).and_then(|file| file.config()).is_ok());
 }

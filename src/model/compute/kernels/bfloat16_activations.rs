@@ -4,8 +4,8 @@
 //! Invariant: a dot product is one chain of float32 multiply-adds in ascending order of its index, as float32's is, over numbers
 //! rounded to bfloat16. AVX-512's `vdpbf16ps` is two links of that chain, first the upper halves' and then the lower halves', but
 //! for one thing: it takes subnormal numbers for zero, and makes zeros of them. So there are none: what is below
-//! [`LEAST`](super::bf16_rounding::LEAST) in magnitude is rounded to zero. Then every product is a whole multiple of 2^-124, every sum of such multiples is one,
-//! too, and none of them is subnormal but zero. Hence the same bits with that instruction and without.
+//! [`LEAST`](super::bf16_rounding::LEAST) in magnitude is rounded to zero. Then every product is a whole multiple of 2^-124,
+//! every sum of such multiples is one, too, and none of them is subnormal but zero. Hence the same bits with that instruction and without.
 
 use rayon::prelude::*;
 

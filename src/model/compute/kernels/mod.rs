@@ -47,7 +47,7 @@ mod weight_type;
 
 pub use activation::{activate, gate};
 pub use addends::Addends;
-pub use attention::{AttentionPlan, Kept, Past, PastRun, Relative, RelativeShape, attention, relative_attention};
+pub use attention::{AttentionPlan, Kept, Past, PastRun, Relative, RelativeShape, attention};
 pub use exp::exp;
 pub use feed_forward::{FeedForwardWeights, feed_forward};
 pub use isa::Isa;

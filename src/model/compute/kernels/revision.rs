@@ -6,6 +6,7 @@
 use super::activation::GELU_ROOT;
 use super::attention::{BLOCK, SLACK};
 use super::bf16_rounding::LEAST;
+use super::erf;
 use super::exp;
 use super::integer::IntegerWeight;
 use super::lanes::LANES;
@@ -29,6 +30,9 @@ pub fn constants() -> Vec<(&'static str, Vec<u32>)> {
         ("exp range", bits(&[exp::LEAST, exp::GREATEST, exp::ROUND, exp::LN_2_HIGH, exp::LN_2_LOW])),
         ("tanh", bits(&exp::TANH)),
         ("gelu", bits(&[GELU_ROOT])),
+        ("erf range", bits(&[erf::SPLIT, erf::ONE])),
+        ("erf near", bits(&erf::NEAR)),
+        ("erf far", bits(&erf::FAR)),
         ("bf16 activations", bits(&[LEAST])),
         ("int8", integers(i8::LIMIT, i8::ACTIVATION_LIMIT, i8::GROUP)),
         ("int16", integers(i16::LIMIT, i16::ACTIVATION_LIMIT, i16::GROUP)),

@@ -198,7 +198,7 @@ mod tests {
 
     fn by_kernel(batch: &MicroBatch, layout: HeadLayout, options: AttentionOptions, qkv: &[f32]) -> Vec<f32> {
         let mut out = vec![f32::NAN; batch.tokens.len() * layout.heads * layout.head_dim];
-        attention(qkv, Kept::default(), &AttentionPlan::new(batch, layout), options, &mut out);
+        attention(qkv, Kept::default(), &AttentionPlan::new(batch, layout), options, None, &mut out);
         out
     }
 

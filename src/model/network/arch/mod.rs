@@ -1,7 +1,7 @@
-//! The architectures that can be loaded. A new one is one file here and one line in [`ARCHITECTURES`].
+//! The architectures that can be loaded. A new one is one file here and one line in [`ARCHITECTURES`] or [`ENCODERS`].
 //!
 //! An architecture reads a configuration, with transformers' defaults for what it leaves out, and says which form of
-//! [`super::decoder`] it describes. What would change the numbers and is not implemented is refused.
+//! [`super::decoder`] or [`super::encoder`] it describes. What would change the numbers and is not implemented is refused.
 
 mod architecture;
 mod bert;
@@ -35,7 +35,7 @@ use crate::model::settings::Settings;
 use architecture::Architecture;
 use encoder::EncoderArchitecture;
 
-/// Every known architecture.
+/// Every known architecture of decoders.
 pub const ARCHITECTURES: &[&dyn Architecture] = &[
     &nemotron::Nemotron,
     &llama::Llama,
@@ -107,13 +107,8 @@ pub fn own_head(settings: &Settings) -> Result<Option<HeadSpec>, ModelError> {
 }
 
 /// The architecture of decoders that a configuration names.
-pub fn find(settings: &Settings) -> Result<&'static dyn Architecture, ModelError> {
+fn find(settings: &Settings) -> Result<&'static dyn Architecture, ModelError> {
     let name = settings.architecture()?;
-    if encoder(settings)?.is_some() {
-        return Err(ModelError::Encoder {
-            reason: format!("{name} is nothing to plan GPUs for; it is computed on the CPU"),
-        });
-    }
     let body = body_of(name);
     let is =
         |a: &&dyn Architecture| a.names().contains(&name) || body.as_ref().is_some_and(|b| a.names().contains(&&**b));

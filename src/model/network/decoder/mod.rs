@@ -1,4 +1,4 @@
-//! The decoder that all architectures are forms of: blocks of causal grouped-query attention and a feed-forward layer, with
+//! The decoder that all architectures of decoders are forms of: blocks of causal grouped-query attention and a feed-forward layer, with
 //! norms before them, after them, or both. An architecture says by a [`DecoderSpec`] which form it is.
 //!
 //! Every rank holds its heads and its part of the feed-forward features and of the vocabulary; the hidden state is the same
@@ -169,7 +169,7 @@ impl Backbone for Decoder {
             let (kept, options) = (kept.kept(), layer.attention);
             let mixed = if is_last {
                 let work = self.heads.operations(&reads.positions(positions), options.window);
-                time(Part::Attention, work, || attention.forward_of_reads(&qkv, kept, options))?
+                time(Part::Attention, work, || attention.forward_of_reads(&qkv, &reads.selected, kept, options))?
             } else {
                 let work = self.heads.operations(positions, options.window);
                 time(Part::Attention, work, || attention.forward(&qkv, kept, options))?

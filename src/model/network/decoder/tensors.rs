@@ -149,7 +149,7 @@ impl TensorSpec {
     }
 
     /// The matrix `name` as a rank loads it.
-    pub(super) fn matrix(&self, name: String, heads: HeadLayout, shard: Shard) -> Matrix {
+    pub fn matrix(&self, name: String, heads: HeadLayout, shard: Shard) -> Matrix {
         let Held { rows, columns, .. } = self.held(heads, shard);
         Matrix { name, outputs: self.outputs, inputs: self.inputs, rows, columns }
     }

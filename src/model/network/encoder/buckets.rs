@@ -8,7 +8,7 @@ use crate::model::compute::kernels::{PackedMatrix, Relative};
 use crate::model::error::ModelError;
 use crate::model::network::backbone::RankContext;
 use crate::model::network::decoder::TensorSpec;
-use crate::model::network::layers::{Embedding, Linear, Matrix, Norm};
+use crate::model::network::layers::{Embedding, Linear, Norm};
 use crate::model::shapes::HeadLayout;
 
 /// The embeddings of all buckets, `[2 * span, hidden]`; `None` where attention looks at no distances.
@@ -43,7 +43,7 @@ pub(super) fn of_layer(
         let rows = match (&of_tokens, own) {
             (Some(all), _) => all.narrow(1, first, width)?,
             (None, Some(own)) => {
-                let matrix = matrix(own, spec.layer_name(index, own.name));
+                let matrix = own.matrix(spec.layer_name(index, own.name), spec.heads, context.shard);
                 Linear::load(context, &[matrix], own.bias)?.forward(buckets)?
             }
             (None, None) => return Ok(Vec::new()),
@@ -63,15 +63,4 @@ fn packed(rows: &Tensor, heads: usize, head_dim: usize) -> Result<Vec<PackedMatr
         Ok(PackedMatrix::pack(rows.dim(0)?, head_dim, &values))
     };
     (0..heads).map(head).collect()
-}
-
-/// All of a matrix.
-pub(super) fn matrix(tensor: &TensorSpec, name: String) -> Matrix {
-    Matrix {
-        name,
-        outputs: tensor.outputs,
-        inputs: tensor.inputs,
-        rows: std::iter::once(0..tensor.outputs).collect(),
-        columns: 0..tensor.inputs,
-    }
 }

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use super::buckets::{self, matrix};
+use super::buckets;
 use super::spec::EncoderSpec;
 use crate::model::collective::Collective;
 use crate::model::compute::backend::Backend;
@@ -10,6 +10,7 @@ use crate::model::compute::kernels::Relative;
 use crate::model::compute::meter::{Part, time};
 use crate::model::error::ModelError;
 use crate::model::network::backbone::RankContext;
+use crate::model::network::decoder::TensorSpec;
 use crate::model::network::layers::{Attention, FeedForward, Linear, Norm, RotaryTables};
 use crate::model::shapes::{AttentionOptions, HeadLayout};
 
@@ -34,6 +35,8 @@ pub(super) struct Shared<'a> {
     /// Cosines and sines of each kind of frequencies.
     pub tables: Vec<RotaryTables>,
     pub ranks: &'a dyn Collective,
+    /// Tokens of each sequence.
+    pub lengths: Vec<usize>,
 }
 
 impl Layer {
@@ -46,10 +49,10 @@ impl Layer {
         let tensors = spec.layer(index);
         let name = |part: &str| spec.layer_name(index, part);
         let norm = |part: &str| Norm::load(context, spec.norm, &name(part), spec.hidden, spec.eps);
-        let qkv: Vec<_> = tensors.qkv.iter().map(|tensor| matrix(tensor, name(tensor.name))).collect();
+        let matrix = |tensor: &TensorSpec| tensor.matrix(name(tensor.name), spec.heads, context.shard);
+        let qkv: Vec<_> = tensors.qkv.iter().map(matrix).collect();
         let qkv = Linear::load(context, &qkv, spec.attention_bias)?;
-        let (up, down) = (matrix(&tensors.up, name(tensors.up.name)), matrix(&tensors.down, name(tensors.down.name)));
-        let output = matrix(&tensors.output, name(tensors.output.name));
+        let (up, down, output) = (matrix(&tensors.up), matrix(&tensors.down), matrix(&tensors.output));
         Ok(Self {
             norm_first: spec.norm_first,
             backend: context.backend,
@@ -65,9 +68,8 @@ impl Layer {
         })
     }
 
-    /// The layer of `x: [tokens, hidden]`; with `wanted`, of those rows alone, which are the first
-    /// of each sequence.
-    pub(super) fn forward(&self, x: &Tensor, shared: &Shared, wanted: Option<&Tensor>) -> Result<Tensor> {
+    /// The layer of `x: [tokens, hidden]`; with `wanted`, of those rows alone, which have an attention of their own.
+    pub(super) fn forward(&self, x: &Tensor, shared: &Shared, wanted: Option<(&Tensor, &Attention)>) -> Result<Tensor> {
         let input = match &self.attention_norm {
             Some(norm) if self.norm_first => time(Part::Norm, 0, || norm.forward(x))?,
             _ => x.clone(),
@@ -77,12 +79,17 @@ impl Layer {
         if let Some(rope) = self.rope {
             qkv = time(Part::Rotary, 0, || shared.tables[rope].turn(self.backend, qkv, self.heads))?;
         }
-        let mixed = time(Part::Attention, 0, || {
-            shared.attention.forward_both_ways(&qkv, self.relative.as_ref(), wanted.is_some(), self.options)
-        })?;
+        let attention = wanted.map_or(&shared.attention, |(_, attention)| attention);
+        let of_sequence = |&len: &usize| {
+            let queries = if wanted.is_some() { 0..1 } else { 0..len };
+            self.heads.operations_both_ways(queries, len, self.options.window)
+        };
+        let work = shared.lengths.iter().map(of_sequence).sum();
+        let mixed =
+            time(Part::Attention, work, || attention.forward_both_ways(&qkv, self.relative.as_ref(), self.options))?;
         drop(qkv);
         let residual = match wanted {
-            Some(wanted) => x.index_select(wanted, 0)?,
+            Some((wanted, _)) => x.index_select(wanted, 0)?,
             None => x.clone(),
         };
         let work = self.output.operations(mixed.dim(0)?);

@@ -10,7 +10,7 @@ mod layer;
 mod sequences;
 mod spec;
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{DType, Result, Tensor, bail};
 use rayon::prelude::*;
 
 pub use spec::{EncoderNames, EncoderSpec, Pool, PositionTable, RelativeSpec};
@@ -66,17 +66,24 @@ impl Encoder {
         let mut x = time(Part::Embedding, 0, || self.embeddings.forward(batch, pass.ranks))?;
         let tables = self.ropes.iter().map(|rope| rope.tables(&batch.positions, x.device()));
         let shared = Shared {
-            attention: Attention::both_ways(batch, self.heads, x.device())?,
+            attention: Attention::both_ways(batch, self.heads, 0..batch.tokens.len() as u32),
             tables: time(Part::Rotary, 0, || tables.collect::<Result<_>>())?,
             ranks: pass.ranks,
+            lengths: batch.segments.iter().map(|segment| segment.tokens.len()).collect(),
         };
-        let first: Vec<u32> = batch.segments.iter().map(|segment| segment.tokens.start).collect();
-        let first = Tensor::new(first, x.device())?;
-        for (i, layer) in self.layers.iter().enumerate() {
-            // Nobody looks at the other rows of the last layer any more.
-            let wanted = (i + 1 == self.layers.len() && self.pool == Pool::First).then_some(&first);
-            x = layer.forward(&x, &shared, wanted)?;
+        let Some((last, others)) = self.layers.split_last() else { bail!("an encoder without layers") };
+        for layer in others {
+            x = layer.forward(&x, &shared, None)?;
         }
+        x = match self.pool {
+            Pool::First => {
+                // Nobody looks at the other rows of the last layer any more.
+                let first: Vec<u32> = batch.segments.iter().map(|segment| segment.tokens.start).collect();
+                let attention = Attention::both_ways(batch, self.heads, first.iter().copied());
+                last.forward(&x, &shared, Some((&Tensor::new(first, x.device())?, &attention)))?
+            }
+            Pool::Mean => last.forward(&x, &shared, None)?,
+        };
         // What a head sees is rounded no more.
         let x = x.to_dtype(DType::F32)?;
         match &self.norm {

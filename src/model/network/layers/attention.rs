@@ -6,7 +6,7 @@ use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor, 
 use crate::batch::MicroBatch;
 use crate::model::compute::backend::Backend;
 use crate::model::compute::buffers;
-use crate::model::compute::kernels::{AttentionPlan, Kept, Past, Relative, attention, relative_attention};
+use crate::model::compute::kernels::{AttentionPlan, Kept, Past, Relative, attention};
 use crate::model::compute::storage::{output, values};
 #[cfg(feature = "flash-attn")]
 use crate::model::compute::tensors::{self, FlashPlan, flash_attention};
@@ -17,8 +17,6 @@ use crate::model::shapes::{AttentionOptions, HeadLayout};
 pub struct Attention {
     layout: HeadLayout,
     plan: Plan,
-    /// The rows that are read, in ascending order.
-    reads: Tensor,
 }
 
 enum Plan {
@@ -26,6 +24,7 @@ enum Plan {
         all: Box<AttentionPlan>,
         of_reads: Box<AttentionPlan>,
     },
+    BothWays(Box<AttentionPlan>),
     Portable(PortablePlan),
     #[cfg(feature = "flash-attn")]
     Flash(FlashPlan),
@@ -54,31 +53,23 @@ impl Attention {
             }
             Backend::Tensors(_) => Plan::Portable(PortablePlan::new(batch, device)?),
         };
-        Ok(Self { layout, plan, reads: Tensor::new(reads, device)? })
+        Ok(Self { layout, plan })
     }
 
-    /// Attention of these heads over sequences that share nothing, each of whose queries sees all of its sequence: on the kernels
-    /// alone.
-    pub fn both_ways(batch: &MicroBatch, layout: HeadLayout, device: &Device) -> Result<Self> {
-        let first: Vec<u32> = batch.segments.iter().map(|segment| segment.tokens.start).collect();
-        let plan = Plan::Kernel {
-            all: Box::new(AttentionPlan::both_ways(batch, layout, 0..batch.tokens.len() as u32)),
-            of_reads: Box::new(AttentionPlan::both_ways(batch, layout, first.iter().copied())),
-        };
-        Ok(Self { layout, plan, reads: Tensor::new(first, device)? })
+    /// Attention of these heads over sequences that share nothing, each of whose queries sees all of its sequence: of `rows` alone,
+    /// in ascending order, and on the kernels.
+    pub fn both_ways(batch: &MicroBatch, layout: HeadLayout, rows: impl IntoIterator<Item = u32>) -> Self {
+        Self { layout, plan: Plan::BothWays(Box::new(AttentionPlan::both_ways(batch, layout, rows))) }
     }
 
-    /// Attention of whole sequences, to whose scores their relative positions may add; with `of_first`, of the first token of each
-    /// alone.
+    /// Attention of whole sequences, to whose scores their relative positions may add: `[rows, heads * head_dim]`.
     pub fn forward_both_ways(
         &self,
         qkv: &Tensor,
         relative: Option<&Relative>,
-        of_first: bool,
         options: AttentionOptions,
     ) -> Result<Tensor> {
-        let Plan::Kernel { all, of_reads } = &self.plan else { bail!("tensor operations see no sequence both ways") };
-        let plan = if of_first { of_reads } else { all };
+        let Plan::BothWays(plan) = &self.plan else { bail!("this attention sees what comes before alone") };
         qkv.apply_op1_no_bwd(&Kernel { plan, kept: Kept::default(), options, relative })
     }
 
@@ -87,19 +78,27 @@ impl Attention {
     pub fn forward(&self, qkv: &Tensor, kept: Kept, options: AttentionOptions) -> Result<Tensor> {
         match &self.plan {
             Plan::Kernel { all, .. } => qkv.apply_op1_no_bwd(&Kernel { plan: all, kept, options, relative: None }),
+            Plan::BothWays(_) => bail!("this attention sees whole sequences alone"),
             Plan::Portable(plan) => portable_attention(qkv, plan, self.layout, options),
             #[cfg(feature = "flash-attn")]
             Plan::Flash(plan) => flash_attention(qkv, plan, self.layout, options),
         }
     }
 
-    /// The rows of [`Self::forward`] that are read, `[reads, heads * head_dim]`; the kernels compute no others.
-    pub fn forward_of_reads(&self, qkv: &Tensor, kept: Kept, options: AttentionOptions) -> Result<Tensor> {
+    /// The rows of [`Self::forward`] that are read, `[reads, heads * head_dim]`; the kernels compute no others. `reads` are those
+    /// that it was made for.
+    pub fn forward_of_reads(
+        &self,
+        qkv: &Tensor,
+        reads: &Tensor,
+        kept: Kept,
+        options: AttentionOptions,
+    ) -> Result<Tensor> {
         match &self.plan {
             Plan::Kernel { of_reads, .. } => {
                 qkv.apply_op1_no_bwd(&Kernel { plan: of_reads, kept, options, relative: None })
             }
-            _ => self.forward(qkv, kept, options)?.index_select(&self.reads, 0),
+            _ => self.forward(qkv, kept, options)?.index_select(reads, 0),
         }
     }
 }
@@ -121,10 +120,7 @@ impl CustomOp1 for Kernel<'_> {
         let (rows, columns) = (self.plan.queried(), heads.heads * heads.head_dim);
         let mut out = buffers::take(rows * columns);
         let qkv = values(qkv, layout)?;
-        match self.relative {
-            None => attention(qkv, self.kept, self.plan, self.options, &mut out),
-            Some(relative) => relative_attention(qkv, self.plan, self.options, relative, &mut out),
-        }
+        attention(qkv, self.kept, self.plan, self.options, self.relative, &mut out);
         Ok(output(out, rows, columns))
     }
 }

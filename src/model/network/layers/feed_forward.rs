@@ -3,7 +3,7 @@
 //! The inner activations are several times as wide as the hidden state. In blocks they stay in the CPU's cache, and a
 //! large micro-batch needs no more memory for them than a small one.
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, Device, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
 
 use super::dense::Dense;
 use super::packed::Packed;
@@ -83,7 +83,9 @@ impl FeedForward {
                     let rows = ADAPTED_ROWS.min(tokens - first);
                     let inner = self.inner(up, &x.narrow(0, first, rows)?)?;
                     let residual = residual.map(|residual| residual.narrow(0, first, rows)).transpose()?;
-                    down.forward_reduce(&inner, residual.as_ref(), ranks)
+                    let block = down.forward_reduce(&inner, residual.as_ref(), ranks)?;
+                    buffers::recycle(inner)?;
+                    Ok(block)
                 };
                 let blocks = (0..tokens).step_by(ADAPTED_ROWS).map(block).collect::<Result<Vec<_>>>()?;
                 Tensor::cat(&blocks, 0)
@@ -110,16 +112,9 @@ impl FeedForward {
     /// The inner activations of some rows, by the kernels.
     fn inner(&self, up: &Packed, x: &Tensor) -> Result<Tensor> {
         let wide = up.forward(x)?;
-        let (rows, columns) = wide.dims2()?;
-        let mut wide: Vec<f32> = wide.flatten_all()?.to_vec1()?;
-        if !self.gated {
-            activate(self.activation, &mut wide);
-            return Tensor::from_vec(wide, (rows, columns), &Device::Cpu);
-        }
-        let features = columns / 2;
-        let mut inner = vec![0.0; rows * features];
-        gate(self.activation, &wide, features, &mut inner);
-        Tensor::from_vec(inner, (rows, features), &Device::Cpu)
+        let inner = wide.apply_op1_no_bwd(&Inner(self))?;
+        buffers::recycle(wide)?;
+        Ok(inner)
     }
 
     /// This rank's part of the layer of `x`, in blocks of so many values of inner activations.
@@ -157,6 +152,30 @@ impl FeedForward {
             Weights::Packed { up, down } => up.bytes() + down.bytes(),
             Weights::Dense { up, down } => up.bytes() + down.bytes(),
         }
+    }
+}
+
+/// The inner activations of what comes out of `up`.
+struct Inner<'a>(&'a FeedForward);
+
+impl CustomOp1 for Inner<'_> {
+    fn name(&self) -> &'static str {
+        "inner activations"
+    }
+
+    fn cpu_fwd(&self, wide: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let Self(FeedForward { gated, activation, .. }) = *self;
+        let (rows, columns) = layout.shape().dims2()?;
+        let wide = values(wide, layout)?;
+        let features = if *gated { columns / 2 } else { columns };
+        let mut inner = buffers::take(rows * features);
+        if *gated {
+            gate(*activation, wide, features, &mut inner);
+        } else {
+            inner.copy_from_slice(wide);
+            activate(*activation, &mut inner);
+        }
+        Ok(output(inner, rows, features))
     }
 }
 
@@ -216,7 +235,7 @@ impl CustomOp2 for Blocks<'_> {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::DType;
+    use candle_core::{DType, Device};
 
     use super::*;
 

@@ -89,8 +89,8 @@ impl Packed {
         }
     }
 
-    /// The sum over all ranks of `inner(x) Wᵀ`, on every rank, with bias and residual; `inner` fills a buffer. Along a line the ranks finish the dot
-    /// products that one rank alone would make, each its run of them. What an adapter adds is left out.
+    /// The sum over all ranks of `inner(x) Wᵀ`, on every rank, with bias and residual; `inner` fills a buffer. Along a
+    /// line the ranks finish the dot products that one rank alone would make, each its run of them. What an adapter adds is left out.
     pub(super) fn reduce(
         &self,
         x: &Tensor,

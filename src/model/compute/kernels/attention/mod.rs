@@ -41,31 +41,22 @@ pub(super) const BLOCK: usize = 64;
 /// keys already rotated, and `out` is `[queried, heads * head_dim]`: the rows of the plan that have queries, in order. The rows
 /// and the layout are those of `plan`; what they continue is in `kept`.
 ///
-/// # Panics
-/// If the lengths do not agree, the window is zero, or `kept` lacks a slot of the plan.
-pub fn attention(qkv: &[f32], kept: Kept, plan: &AttentionPlan, options: AttentionOptions, out: &mut [f32]) {
-    attention_on(Isa::current(), qkv, kept, plan, options, out);
-}
-
-/// [`attention`] of whole sequences, to whose scores their relative positions add what `relative` says.
+/// `relative` is what relative positions add to the scores, of whole sequences alone.
 ///
 /// # Panics
-/// As [`attention`].
-pub fn relative_attention(
+/// If the lengths do not agree, the window is zero, or `kept` lacks a slot of the plan.
+pub fn attention(
     qkv: &[f32],
+    kept: Kept,
     plan: &AttentionPlan,
     options: AttentionOptions,
-    relative: &Relative,
+    relative: Option<&Relative>,
     out: &mut [f32],
 ) {
-    run(Isa::current(), qkv, Kept::default(), plan, options, Some(relative), out);
+    attention_on(Isa::current(), qkv, kept, plan, options, relative, out);
 }
 
-fn attention_on(isa: Isa, qkv: &[f32], kept: Kept, plan: &AttentionPlan, options: AttentionOptions, out: &mut [f32]) {
-    run(isa, qkv, kept, plan, options, None, out);
-}
-
-fn run(
+fn attention_on(
     isa: Isa,
     qkv: &[f32],
     kept: Kept,

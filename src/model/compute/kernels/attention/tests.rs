@@ -31,7 +31,7 @@ fn all_options(layout: HeadLayout) -> Vec<AttentionOptions> {
 
 fn run(isa: Isa, batch: &MicroBatch, layout: HeadLayout, options: AttentionOptions, qkv: &[f32]) -> Vec<f32> {
     let mut out = vec![f32::NAN; batch.tokens.len() * layout.heads * layout.head_dim];
-    attention_on(isa, qkv, Kept::default(), &AttentionPlan::new(batch, layout), options, &mut out);
+    attention_on(isa, qkv, Kept::default(), &AttentionPlan::new(batch, layout), options, None, &mut out);
     out
 }
 
@@ -231,7 +231,7 @@ fn rows_that_are_not_read_are_left_out_and_no_bit_changes() {
             for rows in [&[][..], &[0], &[69, 70, 71], &ends, &every] {
                 let plan = AttentionPlan::of_rows(&batch, &Past::default(), layout, rows.iter().copied());
                 let mut out = vec![f32::NAN; rows.len() * width];
-                in_pool(2, || attention_on(Isa::detect(), &qkv, Kept::default(), &plan, options, &mut out));
+                in_pool(2, || attention_on(Isa::detect(), &qkv, Kept::default(), &plan, options, None, &mut out));
                 for (&row, out) in rows.iter().zip(out.chunks_exact(width)) {
                     assert_same_bits(out, &whole[row as usize * width..][..width], &format!("row {row}"));
                 }

@@ -76,7 +76,7 @@ fn exact(
 fn attend(isa: Isa, batch: &MicroBatch, qkv: &[f32], window: Option<usize>, relative: Option<&Relative>) -> Vec<f32> {
     let mut out = vec![f32::NAN; batch.tokens.len() * LAYOUT.heads * LAYOUT.head_dim];
     let plan = AttentionPlan::both_ways(batch, LAYOUT, 0..batch.tokens.len() as u32);
-    run(isa, qkv, Kept::default(), &plan, options(window), relative, &mut out);
+    attention_on(isa, qkv, Kept::default(), &plan, options(window), relative, &mut out);
     out
 }
 

@@ -21,14 +21,14 @@ use super::source::digest_memory::DigestMemory;
 use crate::engine::{ReadAt, ReadPolicy};
 
 /// Where models compute, and how.
-pub struct Place<'a> {
+pub struct Compute<'a> {
     pub config: &'a Config,
     pub pool: Arc<ThreadPool>,
     devices: Vec<Device>,
     pub backend: Backend,
 }
 
-impl<'a> Place<'a> {
+impl<'a> Compute<'a> {
     /// As the configuration says.
     pub fn open(config: &'a Config) -> Result<Self, ModelError> {
         let threads = match config.threads {
@@ -43,13 +43,8 @@ impl<'a> Place<'a> {
         })
     }
 
-    /// Loads a model's backbone, with the prefix cache divided by `rooms`.
-    pub fn load(&self, parts: &Parts, rooms: u32) -> Result<Ranks, ModelError> {
-        self.load_weights(&parts.spec, parts.blueprint.weights.as_ref(), self.backend, rooms)
-    }
-
-    /// Loads a backbone out of these weights.
-    pub fn load_weights(
+    /// Loads a backbone out of these weights, with the prefix cache divided by `rooms`.
+    pub fn load(
         &self,
         spec: &NetworkSpec,
         weights: &dyn WeightSource,
@@ -61,20 +56,20 @@ impl<'a> Place<'a> {
 }
 
 /// A model without its backbone.
-pub struct Parts {
+pub struct Unloaded {
     pub blueprint: Blueprint,
     pub spec: NetworkSpec,
     pub head: Box<dyn Head>,
 }
 
-impl Parts {
+impl Unloaded {
     /// Refuses what is wrong before anything that takes long.
-    pub fn open(config: &Config, place: &Place) -> Result<Self, ModelError> {
+    pub fn open(config: &Config, compute: &Compute) -> Result<Self, ModelError> {
         let blueprint = Blueprint::open(config)?;
         let spec = arch::spec(&blueprint.settings, blueprint.separator)?;
         spec.check_degree(config.tp)?;
-        check_encoder(&spec, &blueprint.reads, place.backend)?;
-        let head = place.pool.install(|| load_head(&blueprint, &spec))?;
+        check_encoder(&spec, &blueprint.reads, compute.backend)?;
+        let head = compute.pool.install(|| load_head(&blueprint, &spec))?;
         // By now everybody has read what he wants to know.
         blueprint.settings.refuse_unread()?;
         Ok(Self { blueprint, spec, head })
