@@ -14,39 +14,49 @@ use crate::engine::EngineError;
 /// Passes that may fail in a row; after so many the engine counts as broken.
 pub const FAILED_PASSES: u32 = 8;
 
-/// The state of one running sidecar; clones share it.
+/// The state of one running sidecar; clones share it. Passes are those of one model: see [`Self::of_model`].
 #[derive(Debug, Clone)]
-pub struct Health(Arc<Shared>);
+pub struct Health {
+    failure: Arc<watch::Sender<Option<Arc<str>>>>,
+    passes: Arc<Passes>,
+}
 
 #[derive(Debug)]
-struct Shared {
-    failure: watch::Sender<Option<Arc<str>>>,
-    failed_passes: AtomicU32,
-    /// When the running pass began, and when the last one ended.
-    passes: Mutex<Passes>,
+struct Passes {
+    /// How many have failed since one did not.
+    failed: AtomicU32,
+    times: Mutex<Times>,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Passes {
+struct Times {
     running_since: Option<Instant>,
     last_ended: Instant,
 }
 
 impl Default for Health {
     fn default() -> Self {
-        Self(Arc::new(Shared {
-            failure: watch::Sender::new(None),
-            failed_passes: AtomicU32::new(0),
-            passes: Mutex::new(Passes { running_since: None, last_ended: Instant::now() }),
-        }))
+        Self { failure: Arc::new(watch::Sender::new(None)), passes: Arc::default() }
+    }
+}
+
+impl Default for Passes {
+    fn default() -> Self {
+        let times = Times { running_since: None, last_ended: Instant::now() };
+        Self { failed: AtomicU32::new(0), times: Mutex::new(times) }
     }
 }
 
 impl Health {
+    /// The same for another model's passes: what fails there fails the sidecar, and what is well there says nothing of this one.
+    pub(super) fn of_model(&self) -> Self {
+        Self { failure: Arc::clone(&self.failure), passes: Arc::default() }
+    }
+
     /// Something that the sidecar cannot do without has failed. Only the first reason counts.
     pub fn fail(&self, reason: impl Into<Arc<str>>) {
         let reason = reason.into();
-        let first = self.0.failure.send_if_modified(|failure| {
+        let first = self.failure.send_if_modified(|failure| {
             let first = failure.is_none();
             if first {
                 *failure = Some(Arc::clone(&reason));
@@ -60,12 +70,12 @@ impl Health {
 
     /// Why it failed, if it has.
     pub fn failure(&self) -> Option<Arc<str>> {
-        self.0.failure.borrow().clone()
+        self.failure.borrow().clone()
     }
 
     /// Waits until it has failed.
     pub async fn failed(&self) -> Arc<str> {
-        let mut failure = self.0.failure.subscribe();
+        let mut failure = self.failure.subscribe();
         loop {
             if let Some(reason) = failure.borrow_and_update().clone() {
                 return reason;
@@ -79,17 +89,17 @@ impl Health {
 
     /// A pass begins.
     pub fn pass_started(&self) {
-        self.passes().running_since = Some(Instant::now());
+        self.times().running_since = Some(Instant::now());
     }
 
     /// The pass has ended.
     pub fn pass_ended(&self, result: Result<(), &EngineError>) {
-        *self.passes() = Passes { running_since: None, last_ended: Instant::now() };
+        *self.times() = Times { running_since: None, last_ended: Instant::now() };
         match result {
-            Ok(()) => self.0.failed_passes.store(0, Ordering::Relaxed),
+            Ok(()) => self.passes.failed.store(0, Ordering::Relaxed),
             Err(error @ EngineError::Fatal(_)) => self.fail(error.to_string()),
             Err(error @ EngineError::Forward(_)) => {
-                let failed = self.0.failed_passes.fetch_add(1, Ordering::Relaxed) + 1;
+                let failed = self.passes.failed.fetch_add(1, Ordering::Relaxed) + 1;
                 if failed >= FAILED_PASSES {
                     self.fail(format!("{failed} passes in a row have failed, the last one: {error}"));
                 }
@@ -99,14 +109,15 @@ impl Health {
 
     /// How long nothing has been scored; zero while a pass runs.
     pub fn idle(&self) -> Duration {
-        let passes = *self.passes();
-        if passes.running_since.is_some() { Duration::ZERO } else { passes.last_ended.elapsed() }
+        let times = *self.times();
+        if times.running_since.is_some() { Duration::ZERO } else { times.last_ended.elapsed() }
     }
 
-    /// Watches over the passes until one of them has run for longer than `limit`, which is a failure. Never returns.
+    /// Watches over a model's passes until one of them has run for longer than `limit`, which is a failure, or until nobody is left
+    /// who could make one.
     pub(super) async fn watch_passes(self, limit: Duration) {
-        loop {
-            let running = self.passes().running_since.map(|since| since.elapsed());
+        while Arc::strong_count(&self.passes) > 1 {
+            let running = self.times().running_since.map(|since| since.elapsed());
             match running {
                 Some(running) if running >= limit => {
                     self.fail(format!(
@@ -125,9 +136,9 @@ impl Health {
         ThreadGuard { health: self.clone(), thread }
     }
 
-    fn passes(&self) -> std::sync::MutexGuard<'_, Passes> {
+    fn times(&self) -> std::sync::MutexGuard<'_, Times> {
         // Plain assignments cannot panic half-way.
-        self.0.passes.lock().unwrap_or_else(PoisonError::into_inner)
+        self.passes.times.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -186,6 +197,29 @@ mod tests {
         };
         assert!(!end(false) && health.failure().is_none());
         assert!(end(true) && health.failure().unwrap().starts_with("the packer thread panicked"));
+    }
+
+    /// One model that is well hides no other that is not.
+    #[test]
+    fn passes_of_several_models_are_counted_apart() {
+        let (first, error) = (Health::default(), EngineError::Forward("no".into()));
+        let second = first.of_model();
+        for _ in 0..FAILED_PASSES {
+            first.pass_ended(Err(&error));
+            second.pass_ended(Ok(()));
+        }
+        assert_eq!(first.failure(), second.failure());
+        assert!(second.failure().unwrap().contains("8 passes in a row"));
+        first.pass_started();
+        second.pass_ended(Ok(()));
+        assert_eq!(first.idle(), Duration::ZERO, "its own pass runs");
+    }
+
+    #[tokio::test]
+    async fn a_model_that_nobody_scores_with_any_more_is_not_watched() {
+        let health = Health::default();
+        let watchdog = tokio::spawn(health.of_model().watch_passes(Duration::from_millis(5)));
+        assert!(watchdog.await.is_ok() && health.failure().is_none());
     }
 
     #[tokio::test]

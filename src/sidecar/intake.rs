@@ -73,7 +73,7 @@ impl Intake {
 
     /// The generation of each model that takes what is submitted now.
     pub fn models(&self) -> Vec<Arc<Served>> {
-        self.0.models.iter().map(|model| Arc::clone(&model.borrow())).collect()
+        self.0.present()
     }
 
     /// The model of a name, or the first of all where there is no name.
@@ -236,12 +236,19 @@ impl Shared {
         named.map(|served| Arc::clone(&served)).ok_or_else(|| self.unknown(name))
     }
 
+    /// See [`Intake::models`].
+    fn present(&self) -> Vec<Arc<Served>> {
+        self.models.iter().map(|model| Arc::clone(&model.borrow())).collect()
+    }
+
     fn unknown(&self, name: &str) -> Rejection {
-        let models: Vec<_> = self.models.iter().map(|model| Arc::clone(&model.borrow())).collect();
+        let models = self.present();
         let names: Vec<&str> = models.iter().map(|served| served.name()).collect();
-        let nearest = nearest(name, names.iter().copied());
-        let meant = nearest.map_or_else(String::new, |nearest| format!("; did you mean '{nearest}'?"));
         let name = shortened(name, limits::MAX_NAME_BYTES);
+        let meant = match nearest(name, names.iter().copied()) {
+            Some(nearest) => format!("; did you mean '{nearest}'?"),
+            None => ".".to_owned(),
+        };
         let what = format!("model: there is no '{name}'{meant} There are: {}", names.join(", "));
         Rejection::new(Code::UnknownModel, what)
     }

@@ -222,20 +222,16 @@ impl Sidecar {
     ) -> Result<Self, StartError> {
         errors::check_names(&engines)?;
         let common = Common { shared: queue::Shared::new(&config), health: Health::default(), turn: Arc::default() };
-        let (mut models, mut known_answers, mut threads, mut generation) = (Vec::new(), Vec::new(), Vec::new(), 0);
+        let (mut models, mut to_watch, mut threads, mut generation) = (Vec::new(), Vec::new(), Vec::new(), 0);
         for engine in engines {
             generation += 1;
             let started = Started::start(engine, generation, &config, &common, &models).await?;
             models.push(started.served);
-            known_answers.push(started.known_answer);
+            to_watch.push((started.known_answer, started.health));
             threads.extend(started.threads);
         }
         let Common { shared, health, .. } = common;
         let intake = Intake::new(models, &config, shared.clone(), Observers::new(observers));
-        let mut watching = JoinSet::new();
-        if config.watchdog_ms > 0 {
-            watching.spawn(health.clone().watch_passes(Duration::from_millis(config.watchdog_ms)));
-        }
         let descriptors = Descriptors::left()?;
         let (grpc_addr, http_addresses) = (listeners.grpc_addr(), listeners.http.addresses());
         let mut transports: Vec<Box<dyn Transport>> = Vec::new();
@@ -259,12 +255,12 @@ impl Sidecar {
             transports,
             grpc_addr,
             http_addresses,
-            watching,
-            known_answers: known_answers.iter().map(|_| None).collect(),
+            watching: JoinSet::new(),
+            known_answers: to_watch.iter().map(|_| None).collect(),
             generation,
         };
-        for (index, known_answer) in known_answers.into_iter().enumerate() {
-            sidecar.watch(index, known_answer);
+        for (index, (known_answer, of_model)) in to_watch.into_iter().enumerate() {
+            sidecar.watch(index, known_answer, of_model);
         }
         Ok(sidecar)
     }
@@ -292,17 +288,20 @@ impl Sidecar {
         self.threads.retain(|thread| !thread.is_finished());
         self.threads.extend(next.threads);
         self.intake.replace(index, next.served);
-        self.watch(index, next.known_answer);
+        self.watch(index, next.known_answer, next.health);
         Ok(generation)
     }
 
-    /// Watches over the known answer of a model's present generation, and over none of an earlier one.
-    fn watch(&mut self, index: usize, known_answer: Option<KnownAnswer>) {
+    /// Watches over the passes of a model's present generation, and over its known answer, but over none of an earlier one.
+    fn watch(&mut self, index: usize, known_answer: Option<KnownAnswer>, health: Health) {
+        if self.config.watchdog_ms > 0 {
+            self.watching.spawn(health.clone().watch_passes(Duration::from_millis(self.config.watchdog_ms)));
+        }
         if let Some(earlier) = self.known_answers[index].take() {
             earlier.abort();
         }
         let every = Duration::from_millis(self.config.known_answer_ms);
-        let watch = |known: KnownAnswer| known.watch(self.intake.clone(), self.health.clone(), every);
+        let watch = |known: KnownAnswer| known.watch(self.intake.clone(), health, every);
         self.known_answers[index] = known_answer.map(watch).map(|watch| self.watching.spawn(watch));
     }
 

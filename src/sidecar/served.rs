@@ -63,6 +63,8 @@ pub(super) struct Started {
     pub(super) served: Arc<Served>,
     /// `None` where it is not to be checked, or where no rollout can be made up for this model.
     pub(super) known_answer: Option<KnownAnswer>,
+    /// The sidecar's, with the passes of this model.
+    pub(super) health: Health,
     pub(super) threads: [JoinHandle<()>; 2],
 }
 
@@ -78,11 +80,12 @@ impl Started {
         let others = others.iter().map(|served| &served.rules);
         let rules = Rules::beside(others, Arc::clone(engine.card()), config).map_err(StartError::Text)?;
         let (rules, engine, known_answer) = known_answer(rules, engine, generation, config).await?;
-        let Common { shared, health, turn } = common;
+        let Common { shared, turn, .. } = common;
+        let health = common.health.of_model();
         let queue = Arc::new(Queue::new(config, shared.clone()).with_prefixes(engine.prefixes()));
         let terms = scorer::Terms::of(config, generation, turn);
-        let threads = scorer::start(&queue, engine, terms, health).map_err(StartError::Thread)?;
-        Ok(Self { served: Arc::new(Served { generation, rules, queue }), known_answer, threads })
+        let threads = scorer::start(&queue, engine, terms, &health).map_err(StartError::Thread)?;
+        Ok(Self { served: Arc::new(Served { generation, rules, queue }), known_answer, health, threads })
     }
 }
 

@@ -12,15 +12,15 @@ use super::{config, folder};
 /// A fixture with other fields of its configuration, and the reason why it is refused.
 #[track_caller]
 fn refused(name: &str, changes: &Value, words: &[&str]) {
-    let folder = tempfile::tempdir().unwrap();
+    let changed = tempfile::tempdir().unwrap();
     for file in ["config.json", "model.safetensors"] {
-        fs::copy(folder(name).join(file), folder.path().join(file)).unwrap();
+        fs::copy(folder(name).join(file), changed.path().join(file)).unwrap();
     }
-    let path = folder.path().join("config.json");
+    let path = changed.path().join("config.json");
     let mut found: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     found.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
     fs::write(&path, found.to_string()).unwrap();
-    says(&config(folder.path()), &format!("{name} with {changes}"), words);
+    says(&config(changed.path()), &format!("{name} with {changes}"), words);
 }
 
 #[track_caller]

@@ -34,7 +34,7 @@ mod unicode;
 mod value;
 mod walk;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -42,7 +42,6 @@ use std::sync::Arc;
 use self::budget::Kind;
 pub use self::date::Date;
 use self::run::Program;
-use self::syntax::Context;
 pub use self::value::COMPLETION;
 use self::value::{Cx, Value};
 use crate::limits::MAX_TEMPLATE_SOURCE_BYTES;
@@ -52,8 +51,6 @@ use crate::reward::{Code, Rejection};
 pub struct Template {
     program: Arc<Program>,
     variables: BTreeMap<String, String>,
-    /// The names that it reads and never sets.
-    free: BTreeSet<Arc<str>>,
 }
 
 /// A conversation as the template writes it.
@@ -89,13 +86,12 @@ impl Template {
             return Err(format!("the model's chat template: its source is longer than {most} KiB"));
         }
         let program = read(source, date).map_err(|e| format!("the model's chat template: {e}"))?;
-        let free = free(&program);
-        Ok(Self { program: Arc::new(program), variables: variables.clone(), free })
+        Ok(Self { program: Arc::new(program), variables: variables.clone() })
     }
 
     /// Whether it reads a variable of this name that it is given.
     pub fn reads(&self, name: &str) -> bool {
-        self.free.contains(name)
+        walk::reads(&self.program.body, name)
     }
 
     /// The text for some variables (`messages`, `tools`, `documents`, `add_generation_prompt`, ...): a map, or a struct, that
@@ -125,15 +121,6 @@ impl Template {
             Err((line, error)) => Err(refused(format!("line {line}: {error}"))),
         }
     }
-}
-
-fn free(program: &Program) -> BTreeSet<Arc<str>> {
-    let (mut read, mut set) = (BTreeSet::new(), BTreeSet::new());
-    walk::names(&program.body, &mut |name, context| {
-        let names = if context == Context::Load { &mut read } else { &mut set };
-        names.insert(Arc::clone(name));
-    });
-    read.difference(&set).cloned().collect()
 }
 
 fn read(source: &str, date: Option<Date>) -> Result<Program, String> {

@@ -43,7 +43,7 @@ async fn begin<D: Dialect>(
     let (head, body) = request.into_parts();
     let wanted = wanted_version(&head.headers)?;
     shared.check(wanted.as_deref())?;
-    let limit = body::limit(&shared.intake.card());
+    let limit = shared.body_limit();
     let (raw, held) = body::read(body, &head.headers, limit, shared.intake.bytes(), identity.connection).await?;
     let (path, query) = (head.uri.path().to_owned(), head.uri.query().unwrap_or_default().to_owned());
     let text = |name: &str| head.headers.get(name).map(HeaderValue::as_bytes).unwrap_or_default();
@@ -108,10 +108,7 @@ async fn work<D: Dialect>(
             let message = format!("{} inputs; a request has from 1 to {}", items.len(), body::MAX_INPUTS);
             return Err(Refusal::malformed(message));
         }
-        let model = match request.model(D::MODEL_IN).filter(|named| !named.is_empty()) {
-            Some(named) if request.options.model.is_empty() => shared.named(&named)?.name().to_owned(),
-            _ => request.options.model.clone(),
-        };
+        let model = shared.asked(&request.options.model, || request.model(D::MODEL_IN));
         let with = |item| with_options(item, &request, D::HOLD, (&model, wanted.as_deref()));
         let items = items.into_iter().map(with).collect();
         // The inputs are all that is left of it.

@@ -29,7 +29,7 @@ use super::reply::{Refusal, Reply};
 use super::request::{Item, ModelIn, Request};
 use crate::reward::{Code, Rejection};
 
-pub(super) use self::about::{config, metadata, ready, server};
+pub(super) use self::about::{config, metadata, model_ready, ready, server};
 
 /// How many bytes of a body are JSON; tensors follow.
 const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");

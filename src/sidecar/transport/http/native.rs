@@ -59,7 +59,7 @@ async fn begin(shared: Shared, identity: Arc<Identity>, request: axum::extract::
     let options = Options::parse(head.uri.query().unwrap_or_default())?;
     let lines = is_lines(&head.headers);
     let form = form(&head.headers, lines);
-    let limit = body::limit(&shared.intake.card());
+    let limit = shared.body_limit();
     let served = shared.model(&options.model)?;
     let version = HeaderValue::from_str(&served.card().model_version).ok();
     let mut response = match form {

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use tokio::sync::watch;
 
+use super::body;
 use super::flights::Flights;
 use super::reply::{Refusal, status};
 use super::request::Item;
@@ -54,6 +55,21 @@ impl Shared {
         self.intake.model(name).map_err(refused)
     }
 
+    /// The name by which a request asks for its model: what the query says, else what `elsewhere` says, the body or the path, where
+    /// there are several. There a name must stand even where there is one model alone; empty is that one, whatever it is called.
+    pub fn asked(&self, query: &str, elsewhere: impl FnOnce() -> Option<String>) -> String {
+        if !query.is_empty() {
+            return query.to_owned();
+        }
+        let is_alone = self.intake.models().len() == 1;
+        if is_alone { String::new() } else { elsewhere().unwrap_or_default() }
+    }
+
+    /// How long a body may be: as long as the longest context wants it.
+    pub fn body_limit(&self) -> usize {
+        self.intake.models().iter().map(|served| body::limit(served.card())).max().unwrap_or_default()
+    }
+
     /// The model of a name that a body or a path gives, which must be given even where there is one model alone: that one then.
     pub fn named(&self, name: &str) -> Result<Arc<Served>, Refusal> {
         let mut models = self.intake.models();
@@ -83,8 +99,9 @@ impl Shared {
         let Some(generation) = generations.next() else {
             return Ok(OfOneModel { card: Arc::clone(before.card()), outcomes });
         };
-        let after = self.model(model)?;
-        let served = [before, after].into_iter().find(|served| served.generation == generation);
+        // One of another name may stand in its place by now.
+        let after = self.model(model).ok();
+        let served = [Some(before), after].into_iter().flatten().find(|served| served.generation == generation);
         match served {
             Some(served) if generations.all(|other| other == generation) => {
                 Ok(OfOneModel { card: Arc::clone(served.card()), outcomes })

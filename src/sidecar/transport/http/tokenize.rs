@@ -37,7 +37,7 @@ pub(super) async fn tokenize(
     request: axum::extract::Request,
 ) -> Result<Reply, Refusal> {
     let (head, body) = request.into_parts();
-    let limit = body::limit(&shared.intake.card());
+    let limit = shared.body_limit();
     let (raw, held) = body::read(body, &head.headers, limit, shared.intake.bytes(), identity.connection).await?;
     let query = head.uri.query().unwrap_or_default();
     let request = Request::new(head.uri.path(), query, head.headers, raw)?;
@@ -47,9 +47,9 @@ pub(super) async fn tokenize(
         (None, Some(messages)) => request.row(&[("messages", &messages)]),
         _ => return Err(Refusal::malformed("the body: give prompt or messages")),
     };
-    let model = model.filter(|_| request.options.model.is_empty()).unwrap_or_else(|| request.options.model.clone());
-    let served = shared.named(&model)?;
-    let item = item.map(|rollout| Rollout { model: served.name().to_owned(), ..rollout });
+    let model = shared.asked(&request.options.model, || model);
+    let served = shared.model(&model)?;
+    let item = item.map(|rollout| Rollout { model, ..rollout });
     let tokens = shared.tokens(&identity, item).await;
     drop(held);
     let refused = |rejection| Refusal::of_rejected(&[Err(rejection)]).unwrap_or_else(Refusal::draining);

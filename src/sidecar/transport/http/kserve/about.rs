@@ -1,11 +1,14 @@
 //! What a client of KServe's protocol asks before its first inference: liveness, readiness, metadata, and Triton's model configuration,
 //! by which PyTriton's client knows names, types and dimensions.
 
+use std::sync::Arc;
+
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use serde_json::{Value, json};
 
 use super::{Refusal, Reply};
+use crate::sidecar::Served;
 use crate::sidecar::transport::http::state::Shared;
 
 /// `GET /v2`.
@@ -17,13 +20,27 @@ pub(in crate::sidecar::transport::http) async fn server() -> Reply {
     }))
 }
 
-/// Of the server and of its model: both are ready together.
+/// Of the server.
 pub(in crate::sidecar::transport::http) async fn ready(State(shared): State<Shared>) -> StatusCode {
     if shared.health.failure().is_none() && !*shared.draining.borrow() {
         StatusCode::OK
     } else {
         StatusCode::SERVICE_UNAVAILABLE
     }
+}
+
+/// Of a model, which is ready when the server is.
+pub(in crate::sidecar::transport::http) async fn model_ready(
+    State(shared): State<Shared>,
+    Path(names): Path<Vec<String>>,
+) -> Result<StatusCode, Refusal> {
+    model(&shared, &names)?;
+    Ok(ready(State(shared)).await)
+}
+
+/// The model that a path names, behind which a version may stand.
+fn model(shared: &Shared, names: &[String]) -> Result<Arc<Served>, Refusal> {
+    shared.named(names.first().map(String::as_str).unwrap_or_default())
 }
 
 /// `(name, datatype, dimensions of one row)`; -1 is any.
@@ -44,8 +61,7 @@ pub(in crate::sidecar::transport::http) async fn metadata(
         let shape: Vec<i64> = std::iter::once(-1).chain(dims).collect();
         json!({"name": name, "datatype": datatype, "shape": shape})
     };
-    let name = names.first().map(String::as_str).unwrap_or_default();
-    let attributes = shared.named(name)?.card().attributes.len();
+    let attributes = model(&shared, &names)?.card().attributes.len();
     Ok(Reply::json(&json!({
         "name": names.first(),
         "versions": ["1"],
@@ -64,8 +80,7 @@ pub(in crate::sidecar::transport::http) async fn config(
         let datatype = if datatype == "BYTES" { "TYPE_STRING".to_owned() } else { format!("TYPE_{datatype}") };
         json!({"name": name, "data_type": datatype, "dims": dims, "optional": optional})
     };
-    let name = names.first().map(String::as_str).unwrap_or_default();
-    let attributes = shared.named(name)?.card().attributes.len();
+    let attributes = model(&shared, &names)?.card().attributes.len();
     Ok(Reply::json(&json!({
         "name": names.first(),
         "platform": "",

@@ -92,13 +92,21 @@ impl Answers {
     }
 
     fn written(&mut self, row: &Row, outcomes: &[Outcome]) -> Option<Bytes> {
-        let now = self.intake.models();
-        let answer = answer_one(&[&self.served[..], &now].concat(), row, outcomes)?;
-        for (last, now) in self.served.iter_mut().zip(now) {
-            if outcomes.iter().flatten().any(|rewards| rewards.generation == now.generation) {
-                *last = now;
+        let generations = || outcomes.iter().flatten().map(|rewards| rewards.generation);
+        let is_known = |generation| self.served.iter().any(|served| served.generation == generation);
+        let answer = if generations().all(is_known) {
+            answer_one(&self.served, row, outcomes)?
+        } else {
+            // Another has taken over.
+            let now = self.intake.models();
+            let answer = answer_one(&[&self.served[..], &now].concat(), row, outcomes)?;
+            for (last, now) in self.served.iter_mut().zip(now) {
+                if generations().any(|generation| generation == now.generation) {
+                    *last = now;
+                }
             }
-        }
+            answer
+        };
         self.count += 1;
         let (before, after): (&[u8], &[u8]) = match self.form {
             Form::Lines => (b"", b"\n"),
