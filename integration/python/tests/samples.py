@@ -92,7 +92,9 @@ class Reader:
         # What the pages' ports are here, so that nobody's own are taken.
         self.ports: dict[str, int] = {}
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-        self.environment = {**os.environ, "PATH": path, "REWARD_SIDECAR_ADMIN": "off"}
+        # Of servers that do not say another one: two of them get in each other's way here as they would there.
+        admin = self.adapted("127.0.0.1:9464")
+        self.environment = {**os.environ, "PATH": path, "REWARD_SIDECAR_ADMIN": admin}
 
     def adapted(self, text: str) -> str:
         """With sockets in the folder, and ports that are free."""
