@@ -92,7 +92,9 @@ class Reader:
         # What the pages' ports are here, so that nobody's own are taken.
         self.ports: dict[str, int] = {}
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-        self.environment = {**os.environ, "PATH": path, "REWARD_SIDECAR_ADMIN": "off"}
+        # Of servers that do not say another one: two of them get in each other's way here as they would there.
+        admin = self.adapted("127.0.0.1:9464")
+        self.environment = {**os.environ, "PATH": path, "REWARD_SIDECAR_ADMIN": admin}
 
     def adapted(self, text: str) -> str:
         """With sockets in the folder, and ports that are free."""
@@ -126,18 +128,22 @@ class Reader:
     def serve(self, command: str) -> None:
         """Starts a server, which runs until the page ends, and waits until it listens."""
         command = self.adapted(command.removesuffix("&").strip())
-        self.servers.enter_context(running(command, self.folder, self.environment))
+        server = self.servers.enter_context(running(command, self.folder, self.environment))
         places = re.findall(r"--(?:grpc|http) (\S+):(\d+)", command)
-        wait_for(lambda: all(listens(host, int(port)) for host, port in places), command)
         sockets = re.findall(r"--(?:shm|uds) (\S+)", command)
-        wait_for(lambda: all(Path(path).exists() for path in sockets), command)
+
+        def ready() -> bool:
+            assert server.poll() is None, f"{command} ended with {server.returncode}"
+            return all(listens(host, int(port)) for host, port in places) and all(map(os.path.exists, sockets))
+
+        wait_for(ready, command)
 
 
 @contextmanager
-def running(command: str, folder: Path, environment: dict[str, str]) -> Iterator[None]:
+def running(command: str, folder: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     server = subprocess.Popen(["sh", "-c", f"exec {command}"], cwd=folder, env=environment)
     try:
-        yield
+        yield server
     finally:
         server.terminate()
         assert server.wait(PATIENCE_S) == 0, f"{command} ended with {server.returncode}"
