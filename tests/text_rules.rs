@@ -128,16 +128,21 @@ async fn echo_of(bos: Bos) -> Sidecar {
 }
 
 #[tokio::test]
-async fn a_completions_own_end_is_taken_off_once() {
+async fn a_completions_own_ends_are_taken_off() {
     let sidecar = echo_of(Bos::AsTokenizer).await;
     let clean = EchoEngine::expected(&RENDERED).to_vec();
-    for ended in ["is four", "is four<|im_end|>", "is four<|im_end|>\n", "is four</s>", "is four <|im_end|> \n"] {
+    for ended in [
+        "is four",
+        "is four<|im_end|>",
+        "is four<|im_end|>\n",
+        "is four</s>",
+        "is four <|im_end|> \n",
+        "is four<|im_end|><|im_end|>",
+        "is four<|im_end|>\n</s></s>",
+    ] {
         let replies = answers(&sidecar, vec![chat("a", "two plus two", ended)]).await;
         assert_eq!(rewards(&replies[0]).attributes, clean, "{ended:?}");
     }
-    let twice = [&RENDERED[..], &[4]].concat();
-    let replies = answers(&sidecar, vec![chat("a", "two plus two", "is four<|im_end|><|im_end|>")]).await;
-    assert_eq!(rewards(&replies[0]).attributes, EchoEngine::expected(&twice));
     // Text and token ids stay as they are.
     let replies = answers(&sidecar, vec![text("a", "four<|im_end|>"), ids("b", &[10, 4])]).await;
     assert_eq!(rewards(&replies[0]).attributes, EchoEngine::expected(&[BOS, 10, 4]));
@@ -152,13 +157,21 @@ async fn the_reference_models_own_ends_are_taken_off_too() {
     let card = ModelEngine::load(&config).unwrap().card().clone();
     let engine = EchoEngine::new(512).taking(card.text.clone(), card.reads.clone());
     let sidecar = Sidecar::start(config_any_port(), Box::new(engine)).await.unwrap();
-    let ended = ["4.", "4.\n<extra_id_2>", "4.\n<extra_id_1>", "4.<extra_id_1>", "4.\n<extra_id_1>\n"];
+    let ended = [
+        "4.",
+        "4.\n<extra_id_2>",
+        "4.\n<extra_id_1>",
+        "4.<extra_id_1>",
+        "4.\n<extra_id_1>\n",
+        "4.<extra_id_1><extra_id_1>",
+    ];
     let replies = answers(&sidecar, ended.map(|ended| chat(ended, "What is 2+2?", ended)).to_vec()).await;
     for (reply, ended) in replies.iter().zip(ended) {
         assert_eq!(rewards(reply).attributes, rewards(&replies[0]).attributes, "{ended:?}");
     }
-    let twice = answers(&sidecar, vec![chat("a", "What is 2+2?", "4.<extra_id_1><extra_id_1>")]).await;
-    assert_ne!(rewards(&twice[0]).attributes, rewards(&replies[0]).attributes);
+    // Within the words it is the policy's.
+    let within = answers(&sidecar, vec![chat("a", "What is 2+2?", "<extra_id_1>4.")]).await;
+    assert_ne!(rewards(&within[0]).attributes, rewards(&replies[0]).attributes);
 }
 
 /// A scored turn is the completion of a rollout that ends with it.
