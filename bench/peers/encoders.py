@@ -3,7 +3,7 @@
     python bench/peers/random_model.py --shape deberta-v3-base --output target/peers/deberta
     python bench/peers/encoders.py --model target/peers/deberta
 
-    python bench/peers/random_model.py --shape qwen3-30b-a3b --layers 1 --output target/peers/experts
+    python bench/peers/random_model.py --shape qwen3-30b-a3b --layers 4 --output target/peers/experts
     python bench/peers/encoders.py --model target/peers/experts
 
 What is timed is what `run.py` times: from token ids in this process to all scores in it. Both compute in float32, and must agree
