@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use reward_sidecar::batch::MicroBatch;
 use reward_sidecar::model::compute::kernels::{
-    Addends, AttentionPlan, Kept, PackedMatrix, WeightType, attention, gate, linear, peak, rms_norm, rotary,
+    Addends, AttentionPlan, Expert, FeedForwardWeights, Kept, PackedMatrix, Share, WeightType, add_shares, attention,
+    experts, gate, linear, peak, rms_norm, rotary,
 };
 use reward_sidecar::model::shapes::{Activation, AttentionOptions, HeadLayout};
 
@@ -21,6 +22,7 @@ fn main() {
             let bench = Bench { word: &word, peak: peak(MIN_TIME).best };
             println!("\n{threads} thread(s), peak {:.1} GFLOP/s", bench.peak / 1e9);
             bench_linear(&bench);
+            bench_experts(&bench);
             bench_attention(&bench);
             bench_rows(&bench);
         });
@@ -76,6 +78,44 @@ fn bench_linear(bench: &Bench) {
                 bench.compute(&name, flops, || linear(&x, &w, Addends::NONE, &mut y));
             }
         }
+    }
+}
+
+/// A mixture of 64 experts, of which each row goes through 8.
+fn bench_experts(bench: &Bench) {
+    const NAME: &str = "8 of 64 experts 1024 -> 512 -> 1024";
+    if !NAME.contains(bench.word) {
+        return;
+    }
+    let (count, of_each, hidden, features) = (64, 8, 1024, 512);
+    let (up, down) = (values(2 * features * hidden), values(hidden * features));
+    let pack = |rows: &[f32], k| PackedMatrix::pack_rows(WeightType::F32, &[rows], k);
+    let weights: Vec<_> = (0..count).map(|_| (pack(&up, hidden), pack(&down, features))).collect();
+    for t in [1, 16, 64, 256, 1024] {
+        // Rows go around the experts in steps that share no factor with their number.
+        let places: Vec<Vec<usize>> =
+            (0..t).map(|row| (0..of_each).map(|i| (row * 5 + i * 7) % count).collect()).collect();
+        let rows: Vec<Vec<u32>> = (0..count)
+            .map(|expert| (0..t as u32).filter(|&row| places[row as usize].contains(&expert)).collect())
+            .collect();
+        let mut shares = vec![Vec::new(); t];
+        for (result, &row) in rows.iter().flatten().enumerate() {
+            shares[row as usize].push(Share { result, weight: 0.125 });
+        }
+        let layers: Vec<_> = weights
+            .iter()
+            .zip(&rows)
+            .map(|((up, down), rows)| {
+                let weights = FeedForwardWeights { up, up_bias: None, gated: true, activation: Activation::Silu, down };
+                Expert { weights, bias: None, rows }
+            })
+            .collect();
+        let (x, mut results, mut y) = (values(t * hidden), vec![0.0; t * of_each * hidden], vec![0.0; t * hidden]);
+        let flops = 6.0 * (t * of_each * hidden * features) as f64;
+        bench.compute(&format!("{NAME}, {t} rows"), flops, || experts(&x, &layers, hidden, &mut results));
+        let bytes = size_of_val(&results[..]) + 2 * size_of_val(&y[..]);
+        let name = format!("{NAME}, sums of {t} rows");
+        bench.memory(&name, bytes, || add_shares(&results, &shares, false, None, hidden, &mut y));
     }
 }
 

@@ -6,7 +6,7 @@
 #![deny(missing_docs)]
 
 pub mod aggregate;
-pub mod answer_only;
+mod answer_only;
 pub mod batch;
 pub mod engine;
 pub mod limits;

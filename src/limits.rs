@@ -22,10 +22,10 @@ pub const MAX_JSON_DEPTH: usize = 64;
 /// Longest source of a chat template in bytes: the longest published ones have some tens of thousands.
 pub const MAX_TEMPLATE_SOURCE_BYTES: usize = 1 << 20;
 
-/// Most steps of a chat template's program in one rendering; copying or searching 32 bytes counts as one. The published
-/// templates take a few hundred per message, so that [`MAX_MESSAGES`] fit ten times; one that loops for ever ends within two
-/// seconds.
-pub const MAX_TEMPLATE_STEPS: u64 = 20_000_000;
+/// Most steps of a chat template's program in one rendering; copying 32 bytes, or searching 16, counts as one. The published
+/// templates take a few hundred per message, so that [`MAX_MESSAGES`] fit several times; one that loops for ever ends within a
+/// second of a core.
+pub const MAX_TEMPLATE_STEPS: u64 = 10_000_000;
 
 /// Most bytes that the values of one rendering of a chat template hold at a time: eight texts of the longest rollout. One that
 /// doubles a text again and again ends there.

@@ -169,6 +169,8 @@ codes! {
     OtherVersion = "OTHER_VERSION",
     /// The server has no model of that name.
     UnknownModel = "UNKNOWN_MODEL",
+    /// Token ids hold padding where it would be scored.
+    Padded = "PADDED",
 }
 
 impl std::fmt::Display for Code {

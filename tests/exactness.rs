@@ -139,6 +139,31 @@ fn a_rollout_has_the_bits_that_it_has_alone() {
     assert!(folders.len() >= 30 && reused > 10_000);
 }
 
+/// Enough rows that experts are shared out over the threads, in several blocks of them, and so few that an expert's columns are.
+#[test]
+fn a_mixture_of_experts_has_the_same_bits_on_any_number_of_threads() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/hf");
+    for name in ["mixtral", "qwen3-moe"] {
+        let mut engines = [1, 2, 3, 5].map(|threads| load(&fixtures.join(name), "f32".parse().unwrap(), threads, 0));
+        let vocabulary = engines[0].card().vocabulary_size;
+        let rollout = |number: u32| (0..number % 60 + 1).map(|i| (i * i + i / 20 * number) % vocabulary).collect();
+        let rollouts: Vec<Vec<u32>> = (0..60).map(rollout).collect();
+        let alone: Vec<_> = rollouts
+            .iter()
+            .map(|rollout| bits(&engines[0].score(&MicroBatch::pack(&[rollout], true)).unwrap()).remove(0))
+            .collect();
+        assert!(alone.windows(2).any(|pair| pair[0] != pair[1]));
+        for (engine, threads) in engines.iter_mut().zip([1, 2, 3, 5]) {
+            for share in [true, false] {
+                let table = engine.score(&MicroBatch::pack(&rollouts, share)).unwrap();
+                assert_eq!(bits(&table), alone, "{name}, {threads} threads, shared prefixes: {share}");
+            }
+            let table = engine.score(&MicroBatch::pack(&rollouts[..1], true)).unwrap();
+            assert_eq!(bits(&table), alone[..1], "{name}, {threads} threads, one rollout");
+        }
+    }
+}
+
 /// What a checkpoint has in two bytes loses nothing in two bytes.
 #[test]
 fn a_bfloat16_checkpoint_has_the_bits_of_float32() {

@@ -1,7 +1,10 @@
-"""Encoders against transformers: the same rollouts through a server and through torch, in turn.
+"""Encoders, and any other model, against transformers: the same rollouts through a server and through torch, in turn.
 
     python bench/peers/random_model.py --shape deberta-v3-base --output target/peers/deberta
     python bench/peers/encoders.py --model target/peers/deberta
+
+    python bench/peers/random_model.py --shape qwen3-30b-a3b --layers 1 --output target/peers/experts
+    python bench/peers/encoders.py --model target/peers/experts
 
 What is timed is what `run.py` times: from token ids in this process to all scores in it. Both compute in float32, and must agree
 within 1e-3 x max(1, |value|). transformers gets batches of eight out of rollouts sorted by length, as `transformers-sorted` there.
@@ -45,7 +48,8 @@ def main() -> None:
     print(peer.load(setup))
     ours: list[float] = []
     theirs: list[float] = []
-    settings = {"threads": options.threads, "preset": "none", "log": "warn"}
+    # A decoder would find every rollout again after the first run.
+    settings = {"threads": options.threads, "preset": "none", "log": "warn", "prefix_cache_bytes": 0}
     with reward_sidecar.launch(options.model, **settings) as server:
         with server.client() as client:
             print(client.card().model_version)
@@ -68,7 +72,12 @@ def main() -> None:
             print(f"ours {ours[-1]:.2f} s, transformers {theirs[-1]:.2f} s, largest difference {worst:.1e}")
     tokens = sum(map(len, work))
     ratio = statistics.median(theirs) / statistics.median(ours)
-    print(f"{len(work)} rollouts, {tokens} tokens: {ratio:.2f} times as fast as transformers by medians")
+    rounds = [their / our for our, their in zip(ours, theirs)]
+    rate = tokens / statistics.median(ours)
+    print(
+        f"{len(work)} rollouts, {tokens} tokens, ours {rate:,.0f} tokens/s: {ratio:.2f} times as fast as transformers"
+        f" by medians ({min(rounds):.2f} to {max(rounds):.2f} by round)"
+    )
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ from transformers import (
     ModernBertForSequenceClassification,
     Qwen3Config,
     Qwen3ForSequenceClassification,
+    Qwen3MoeConfig,
+    Qwen3MoeForSequenceClassification,
     XLMRobertaConfig,
     XLMRobertaForSequenceClassification,
 )
@@ -32,6 +34,19 @@ QWEN3 = Qwen3Config(
     num_key_value_heads=8,
     head_dim=128,
     tie_word_embeddings=True,
+)
+QWEN3_MOE = Qwen3MoeConfig(
+    vocab_size=151936,
+    hidden_size=2048,
+    intermediate_size=6144,
+    moe_intermediate_size=768,
+    num_experts=128,
+    num_experts_per_tok=8,
+    norm_topk_prob=True,
+    num_hidden_layers=48,
+    num_attention_heads=32,
+    num_key_value_heads=4,
+    head_dim=128,
 )
 LLAMA = LlamaConfig(
     vocab_size=32000,
@@ -61,6 +76,7 @@ XLM_ROBERTA = XLMRobertaConfig(
 )
 SHAPES = {
     "qwen3-0.6b": (Qwen3ForSequenceClassification, QWEN3),
+    "qwen3-30b-a3b": (Qwen3MoeForSequenceClassification, QWEN3_MOE),
     "llama-8b": (LlamaForSequenceClassification, LLAMA),
     # Encoders, as their configurations have the context and the padding.
     "deberta-v3-base": (DebertaV2ForSequenceClassification, DEBERTA),

@@ -8,12 +8,13 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 
 use super::failure::Failure;
+use super::runtime;
 use crate::config::Settings;
 use crate::engine::Engine;
 use crate::json::rollout;
 use crate::model::CardCheck;
 use crate::reward::Rewards;
-use crate::sidecar::{self, Identity, Interest, Sidecar, Ticket};
+use crate::sidecar::{Identity, Interest, Sidecar, Ticket};
 
 /// What came of one check.
 #[derive(Debug, Serialize)]
@@ -91,13 +92,8 @@ fn list(numbers: &[impl ToString]) -> String {
 ///
 /// The sidecar could not be started or ended, or a check holds no rollout.
 pub fn score(engine: Box<dyn Engine>, checks: &[CardCheck], settings: &Settings) -> Result<Vec<Checked>, Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| Failure::internal(format!("cannot start the runtime: {e}")))?;
-    let config = sidecar::Config { grpc: None, uds: None, shm: None, known_answer_ms: 0, ..settings.sidecar() };
-    runtime.block_on(async {
-        let sidecar = Sidecar::start(config, engine).await?;
+    runtime::start()?.block_on(async {
+        let sidecar = Sidecar::start(settings.sidecar_unheard(), engine).await?;
         let interest = Interest::of(&Identity::new("file", None));
         let mut checked = Vec::with_capacity(checks.len());
         for check in checks {

@@ -53,10 +53,7 @@ impl Inspect {
         let loaded = config::load_here(&self.flags)?;
         let model = loaded.settings.model()?;
         Telemetry::logs(&loaded)?;
-        let engines = match model.adapters.len() {
-            0 | 1 => vec![ModelEngine::load(&model)?],
-            _ => ModelEngine::load_adapters(&model)?,
-        };
+        let engines = ModelEngine::load_all(&model)?;
         let (mut texts, mut passed) = (Vec::new(), true);
         for engine in engines {
             let (text, this_passed) = self.text(engine, &loaded.settings)?;
@@ -102,13 +99,11 @@ fn to_text(Inspected { report, template, named_templates, sample, checked }: &In
             preset.unverified.iter().for_each(|sentence| line("unverified", sentence));
         }
     }
-    match checked {
+    match checked.as_deref() {
+        Some([]) => line("card check", &"no score on this model's card is known"),
         Some(checked) => checked.iter().for_each(|checked| line("card check", &checked.line())),
         None if report.card_checks.is_empty() => {}
         None => line("card check", &format!("{}, scored with --check", report.card_checks.len())),
-    }
-    if checked.as_ref().is_some_and(Vec::is_empty) {
-        line("card check", &"no score on this model's card is known");
     }
     line(
         "sizes",

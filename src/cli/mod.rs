@@ -25,6 +25,7 @@ mod progress;
 mod resume;
 mod rewards_file;
 mod rollout_file;
+mod runtime;
 mod score;
 mod serve;
 mod signals;

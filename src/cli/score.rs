@@ -17,6 +17,7 @@ use super::progress::Progress;
 use super::resume::{self, Kept};
 use super::rewards_file::{self, RewardsFile};
 use super::rollout_file::{self, Rows};
+use super::runtime;
 use super::signals::{Signals, Stop};
 use super::weights::Weights;
 use crate::aggregate;
@@ -162,18 +163,8 @@ impl Score {
             Box::new(rewards_file::JsonLines::new(encoder))
         };
 
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .enable_all()
-            .build()
-            .map_err(|e| Failure::internal(format!("cannot start the runtime: {e}")))?;
-        let config = sidecar::Config {
-            grpc: None,
-            uds: None,
-            shm: None,
-            max_wait_ms: patience_ms,
-            known_answer_ms: 0,
-            ..settings.sidecar()
-        };
+        let runtime = runtime::start()?;
+        let config = sidecar::Config { max_wait_ms: patience_ms, ..settings.sidecar_unheard() };
         let (interrupt, interrupted) = watch::channel(false);
         let score_all = async {
             let sidecar = Sidecar::start(config, engine).await?;
@@ -194,7 +185,10 @@ impl Score {
             // Everything has been answered, or nobody reads the answers.
             let drained = sidecar.drain().await;
             let scored = scored?;
-            drained?;
+            // Whoever interrupted the run is told that, not how the sidecar ended.
+            if scored.complete {
+                drained?;
+            }
             Ok::<_, Failure>(scored)
         };
         let ended = runtime.block_on(until_interrupted(score_all, interrupt));

@@ -10,6 +10,7 @@ use super::exit::Exit;
 use super::failure::Failure;
 use super::notify::{self, State};
 use super::output;
+use super::runtime;
 use super::signals::Signals;
 use crate::config::{self, Flags, SERVE, Settings};
 use crate::engine::ModelCard;
@@ -64,10 +65,7 @@ impl Serve {
         let model = settings.model()?;
         settings.check_listens()?;
 
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .enable_all()
-            .build()
-            .map_err(|e| Failure::internal(format!("cannot start the runtime: {e}")))?;
+        let runtime = runtime::start()?;
         let telemetry = {
             let _inside = runtime.enter();
             Telemetry::logs_and_spans(&loaded)?

@@ -62,7 +62,7 @@ impl Key {
 
     /// Whether its flag may be given several times, which is one value with commas between.
     pub fn is_list(&self) -> bool {
-        self.name == "adapter"
+        matches!(self.kind, Kind::AdaptersOrOff)
     }
 
     /// Whether a command has a flag for it.
@@ -78,6 +78,8 @@ pub(super) enum Kind {
     Text,
     /// A path, or text beside [`OFF`] that is not empty.
     PathOrOff,
+    /// A folder, or `NAME=DIR` several times with commas between, or [`OFF`]. Its flag may be given several times, too.
+    AdaptersOrOff,
     /// `YYYY-MM-DD`, or [`OFF`].
     DayOrOff,
     /// `HOST:PORT`, `:PORT`, or [`OFF`].
@@ -135,7 +137,7 @@ impl Kind {
     /// Checks type and range.
     pub fn check(self, value: &Value) -> Result<(), Unfit> {
         let fits = match (self, value) {
-            (Kind::Text | Kind::PathOrOff, Value::String(text)) => !text.is_empty(),
+            (Kind::Text | Kind::PathOrOff | Kind::AdaptersOrOff, Value::String(text)) => !text.is_empty(),
             (Kind::Secret, Value::String(text)) => !text.is_empty() && text != REDACTED,
             (Kind::DayOrOff, Value::String(text)) => text == OFF || Date::parse(text).is_some(),
             (Kind::AddressOrOff, Value::String(text)) => text == OFF || is_address(text),
@@ -197,6 +199,7 @@ impl Kind {
         match self {
             Kind::Text => "text that is not empty".into(),
             Kind::PathOrOff => "a path, or off".into(),
+            Kind::AdaptersOrOff => "a path, NAME=DIR (several with commas between), or off".into(),
             Kind::Secret => format!("text that is not empty and not {REDACTED}, which stands for a secret, or off"),
             Kind::DayOrOff => "a day such as 2026-07-31, or off".into(),
             Kind::HttpAddressesOrOff => {

@@ -71,7 +71,7 @@ const MODEL: &[Key] = &[
     },
     Key {
         name: "adapter",
-        kind: Kind::PathOrOff,
+        kind: Kind::AdaptersOrOff,
         default: || text(OFF),
         commands: SERVE | SCORE | INSPECT,
         value_name: "[NAME=]DIR",

@@ -202,6 +202,12 @@ impl Settings {
         }
     }
 
+    /// The sidecar's share for a command that reads files: nobody can ask it, and no known answer is asked for meanwhile.
+    pub fn sidecar_unheard(&self) -> sidecar::Config {
+        let http = Vec::new();
+        sidecar::Config { grpc: None, uds: None, http, shm: None, known_answer_ms: 0, ..self.sidecar() }
+    }
+
     /// The model's share.
     pub fn model(&self) -> Result<model::Config, ConfigError> {
         if self.model.is_empty() {

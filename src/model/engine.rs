@@ -77,6 +77,14 @@ impl ModelEngine {
         Self::of(parts, &version?, loaded, &compute, started)
     }
 
+    /// The one model that the configuration names, or each of its several adapters, in its order.
+    ///
+    /// # Errors
+    /// As of [`Self::load`] and [`Self::load_adapters`].
+    pub fn load_all(config: &Config) -> Result<Vec<Self>, ModelError> {
+        if config.adapters.len() < 2 { Ok(vec![Self::load(config)?]) } else { Self::load_adapters(config) }
+    }
+
     /// Loads the model that the configuration names once, and each of `adapters` on it as a model of its own, in this order. What an
     /// adapter does not change it shares with the others, and where that is all but the head, the kept prefixes, too.
     ///

@@ -43,10 +43,7 @@ pub use source::reference::FORMS;
 
 /// Loads the model, or each of several adapters on it, in the order of the configuration.
 pub fn load_all(config: &Config) -> Result<Vec<Box<dyn Engine>>, ModelError> {
-    if config.adapters.len() < 2 {
-        return Ok(vec![load(config)?]);
-    }
-    let engines = ModelEngine::load_adapters(config)?;
+    let engines = ModelEngine::load_all(config)?;
     Ok(engines.into_iter().map(|engine| Box::new(engine) as Box<dyn Engine>).collect())
 }
 

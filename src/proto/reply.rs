@@ -147,6 +147,7 @@ pub fn code_to_wire(code: Code) -> v1::RejectionCode {
         Code::EmptyCompletion => v1::RejectionCode::EmptyCompletion,
         Code::OtherVersion => v1::RejectionCode::OtherVersion,
         Code::UnknownModel => v1::RejectionCode::UnknownModel,
+        Code::Padded => v1::RejectionCode::Padded,
     }
 }
 

@@ -2,6 +2,9 @@
 //!
 //! The invariant: they are of the model's vocabulary, and hold what its head looks for.
 
+use std::collections::BTreeSet;
+
+use super::rules::says_padding;
 use crate::engine::{ModelCard, ReadAt};
 use crate::rollout::AggregationSpec;
 
@@ -19,10 +22,13 @@ pub fn complete(card: &ModelCard, numbers: impl Iterator<Item = u32>) -> Vec<u32
     ids(card, numbers).chain(asked_for(card)).collect()
 }
 
-/// An id for each number, but for those at which a rollout ends, wherever they stand.
+/// An id for each number, but for those at which a rollout ends, wherever they stand, and for padding.
 fn ids(card: &ModelCard, numbers: impl Iterator<Item = u32>) -> impl Iterator<Item = u32> {
     let ends = [card.reads.skip, card.reads.ends_before];
-    numbers.map(|number| token_id(card, number)).filter(move |&id| !ends.contains(&Some(id)))
+    let samples = card.text.vocabulary.iter().flat_map(|vocabulary| &vocabulary.samples);
+    let padding = samples.filter(|(_, token)| says_padding(token)).map(|(id, _)| *id);
+    let left_out: BTreeSet<u32> = ends.into_iter().flatten().chain(padding).collect();
+    numbers.map(|number| token_id(card, number)).filter(move |id| !left_out.contains(id))
 }
 
 /// What must stand at a rollout's end.

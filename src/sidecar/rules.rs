@@ -3,6 +3,7 @@
 
 mod input;
 mod origin;
+mod padding;
 mod text_bound;
 mod turns;
 
@@ -10,6 +11,8 @@ use std::sync::Arc;
 
 pub(super) use self::input::text_bytes;
 use self::input::{Source, Tokens};
+use self::padding::Padding;
+pub(super) use self::padding::says_padding;
 use self::text_bound::TextBound;
 use super::bindings::Bindings;
 use super::reading;
@@ -33,6 +36,7 @@ pub(super) struct Rules {
     /// Models of the same tokenizer and templates share it.
     text: Arc<Text>,
     text_bound: Option<TextBound>,
+    padding: Padding,
     bindings: Bindings,
     over_long: OverLong,
     share_prefixes: bool,
@@ -59,6 +63,7 @@ impl Rules {
             None => Arc::new(Text::new(&card.text)?),
         };
         let text_bound = TextBound::of(&card.text, &card.reads);
+        let padding = Padding::of(text.padding(), &card.reads);
         let bindings = Bindings::default();
         let card = match text.vocabulary().cloned() {
             // What is served says which ids it takes.
@@ -68,7 +73,7 @@ impl Rules {
             }
             None => card,
         };
-        Ok(Self { text, text_bound, bindings, card, over_long, share_prefixes, max_batch_tokens })
+        Ok(Self { text, text_bound, padding, bindings, card, over_long, share_prefixes, max_batch_tokens })
     }
 
     /// Whether its tokenizer and templates were loaded from such assets.

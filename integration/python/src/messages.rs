@@ -12,14 +12,15 @@ use reward_sidecar::rollout::{ASSISTANT, Message};
 
 use crate::json::{write_field, write_text};
 use crate::odd::OddRows;
-use crate::text::{text, wrong_type};
+use crate::text::{plain, text, wrong_type};
 
 /// A prompt: a text, which is what a user says, or a list of messages.
 pub fn prompt(object: &Bound<'_, PyAny>, name: impl std::fmt::Display) -> PyResult<Arc<[Message]>> {
+    let object = plain(object);
     if object.is_instance_of::<PyString>() {
-        return Ok([Message::new("user", text(object, name)?)].into());
+        return Ok([Message::new("user", text(&object, name)?)].into());
     }
-    Ok(messages(object, &name, "a str or a list of messages")?.into())
+    Ok(messages(&object, &name, "a str or a list of messages")?.into())
 }
 
 /// A list of prompts. One that stands there several times is read once, as a group's mostly does.
@@ -44,10 +45,11 @@ pub fn prompts(object: &Bound<'_, PyAny>, name: &str, odd: &mut OddRows) -> PyRe
 /// A completion: a text, or messages of which the last is the assistant's. One message that is no more than a text comes as
 /// that.
 pub fn completion(object: &Bound<'_, PyAny>, name: impl std::fmt::Display) -> PyResult<(String, Vec<Message>)> {
+    let object = plain(object);
     if object.is_instance_of::<PyString>() {
-        return Ok((text(object, name)?, Vec::new()));
+        return Ok((text(&object, name)?, Vec::new()));
     }
-    let mut messages = messages(object, &name, "a str or a list of messages")?;
+    let mut messages = messages(&object, &name, "a str or a list of messages")?;
     match messages.last() {
         None => Err(PyValueError::new_err(format!("{name}: no messages; the last one, the {ASSISTANT}'s, is scored"))),
         Some(last) if last.json.is_none() && last.role != ASSISTANT => Err(not_answered(&name, &last.role)),

@@ -7,13 +7,22 @@ use pyo3::types::{PyBool, PyString};
 
 use crate::odd::OddRows;
 
+/// An object as Python has it: Arrow's columns have scalars of their own.
+pub fn plain<'py>(object: &Bound<'py, PyAny>) -> Bound<'py, PyAny> {
+    if object.is_instance_of::<PyString>() {
+        return object.clone();
+    }
+    object.call_method0(intern!(object.py(), "as_py")).unwrap_or_else(|_| object.clone())
+}
+
 /// A text. `name` is for messages.
 pub fn text(object: &Bound<'_, PyAny>, name: impl std::fmt::Display) -> PyResult<String> {
     let Ok(text) = object.cast::<PyString>() else {
-        // Arrow's columns have scalars of their own.
-        return match object.call_method0(intern!(object.py(), "as_py")) {
-            Ok(plain) if plain.is_instance_of::<PyString>() => self::text(&plain, name),
-            _ => Err(wrong_type(object, &name, "a str")),
+        let plain = plain(object);
+        return if plain.is_instance_of::<PyString>() {
+            text(&plain, name)
+        } else {
+            Err(wrong_type(object, &name, "a str"))
         };
     };
     let text = text.to_str().map_err(|error| PyValueError::new_err(format!("{name}: {error}")))?;

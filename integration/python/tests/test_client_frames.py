@@ -61,6 +61,18 @@ def test_arrow(batch: Batch, client: Client) -> None:
     assert whole.schema == table.schema and pyarrow.concat_tables([table, whole]).num_rows == 4
 
 
+def test_columns_of_arrow_are_taken(sidecar: reward_sidecar.Server) -> None:
+    """Strings, and lists of messages, as a Parquet file of them is read."""
+    pyarrow = installed("pyarrow")
+    prompts, completions = ["What is 2+2?", "Hello"], ["Four.", "Good morning."]
+    lists = [[{"role": "user", "content": prompt}] for prompt in prompts]
+    with sidecar.client() as client:
+        expected = client.score(prompts=prompts, completions=completions).rewards
+        for given in (pyarrow.array(prompts), pyarrow.chunked_array([prompts[:1], prompts[1:]]), pyarrow.array(lists)):
+            found = client.score(prompts=given, completions=pyarrow.array(completions)).rewards
+            np.testing.assert_array_equal(found, expected)
+
+
 def test_a_tensor_is_the_same_memory(batch: Batch) -> None:
     torch = installed("torch")
     for array in (batch.rewards, batch.attributes, batch.truncated):

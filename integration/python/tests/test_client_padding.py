@@ -61,9 +61,24 @@ def test_a_mask_gives_what_transformers_gives(qwen: Client, cases: Any, side: st
             close(qwen.score(input_ids=ids, attention_mask=given, weights={"LABEL_0": 1}).rewards, expected)
         with pytest.raises(ValueError, match=r"input_ids is one array .* two equal ids .* attention_mask=.* lengths="):
             qwen.score(input_ids=ids, weights={"LABEL_0": 1})
-        if pad != PAD or side == "left":
-            # A list of rows is taken as it is. (Of the model's own padding it leaves out what stands at the end.)
+        if pad != PAD:
+            # A list of rows is taken as it is, where the model does not name such a token for its padding.
             assert not np.allclose(qwen.score(input_ids=list(ids), weights={"LABEL_0": 1}).rewards, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("listed", [list, np.ndarray.tolist])
+def test_a_padded_list_of_rows_is_refused(qwen: Client, cases: Any, listed: Any) -> None:
+    """What `tok(..., padding=True)["input_ids"]` is. The model leaves out its own padding at the end by itself."""
+    rows, expected = cases
+    ids, mask = padded(rows, "left", more=2)
+    with pytest.raises(reward_sidecar.Rejected, match=r"PADDED.* begins with \d+ padding tokens \(id 5\).*attention_mask="):
+        qwen.score(input_ids=listed(ids), weights={"LABEL_0": 1})
+    unpadded = qwen.score(input_ids=rows, weights={"LABEL_0": 1}).rewards
+    masked = qwen.score(input_ids=listed(ids), attention_mask=mask, weights={"LABEL_0": 1}).rewards
+    at_the_end = qwen.score(input_ids=listed(padded(rows, "right", more=2)[0]), weights={"LABEL_0": 1}).rewards
+    close(unpadded, expected)
+    for found in (masked, at_the_end):
+        np.testing.assert_array_equal(found, unpadded)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

@@ -11,6 +11,7 @@ use super::recorded::{Recorded, Recording};
 use super::report::{Lone, Measured, Report, Run};
 use super::workload::{Form, MadeUp, Workload};
 use crate::cli::failure::Failure;
+use crate::cli::runtime;
 use crate::client::blocking::Client;
 use crate::config::Settings;
 use crate::engine::Engine as _;
@@ -18,9 +19,9 @@ use crate::model::compute::kernels::{self, Peak};
 use crate::model::compute::meter;
 use crate::reward::{Code, Rejection};
 use crate::rollout::{AnswerOnly, Input, Rollout, Rollouts};
+use crate::sidecar::Sidecar;
 use crate::sidecar::made_up;
 use crate::sidecar::metrics;
-use crate::sidecar::{self, Sidecar};
 
 /// How long the peak is looked at after each micro-batch of the engine alone: often, for a machine is not always the same.
 const PEAK_TIME: Duration = Duration::from_millis(100);
@@ -72,11 +73,8 @@ impl Bench {
     /// Starts the sidecar of an engine that took so long to load.
     pub fn start(settings: &Settings, via: Via, engine: Recorded, loading: Duration) -> Result<Self, Failure> {
         let began = Instant::now();
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .enable_all()
-            .build()
-            .map_err(|e| Failure::internal(format!("cannot start the runtime: {e}")))?;
-        let mut config = sidecar::Config { grpc: None, uds: None, shm: None, known_answer_ms: 0, ..settings.sidecar() };
+        let runtime = runtime::start()?;
+        let mut config = settings.sidecar_unheard();
         match via {
             Via::Grpc => config.grpc = Some(([127, 0, 0, 1], 0).into()),
             // The sidecar removes it when it ends.

@@ -93,7 +93,7 @@ fn misfit(name: &str, data_type: &DataType) -> Option<&'static str> {
     let messages = element(data_type).is_some_and(is_message);
     let (fits, expected) = match name {
         "id" | "group" => (text || data_type.is_integer(), "text or whole numbers"),
-        "prompt" | "completion" | "chosen" | "rejected" => {
+        "prompt" | "completion" | "chosen" | "rejected" | "reference" => {
             (text || messages, "text, or a list of messages (structs with a role that is text)")
         }
         "messages" => (messages, "a list of messages (structs with a role that is text)"),
@@ -102,7 +102,6 @@ fn misfit(name: &str, data_type: &DataType) -> Option<&'static str> {
             let listed = element(data_type).is_some_and(|item| is_text(item) || is_object(item));
             (text || listed, "a list of structs, or text with such a list as JSON")
         }
-        "reference" => (text || messages, "text, or a list of messages (structs with a role that is text)"),
         "chat_template_kwargs" => (text || is_object(data_type), "a struct or a map, or text with an object as JSON"),
         "input_ids" | "prompt_ids" | "completion_ids" => {
             (element(data_type).is_some_and(DataType::is_integer), "a list of whole numbers")

@@ -23,6 +23,11 @@ pub fn take(len: usize) -> Vec<f32> {
     FREE.take(len)
 }
 
+/// Keeps a buffer for those who come next.
+pub fn give(buffer: Vec<f32>) {
+    FREE.give(buffer);
+}
+
 impl Buffers {
     fn lock(&self) -> MutexGuard<'_, Vec<Vec<f32>>> {
         // Each change is one call, so that a panic between two of them leaves nothing broken.
@@ -47,7 +52,7 @@ impl Buffers {
         buffer
     }
 
-    /// Keeps a buffer for those who come next. Of too many the smallest goes.
+    /// See [`give`]. Of too many the smallest goes.
     fn give(&self, buffer: Vec<f32>) {
         if buffer.capacity() < LEAST_VALUES {
             return;
@@ -75,7 +80,7 @@ impl InplaceOp1 for Recycle {
 
     fn cpu_fwd(&self, storage: &mut CpuStorage, _: &Layout) -> Result<()> {
         if let CpuStorage::F32(values) = storage {
-            FREE.give(std::mem::take(values));
+            give(std::mem::take(values));
         }
         Ok(())
     }

@@ -1,11 +1,12 @@
 //! Text assets of a GGUF file: a `tokenizer.json` built from its vocabulary and merges, its chat template, its special
 //! tokens.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::sentencepiece::{self, Algorithm, Extra, Kind, Model, Piece};
+use super::sentencepiece::{self, Algorithm, Extra, Kind, Model, Piece, SPACE};
 use crate::engine::TextAssets;
 use crate::model::checkpoint::GgufFile;
 use crate::model::error::ModelError;
@@ -122,10 +123,21 @@ fn sentencepiece(file: &GgufFile, tokens: &[&str]) -> Result<Option<Arc<[u8]>>, 
         let kinds = [Kind::Normal, Kind::Unknown, Kind::Control, Kind::UserDefined, Kind::Unused, Kind::Byte];
         number.checked_sub(1).and_then(|index| kinds.get(index).copied())
     };
+    let kinds = types.iter().zip(tokens).map(|(&number, text)| {
+        kind(number).ok_or_else(|| malformed(format!("token {text:?} has type {number}, expected 1 to 6")))
+    });
+    let kinds: Vec<Kind> = kinds.collect::<Result<_, _>>()?;
+    // In files for llama.cpp these alone have spaces as spaces. Source: `_create_vocab_sentencepiece` of `convert_hf_to_gguf.py`.
+    let texts: Vec<Cow<str>> = tokens
+        .iter()
+        .zip(&kinds)
+        .map(|(text, kind)| match kind {
+            Kind::UserDefined => text.replace(' ', SPACE).into(),
+            _ => Cow::from(*text),
+        })
+        .collect();
     let mut pieces = Vec::with_capacity(tokens.len());
-    for ((text, score), number) in tokens.iter().zip(scores).zip(types) {
-        let kind =
-            kind(number).ok_or_else(|| malformed(format!("token {text:?} has type {number}, expected 1 to 6")))?;
+    for ((text, score), kind) in texts.iter().zip(scores).zip(kinds) {
         // What fills a vocabulary up is in no text.
         let kind = if kind == Kind::Unused { Kind::Control } else { kind };
         pieces.push(Piece { text, score: score as f32, kind });
@@ -333,8 +345,14 @@ mod tests {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/tokenizer");
         for (name, prefix) in [("bpe", true), ("bpe-no-prefix", false)] {
             let bytes = std::fs::read(format!("{folder}/{name}/tokenizer.model")).unwrap();
-            let model = Model::read(&bytes).unwrap();
+            let mut model = Model::read(&bytes).unwrap();
+            let symbol = model.pieces.iter_mut().find(|piece| piece.kind == Kind::UserDefined).unwrap();
+            symbol.text = "▁▁▁▁";
             let pieces = &model.pieces;
+            let written = |piece: &Piece| match piece.kind {
+                Kind::UserDefined => piece.text.replace('▁', " "),
+                _ => piece.text.to_owned(),
+            };
             let kind = |kind: Kind| match kind {
                 Kind::Normal => 1,
                 Kind::Unknown => 2,
@@ -345,7 +363,10 @@ mod tests {
             };
             let fields = [
                 ("tokenizer.ggml.model", Field::String("llama".into())),
-                ("tokenizer.ggml.tokens", texts(&pieces.iter().map(|piece| piece.text).collect::<Vec<_>>())),
+                (
+                    "tokenizer.ggml.tokens",
+                    Field::Array(pieces.iter().map(|piece| Field::String(written(piece))).collect()),
+                ),
                 ("tokenizer.ggml.scores", Field::Array(pieces.iter().map(|piece| Field::F32(piece.score)).collect())),
                 (
                     "tokenizer.ggml.token_type",
@@ -358,7 +379,7 @@ mod tests {
             ];
             let found = read_with(&fields).unwrap();
             let extra = Extra { add_bos: true, ..Extra::default() };
-            let expected = sentencepiece::read(&bytes, &extra).unwrap();
+            let expected = sentencepiece::of_model(&model, &extra).unwrap();
             assert_eq!(found.tokenizer_json, expected.tokenizer_json, "{name}");
             assert_eq!(found.template_variables["bos_token"], expected.template_variables["bos_token"]);
             let short = [&fields[..], &[("tokenizer.ggml.scores", Field::Array(vec![Field::F32(0.0)]))]].concat();

@@ -53,7 +53,13 @@ impl<'a> Selection<'a> {
         let place = self.places[i];
         let before = self.by_place.range(..place).next_back();
         let after = self.by_place.range(place..).next();
-        let common = |(_, &j): (&usize, &usize)| common_prefix(self.waiting[i].tokens, self.waiting[j].tokens);
+        let tokens = self.waiting[i].tokens;
+        let common = |(_, &j): (&usize, &usize)| {
+            let other = &self.waiting[j];
+            let common = common_prefix(tokens, other.tokens);
+            // A rollout is read at its last token, which is computed even where another one takes it out of what is kept.
+            if common == tokens.len() && other.known >= common { common - 1 } else { common }
+        };
         before.map_or(0, common).max(after.map_or(0, common))
     }
 }

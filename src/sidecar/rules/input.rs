@@ -5,6 +5,7 @@
 use std::ops::Range;
 
 use super::origin::Origin;
+use super::padding::Stands;
 use super::{Rules, SHORTEN};
 use crate::engine::ReadAt;
 use crate::limits;
@@ -190,12 +191,15 @@ impl Rules {
             }
             Source::TokenIds(ids) => {
                 self.check_ids("token_ids.ids", ids)?;
+                self.padding.check("token_ids.ids", ids, Stands::Last)?;
                 let ids = std::mem::take(*ids);
                 Ok(Tokens { origin: Origin::Ids(0..ids.len()), ..Tokens::of(ids) })
             }
             Source::PromptCompletionIds { prompt, completion } => {
                 self.check_ids("prompt_completion_ids.prompt", prompt)?;
                 self.check_ids("prompt_completion_ids.completion", completion)?;
+                self.padding.check("prompt_completion_ids.prompt", prompt, Stands::Before)?;
+                self.padding.check("prompt_completion_ids.completion", completion, Stands::Last)?;
                 let (start, mut ids) = (prompt.len(), std::mem::take(*prompt));
                 ids.append(completion);
                 let whole = start..ids.len();

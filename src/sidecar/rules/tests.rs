@@ -1,6 +1,7 @@
 //! Tests of the rules: what is accepted becomes which tokens, read where; what is not, why.
 
 mod options;
+mod padding;
 
 use proptest::prelude::*;
 

@@ -187,7 +187,7 @@ pub(super) fn slice(cx: &Rc<Cx>, value: &Value, [start, stop, step]: [&Value; 3]
             let mut marked = Vec::new();
             for n in 0..count {
                 let range = places[at(n)]..places[at(n) + 1];
-                if text.is_marked() && text.marks().iter().any(|mark| mark.contains(&range.start)) {
+                if text.is_marked_at(range.start) {
                     marked.push(out.len()..out.len() + range.len());
                 }
                 out.push(&text[range])?;

@@ -72,6 +72,9 @@ struct Counters {
 /// Bytes copied or looked at that cost as much as one step.
 const BYTES_PER_STEP: usize = 32;
 
+/// The same of bytes that are searched for others, which takes longer.
+const SEARCHED_PER_STEP: usize = 16;
+
 impl Budget {
     /// Charges a number of steps.
     #[inline]
@@ -81,10 +84,16 @@ impl Budget {
         if total > MAX_TEMPLATE_STEPS { Err(too_many_steps()) } else { Ok(()) }
     }
 
-    /// Charges the steps of copying or searching so many bytes.
+    /// Charges the steps of copying so many bytes, or of looking at each.
     #[inline]
     pub(super) fn copy(&self, bytes: usize) -> Result<()> {
         self.steps((bytes / BYTES_PER_STEP) as u64 + 1)
+    }
+
+    /// Charges the steps of searching so many bytes.
+    #[inline]
+    pub(super) fn search(&self, bytes: usize) -> Result<()> {
+        self.steps((bytes / SEARCHED_PER_STEP) as u64 + 1)
     }
 
     /// Charges bytes that a value holds; they are given back when the charge is dropped.

@@ -211,6 +211,8 @@ fn a_hostile_template_ends() {
         "{% set x = 'a\n' * 3000000 %}{{ x|indent(100) }}".into(),
         "{% set x = 'a ' * 9000000 %}{{ x|wordwrap(1) }}{{ x|wordwrap(1) }}".into(),
         "{% set x = 'a' * 1000000 %}{{ x|replace('a', x) }}".into(),
+        "{% set ns = namespace(x='a') %}{% for i in range(60) %}{% set ns.x = ns.x|replace('a', 'aa') %}{% endfor %}".into(),
+        "{% set x = 'a' * 1000000 %}{% for i in range(90000) %}{% set y = x|replace('b', 'a') %}{% endfor %}".into(),
         deep("{{ ", "(", "1"),
         deep("{{ ", "not ", "1 }}"),
         deep("{{ ", "-", "1 }}"),
@@ -235,6 +237,25 @@ fn a_hostile_template_ends() {
         }
     };
     std::thread::Builder::new().stack_size(2 << 20).spawn(ends).unwrap().join().unwrap();
+}
+
+/// A completion in as many places as characters: a look at all of them for each is 10^10 comparisons.
+#[test]
+fn a_completion_in_many_places_is_written_in_little_time() {
+    const LENGTH: usize = 100_000;
+    let completion = "a".repeat(LENGTH);
+    let variables = Marked { c: Mark(&completion), p: "", m: Mark2(Shown { role: "assistant", content: "" }) };
+    for (source, between) in [
+        ("{{ c.replace('', '<').replace('<', '>') }}", 1),
+        ("{% for x in c.replace('', '<') %}{{ x }}{% endfor %}", 1),
+        ("{{ c.replace('', '<')[::-1] }}", 1),
+        ("{{ c.replace('', '<')|e }}", 4),
+    ] {
+        let Written { text, completion } = template(source).render(&variables).unwrap();
+        assert_eq!(text.len(), LENGTH + (LENGTH + 1) * between, "{source}");
+        assert_eq!(completion.ranges.len(), LENGTH, "{source}");
+        assert!(completion.ranges.iter().all(|range| &text[range.clone()] == "a"), "{source}");
+    }
 }
 
 /// The most that is allowed fits the stack of a tokenizer thread, in any build.

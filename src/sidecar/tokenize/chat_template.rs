@@ -39,18 +39,21 @@ impl ChatTemplate {
         let around = probe::around(&template).or_else(|| default.and_then(|default| default.around.clone()));
         let own = tokenizer.zip(around.as_ref()).map(|(tokenizer, around)| markers(tokenizer, around));
         let own = own.unwrap_or_default();
-        let eos = variables.get("eos_token").map(String::as_str);
+        let named = |name: &str| variables.get(name).map(String::as_str);
+        // A tokenizer without one of its own may pad with the unknown token, which is no end.
+        let padding = named("pad_token").filter(|padding| named("unk_token") != Some(*padding));
+        let ends: Vec<&str> = named("eos_token").into_iter().chain(padding).collect();
         Ok(Self {
             template,
-            terminator: around.as_ref().and_then(|around| Terminator::find(around, &own, eos)),
+            terminator: around.as_ref().and_then(|around| Terminator::find(around, &own, &ends)),
             opening: around.as_ref().and_then(|around| Opening::find(around, &own)),
             marks: marks::of_template(Some(source)),
             around,
         })
     }
 
-    /// A completion without the end of turn that the template writes behind it: one that it brings is taken off once, with the
-    /// white space behind it.
+    /// A completion without the end of turn that the template writes behind it: what it brings of it is taken off, with the white
+    /// space behind it.
     pub fn without_terminator<'a>(&self, completion: &'a str) -> &'a str {
         self.terminator.as_ref().map_or(completion, |terminator| terminator.without(completion))
     }

@@ -51,6 +51,8 @@ pub struct Text {
     tokenizers_bos: Option<u32>,
     /// The id of the text that the model calls its beginning-of-sequence token.
     named_bos: Option<u32>,
+    /// The text that the model calls its padding token, and its id.
+    named_padding: Option<(u32, String)>,
     /// By their names.
     templates: BTreeMap<String, ChatTemplate>,
     vocabulary: Option<Arc<Vocabulary>>,
@@ -85,8 +87,11 @@ impl Text {
             Some(tokenizer) => tokens::specials_around(tokenizer)?,
             None => (None, None),
         };
-        let named = |name: &str| Some((tokenizer.as_ref()?, assets.template_variables.get(name)?));
-        let named_bos = named("bos_token").and_then(|(tokenizer, token)| tokenizer.token_to_id(token));
+        let named = |name: &str| {
+            let token = assets.template_variables.get(name)?;
+            Some((tokenizer.as_ref()?.token_to_id(token)?, token.clone()))
+        };
+        let named_bos = named("bos_token").map(|(id, _)| id);
         let (text_bos, chat_bos) = match assets.bos {
             Bos::AsTokenizer => (tokenizers_bos, None),
             Bos::One => {
@@ -108,6 +113,7 @@ impl Text {
             eos: tokenizers_eos.filter(|_| assets.bos != Bos::Never),
             tokenizers_bos,
             named_bos,
+            named_padding: named("pad_token"),
             vocabulary: tokenizer.as_ref().map(|tokenizer| {
                 Arc::new(vocabulary::of(tokenizer, assets.template_variables.values().map(String::as_str)))
             }),
@@ -159,6 +165,11 @@ impl Text {
     /// What the tokenizer by itself would put before any text, whether the model wants it or not.
     pub fn tokenizers_bos(&self) -> Option<u32> {
         self.tokenizers_bos
+    }
+
+    /// The model's padding token, as its tokenizer names it: its id and its text.
+    pub fn padding(&self) -> Option<(u32, &str)> {
+        self.named_padding.as_ref().map(|(id, token)| (*id, token.as_str()))
     }
 
     /// The token of an id, as the vocabulary has it.

@@ -99,7 +99,8 @@ fn an_ended_completion_has_the_tokens_of_the_clean_one_in_every_family() {
             };
             let clean = ids(&text, &turns("4."));
             let eos = stored.2["eos_token"].as_str();
-            for end in ["", token, &format!("{token}\n"), behind, behind.trim(), eos] {
+            let both = format!("{token}{eos}{eos}");
+            for end in ["", token, &format!("{token}\n"), behind, behind.trim(), eos, &both] {
                 let ended = format!("4.{end}");
                 let found = ids(&text, &turns(&ended));
                 assert_eq!(found, clean, "{family}, {}: {end:?}\n{source}", stored.0);

@@ -160,12 +160,12 @@ fn a_vocabulary_is_told_as_the_protocol_defines_it() {
 }
 
 #[test]
-fn a_completions_own_end_of_turn_is_taken_off_once() {
+fn a_completions_own_end_of_turn_is_taken_off() {
     let text = text(Some(CHATML), false);
     for given in ["four", "four</s>", "four </s>", "four </s> \n"] {
         assert_eq!(without_terminator(&text, given, None).trim_end(), "four", "{given:?}");
     }
-    assert_eq!(without_terminator(&text, "four</s></s>", None), "four</s>");
+    assert_eq!(without_terminator(&text, "four</s></s>", None), "four");
     assert_eq!(without_terminator(&self::text(None, false), "four</s>", None), "four</s>");
 }
 

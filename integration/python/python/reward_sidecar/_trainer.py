@@ -41,6 +41,7 @@ ABOUT_ONE_ROLLOUT: Final = frozenset(
         "MALFORMED",
         "NON_FINITE",
         "NO_READ_POSITION",
+        "PADDED",
         "TOKENIZER_FAILED",
         "TOKEN_OUT_OF_RANGE",
         "TOO_LONG",

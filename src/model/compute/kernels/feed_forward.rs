@@ -80,7 +80,7 @@ impl FeedForwardWeights<'_> {
     }
 
     /// The layer of a block of rows, on the calling thread.
-    fn here(&self, x: &[f32], addends: Addends, y: &mut [f32]) {
+    pub(super) fn here(&self, x: &[f32], addends: Addends, y: &mut [f32]) {
         let (isa, features) = (Isa::current(), self.down.k());
         let t = x.len() / self.up.k();
         with_scratch(t * (self.up.n() + features), |scratch| {

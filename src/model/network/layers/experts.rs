@@ -2,7 +2,9 @@
 //! sum is made in ascending order of experts, so that its bits do not depend on the batch. Each rank has whole experts, and
 //! goes on with the sums of the rank before it.
 
-use candle_core::{DType, Result, Storage, Tensor, bail};
+use std::ops::Range;
+
+use candle_core::{DType, Device, Result, Storage, Tensor, bail};
 use rayon::prelude::*;
 
 use super::feed_forward::FeedForward;
@@ -12,8 +14,9 @@ use super::routing::{Choice, Routing};
 use super::{Loaded, Matrix};
 use crate::model::collective::{Collective, Solo};
 use crate::model::compute::backend::Backend;
+use crate::model::compute::buffers;
 use crate::model::compute::dtype::Precision;
-use crate::model::compute::kernels::WeightType;
+use crate::model::compute::kernels::{Expert, Share, WeightType, add_shares, experts};
 use crate::model::compute::storage::values;
 use crate::model::network::backbone::RankContext;
 
@@ -72,25 +75,50 @@ impl Experts {
     pub fn forward(&self, x: &Tensor, residual: Option<&Tensor>, ranks: &dyn Collective) -> Result<Tensor> {
         let logits = self.router.forward(&x.to_dtype(DType::F32)?)?.to_vec2::<f32>()?;
         let choices: Vec<Vec<Choice>> = logits.par_iter().map(|logits| self.routing.choose(logits)).collect();
-        let sum = match self.backend {
-            Backend::Kernels(_) => {
-                let hidden = x.dim(1)?;
-                line_sum(ranks, blocks(choices.len(), BLOCK_ROWS), hidden, |rows, taken| {
-                    let mut y = taken.unwrap_or_else(|| vec![0.0; rows.len() * hidden]);
-                    let x = x.narrow(0, rows.start, rows.len())?.contiguous()?;
-                    self.add(&x, &choices[rows], &mut y)?;
-                    Ok(y)
-                })?
-            }
+        match self.backend {
+            Backend::Kernels(_) => self.by_kernels(x, &choices, residual, ranks),
             Backend::Tensors(_) => {
                 let sum = self.partial(x, &choices)?;
-                if ranks.world() == 1 { sum } else { ranks.all_reduce(&sum)? }
+                plus(if ranks.world() == 1 { sum } else { ranks.all_reduce(&sum)? }, residual)
             }
-        };
-        match residual {
-            Some(residual) => sum + residual,
-            None => Ok(sum),
         }
+    }
+
+    /// The sum of all ranks' experts, plus `residual`, by the kernels.
+    fn by_kernels(
+        &self,
+        x: &Tensor,
+        choices: &[Vec<Choice>],
+        residual: Option<&Tensor>,
+        ranks: &dyn Collective,
+    ) -> Result<Tensor> {
+        let (tokens, hidden) = x.dims2()?;
+        let values_of = |rows: &Range<usize>| rows.start * hidden..rows.end * hidden;
+        with_values(x, |x| {
+            if ranks.world() > 1 {
+                let sum = line_sum(ranks, blocks(tokens, BLOCK_ROWS), hidden, |rows, taken| {
+                    let continued = taken.is_some();
+                    let mut y = taken.unwrap_or_else(|| vec![0.0; rows.len() * hidden]);
+                    self.add(&x[values_of(&rows)], hidden, &choices[rows], continued, None, &mut y)?;
+                    Ok(y)
+                })?;
+                return plus(sum, residual);
+            }
+            let mut y = buffers::take(tokens * hidden);
+            let mut run = |residual: Option<&[f32]>| {
+                for rows in blocks(tokens, BLOCK_ROWS) {
+                    let block = values_of(&rows);
+                    let residual = residual.map(|residual| &residual[block.clone()]);
+                    self.add(&x[block.clone()], hidden, &choices[rows], false, residual, &mut y[block])?;
+                }
+                Ok(())
+            };
+            match residual {
+                Some(residual) => with_values(residual, |residual| run(Some(residual)))?,
+                None => run(None)?,
+            }
+            Tensor::from_vec(y, (tokens, hidden), &Device::Cpu)
+        })
     }
 
     /// The rows of each of this rank's experts, in ascending order.
@@ -109,24 +137,25 @@ impl Experts {
         groups
     }
 
-    /// Adds to `y` what this rank's experts make of a block of rows.
-    fn add(&self, x: &Tensor, choices: &[Vec<Choice>], y: &mut [f32]) -> Result<()> {
-        let hidden = x.dim(1)?;
+    /// Adds to the sums `y`, if they are `continued`, what this rank's experts make of a block of rows, or begins them.
+    fn add(
+        &self,
+        x: &[f32],
+        hidden: usize,
+        choices: &[Vec<Choice>],
+        continued: bool,
+        residual: Option<&[f32]>,
+        y: &mut [f32],
+    ) -> Result<()> {
         let groups = self.groups(choices);
-        let products = groups
-            .par_iter()
-            .map(|group| if group.rows.is_empty() { Ok(None) } else { group.product(x).map(Some) })
-            .collect::<Result<Vec<_>>>()?;
-        for (group, product) in groups.iter().zip(&products) {
-            let Some(product) = product else { continue };
-            let (storage, layout) = product.storage_and_layout();
-            let Storage::Cpu(storage) = &*storage else { bail!("expected activations on the CPU") };
-            let each = group.rows.iter().zip(&group.weights).zip(values(storage, layout)?.chunks_exact(hidden));
-            for ((&row, weight), product) in each {
-                let sum = &mut y[row as usize * hidden..][..hidden];
-                sum.iter_mut().zip(product).for_each(|(sum, product)| *sum += weight * product);
-            }
+        let mut shares = vec![Vec::with_capacity(self.routing.top_k); choices.len()];
+        let rows = groups.iter().flat_map(|group| group.rows.iter().zip(&group.weights));
+        for (result, (&row, &weight)) in rows.enumerate() {
+            shares[row as usize].push(Share { result, weight });
         }
+        let results = results(x, hidden, &groups)?;
+        add_shares(&results, &shares, continued, residual, hidden, y);
+        buffers::give(results);
         Ok(())
     }
 
@@ -162,7 +191,53 @@ fn exact<'a>(context: &RankContext<'a>) -> RankContext<'a> {
     RankContext { backend, device: context.device.clone(), ..*context }
 }
 
+/// What the experts make of their rows of `x`, one expert's after the other's.
+fn results(x: &[f32], hidden: usize, groups: &[Group]) -> Result<Vec<f32>> {
+    let rows: usize = groups.iter().map(|group| group.rows.len()).sum();
+    let layers: Option<Vec<_>> = groups.iter().map(Group::packed).collect();
+    let mut y = buffers::take(rows * hidden);
+    match layers {
+        Some(layers) => experts(x, &layers, hidden, &mut y),
+        None => {
+            let x = Tensor::from_slice(x, (x.len() / hidden, hidden), &Device::Cpu)?;
+            let groups: Vec<_> = groups.iter().filter(|group| !group.rows.is_empty()).collect();
+            let products = groups.par_iter().map(|group| group.product(&x)).collect::<Result<Vec<_>>>()?;
+            let mut rest = &mut y[..];
+            for (group, product) in groups.iter().zip(products) {
+                let (y, right) = rest.split_at_mut(group.rows.len() * hidden);
+                with_values(&product, |product| {
+                    y.copy_from_slice(product);
+                    Ok(())
+                })?;
+                rest = right;
+            }
+        }
+    }
+    Ok(y)
+}
+
+/// Calls `f` with the values of a tensor on the CPU.
+fn with_values<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> Result<R>) -> Result<R> {
+    let tensor = tensor.contiguous()?;
+    let (storage, layout) = tensor.storage_and_layout();
+    let Storage::Cpu(storage) = &*storage else { bail!("expected activations on the CPU") };
+    f(values(storage, layout)?)
+}
+
+fn plus(sum: Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
+    match residual {
+        Some(residual) => sum + residual,
+        None => Ok(sum),
+    }
+}
+
 impl Group<'_> {
+    /// As the kernels take it, unless an adapter adds to its weights.
+    fn packed(&self) -> Option<Expert<'_>> {
+        let (weights, bias) = self.layer.kernel_weights()?;
+        Some(Expert { weights, bias, rows: &self.rows })
+    }
+
     /// What the expert makes of its rows. It is whole, so no other rank has a part in it.
     fn product(&self, x: &Tensor) -> Result<Tensor> {
         let rows = Tensor::new(&self.rows[..], x.device())?;

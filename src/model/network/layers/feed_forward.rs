@@ -109,6 +109,16 @@ impl FeedForward {
         }
     }
 
+    /// The weights as the kernels take them and the bias of the way back, where kernels compute and no adapter adds to them.
+    pub(super) fn kernel_weights(&self) -> Option<(FeedForwardWeights<'_>, Option<&[f32]>)> {
+        match &self.weights {
+            Weights::Packed { up, down } if !up.is_adapted() && !down.is_adapted() => {
+                Some((Blocks { layer: self, up, down }.weights(), down.bias()))
+            }
+            _ => None,
+        }
+    }
+
     /// The inner activations of some rows, by the kernels.
     fn inner(&self, up: &Packed, x: &Tensor) -> Result<Tensor> {
         let wide = up.forward(x)?;

@@ -26,7 +26,7 @@ use serde_json::{Map, Value, json};
 use crate::engine::TextAssets;
 
 /// What stands for a space in pieces.
-const SPACE: &str = "▁";
+pub const SPACE: &str = "▁";
 
 /// Bytes of a piece at most; trainers allow 16 characters by default. The work per piece grows with their square.
 const MAX_PIECE_BYTES: usize = 512;

@@ -25,6 +25,22 @@ fn what_is_kept_does_not_fill_a_micro_batch() {
     assert_eq!(taken(&rollouts), (4096 - 32) / (64 + 31));
 }
 
+/// Turns of a conversation that is kept further: each is read at its last token, which is a row of its own.
+#[test]
+fn what_others_take_out_of_the_cache_is_computed_for_who_is_read_there() {
+    let zero = Instant::now();
+    let longest = Rollout { known: 2, ..plain(&[2, 0, 1, 1], 0) };
+    let rollouts = [longest, plain(&[2], 1), Rollout { known: 1, ..plain(&[2, 0], 2) }];
+    let taken = |max_tokens| {
+        let now = zero + Duration::from_secs(1);
+        plan(&view(&rollouts, zero), &mut Shares::default(), now, Demand::Now, &limits(max_tokens, 10, true)).batch
+    };
+    // Two rows, and one for the two tokens that it attends to.
+    assert_eq!(taken(3), [0]);
+    assert_eq!(taken(4), [0, 1]);
+    assert_eq!(taken(5), [0, 1, 2]);
+}
+
 /// One rollout of a caller who comes later waits for a turn of the other, and not for all that it has waiting.
 #[test]
 fn a_backlog_of_one_caller_does_not_hold_up_another() {

@@ -140,7 +140,7 @@ pub(in super::super) fn replaced(cx: &Rc<Cx>, text: &Text, old: &Text, new: &Tex
         }
         return out.finish_as(text.is_markup());
     }
-    cx.budget.copy(text.len() + old.len())?;
+    cx.budget.search(text.len() + old.len())?;
     for (start, _) in text.match_indices(&**old).take(most) {
         out.push_part(text, at..start)?;
         out.push_text(new)?;

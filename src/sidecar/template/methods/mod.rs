@@ -95,7 +95,7 @@ fn of_text(name: &str) -> Option<Native> {
 /// The text that a method is of, charged for going through it.
 fn receiver<'a>(cx: &Rc<Cx>, value: &'a Value) -> Result<&'a Text> {
     let text = value.expect_text()?;
-    cx.budget.copy(text.len())?;
+    cx.budget.search(text.len())?;
     Ok(text)
 }
 

@@ -26,7 +26,7 @@ pub(in super::super) fn escape(cx: &Rc<Cx>, text: &Text) -> Result<Text> {
             "'" => "&#39;",
             _ => "&#34;",
         })?;
-        if text.marks().iter().any(|mark| mark.contains(&found)) {
+        if text.is_marked_at(found) {
             out.mark(start..out.len());
         }
         at = found + 1;

@@ -133,7 +133,7 @@ pub(in super::super) fn contains(cx: &Rc<Cx>, container: &Value, item: &Value) -
     match container {
         Value::Text(text) => {
             let part = item.expect_text()?;
-            cx.budget.copy(text.len() + part.len())?;
+            cx.budget.search(text.len() + part.len())?;
             Ok(text.contains(&**part))
         }
         Value::Dict(dict) | Value::View(View::Keys, dict) => Ok(dict.get(cx, item)?.is_some()),

@@ -24,6 +24,9 @@ struct Body {
     _charge: Charge,
 }
 
+/// Bytes that a mark takes.
+const MARK_BYTES: usize = size_of::<Range<usize>>();
+
 /// Bytes that a text takes beside its own.
 const OVERHEAD: usize = 112;
 
@@ -42,7 +45,8 @@ impl Text {
 
     pub(in super::super) fn with(cx: &Cx, text: String, marks: Vec<Range<usize>>, markup: bool) -> Result<Self> {
         cx.budget.copy(text.len())?;
-        let charge = cx.budget.hold(OVERHEAD + text.capacity() + marks.capacity() * 16)?;
+        cx.budget.steps(marks.len() as u64)?;
+        let charge = cx.budget.hold(OVERHEAD + text.capacity() + marks.capacity() * MARK_BYTES)?;
         Ok(Self(Rc::new(Body { text, count: Cell::new(None), marks, markup, _charge: charge })))
     }
 
@@ -76,6 +80,19 @@ impl Text {
         &self.0.marks
     }
 
+    /// The marks that have something of a part, found without a look at the others: a template may make as many as characters.
+    fn marks_in(&self, part: &Range<usize>) -> &[Range<usize>] {
+        let marks = self.marks();
+        let first = marks.partition_point(|mark| mark.end <= part.start);
+        let behind = marks.partition_point(|mark| mark.start < part.end);
+        &marks[first..behind.max(first)]
+    }
+
+    /// Whether the byte there is the completion's.
+    pub(in super::super) fn is_marked_at(&self, byte: usize) -> bool {
+        !self.marks_in(&(byte..byte + 1)).is_empty()
+    }
+
     pub(in super::super) fn same(&self, other: &Self) -> bool {
         Rc::ptr_eq(&self.0, &other.0)
     }
@@ -102,7 +119,7 @@ impl Text {
         if range == (0..self.len()) {
             return Ok(self.clone());
         }
-        let marks = self.0.marks.iter().filter_map(|mark| cut(mark, &range, 0)).collect();
+        let marks = self.marks_in(&range).iter().filter_map(|mark| cut(mark, &range, 0)).collect();
         Self::with(cx, self[range.clone()].to_owned(), marks, self.0.markup)
     }
 
@@ -178,12 +195,11 @@ impl<'a> Out<'a> {
         self.room(range.len())?;
         let to = self.text.len();
         self.text.push_str(&text[range.clone()]);
-        for mark in text.marks() {
-            if let Some(mark) = cut(mark, &range, to) {
-                self.mark(mark);
-            }
-        }
-        Ok(())
+        let marks = text.marks_in(&range);
+        self.cx.budget.steps(marks.len() as u64)?;
+        let before = self.marks.len();
+        marks.iter().filter_map(|mark| cut(mark, &range, to)).for_each(|mark| self.mark(mark));
+        self.charge.grow((self.marks.len() - before) * MARK_BYTES)
     }
 
     /// Marks a place that is not before the last mark.
