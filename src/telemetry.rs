@@ -68,10 +68,12 @@ impl Telemetry {
     fn start(loaded: &Loaded, provider: Option<SdkTracerProvider>) -> Result<Self, TelemetryError> {
         // Lines, not spans: where nobody collects spans, none are made, and a rollout does not pay for them.
         let lines = EnvFilter::builder().parse(&loaded.settings.log)?.and(filter_fn(|metadata| metadata.is_event()));
-        let logs = tracing_subscriber::fmt::layer()
-            .with_writer(std::io::stderr)
-            .with_ansi(std::io::stderr().is_terminal())
-            .with_filter(lines);
+        let mut logs = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+        // On a terminal the layer's own default holds: colours, unless NO_COLOR is set (<https://no-color.org>).
+        if !std::io::stderr().is_terminal() {
+            logs.set_ansi(false);
+        }
+        let logs = logs.with_filter(lines);
         let spans = provider.as_ref().map(|provider| {
             // Our own spans alone. The exporter speaks through h2, hyper, tonic and tower, which trace themselves: let
             // through, every export would make spans to be exported.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
+import pty
 import signal
 import subprocess
 import sys
@@ -84,3 +86,33 @@ def test_an_interrupt_ends_what_does_not_drain(script: Path, tiny: Path) -> None
         score.send_signal(signal.SIGINT)
         # By the signal itself, or once it listens to it, with the code that shells give for it.
         assert score.wait(PATIENCE_S) in (-signal.SIGINT, 128 + signal.SIGINT)
+
+
+def read_terminal(terminal: int) -> bytes:
+    """All that was written to a terminal, whose other side is closed."""
+    written = b""
+    while True:
+        try:
+            written += os.read(terminal, 4096)
+        except OSError:  # Linux: nobody has the other side open any more.
+            return written
+
+
+@pytest.mark.parametrize(("no_color", "coloured"), [(None, True), ("", True), ("1", False)])
+def test_log_lines_on_a_terminal_have_colours_unless_no_color_is_set(
+    binary: Path, tiny: Path, no_color: str | None, coloured: bool
+) -> None:
+    """As <https://no-color.org> says: set, and not to an empty text."""
+    environment = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
+    if no_color is not None:
+        environment["NO_COLOR"] = no_color
+    command = (binary, "inspect", "--model", tiny)
+    ours, terminal = pty.openpty()
+    subprocess.run(command, stdout=subprocess.DEVNULL, stderr=terminal, env=environment, timeout=PATIENCE_S, check=True)
+    os.close(terminal)
+    logged = read_terminal(ours)
+    os.close(ours)
+    assert b"model loaded" in logged
+    assert (b"\x1b[" in logged) == coloured
+    # A file gets none, whatever the variable says.
+    assert b"\x1b" not in subprocess.run(command, capture_output=True, env=environment, timeout=PATIENCE_S).stderr
