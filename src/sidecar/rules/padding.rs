@@ -28,15 +28,15 @@ pub(super) enum Stands {
 }
 
 impl Padding {
-    /// `named`: the tokenizer's padding token, its id and its text.
-    pub fn of(named: Option<(u32, &str)>, reads: &ReadPolicy) -> Self {
+    /// `named`: what the tokenizer has names for, ids and texts.
+    pub fn of(named: &[(u32, String)], reads: &ReadPolicy) -> Self {
         let skipped = [reads.skip, reads.ends_before];
         let mut tokens: Vec<Token> = Vec::new();
-        for id in named.map(|(id, _)| id).into_iter().chain(skipped.into_iter().flatten()) {
+        for id in named.iter().map(|(id, _)| *id).chain(skipped.into_iter().flatten()) {
             if tokens.iter().any(|token| token.id == id) {
                 continue;
             }
-            let text = named.filter(|(named, _)| *named == id).map(|(_, text)| text);
+            let text = named.iter().find(|(named, _)| *named == id).map(|(_, text)| text.as_str());
             let ends_step = matches!(reads.at, ReadAt::EveryToken { token, .. } if token == id);
             let is_asked_for = [reads.append, reads.ends_with].contains(&Some(id)) || reads.needs.contains(&id);
             let least = if text.is_some_and(says_padding) && !is_asked_for { 1 } else { 2 };
@@ -69,7 +69,7 @@ impl Token {
         let text = self.text.as_deref().map(|text| format!(", '{text}'")).unwrap_or_default();
         let tokens = if count == 1 { "token" } else { "tokens" };
         let what = format!(
-            "{field}: it {side} with {count} padding {tokens} (id {}{text}), and padding is not to be scored; send each row without it: \
+            "{field}: it {side} with {count} padding {tokens} (id {}{text}), and padding is not to be scored; send each row without it, and an end of sequence once: \
              in Python say where it is by attention_mask=, or tokenize with padding=False",
             self.id
         );

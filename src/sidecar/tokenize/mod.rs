@@ -51,8 +51,8 @@ pub struct Text {
     tokenizers_bos: Option<u32>,
     /// The id of the text that the model calls its beginning-of-sequence token.
     named_bos: Option<u32>,
-    /// The text that the model calls its padding token, and its id.
-    named_padding: Option<(u32, String)>,
+    /// The tokens that trainers pad with, by their ids: the padding token, and the end-of-sequence token.
+    named_padding: Vec<(u32, String)>,
     /// By their names.
     templates: BTreeMap<String, ChatTemplate>,
     vocabulary: Option<Arc<Vocabulary>>,
@@ -113,7 +113,7 @@ impl Text {
             eos: tokenizers_eos.filter(|_| assets.bos != Bos::Never),
             tokenizers_bos,
             named_bos,
-            named_padding: named("pad_token"),
+            named_padding: ["pad_token", "eos_token"].into_iter().filter_map(named).collect(),
             vocabulary: tokenizer.as_ref().map(|tokenizer| {
                 Arc::new(vocabulary::of(tokenizer, assets.template_variables.values().map(String::as_str)))
             }),
@@ -167,9 +167,10 @@ impl Text {
         self.tokenizers_bos
     }
 
-    /// The model's padding token, as its tokenizer names it: its id and its text.
-    pub fn padding(&self) -> Option<(u32, &str)> {
-        self.named_padding.as_ref().map(|(id, token)| (*id, token.as_str()))
+    /// What trainers pad with, as the tokenizer names it: the ids and texts of its padding token and, for those whose trainer gave
+    /// them none, of its end-of-sequence token.
+    pub fn padding(&self) -> &[(u32, String)] {
+        &self.named_padding
     }
 
     /// The token of an id, as the vocabulary has it.

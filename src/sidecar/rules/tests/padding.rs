@@ -6,6 +6,11 @@ const PAD: u32 = 5;
 
 /// Rules of a model whose tokenizer names this token, of id 5, its padding.
 fn padding_with(token: &str, reads: ReadPolicy) -> Rules {
+    padding_and(token, &[], reads)
+}
+
+/// The same, with names for further tokens.
+fn padding_and(token: &str, others: &[(&str, &str)], reads: ReadPolicy) -> Rules {
     let special = serde_json::json!({"id": PAD, "content": token, "special": true, "single_word": false,
         "lstrip": false, "rstrip": false, "normalized": false});
     let vocab: serde_json::Map<_, _> = (10..50)
@@ -19,7 +24,11 @@ fn padding_with(token: &str, reads: ReadPolicy) -> Rules {
     });
     let text = TextAssets {
         tokenizer_json: Some(json.to_string().into_bytes().into()),
-        template_variables: [("pad_token".to_owned(), token.to_owned())].into(),
+        template_variables: [("pad_token", token)]
+            .iter()
+            .chain(others)
+            .map(|(name, token)| ((*name).to_owned(), (*token).to_owned()))
+            .collect(),
         ..TextAssets::default()
     };
     let echo = EchoEngine::new(CONTEXT).taking(text, reads);
@@ -53,6 +62,16 @@ fn an_end_of_sequence_token_that_pads_may_stand_once() {
     assert_bad(&rules, apart([10, 5, 5], [11]), Code::Padded, "prompt_completion_ids.prompt: it ends with 2");
     assert_bad(&rules, apart([10], [5, 5, 11]), Code::Padded, "prompt_completion_ids.completion: it begins with 2");
     assert_bad(&rules, apart([10], [11, 5, 5]), Code::Padded, "attention_mask=");
+}
+
+/// Many trainers say `pad_token = eos_token` of a tokenizer whose files name another padding token, or none.
+#[test]
+fn an_end_of_sequence_token_pads_whatever_the_padding_token_is() {
+    let rules = padding_and("<pad>", &[("eos_token", "w20")], ReadPolicy::default());
+    taken(&rules, &[&[10, 20], &[20, 10], &[10, 20, 20, 11]]);
+    refused(&rules, &[&[10, 20, 20]], "ends with 2 padding tokens (id 20, 'w20')");
+    refused(&rules, &[&[20, 20, 10]], "begins with 2");
+    refused(&rules, &[&[10, 5]], "1 padding token (id 5");
 }
 
 /// A token that is nothing else is padding wherever it stands at an end.
