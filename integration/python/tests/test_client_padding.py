@@ -71,7 +71,9 @@ def test_a_padded_list_of_rows_is_refused(qwen: Client, cases: Any, listed: Any)
     """What `tok(..., padding=True)["input_ids"]` is. The model leaves out its own padding at the end by itself."""
     rows, expected = cases
     ids, mask = padded(rows, "left", more=2)
-    with pytest.raises(reward_sidecar.Rejected, match=r"PADDED.* begins with \d+ padding tokens \(id 5\).*attention_mask="):
+    with pytest.raises(
+        reward_sidecar.Rejected, match=r"PADDED.* begins with \d+ padding tokens \(id 5\).*attention_mask="
+    ):
         qwen.score(input_ids=listed(ids), weights={"LABEL_0": 1})
     unpadded = qwen.score(input_ids=rows, weights={"LABEL_0": 1}).rewards
     masked = qwen.score(input_ids=listed(ids), attention_mask=mask, weights={"LABEL_0": 1}).rewards
