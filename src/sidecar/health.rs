@@ -14,7 +14,7 @@ use crate::engine::EngineError;
 /// Passes that may fail in a row; after so many the engine counts as broken.
 pub const FAILED_PASSES: u32 = 8;
 
-/// The state of one running sidecar; clones share it. Passes are those of one model: see [`Self::of_model`].
+/// The state of one running sidecar; clones share it. Passes are those of one model: see `of_model`.
 #[derive(Debug, Clone)]
 pub struct Health {
     failure: Arc<watch::Sender<Option<Arc<str>>>>,
