@@ -9,6 +9,7 @@
 use std::cell::Cell;
 use std::sync::OnceLock;
 
+#[cfg(any(test, target_arch = "x86_64"))]
 use super::bf16_in_order;
 #[cfg(target_arch = "x86_64")]
 use super::simd::{Avx2, Avx512};
@@ -86,8 +87,10 @@ pub(super) trait Task {
 }
 
 /// Finds out whether bfloat16 products are added in order.
+#[cfg(any(test, target_arch = "x86_64"))]
 struct Bf16InOrder<'a>(&'a mut bool);
 
+#[cfg(any(test, target_arch = "x86_64"))]
 impl Task for Bf16InOrder<'_> {
     #[inline(always)]
     fn run<const WIDTH: usize, S: Simd<WIDTH>>(self, simd: S) {

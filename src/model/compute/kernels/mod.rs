@@ -15,6 +15,7 @@ mod activation;
 mod addends;
 mod aligned;
 mod attention;
+#[cfg(any(test, target_arch = "x86_64"))]
 mod bf16_in_order;
 mod bf16_rounding;
 mod bfloat16;

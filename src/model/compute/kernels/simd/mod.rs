@@ -6,6 +6,7 @@
 use half::bf16;
 
 /// The upper half of a word: the first bfloat16 number of a pair.
+#[cfg(target_arch = "x86_64")]
 const UPPER_HALF: i32 = !0xffff;
 
 /// Rows and columns of what [`Simd::transpose`] turns.
