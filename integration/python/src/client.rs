@@ -211,8 +211,8 @@ impl Client {
     /// - or `lengths` (`prompt_lengths`, `completion_lengths`): how many ids of each row count. The padding is one id on one side
     ///   of all rows, and is found there.
     ///
-    /// Without them an array that looks padded is refused. A row that begins or ends with the model's own padding token, of a list
-    /// as well, is rejected by the server with `PADDED`.
+    /// Without them an array that looks padded is refused. A row that begins or ends with the model's own padding, of a list as
+    /// well, is rejected by the server with `PADDED`.
     ///
     /// Options, which hold for all rollouts of the call:
     ///

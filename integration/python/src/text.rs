@@ -3,13 +3,14 @@
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyString};
+use pyo3::types::{PyBool, PyList, PyString};
 
 use crate::odd::OddRows;
 
 /// An object as Python has it: Arrow's columns have scalars of their own.
 pub fn plain<'py>(object: &Bound<'py, PyAny>) -> Bound<'py, PyAny> {
-    if object.is_instance_of::<PyString>() {
+    // The common ones are not asked: to find nothing costs an exception.
+    if object.is_instance_of::<PyString>() || object.is_instance_of::<PyList>() {
         return object.clone();
     }
     object.call_method0(intern!(object.py(), "as_py")).unwrap_or_else(|_| object.clone())

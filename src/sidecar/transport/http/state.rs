@@ -70,15 +70,6 @@ impl Shared {
         self.intake.models().iter().map(|served| body::limit(served.card())).max().unwrap_or_default()
     }
 
-    /// The model of a name that a body or a path gives, which must be given even where there is one model alone: that one then.
-    pub fn named(&self, name: &str) -> Result<Arc<Served>, Refusal> {
-        let mut models = self.intake.models();
-        if models.len() == 1 {
-            return Ok(models.remove(0));
-        }
-        self.model(name)
-    }
-
     /// Scores a request's inputs, by the model that they name or the first. `held` is dropped once all of them are accepted or answered.
     pub async fn score(
         &self,

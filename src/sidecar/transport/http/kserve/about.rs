@@ -40,7 +40,7 @@ pub(in crate::sidecar::transport::http) async fn model_ready(
 
 /// The model that a path names, behind which a version may stand.
 fn model(shared: &Shared, names: &[String]) -> Result<Arc<Served>, Refusal> {
-    shared.named(names.first().map(String::as_str).unwrap_or_default())
+    shared.model(&shared.asked("", || names.first().cloned()))
 }
 
 /// `(name, datatype, dimensions of one row)`; -1 is any.
