@@ -71,8 +71,8 @@ impl ModelEngine {
         let loaded = compute.pool.install(|| match config.dtype {
             Dtype::Fast => fastest(&parts, &version, &compute),
             _ => {
-                let weights = parts.blueprint.weights.as_ref();
-                let (ranks, packed) = compute.load(&parts.spec, weights, &version, compute.backend, 1)?;
+                let (weights, name) = (parts.blueprint.weights.as_ref(), parts.name(&version));
+                let (ranks, packed) = compute.load(&parts.spec, weights, &name, compute.backend, 1)?;
                 Ok(Loaded { backend: compute.backend, ranks: Arc::new(ranks), packed, choice: None })
             }
         })?;
@@ -131,7 +131,8 @@ impl ModelEngine {
         let rooms = changed.iter().filter(|is| **is).count() + usize::from(changed.contains(&false));
         let load = || {
             let version = base.fingerprint(&[], &DigestMemory::below(&config.cache_dir))?;
-            compute.load(&spec, base.weights.as_ref(), &version, compute.backend, rooms as u32)
+            let name = format!("{}@{version}", base.name);
+            compute.load(&spec, base.weights.as_ref(), &name, compute.backend, rooms as u32)
         };
         let (shared, packed) = compute.pool.install(load)?;
         let shared = Arc::new(shared);
@@ -292,8 +293,9 @@ fn fastest(parts: &Unloaded, version: &str, compute: &Compute) -> Result<Loaded,
     let Unloaded { blueprint, spec, head } = parts;
     let sizes = spec.sizes();
     let batch = MicroBatch::pack(&fastest::rollouts(sizes.vocabulary, &blueprint.reads.needs), true);
+    let name = parts.name(version);
     let (weights, (ranks, packed), choice) = fastest::choose(
-        |weights| compute.load(spec, blueprint.weights.as_ref(), version, Backend::Kernels(weights), 1),
+        |weights| compute.load(spec, blueprint.weights.as_ref(), &name, Backend::Kernels(weights), 1),
         |(ranks, _)| {
             let table = scores(ranks, head.as_ref(), sizes.hidden, &compute.pool, &batch);
             let table = table.map_err(|e| ModelError::Trial(e.to_string()))?;

@@ -45,19 +45,19 @@ impl<'a> Compute<'a> {
     }
 
     /// Loads a backbone out of these weights, with the prefix cache divided by `rooms`, in the pool of [`Self::pool`]. What is
-    /// packed of them is kept under `version`.
+    /// packed of them is kept under `name`, which no other weights have.
     pub fn load(
         &self,
         spec: &NetworkSpec,
         weights: &dyn WeightSource,
-        version: &str,
+        name: &str,
         backend: Backend,
         rooms: u32,
     ) -> Result<(Ranks, PackedCache), ModelError> {
         let Config { cache_dir, packed_room, prefix_cache, tp, .. } = self.config;
         let packed = match backend {
             Backend::Kernels(weights) => PackedFolder::below(cache_dir, *packed_room)
-                .map(|folder| folder.open(&format!("{version}-tp{tp}"), weights))
+                .map(|folder| folder.open(&format!("{name}-tp{tp}"), weights))
                 .unwrap_or_default(),
             Backend::Tensors(_) => PackedCache::default(),
         };
@@ -84,6 +84,11 @@ impl Unloaded {
         // By now everybody has read what he wants to know.
         blueprint.settings.refuse_unread()?;
         Ok(Self { blueprint, spec, head })
+    }
+
+    /// Its name with its [`Self::version`].
+    pub fn name(&self, version: &str) -> String {
+        format!("{}@{version}", self.blueprint.name)
     }
 
     /// The fingerprint needs the attributes' names, which may have to be counted in the head.

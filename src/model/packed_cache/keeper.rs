@@ -1,10 +1,11 @@
 //! Who writes packed weights, and makes room for them.
 //!
-//! Invariant: a file has its name only once all of it is on the disk, and its digest stands beside it only after that. The files
-//! take no more room than they may: those that were used least recently make way.
+//! Invariant: a file has its name only once all of it is on the disk, and its digest stands beside it only after that. One process
+//! at a time writes it. The files take no more room than they may: those that were used least recently make way.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, SystemTime};
@@ -15,8 +16,8 @@ use crate::model::checkpoint::digest::hex;
 use crate::model::checkpoint::digest_memory::{DigestMemory, SETTLED};
 use crate::model::config::DiskRoom;
 
-/// A file that nobody has finished for so long was left by a program that ended.
-const ABANDONED: Duration = Duration::from_secs(3600);
+/// Files of another build of this program, and unfinished ones, that nobody used for so long will not be used again.
+const OUTDATED: Duration = Duration::from_secs(24 * 3600);
 
 /// The share of the disk's free room that all files may take where nobody says how much.
 const SHARE: u64 = 4;
@@ -29,14 +30,24 @@ pub struct Keeper {
     pub room: DiskRoom,
 }
 
+/// What became of a file.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Kept {
+    Written,
+    /// Another process writes it, or has.
+    ByAnother,
+    NoRoom,
+}
+
 impl Keeper {
     /// Writes the matrices, and lets go of them. Then the file is read once: it has what was written, and the next start need not
     /// hash it.
     pub fn keep(mut self) {
         let mib = file::bytes_of(&self.matrices) >> 20;
         match self.write() {
-            Ok(true) => {}
-            Ok(false) => {
+            Ok(Kept::Written) => {}
+            Ok(Kept::ByAnother) => return,
+            Ok(Kept::NoRoom) => {
                 return tracing::info!(
                     "packed weights are not kept: {mib} MiB are more than packed_cache_bytes has room for"
                 );
@@ -55,43 +66,54 @@ impl Keeper {
         }
     }
 
-    /// Whether there was room.
-    pub(super) fn write(&self) -> io::Result<bool> {
-        let Some(folder) = self.path.parent() else { return Ok(false) };
+    /// Writes the matrices, if there is room and nobody else does.
+    pub(super) fn write(&self) -> io::Result<Kept> {
+        let Some(folder) = self.path.parent() else { return Ok(Kept::NoRoom) };
         fs::create_dir_all(folder)?;
-        if !self.make_room(folder, file::bytes_of(&self.matrices))? {
-            return Ok(false);
+        let part = self.path.with_extension("part");
+        let mut file = File::options().create(true).truncate(false).write(true).open(&part)?;
+        // A process that ends lets go of its lock. Whoever held it may have given the file its name, and ours is no part any more.
+        let is_ours = file.try_lock().is_ok() && fs::metadata(&part).is_ok_and(|it| same(&it, &file));
+        if !is_ours {
+            return Ok(Kept::ByAnother);
         }
-        let part = self.path.with_extension(format!("{}.part", std::process::id()));
-        let written = file::write(&part, &self.matrices).and_then(|digest| {
-            fs::rename(&part, &self.path)?;
-            let mut record = fs::File::create(digest_of(&self.path))?;
-            writeln!(record, "{}", hex(&digest))
-        });
-        if written.is_err() {
+        let written = self.write_to(&mut file, &part, folder);
+        if !matches!(written, Ok(Kept::Written)) {
             let _ = fs::remove_file(&part);
         }
-        written.map(|()| true)
+        written
     }
 
-    /// Removes what was left behind, and files until there is room for `bytes` more; whether there is.
+    fn write_to(&self, file: &mut File, part: &Path, folder: &Path) -> io::Result<Kept> {
+        if !self.make_room(folder, file::bytes_of(&self.matrices))? {
+            return Ok(Kept::NoRoom);
+        }
+        file.set_len(0)?;
+        let digest = file::write(file, &self.matrices)?;
+        fs::rename(part, &self.path)?;
+        writeln!(File::create(digest_of(&self.path))?, "{}", hex(&digest))?;
+        Ok(Kept::Written)
+    }
+
+    /// Removes outdated files, and others until there is room for `bytes` more; whether there is.
     fn make_room(&self, folder: &Path, bytes: u64) -> io::Result<bool> {
-        let mut files = Vec::new();
-        let now = SystemTime::now();
+        let (now, mut files) = (SystemTime::now(), Vec::new());
         for entry in fs::read_dir(folder)? {
             let path = entry?.path();
-            // Another program may have removed it.
+            // Another process may have removed it.
             let Ok(metadata) = fs::metadata(&path) else { continue };
-            let age = |time: io::Result<SystemTime>| time.ok().and_then(|time| now.duration_since(time).ok());
-            match path.extension().and_then(|extension| extension.to_str()) {
-                Some("part") if age(metadata.modified()).is_some_and(|age| age > ABANDONED) => {
-                    let _ = fs::remove_file(&path);
-                }
-                Some("safetensors") if path != self.path => {
-                    let used = fs::metadata(digest_of(&path)).and_then(|digest| digest.modified());
-                    files.push((used.unwrap_or(SystemTime::UNIX_EPOCH), metadata.len(), path));
-                }
-                _ => {}
+            let used = match path.extension().and_then(|extension| extension.to_str()) {
+                Some("safetensors") if path != self.path => fs::metadata(digest_of(&path)).and_then(|it| it.modified()),
+                Some("part") => metadata.modified(),
+                _ => continue,
+            };
+            let used = used.unwrap_or(SystemTime::UNIX_EPOCH);
+            let is_of_this_model = without_program(&path) == without_program(&self.path);
+            let is_part = path.extension().is_some_and(|extension| extension == "part");
+            if (is_part || is_of_this_model) && now.duration_since(used).is_ok_and(|age| age > OUTDATED) {
+                file::remove(&path);
+            } else if !is_part {
+                files.push((used, metadata.len(), path));
             }
         }
         files.sort();
@@ -113,6 +135,16 @@ impl Keeper {
         }
         Ok(true)
     }
+}
+
+/// A file's name without the digest of the program at its end.
+fn without_program(path: &Path) -> Option<&str> {
+    path.file_stem()?.to_str()?.rsplit_once('-').map(|(model, _)| model)
+}
+
+/// Whether a path's metadata are those of an open file.
+fn same(metadata: &fs::Metadata, file: &File) -> bool {
+    file.metadata().is_ok_and(|open| (open.dev(), open.ino()) == (metadata.dev(), metadata.ino()))
 }
 
 /// Bytes of the folder's disk that this process may still take.

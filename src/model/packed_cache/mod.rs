@@ -22,8 +22,8 @@ use crate::model::compute::kernels::{Isa, PackedMatrix, Rows, WeightType};
 use crate::model::config::DiskRoom;
 use crate::model::error::ModelError;
 
-/// Models of fewer packed bytes are packed in the time that it takes to find a file. Those of the tests are.
-const LEAST_BYTES: usize = if cfg!(test) { 0 } else { 64 << 20 };
+/// Fewer packed bytes are no file: they are packed in less than a second. Those of the tests are one.
+const LEAST_BYTES: usize = if cfg!(test) { 1 } else { 512 << 20 };
 
 /// Matrices by name, as they were packed.
 type Matrices = BTreeMap<String, Arc<PackedMatrix>>;
@@ -48,13 +48,13 @@ impl PackedFolder {
         Some(Self { folder: cache_dir.join("packed"), digests, room, program })
     }
 
-    /// The packed weights of the model of this version, for the instructions that are current on this thread.
-    pub fn open(self, version: &str, weights: WeightType) -> PackedCache {
-        // A version may be of any letters.
-        let version: String =
-            version.chars().map(|c| if c.is_ascii_alphanumeric() || "@-.".contains(c) { c } else { '_' }).collect();
-        let name = format!("{version}-{}-{}-{}", weights.name(), Isa::current().name(), self.program);
-        let path = self.folder.join(name).with_added_extension("safetensors");
+    /// The packed weights of the model of this name and version, for the instructions that are current on this thread.
+    pub fn open(self, model: &str, weights: WeightType) -> PackedCache {
+        // A name may be of any letters.
+        let model: String =
+            model.chars().map(|c| if c.is_ascii_alphanumeric() || "@-.".contains(c) { c } else { '_' }).collect();
+        let isa = Isa::current().name();
+        let path = self.folder.join(format!("{model}-{}-{isa}-{}.safetensors", weights.name(), self.program));
         match PackedFile::open(&path, &self.digests) {
             Some(file) => PackedCache { file: Some(file), new: None },
             None => PackedCache { file: None, new: Some(New { folder: self, path, matrices: Mutex::default() }) },
@@ -109,7 +109,6 @@ impl PackedCache {
         let New { folder, path, matrices } = self.new?;
         let matrices = matrices.into_inner().unwrap_or_else(PoisonError::into_inner);
         let bytes: usize = matrices.values().map(|matrix| matrix.bytes()).sum();
-        let is_worth_it = !matrices.is_empty() && bytes >= LEAST_BYTES;
-        is_worth_it.then(|| Keeper { path, matrices, digests: folder.digests, room: folder.room })
+        (bytes >= LEAST_BYTES).then(|| Keeper { path, matrices, digests: folder.digests, room: folder.room })
     }
 }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::keeper::Kept;
 use super::*;
 use crate::batch::MicroBatch;
 use crate::engine::Engine;
@@ -36,7 +37,7 @@ fn open(cache_dir: &Path, version: &str, room: DiskRoom) -> PackedCache {
 fn keep(cache_dir: &Path, version: &str, room: DiskRoom) -> bool {
     let cache = open(cache_dir, version, room);
     cache.matrix("matrix", WeightType::F32, &rows(&read)).unwrap();
-    cache.keeper().unwrap().write().unwrap()
+    cache.keeper().unwrap().write().unwrap() == Kept::Written
 }
 
 fn files(cache_dir: &Path) -> Vec<PathBuf> {
@@ -60,7 +61,7 @@ fn matrices_are_kept_as_they_were_packed() {
                     let open = || PackedFolder::below(folder, DiskRoom::Auto).unwrap().open("model@1", weights);
                     let first = open();
                     let packed = ["a", "b"].map(|name| first.matrix(name, weights, &rows(&read)).unwrap());
-                    assert!(first.keeper().unwrap().write().unwrap());
+                    assert_eq!(first.keeper().unwrap().write().unwrap(), Kept::Written);
                     let second = open();
                     assert!(second.is_mapped());
                     for (name, packed) in ["a", "b"].into_iter().zip(packed) {
@@ -106,7 +107,8 @@ fn models_that_are_kept_have_the_same_bits() {
             };
             let mut first = ModelEngine::load(&config).unwrap();
             let packed = std::mem::take(&mut first.packed);
-            assert!(!packed.is_mapped() && packed.keeper().unwrap().write().unwrap());
+            assert!(!packed.is_mapped());
+            assert_eq!(packed.keeper().unwrap().write().unwrap(), Kept::Written);
             let mut second = ModelEngine::load(&config).unwrap();
             assert!(second.packed.is_mapped(), "{fixture} as {weights:?}");
             assert_eq!(bits(&mut second), bits(&mut first), "{fixture} as {weights:?}");
@@ -164,16 +166,55 @@ fn files_that_were_used_least_recently_make_way() {
         let time = std::time::SystemTime::now() - std::time::Duration::from_secs(age);
         fs::File::options().append(true).open(digest).unwrap().set_modified(time).unwrap();
     }
-    let left_behind = folder.path().join("packed/x.1.part");
+    let left_behind = folder.path().join("packed/x-1.part");
     fs::write(&left_behind, "half").unwrap();
-    let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(2 * 3600);
+    let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(24 * 3600 + 60);
     fs::File::options().append(true).open(&left_behind).unwrap().set_modified(long_ago).unwrap();
     assert!(keep(folder.path(), "c", room));
     let is_kept = |version: &str| open(folder.path(), version, room).is_mapped();
     assert_eq!(["a", "b", "c"].map(is_kept), [true, false, true]);
-    assert_eq!(files(folder.path()).len(), 4, "and what was left behind is gone");
+    assert!(!left_behind.exists());
     assert!(!keep(folder.path(), "d", DiskRoom::Bytes(bytes - 1)), "too large");
     assert_eq!(["a", "c"].map(is_kept), [true, true], "nothing makes way for what has no room");
     assert!(PackedFolder::below(folder.path(), DiskRoom::Bytes(0)).is_none());
     assert!(PackedFolder::below(Path::new(""), DiskRoom::Auto).is_none());
+}
+
+#[test]
+fn files_of_another_build_make_way_once_nobody_uses_them() {
+    let folder = tempfile::tempdir().unwrap();
+    assert!(keep(folder.path(), "model@1", DiskRoom::Auto));
+    let [file, digest] = &files(folder.path())[..] else { panic!("a file and its digest") };
+    let other =
+        |name: &str| name.replace(program::digest(&DigestMemory::below(folder.path())).unwrap(), "0123456789ab");
+    let renamed = |path: &Path| path.with_file_name(other(path.file_name().unwrap().to_str().unwrap()));
+    let day = std::time::Duration::from_secs(24 * 3600 + 60);
+    for (age, files_then) in [(std::time::Duration::ZERO, 4), (day, 2)] {
+        fs::copy(file, renamed(file)).unwrap();
+        fs::copy(digest, renamed(digest)).unwrap();
+        let time = std::time::SystemTime::now() - age;
+        fs::File::options().append(true).open(renamed(digest)).unwrap().set_modified(time).unwrap();
+        fs::remove_file(digest).unwrap();
+        assert!(keep(folder.path(), "model@1", DiskRoom::Auto));
+        assert_eq!(files(folder.path()).len(), files_then);
+    }
+}
+
+#[test]
+fn one_process_at_a_time_writes_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = open(folder.path(), "model@1", DiskRoom::Auto);
+    cache.matrix("matrix", WeightType::F32, &rows(&read)).unwrap();
+    let keeper = cache.keeper().unwrap();
+    let part = keeper.path.with_extension("part");
+    fs::create_dir_all(part.parent().unwrap()).unwrap();
+    let other = fs::File::create(&part).unwrap();
+    other.lock().unwrap();
+    assert_eq!(keeper.write().unwrap(), Kept::ByAnother);
+    assert!(part.exists(), "it is the other's");
+    // A process that ended in the middle.
+    drop(other);
+    fs::write(&part, "half of a file, and longer than the header").unwrap();
+    assert_eq!(keeper.write().unwrap(), Kept::Written);
+    assert!(open(folder.path(), "model@1", DiskRoom::Auto).is_mapped());
 }
