@@ -58,9 +58,7 @@ CONTESTANTS = {
     "ours-whole": ours(whole=True),
     "ours-int16": ours(dtype="int16"),
     "ours-bf16-activations": ours(dtype="bf16-activations"),
-    "transformers-sorted": Contestant(
-        "transformers_peer.py", "transformers", {"order": "sorted", "dtype": "float32"}
-    ),
+    "transformers-sorted": Contestant("transformers_peer.py", "transformers", {"order": "sorted", "dtype": "float32"}),
     "transformers-arrival": Contestant(
         "transformers_peer.py", "transformers", {"order": "as they arrive", "dtype": "float32"}
     ),

@@ -25,7 +25,9 @@ class Ours:
         with self.launch() as server, server.client() as client:
             card = client.card()
         whole = ", one call" if self.setup.options["whole"] else ""
-        return f"reward-sidecar {version('reward-sidecar')}, {card.model_version}, lane, a new server for every run{whole}"
+        return (
+            f"reward-sidecar {version('reward-sidecar')}, {card.model_version}, lane, a new server for every run{whole}"
+        )
 
     def launch(self) -> reward_sidecar.Server:
         # The demo is built in, and what the others read is made of it.

@@ -2,6 +2,8 @@
 
     python bench/peers/random_model.py --shape qwen3-0.6b --output /tmp/models/qwen3
     python bench/peers/random_model.py --shape llama-8b --layers 4 --output /tmp/models/llama-8b-4
+
+`--help` names the other shapes.
 """
 
 from __future__ import annotations
@@ -85,8 +87,14 @@ DEBERTA = DebertaV2Config(
     position_biased_input=False,
 )
 XLM_ROBERTA = XLMRobertaConfig(
-    vocab_size=250002, hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12,
-    max_position_embeddings=514, type_vocab_size=1, pad_token_id=1,
+    vocab_size=250002,
+    hidden_size=768,
+    intermediate_size=3072,
+    num_hidden_layers=12,
+    num_attention_heads=12,
+    max_position_embeddings=514,
+    type_vocab_size=1,
+    pad_token_id=1,
 )
 SHAPES = {
     "qwen3-0.6b": (Qwen3ForSequenceClassification, QWEN3),

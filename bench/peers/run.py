@@ -89,11 +89,15 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--conversations", type=int, default=32, help="how many, with --turns")
     parser.add_argument("--peers", default=DEFAULT_PEERS, help=f"of {', '.join(CONTESTANTS)}; default: {DEFAULT_PEERS}")
     parser.add_argument(
-        "--ours", default=OURS, help=f"whom the others are compared with, one of ours by its type of weights; default: {OURS}"
+        "--ours",
+        default=OURS,
+        help=f"whom the others are compared with, one of ours by its type of weights; default: {OURS}",
     )
     parser.add_argument("--runs", type=int, default=3, help="timed runs of each contestant")
     parser.add_argument("--threads", type=int, default=2, help="of each contestant, and the cores that it has")
-    parser.add_argument("--model", type=Path, default=DEMO, help="a folder that model.py or random_model.py has written")
+    parser.add_argument(
+        "--model", type=Path, default=DEMO, help="a folder that model.py or random_model.py has written"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there, too")
     options = parser.parse_args()
     options.peers = [name for name in options.peers.split(",") if name]

@@ -80,7 +80,14 @@ impl<'a> Bundle<'a> {
             for block in self.visited(&tiles) {
                 let (mut packed, mut known) = (None, None);
                 for tile in &tiles {
-                    let Some(seen) = self.seen(tile, block) else { continue };
+                    let part;
+                    let seen = if self.sees_whole(tile, block) {
+                        &Seen::WHOLE
+                    } else {
+                        part = self.seen(tile, block);
+                        let Some(part) = &part else { continue };
+                        part
+                    };
                     let owner = plan.owner(tile.segment, block);
                     let shared = plan.shared_index(owner, block);
                     if shared.is_none() && packed != Some(owner) {
@@ -107,7 +114,7 @@ impl<'a> Bundle<'a> {
                             relative.add(&tile.positions[..tile.height], of_queries, block, of_keys, scores);
                         }
                     };
-                    self.visit(&tile.queries[..tile.height], keys_and_values, &seen, add, scores, running);
+                    self.visit(&tile.queries[..tile.height], keys_and_values, seen, add, scores, running);
                 }
             }
             for tile in &tiles {
@@ -164,13 +171,16 @@ impl<'a> Bundle<'a> {
         self.options.seen_until(position, self.blocks.plan.sees_until(tile.segment, position))
     }
 
+    /// Whether each query of the tile sees all keys of a block.
+    fn sees_whole(&self, tile: &Tile, block: usize) -> bool {
+        // Positions never fall: what the first sees to the last key, and the last from the first key on, all see.
+        (block + 1) * BLOCK <= self.seen_until(tile, 0)
+            && self.options.first_seen(tile.positions[MAX_HEIGHT - 1]) <= block * BLOCK
+    }
+
     /// Which keys of a block the queries of the tile see; `None` if none sees any.
     fn seen(&self, tile: &Tile, block: usize) -> Option<Seen> {
-        let (start, end) = (block * BLOCK, (block + 1) * BLOCK);
-        // Positions never fall: what the first sees to the last key, and the last from the first key on, all see.
-        if end <= self.seen_until(tile, 0) && self.options.first_seen(tile.positions[MAX_HEIGHT - 1]) <= start {
-            return Some(Seen::WHOLE);
-        }
+        let start = block * BLOCK;
         let within = |p: usize| p.saturating_sub(start).min(BLOCK);
         Seen::new(std::array::from_fn(|query| {
             within(self.options.first_seen(tile.positions[query]))..within(self.seen_until(tile, query))
