@@ -60,6 +60,8 @@ fn what_only_decoders_can_is_refused() {
 
 #[test]
 fn which_of_several_models_it_is_is_asked() {
+    let pairrm = Config { preset: "auto".into(), ..config(&folder("pairrm")) };
+    says(&pairrm, "no preset", &["config.json", "--preset pairrm (llm-blender/PairRM-hf)", "--preset none"]);
     let auto = Config { preset: "auto".into(), ..config(&folder("deberta-v3")) };
     says(&auto, "no preset", &["config.json", "--preset openassistant-reward", "--preset none"]);
 }
@@ -94,6 +96,16 @@ fn forms_that_are_not_known_are_refused() {
         ("deberta-v3", json!({"share_att_key": false}), &["pos_key_proj"]),
         ("deberta-v3", json!({"pooler_hidden_act": "mish"}), &["dense_activation", "mish"]),
         ("deberta-apart", json!({"share_att_key": true}), &["pos_key_proj", "present"]),
+        ("pairrm", json!({"source_prefix_id": null}), &["config.json", "source_prefix_id = null", "the id of a token"]),
+        ("pairrm", json!({"source_prefix_id": 1u64 << 40}), &["source_prefix_id", "the id of a token"]),
+        ("pairrm", json!({"cand1_prefix_id": "two"}), &["cand1_prefix_id = \"two\""]),
+        ("pairrm", json!({"cand2_prefix_id": -1}), &["cand2_prefix_id = -1"]),
+        ("pairrm", json!({"cand1_prefix_id": 7, "cand2_prefix_id": 7}), &["cand2_prefix_id = 7", "unlike those"]),
+        ("pairrm", json!({"n_tasks": 0}), &["n_tasks", "above 0"]),
+        ("pairrm", json!({"n_tasks": null}), &["no field \"n_tasks\""]),
+        ("pairrm", json!({"n_tasks": 2}), &["head_layer.4.weight", "[1, 24]", "[2, 24]"]),
+        ("pairrm", json!({"n_tasks": 1u32 << 31}), &["head_layer.4.weight"]),
+        ("pairrm", json!({"architectures": ["DebertaV2ForSequenceClassification"]}), &["model.safetensors"]),
         ("modernbert", json!({"classifier_pooling": "max"}), &["classifier_pooling", "mean"]),
         ("modernbert", json!({"attention_bias": true}), &["Wqkv.bias"]),
         ("modernbert", json!({"layer_types": ["full_attention"]}), &["layer_types"]),
