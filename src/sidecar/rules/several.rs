@@ -2,17 +2,15 @@
 //!
 //! Invariant: nothing is cut of them.
 
-use std::ops::Range;
-
 use super::Rules;
 use super::input::Source;
 use crate::engine::Texts;
 use crate::reward::{Code, Rejection};
+use crate::sidecar::tokenize::SeveralTexts;
 
 impl Rules {
-    /// Token ids of such a conversation, and which of them are the completion's; `None` where the model reads one text, or ids were
-    /// sent.
-    pub(super) fn several(&self, source: &Source) -> Result<Option<(Vec<u32>, Range<usize>)>, Rejection> {
+    /// The tokens of such a conversation; `None` where the model reads one text, or ids were sent.
+    pub(super) fn several(&self, source: &Source) -> Result<Option<SeveralTexts>, Rejection> {
         let what = match (&self.card.text.texts, source) {
             (Texts::One, _) | (_, Source::TokenIds(_) | Source::PromptCompletionIds { .. }) => return Ok(None),
             (Texts::Pair, Source::Chat(conversation)) => return self.text.encode_pair(conversation).map(Some),

@@ -11,7 +11,7 @@ use super::Text;
 use super::conversation::View;
 use super::messages::Conversation;
 use super::reference::REFERENCE;
-use super::tokens::guarded;
+use super::tokens::{SeveralTexts, guarded};
 use crate::engine::Comparison;
 use crate::json::value::Value;
 use crate::reward::{Code, Rejection};
@@ -29,7 +29,7 @@ impl Text {
         conversation: &Conversation,
         comparison: &Comparison,
         context: usize,
-    ) -> Result<(Vec<u32>, Range<usize>), Rejection> {
+    ) -> Result<SeveralTexts, Rejection> {
         let (begin, turns) = (conversation.prompt(), conversation.turns());
         let answers: Vec<_> = turns[begin..].iter().filter(|turn| turn.role() != REFERENCE).collect();
         let answer = match &answers[..] {

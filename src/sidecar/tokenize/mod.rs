@@ -27,7 +27,7 @@ use tokenizers::Tokenizer;
 pub use self::conversation::Locate;
 pub use self::messages::{Conversation, bytes_of};
 pub use self::place::Place;
-pub use self::tokens::{Form, within};
+pub use self::tokens::{Form, SeveralTexts, within};
 
 use self::chat_template::ChatTemplate;
 use self::marks::Marks;
