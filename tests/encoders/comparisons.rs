@@ -240,6 +240,14 @@ fn anchors_are_the_tokens_that_the_model_reads() {
     let elsewhere = Config { preset: "pairrm".into(), ..config(&folder("deberta-v3")) };
     let message = ModelEngine::load(&elsewhere).err().unwrap().to_string();
     assert!(message.contains("DebertaV2ForSequenceClassification does not"), "{message}");
+    let linear = copy.path().join("linear.toml");
+    std::fs::write(&linear, "name = \"linear\"\n[head]\nkind = \"linear\"\n").unwrap();
+    let linear = Config { preset: linear.to_str().unwrap().into(), ..config(&folder("pairrm")) };
+    let message = ModelEngine::load(&linear).err().unwrap().to_string();
+    assert!(
+        message.contains("\"linear\"") && message.contains("sees 1 side by side, and the model shows 3"),
+        "{message}"
+    );
     let both = copy.path().join("both.toml");
     std::fs::write(
         &both,

@@ -118,7 +118,12 @@ fn forms_that_are_not_known_are_refused() {
 /// Weights that are cut off or of another type than they say are the file's fault.
 #[test]
 fn spoilt_files_are_refused() {
-    for name in ["bert", "deberta-v3", "modernbert"] {
+    for (name, head) in [
+        ("bert", b"classifier"),
+        ("deberta-v3", b"classifier"),
+        ("modernbert", b"classifier"),
+        ("pairrm", b"head_layer"),
+    ] {
         let copy = tempfile::tempdir().unwrap();
         let from = |file: &str| folder(name).join(file);
         fs::copy(from("config.json"), copy.path().join("config.json")).unwrap();
@@ -128,16 +133,16 @@ fn spoilt_files_are_refused() {
             fs::write(&place, &bytes[..kept]).unwrap();
             says(&config(copy.path()), &format!("{name}, {kept} bytes"), &["model.safetensors"]);
         }
-        without_head(&place, &bytes, copy.path());
+        without_head(&place, &bytes, copy.path(), head);
     }
 }
 
 /// A classifier whose head has another name is no reward model as it stands.
-fn without_head(place: &Path, bytes: &[u8], folder: &Path) {
+fn without_head(place: &Path, bytes: &[u8], folder: &Path, head: &[u8; 10]) {
     let mut renamed = bytes.to_vec();
-    for at in (0..bytes.len() - 10).filter(|at| &bytes[*at..*at + 10] == b"classifier") {
+    for at in (0..bytes.len() - 10).filter(|at| bytes[*at..*at + 10] == *head) {
         renamed[at] = b'k';
     }
     fs::write(place, renamed).unwrap();
-    says(&config(folder), "another name", &["classifier", "--preset"]);
+    says(&config(folder), "another name", &[str::from_utf8(head).unwrap(), "--preset"]);
 }

@@ -141,7 +141,7 @@ pub fn load(context: &HeadContext) -> Result<Box<dyn Head>, ModelError> {
     };
     if known.rows_seen() != context.rows_seen {
         let (sees, shows) = (known.rows_seen(), context.rows_seen);
-        let reason = format!("it sees {sees} hidden states of a rollout, and the model shows {shows}");
+        let reason = format!("of a rollout's hidden states it sees {sees} side by side, and the model shows {shows}");
         return Err(context.bad_option(reason));
     }
     let (labels, spec) = Labels::take(context.spec).map_err(|reason| context.bad_option(reason))?;
