@@ -96,5 +96,8 @@ pub const MAX_SECRET_BYTES: usize = 64 << 10;
 /// Most bytes for prefixes that are kept (a tebibyte): beyond any machine's memory, so a larger number is a mistake.
 pub const MAX_PREFIX_CACHE_BYTES: usize = 1 << 40;
 
+/// Most bytes for packed weights that are kept on a disk (a pebibyte): a larger number is a mistake.
+pub const MAX_PACKED_CACHE_BYTES: usize = 1 << 50;
+
 /// Most threads of one kind, and most ranks: beyond any machine, so a larger number is a mistake.
 pub const MAX_THREADS: usize = 1024;

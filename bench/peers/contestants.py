@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ class Contestant:
     preload: tuple[str, ...] = ()
     """Libraries that its documentation wants in LD_PRELOAD: patterns, in its virtual environment or the system's."""
     tolerance: float = 1e-3
-    """The largest difference to transformers' scores, as a share of max(1, |value|), that is float32 all the same."""
+    """The largest difference to transformers' scores, as a share of max(1, |value|), that is float32 all the same; infinite
+    where numbers are rounded on purpose, and the table says by how much."""
 
     @property
     def python(self) -> Path:
@@ -42,20 +44,38 @@ class Contestant:
         return ":".join(str(path) for path in found if path)
 
 
+def ours(whole: bool = False, dtype: str = "f32") -> Contestant:
+    return Contestant(
+        "ours.py", "transformers", {"whole": whole, "dtype": dtype}, tolerance=1e-3 if dtype == "f32" else inf
+    )
+
+
 OURS = "ours"
 VLLM_PRELOAD = ("libiomp5.so", "*/libtcmalloc_minimal.so.4")
 CONTESTANTS = {
-    OURS: Contestant("ours.py", "transformers", {"whole": False}),
+    OURS: ours(),
     # With --turns: all turns in one call.
-    "ours-whole": Contestant("ours.py", "transformers", {"whole": True}),
-    "transformers-sorted": Contestant("transformers_peer.py", "transformers", {"order": "sorted"}),
-    "transformers-arrival": Contestant("transformers_peer.py", "transformers", {"order": "as they arrive"}),
-    "vllm": Contestant("vllm_peer.py", "vllm", {"block_size": None}, VLLM_PRELOAD),
+    "ours-whole": ours(whole=True),
+    "ours-int16": ours(dtype="int16"),
+    "ours-bf16-activations": ours(dtype="bf16-activations"),
+    "transformers-sorted": Contestant(
+        "transformers_peer.py", "transformers", {"order": "sorted", "dtype": "float32"}
+    ),
+    "transformers-arrival": Contestant(
+        "transformers_peer.py", "transformers", {"order": "as they arrive", "dtype": "float32"}
+    ),
+    "transformers-bf16": Contestant(
+        "transformers_peer.py", "transformers", {"order": "sorted", "dtype": "bfloat16"}, tolerance=inf
+    ),
+    "vllm": Contestant("vllm_peer.py", "vllm", {"block_size": None, "dtype": "float32"}, VLLM_PRELOAD),
+    "vllm-bf16": Contestant(
+        "vllm_peer.py", "vllm", {"block_size": None, "dtype": "bfloat16"}, VLLM_PRELOAD, tolerance=inf
+    ),
     "llama.cpp": Contestant("llama_cpp_peer.py", "llama-cpp", {"outputs": 5, "flash": False}),
     # Not float32 throughout, and held to less.
     "llama.cpp-flash": Contestant("llama_cpp_peer.py", "llama-cpp", {"outputs": 5, "flash": True}, tolerance=2e-2),
     # By itself vLLM shares prefixes in blocks of 128 tokens on a CPU; smaller ones share more, and cost more.
-    "vllm-block-32": Contestant("vllm_peer.py", "vllm", {"block_size": 32}, VLLM_PRELOAD),
+    "vllm-block-32": Contestant("vllm_peer.py", "vllm", {"block_size": 32, "dtype": "float32"}, VLLM_PRELOAD),
 }
 
 

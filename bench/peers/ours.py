@@ -28,7 +28,10 @@ class Ours:
         return f"reward-sidecar {version('reward-sidecar')}, {card.model_version}, lane, a new server for every run{whole}"
 
     def launch(self) -> reward_sidecar.Server:
-        return reward_sidecar.launch(model="demo", threads=self.setup.threads, admin=True, log="warn")
+        # The demo is built in, and what the others read is made of it.
+        model = "demo" if self.setup.model.name == "demo-model" else self.setup.model
+        dtype = self.setup.options["dtype"]
+        return reward_sidecar.launch(model, threads=self.setup.threads, dtype=dtype, admin=True, log="warn")
 
     def run(self) -> Run:
         with self.launch() as server, server.client() as client:

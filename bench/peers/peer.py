@@ -63,6 +63,21 @@ def difference(found: Scores, expected: Scores) -> float:
     return max(shares) if all(map(math.isfinite, shares)) else math.inf
 
 
+def kendall_tau(found: Scores, expected: Scores) -> float | None:
+    """How alike two orders of the rollouts are, 1 for the same: of each output over the pairs of rollouts that it tells apart in
+    `expected`, of which the mean; `None` where it tells none."""
+
+    def sign(values: tuple[float, ...], i: int, j: int) -> int:
+        return (values[i] > values[j]) - (values[i] < values[j])
+
+    taus = []
+    for mine, right in zip(zip(*found), zip(*expected)):
+        pairs = [(i, j) for i in range(len(right)) for j in range(i) if right[i] != right[j]]
+        if pairs:
+            taus.append(sum(sign(mine, i, j) * sign(right, i, j) for i, j in pairs) / len(pairs))
+    return sum(taus) / len(taus) if taus else None
+
+
 class Peer(Protocol):
     def load(self, setup: Setup) -> str:
         """Gets ready, and says in words what was loaded."""

@@ -48,6 +48,20 @@ QWEN3_MOE = Qwen3MoeConfig(
     num_key_value_heads=4,
     head_dim=128,
 )
+# Not a published shape: experts as above, few and narrow enough for twelve layers in float32, twice, in 24 GB.
+QWEN3_MOE_SMALL = Qwen3MoeConfig(
+    vocab_size=32000,
+    hidden_size=1024,
+    intermediate_size=3072,
+    moe_intermediate_size=512,
+    num_experts=64,
+    num_experts_per_tok=8,
+    norm_topk_prob=True,
+    num_hidden_layers=12,
+    num_attention_heads=16,
+    num_key_value_heads=4,
+    head_dim=64,
+)
 LLAMA = LlamaConfig(
     vocab_size=32000,
     hidden_size=4096,
@@ -77,6 +91,7 @@ XLM_ROBERTA = XLMRobertaConfig(
 SHAPES = {
     "qwen3-0.6b": (Qwen3ForSequenceClassification, QWEN3),
     "qwen3-30b-a3b": (Qwen3MoeForSequenceClassification, QWEN3_MOE),
+    "qwen3-moe-small": (Qwen3MoeForSequenceClassification, QWEN3_MOE_SMALL),
     "llama-8b": (LlamaForSequenceClassification, LLAMA),
     # Encoders, as their configurations have the context and the padding.
     "deberta-v3-base": (DebertaV2ForSequenceClassification, DEBERTA),

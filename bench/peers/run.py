@@ -20,9 +20,9 @@ from typing import Any
 
 import rollouts
 from contestants import CONTESTANTS, OURS, PLACE, Child, Lost
-from peer import Run, Scores, difference
+from peer import Run, Scores, difference, kendall_tau
 
-PEERS = [name for name in CONTESTANTS if name != OURS]
+DEMO = PLACE / "demo-model"
 DEFAULT_PEERS = "transformers-sorted,transformers-arrival,vllm,llama.cpp"
 WARM_UP_LENGTHS = [32, 64, 128, 256] * 2
 # Between two runs: the machine comes to rest.
@@ -44,7 +44,8 @@ def main() -> None:
         timed = rollouts.made_up([options.long], options.model, seed=1)
         what = f"one rollout of {options.long} random ids"
     else:
-        timed, what = rollouts.read(options.input, options.model), options.input.name
+        # A model with random weights has no tokenizer, and to its speed it is the same whose ids they are.
+        timed, what = rollouts.read(options.input, DEMO), options.input.name
     setup = {
         "model": str(options.model),
         "threads": options.threads,
@@ -56,14 +57,14 @@ def main() -> None:
     print(f"{what}: {len(timed.ids)} rollouts, {timed.tokens} tokens submitted, {timed.unique()} unique")
     print(f"{processor()}, {options.threads} threads on cores {cores}, {options.runs} runs each, in turn\n")
 
-    children = start([OURS, *options.peers], setup)
+    children = start([options.ours, *options.peers], setup)
     try:
         runs = take_turns(children, options.runs)
     finally:
         for child in children.values():
             child.end()
 
-    table = rows(runs, timed.tokens)
+    table = rows(runs, options.ours, timed.tokens)
     show(table, options.runs)
     if options.json:
         about = {
@@ -86,15 +87,20 @@ def parse() -> argparse.Namespace:
         "--turns", type=int, metavar="TURNS", help="conversations of so many turns instead, sent turn by turn"
     )
     parser.add_argument("--conversations", type=int, default=32, help="how many, with --turns")
-    parser.add_argument("--peers", default=DEFAULT_PEERS, help=f"of {', '.join(PEERS)}; default: {DEFAULT_PEERS}")
+    parser.add_argument("--peers", default=DEFAULT_PEERS, help=f"of {', '.join(CONTESTANTS)}; default: {DEFAULT_PEERS}")
+    parser.add_argument(
+        "--ours", default=OURS, help=f"whom the others are compared with, one of ours by its type of weights; default: {OURS}"
+    )
     parser.add_argument("--runs", type=int, default=3, help="timed runs of each contestant")
     parser.add_argument("--threads", type=int, default=2, help="of each contestant, and the cores that it has")
-    parser.add_argument("--model", type=Path, default=PLACE / "demo-model", help="the folder that model.py has written")
+    parser.add_argument("--model", type=Path, default=DEMO, help="a folder that model.py or random_model.py has written")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there, too")
     options = parser.parse_args()
     options.peers = [name for name in options.peers.split(",") if name]
-    if unknown := set(options.peers) - set(PEERS):
-        parser.error(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(PEERS)}")
+    if unknown := {options.ours, *options.peers} - set(CONTESTANTS):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(CONTESTANTS)}")
+    if options.ours in options.peers:
+        parser.error(f"{options.ours} is compared with others than itself")
     if options.runs < 1 or options.threads < 1 or options.conversations < 1:
         parser.error("--runs, --threads and --conversations begin at 1")
     return options
@@ -106,7 +112,7 @@ def start(names: list[str], setup: dict[str, Any]) -> dict[str, Child]:
         try:
             children[name] = Child(name, setup)
         except Lost as reason:
-            if name == OURS:
+            if name.startswith(OURS):
                 sys.exit(f"{name}: {reason}")
             print(f"{name}: skipped, {reason}")
         else:
@@ -123,17 +129,15 @@ def take_turns(children: dict[str, Child], runs: int) -> dict[str, list[Run]]:
     return made
 
 
-def compare(scores: dict[str, Scores], name: str) -> float | None:
-    """The largest |difference| to transformers' scores as a share of max(1, |value|); `None`: it does not take part."""
-    reference = next((scores[peer] for peer in PEERS if peer.startswith("transformers") and peer in scores), None)
-    if reference is None:
-        return None
-    return difference(scores[name], reference)
+def reference(scores: dict[str, Scores]) -> Scores | None:
+    """transformers' scores in float32; `None`: it does not take part."""
+    return next((scores[peer] for peer in ("transformers-sorted", "transformers-arrival") if peer in scores), None)
 
 
-def rows(runs: dict[str, list[Run]], tokens: int) -> list[dict[str, Any]]:
+def rows(runs: dict[str, list[Run]], ours: str, tokens: int) -> list[dict[str, Any]]:
     seconds = {name: [run.seconds for run in made] for name, made in runs.items()}
     scores = {name: made[-1].scores for name, made in runs.items()}
+    expected = reference(scores)
     return [
         {
             "name": name,
@@ -141,11 +145,13 @@ def rows(runs: dict[str, list[Run]], tokens: int) -> list[dict[str, Any]]:
             "median_s": median(taken),
             "submitted_tokens_per_s": tokens / median(taken),
             "computed_tokens": runs[name][-1].computed,
-            "ours_is_times_as_fast": median(taken) / median(seconds[OURS]),
+            "ours_is_times_as_fast": median(taken) / median(seconds[ours]),
             # Of the runs that stood side by side.
-            "by_round": [theirs / ours for theirs, ours in zip(taken, seconds[OURS])],
-            "max_difference": compare(scores, name),
-            "other_bits": sum(mine != ours for mine, ours in zip(scores[name], scores[OURS], strict=True)),
+            "by_round": [theirs / mine for theirs, mine in zip(taken, seconds[ours])],
+            "max_difference": None if expected is None else difference(scores[name], expected),
+            # Where transformers takes no part, to ours.
+            "kendall_tau": kendall_tau(scores[name], expected or scores[ours]),
+            "other_bits": sum(theirs != mine for theirs, mine in zip(scores[name], scores[ours], strict=True)),
         }
         for name, taken in seconds.items()
     ]
@@ -154,9 +160,9 @@ def rows(runs: dict[str, list[Run]], tokens: int) -> list[dict[str, Any]]:
 def show(table: list[dict[str, Any]], runs: int) -> None:
     print(
         f"\n| contestant | seconds, {runs} runs | median s | submitted tokens/s | computed tokens | ours / this | by round "
-        "| difference | other bits than ours |"
+        "| difference | Kendall tau | other bits than ours |"
     )
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|---|")
     for row in table:
         taken = " ".join(f"{seconds:.2f}" for seconds in row["seconds"])
         by_round = f"{min(row['by_round']):.2f} to {max(row['by_round']):.2f}"
@@ -164,7 +170,7 @@ def show(table: list[dict[str, Any]], runs: int) -> None:
         print(
             f"| {row['name']} | {taken} | {row['median_s']:.2f} | {row['submitted_tokens_per_s']:,.0f} "
             f"| {row['computed_tokens'] or 'not said'} | {row['ours_is_times_as_fast']:.2f} | {by_round} | {difference} "
-            f"| {row['other_bits']} |"
+            f"| {'' if row['kendall_tau'] is None else format(row['kendall_tau'], '.4f')} | {row['other_bits']} |"
         )
 
 

@@ -17,7 +17,8 @@ class Transformers:
     def load(self, setup: Setup) -> str:
         torch.set_num_threads(setup.threads)
         self.setup = setup
-        self.model = AutoModelForSequenceClassification.from_pretrained(setup.model, dtype=torch.float32).eval()
+        dtype = setup.options["dtype"]
+        self.model = AutoModelForSequenceClassification.from_pretrained(setup.model, dtype=dtype).eval()
         self.pad = self.model.config.pad_token_id
         # Encoders have no cache to switch off.
         self.options = {"use_cache": False} if hasattr(self.model.config, "num_key_value_heads") else {}
@@ -26,7 +27,7 @@ class Transformers:
             raise ValueError(f"a rollout ends in token {self.pad}, which transformers takes for padding")
         attention = self.model.config._attn_implementation
         versions = f"transformers {transformers.__version__}, torch {torch.__version__}"
-        return f"{versions}, float32, attention {attention}, padded batches of {BATCH}, {setup.options['order']}"
+        return f"{versions}, {dtype}, attention {attention}, padded batches of {BATCH}, {setup.options['order']}"
 
     def run(self) -> Run:
         self.score(self.setup.warm_up)

@@ -32,7 +32,7 @@ class Vllm:
         self.model = vllm.LLM(
             str(setup.model),
             runner="pooling",
-            dtype="float32",
+            dtype=setup.options["dtype"],
             enable_prefix_caching=True,
             block_size=setup.options["block_size"],
             pooler_config=vllm.config.PoolerConfig(task="classify"),
@@ -41,7 +41,7 @@ class Vllm:
         block = self.model.llm_engine.vllm_config.cache_config.block_size
         preloaded = [os.path.basename(path) for path in os.environ.get("LD_PRELOAD", "").split(":") if path]
         return (
-            f"{versions}, float32, pooling runner, prefix caching in blocks of {block} tokens, cores {cores}, "
+            f"{versions}, {setup.options['dtype']}, pooling runner, prefix caching in blocks of {block} tokens, cores {cores}, "
             f"preloaded {', '.join(preloaded) or 'nothing'}"
         )
 

@@ -152,7 +152,19 @@ const MODEL: &[Key] = &[
         default: cache_dir,
         commands: SERVE | SCORE | INSPECT | DOCTOR,
         value_name: "DIR",
-        about: "Where downloaded bases are kept",
+        about: "Where downloaded bases, digests and packed weights are kept",
+    },
+    Key {
+        name: "packed_cache_bytes",
+        kind: Kind::CountOrAuto {
+            ceiling: limits::MAX_PACKED_CACHE_BYTES as u64,
+            ceiling_name: "MAX_PACKED_CACHE_BYTES",
+        },
+        default: || text(AUTO),
+        commands: SERVE | SCORE | INSPECT,
+        value_name: "N",
+        about: "Disk room in cache_dir for packed weights, which a server writes once it is up, and the next start maps; 0 keeps none, \
+                auto: a quarter of what is free. Never changes a reward",
     },
 ];
 

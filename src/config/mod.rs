@@ -74,8 +74,11 @@ pub struct Settings {
     /// Bytes for prefixes that later micro-batches may begin with; 0 keeps none, `None`: as free memory allows.
     #[serde(deserialize_with = "unless_auto")]
     pub prefix_cache_bytes: Option<usize>,
-    /// Where downloaded bases are kept.
+    /// Where downloaded bases, digests and packed weights are kept.
     pub cache_dir: PathBuf,
+    /// Bytes for packed weights there; 0 keeps none, `None`: a quarter of what the disk has free.
+    #[serde(deserialize_with = "unless_auto")]
+    pub packed_cache_bytes: Option<usize>,
     /// TCP address of the gRPC server.
     #[serde(deserialize_with = "unless_off")]
     pub grpc: Option<SocketAddr>,
@@ -235,6 +238,9 @@ impl Settings {
             isa: None,
             prefix_cache: self.prefix_cache(),
             cache_dir: self.cache_dir.clone(),
+            packed_room: self
+                .packed_cache_bytes
+                .map_or(model::DiskRoom::Auto, |bytes| model::DiskRoom::Bytes(bytes as u64)),
         })
     }
 

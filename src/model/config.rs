@@ -52,8 +52,10 @@ pub struct Config {
     pub isa: Option<Isa>,
     /// Room for the keys and values of prefixes that later micro-batches may begin with. On the CPU alone.
     pub prefix_cache: CacheSize,
-    /// Where downloaded bases are kept.
+    /// Where downloaded bases, digests and packed weights are kept.
     pub cache_dir: PathBuf,
+    /// Room for packed weights there. On the CPU alone.
+    pub packed_room: DiskRoom,
 }
 
 impl Default for Config {
@@ -75,6 +77,7 @@ impl Default for Config {
             isa: None,
             prefix_cache: CacheSize::Bytes(0),
             cache_dir: PathBuf::new(),
+            packed_room: DiskRoom::Bytes(0),
         }
     }
 }
@@ -111,6 +114,15 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// Room on a disk for the packed weights of all models.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DiskRoom {
+    /// So many bytes; 0 keeps none, and reads none.
+    Bytes(u64),
+    /// A quarter of what the disk has free beside them.
+    Auto,
 }
 
 /// Room of a prefix cache, all ranks together.

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use rayon::ThreadPool;
 
+use super::checkpoint::digest_memory::DigestMemory;
 use super::checkpoint::quantized;
 use super::compute::backend::Backend;
 use super::compute::dtype::Dtype;
@@ -17,6 +18,7 @@ use super::fastest::{self, Choice};
 use super::network::arch;
 use super::network::head::{Head, HeadSpec, Hidden};
 use super::network::spec::NetworkSpec;
+use super::packed_cache::PackedCache;
 use super::ranks::{PassError, Passed, Ranks};
 use super::report::Report;
 use super::settings::default_labels;
@@ -35,6 +37,8 @@ pub struct ModelEngine {
     dtype: &'static str,
     dtype_choice: Option<Choice>,
     ranks: Arc<Ranks>,
+    /// What of them was packed, until it is kept.
+    pub(super) packed: PackedCache,
     head: Box<dyn Head>,
     head_spec: HeadSpec,
     preset: Option<PresetReport>,
@@ -63,18 +67,17 @@ impl ModelEngine {
         let started = Instant::now();
         let compute = Compute::open(config)?;
         let parts = Unloaded::open(config, &compute)?;
-        let load = || match config.dtype {
-            Dtype::Fast => fastest(&parts, &compute),
-            _ => Ok(Loaded {
-                backend: compute.backend,
-                ranks: Arc::new(compute.load(&parts.spec, parts.blueprint.weights.as_ref(), compute.backend, 1)?),
-                choice: None,
-            }),
-        };
-        let (version, loaded) = compute.pool.install(|| rayon::join(|| parts.version(&config.cache_dir), load));
-        let loaded = loaded?;
+        let version = compute.pool.install(|| parts.version(&config.cache_dir))?;
+        let loaded = compute.pool.install(|| match config.dtype {
+            Dtype::Fast => fastest(&parts, &version, &compute),
+            _ => {
+                let (weights, name) = (parts.blueprint.weights.as_ref(), parts.name(&version));
+                let (ranks, packed) = compute.load(&parts.spec, weights, &name, compute.backend, 1)?;
+                Ok(Loaded { backend: compute.backend, ranks: Arc::new(ranks), packed, choice: None })
+            }
+        })?;
         say_what_is_kept(&loaded.ranks, parts.spec.sizes().context);
-        Self::of(parts, &version?, loaded, &compute, started)
+        Self::of(parts, &version, loaded, &compute, started)
     }
 
     /// The one model that the configuration names, or each of its several adapters, in its order.
@@ -126,8 +129,15 @@ impl ModelEngine {
         let changed: Vec<bool> = parts.iter().map(is_changed).collect();
         // Those that change nothing keep the base's prefixes.
         let rooms = changed.iter().filter(|is| **is).count() + usize::from(changed.contains(&false));
-        let load = || compute.load(&spec, base.weights.as_ref(), compute.backend, rooms as u32);
-        let shared = Arc::new(compute.pool.install(load)?);
+        let load = || {
+            let version = base.fingerprint(&[], &DigestMemory::below(&config.cache_dir))?;
+            let name = format!("{}@{version}", base.name);
+            compute.load(&spec, base.weights.as_ref(), &name, compute.backend, rooms as u32)
+        };
+        let (shared, packed) = compute.pool.install(load)?;
+        let shared = Arc::new(shared);
+        // The base's, which the first of them keeps for all.
+        let mut packed = Some(packed);
         say_what_is_kept(&shared, decoder.context);
         let engines = parts.into_iter().zip(changed).map(|(parts, is_changed)| {
             let load = || {
@@ -139,7 +149,8 @@ impl ModelEngine {
             };
             let version = || parts.version(&config.cache_dir);
             let (version, ranks) = compute.pool.install(|| rayon::join(version, load));
-            let loaded = Loaded { backend: compute.backend, ranks: ranks?, choice: None };
+            let packed = packed.take().unwrap_or_default();
+            let loaded = Loaded { backend: compute.backend, ranks: ranks?, packed, choice: None };
             Self::of(parts, &version?, loaded, &compute, started)
         });
         engines.collect()
@@ -154,7 +165,7 @@ impl ModelEngine {
         started: Instant,
     ) -> Result<Self, ModelError> {
         let Unloaded { blueprint, spec, head } = parts;
-        let Loaded { backend, ranks, choice: dtype_choice } = loaded;
+        let Loaded { backend, ranks, packed, choice: dtype_choice } = loaded;
         let (config, sizes, seen) = (compute.config, spec.sizes(), spec.seen());
         let Blueprint {
             name,
@@ -192,7 +203,7 @@ impl ModelEngine {
         };
         tracing::info!(
             model_version = %card.model_version, device = %config.device, parameters = spec.parameters().total(),
-            threads = compute.pool.current_num_threads(), ranks = ranks.world(),
+            threads = compute.pool.current_num_threads(), ranks = ranks.world(), mapped = packed.is_mapped(),
             load_ms = started.elapsed().as_millis() as u64, "model loaded"
         );
         if let Some(Choice { bound, rollouts, tried }) = &dtype_choice {
@@ -213,6 +224,7 @@ impl ModelEngine {
             dtype: backend.weights(),
             dtype_choice,
             ranks,
+            packed,
             head,
             head_spec,
             preset,
@@ -223,6 +235,11 @@ impl ModelEngine {
             quantisation,
             files,
         })
+    }
+
+    /// Keeps what was packed of the weights for the next start; nothing waits for it.
+    pub fn keep_packed(&mut self) {
+        std::mem::take(&mut self.packed).keep();
     }
 
     /// What is to be known of the model.
@@ -267,24 +284,26 @@ impl ModelEngine {
 struct Loaded {
     backend: Backend,
     ranks: Arc<Ranks>,
+    packed: PackedCache,
     choice: Option<Choice>,
 }
 
 /// With the fastest type of weights that the model bears.
-fn fastest(parts: &Unloaded, compute: &Compute) -> Result<Loaded, ModelError> {
+fn fastest(parts: &Unloaded, version: &str, compute: &Compute) -> Result<Loaded, ModelError> {
     let Unloaded { blueprint, spec, head } = parts;
     let sizes = spec.sizes();
     let batch = MicroBatch::pack(&fastest::rollouts(sizes.vocabulary, &blueprint.reads), true);
-    let (weights, ranks, choice) = fastest::choose(
-        |weights| compute.load(spec, blueprint.weights.as_ref(), Backend::Kernels(weights), 1),
-        |ranks| {
+    let name = parts.name(version);
+    let (weights, (ranks, packed), choice) = fastest::choose(
+        |weights| compute.load(spec, blueprint.weights.as_ref(), &name, Backend::Kernels(weights), 1),
+        |(ranks, _)| {
             let table = scores(ranks, head.as_ref(), spec.seen(), &compute.pool, &batch);
             let table = table.map_err(|e| ModelError::Trial(e.to_string()))?;
             Ok((0..table.rows()).filter_map(|row| table.row(row)).flatten().copied().collect())
         },
     )?;
     ranks.forget();
-    Ok(Loaded { backend: Backend::Kernels(weights), ranks: Arc::new(ranks), choice: Some(choice) })
+    Ok(Loaded { backend: Backend::Kernels(weights), ranks: Arc::new(ranks), packed, choice: Some(choice) })
 }
 
 /// The rows of a micro-batch that the head looks at.

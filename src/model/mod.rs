@@ -15,6 +15,7 @@ mod fastest;
 pub mod fuzzing;
 mod memory;
 mod network;
+mod packed_cache;
 pub mod plan;
 mod prefix_cache;
 mod ranks;
@@ -30,7 +31,7 @@ use crate::engine::Engine;
 
 pub use compute::device::{DeviceChoice, UnknownDevice};
 pub use compute::dtype::{Dtype, Precision, UnknownDtype};
-pub use config::{CacheSize, Config, NamedAdapter};
+pub use config::{CacheSize, Config, DiskRoom, NamedAdapter};
 pub use engine::ModelEngine;
 pub use error::ModelError;
 pub use fastest::Choice;
@@ -41,10 +42,14 @@ pub use report::{Report, Shape};
 pub use source::preset::{CardCheck, Expected, PresetReport};
 pub use source::reference::FORMS;
 
-/// Loads the model, or each of several adapters on it, in the order of the configuration.
+/// Loads the model, or each of several adapters on it, in the order of the configuration, for a process that goes on: packed
+/// weights are kept for the next one.
 pub fn load_all(config: &Config) -> Result<Vec<Box<dyn Engine>>, ModelError> {
-    let engines = ModelEngine::load_all(config)?;
-    Ok(engines.into_iter().map(|engine| Box::new(engine) as Box<dyn Engine>).collect())
+    let engines = ModelEngine::load_all(config)?.into_iter().map(|mut engine| {
+        engine.keep_packed();
+        Box::new(engine) as Box<dyn Engine>
+    });
+    Ok(engines.collect())
 }
 
 /// Loads the model; see [`ModelEngine::load`].

@@ -9,15 +9,16 @@ use candle_core::Device;
 use rayon::ThreadPool;
 
 use super::checkpoint::WeightSource;
+use super::checkpoint::digest_memory::DigestMemory;
 use super::compute::backend::Backend;
 use super::config::Config;
 use super::error::ModelError;
 use super::network::arch;
 use super::network::head::{self, Head, HeadContext};
 use super::network::spec::NetworkSpec;
+use super::packed_cache::{PackedCache, PackedFolder};
 use super::ranks::{self, Ranks};
 use super::source::blueprint::Blueprint;
-use super::source::digest_memory::DigestMemory;
 use crate::engine::{ReadAt, ReadPolicy};
 
 /// Where models compute, and how.
@@ -43,15 +44,25 @@ impl<'a> Compute<'a> {
         })
     }
 
-    /// Loads a backbone out of these weights, with the prefix cache divided by `rooms`.
+    /// Loads a backbone out of these weights, with the prefix cache divided by `rooms`, in the pool of [`Self::pool`]. What is
+    /// packed of them is kept under `name`, which no other weights have.
     pub fn load(
         &self,
         spec: &NetworkSpec,
         weights: &dyn WeightSource,
+        name: &str,
         backend: Backend,
         rooms: u32,
-    ) -> Result<Ranks, ModelError> {
-        Ranks::load(spec, weights, backend, &self.devices, &self.pool, self.config.prefix_cache, rooms)
+    ) -> Result<(Ranks, PackedCache), ModelError> {
+        let Config { cache_dir, packed_room, prefix_cache, tp, .. } = self.config;
+        let packed = match backend {
+            Backend::Kernels(weights) => PackedFolder::below(cache_dir, *packed_room)
+                .map(|folder| folder.open(&format!("{name}-tp{tp}"), weights))
+                .unwrap_or_default(),
+            Backend::Tensors(_) => PackedCache::default(),
+        };
+        let cache = (*prefix_cache, rooms);
+        Ok((Ranks::load(spec, weights, &packed, backend, &self.devices, &self.pool, cache)?, packed))
     }
 }
 
@@ -73,6 +84,11 @@ impl Unloaded {
         // By now everybody has read what he wants to know.
         blueprint.settings.refuse_unread()?;
         Ok(Self { blueprint, spec, head })
+    }
+
+    /// Its name with its [`Self::version`].
+    pub fn name(&self, version: &str) -> String {
+        format!("{}@{version}", self.blueprint.name)
     }
 
     /// The fingerprint needs the attributes' names, which may have to be counted in the head.

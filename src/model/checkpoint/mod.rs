@@ -6,6 +6,8 @@
 mod adapter;
 mod composed;
 mod dense;
+pub mod digest;
+pub mod digest_memory;
 mod folder;
 pub(crate) mod gguf;
 mod mapped;

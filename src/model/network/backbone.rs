@@ -9,6 +9,7 @@ use crate::model::collective::shard::Shard;
 use crate::model::compute::backend::Backend;
 use crate::model::compute::kernels::Past;
 use crate::model::error::ModelError;
+use crate::model::packed_cache::PackedCache;
 use crate::model::prefix_cache::{Keep, Resumed};
 
 /// What one rank loads from, which share of it, and where to.
@@ -19,6 +20,8 @@ pub struct RankContext<'a> {
     pub shard: Shard,
     /// Where its tensors go.
     pub device: Device,
+    /// Packed weights that are kept, for the kernels.
+    pub packed: &'a PackedCache,
     /// How its layers compute; the kernels on the CPU alone.
     pub backend: Backend,
     /// Tokens whose keys and values it has room to keep.

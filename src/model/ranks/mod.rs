@@ -28,6 +28,7 @@ use crate::model::config::CacheSize;
 use crate::model::error::ModelError;
 use crate::model::network::backbone::{Pass, RankContext};
 use crate::model::network::spec::NetworkSpec;
+use crate::model::packed_cache::PackedCache;
 use crate::model::prefix_cache::{KeyValues, Resumed, SharedCache};
 
 /// Loaded ranks.
@@ -84,15 +85,16 @@ impl Ranks {
     /// Loads a rank onto each of `devices`, one after the other, each with all threads of `all`; later they share them
     /// out. Where the machine has several NUMA nodes, ranks on the CPU load and compute on one of them each. Together they have
     /// room of `cache` for the keys and values of prefixes, divided by `rooms`: as many models beside each other have such room
-    /// ([`Self::adapted`]); only the kernels use it.
+    /// ([`Self::adapted`]); only the kernels use it. Weights that `packed` holds are not packed again, but on NUMA nodes, whose
+    /// memory a mapped file does not lie in.
     pub fn load(
         spec: &NetworkSpec,
         weights: &dyn WeightSource,
+        packed: &PackedCache,
         backend: Backend,
         devices: &[Device],
         all: &Arc<ThreadPool>,
-        cache: CacheSize,
-        rooms: u32,
+        (cache, rooms): (CacheSize, u32),
     ) -> Result<Self, ModelError> {
         let world = devices.len();
         spec.check_degree(world)?;
@@ -115,10 +117,12 @@ impl Ranks {
         let threads = (all.current_num_threads() / world).max(1);
         let isa = all.install(Isa::current);
         let nodes = if devices.iter().all(Device::is_cpu) { nodes::nodes() } else { Vec::new() };
+        let nothing = PackedCache::default();
         let load = |(shard, device): (Shard, &Device)| {
             let before = weights.bytes_read();
-            let context = RankContext { weights, shard, device: device.clone(), backend, slots };
             let node = nodes::of_rank(&nodes, shard.rank, world);
+            let packed = if node.is_some() { &nothing } else { packed };
+            let context = RankContext { weights, shard, device: device.clone(), packed, backend, slots };
             let pool = match world {
                 1 => Arc::clone(all),
                 _ => Arc::new(pinned_pool(threads, Some(isa), node.cloned())?),
@@ -136,8 +140,10 @@ impl Ranks {
     /// kept of prefixes is its own. Models on the kernels alone share anything.
     pub fn adapted(&self, weights: &dyn WeightSource) -> Result<Self, ModelError> {
         let Place { backend, ref devices, slots } = self.place;
+        // What an adapter changes is little.
+        let packed = &PackedCache::default();
         let load = |((shard, device), rank): ((Shard, &Device), &Arc<Rank>)| {
-            rank.adapted(&RankContext { weights, shard, device: device.clone(), backend, slots }).map(Arc::new)
+            rank.adapted(&RankContext { weights, shard, device: device.clone(), packed, backend, slots }).map(Arc::new)
         };
         let shares = Shard::all(devices.len()).zip(devices).zip(&self.ranks);
         let ranks = shares.map(load).collect::<Result<Vec<_>, ModelError>>()?;

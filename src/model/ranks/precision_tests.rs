@@ -23,11 +23,11 @@ fn hidden(fixture: &str, device: DeviceChoice, tp: usize) -> (DecoderSpec, Vec<f
     let ranks = Ranks::load(
         &network,
         blueprint.weights.as_ref(),
+        &PackedCache::default(),
         device.backend(Dtype::Auto).unwrap(),
         &devices,
         &pool,
-        CacheSize::Bytes(0),
-        1,
+        (CacheSize::Bytes(0), 1),
     )
     .unwrap();
     let reference = std::fs::read(folder.join("reference.json")).unwrap();

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::digest::Ingredient;
+use super::fingerprint::Ingredient;
 use crate::engine::TextAssets;
 use crate::model::checkpoint::{GgufFile, NemoCheckpoint, WeightSource, open_folder, quantized};
 use crate::model::error::{ModelError, read_json};

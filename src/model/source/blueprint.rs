@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::base::{self, Opened};
-use super::digest::Ingredient;
+use super::fingerprint::Ingredient;
 use super::manifest::AdapterPart;
 use super::preset::{self, CardCheck, PresetReport, Tokens, check_weightings};
 use super::reference::{Found, MANIFEST_FILE, Place};

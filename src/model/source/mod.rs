@@ -4,8 +4,7 @@
 pub mod base;
 pub mod blueprint;
 pub mod demo;
-pub mod digest;
-pub mod digest_memory;
+pub mod fingerprint;
 pub mod locate;
 pub mod manifest;
 pub mod pip;

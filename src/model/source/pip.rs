@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::digest::sha256_file;
 use super::manifest::PipBase;
+use crate::model::checkpoint::digest::sha256_file;
 use crate::model::error::ModelError;
 
 /// A program and its leading arguments.

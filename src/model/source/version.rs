@@ -3,10 +3,10 @@
 //! Invariant: whatever makes a model's numbers is in it, but for the type of the weights and the device, which are named beside it.
 
 use super::blueprint::Blueprint;
-use super::digest::Fingerprint;
-use super::digest_memory::DigestMemory;
+use super::fingerprint::Fingerprint;
 use crate::answer_only::AnswerOnly;
 use crate::engine::Texts;
+use crate::model::checkpoint::digest_memory::DigestMemory;
 use crate::model::compute::kernels::REVISION;
 use crate::model::error::ModelError;
 

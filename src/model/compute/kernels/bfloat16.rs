@@ -2,9 +2,9 @@
 
 use half::bf16;
 
-use super::aligned::Aligned;
 use super::float;
 use super::panel::{BlockTask, Dimensions, Panels, Properties, pack};
+use super::stored::Stored;
 
 /// What is to be known of it.
 pub(super) const PROPERTIES: Properties = Properties {
@@ -13,19 +13,20 @@ pub(super) const PROPERTIES: Properties = Properties {
     bytes: 2,
     bits: 8,
     rounds_by_rank: false,
-    pack: |rows, width| Ok(Box::new(Bfloat16(pack(rows, width, bf16::from_f32)?))),
+    pack: |rows, width| Ok(Box::new(Bfloat16(pack(rows, width, bf16::from_f32)?.into()))),
+    unpack: |parts, n, k, width| Some(Box::new(Bfloat16(parts.take(n.next_multiple_of(width) * k)?))),
 };
 
 /// `[panel, k, width]`, each weight rounded to the nearest bfloat16.
 #[derive(Debug)]
-struct Bfloat16(Aligned<bf16>);
+struct Bfloat16(Stored<bf16>);
 
 impl Panels for Bfloat16 {
     fn compute(&self, dimensions: Dimensions, task: BlockTask) {
         float::compute(&self.0, dimensions, task);
     }
 
-    fn bytes(&self) -> usize {
-        size_of_val(&self.0[..])
+    fn parts(&self) -> Vec<&[u8]> {
+        vec![self.0.bytes()]
     }
 }

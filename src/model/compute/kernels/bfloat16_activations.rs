@@ -14,6 +14,7 @@ use super::bf16_rounding::rounded;
 use super::float::{self, FloatWeight};
 use super::panel::{BlockTask, Dimensions, Panels, Properties, Rows};
 use super::simd::Simd;
+use super::stored::Stored;
 use crate::model::error::ModelError;
 
 /// What is to be known of it.
@@ -24,6 +25,7 @@ pub(super) const PROPERTIES: Properties = Properties {
     bits: 8,
     rounds_by_rank: false,
     pack: |rows, width| Ok(Box::new(Pairs::pack(rows, width)?)),
+    unpack: |parts, n, k, width| Some(Box::new(Pairs(parts.take(n.next_multiple_of(width) * k.div_ceil(2))?))),
 };
 
 /// Pairs whose rounding goes together, in registers.
@@ -32,7 +34,7 @@ const STRETCH: usize = 64;
 /// `[panel, k / 2, width]`, with a zero past an odd `k`. Of a pair the second weight comes first: so the first one is the upper
 /// half of the word that the instruction reads.
 #[derive(Debug)]
-struct Pairs(Aligned<[i16; 2]>);
+struct Pairs(Stored<[i16; 2]>);
 
 impl Pairs {
     fn pack(rows: &Rows, width: usize) -> Result<Self, ModelError> {
@@ -47,7 +49,7 @@ impl Pairs {
                 }
             }
         })?;
-        Ok(Self(panels))
+        Ok(Self(panels.into()))
     }
 }
 
@@ -56,8 +58,8 @@ impl Panels for Pairs {
         float::compute(&self.0, dimensions, task);
     }
 
-    fn bytes(&self) -> usize {
-        size_of_val(&self.0[..])
+    fn parts(&self) -> Vec<&[u8]> {
+        vec![self.0.bytes()]
     }
 }
 

@@ -13,6 +13,7 @@ pub(super) const PROPERTIES: Properties = Properties {
     bits: 12,
     rounds_by_rank: true,
     pack: |rows, width| Ok(Box::new(Integers::<i16>::pack(rows, width)?)),
+    unpack: |parts, n, k, width| Some(Box::new(Integers::<i16>::unpack(parts, n, k, width)?)),
 };
 
 impl IntegerWeight for i16 {

@@ -12,6 +12,7 @@ pub(super) const PROPERTIES: Properties = Properties {
     bits: 7,
     rounds_by_rank: true,
     pack: |rows, width| Ok(Box::new(Integers::<i8>::pack(rows, width)?)),
+    unpack: |parts, n, k, width| Some(Box::new(Integers::<i8>::unpack(parts, n, k, width)?)),
 };
 
 impl IntegerWeight for i8 {

@@ -1,11 +1,17 @@
 //! Weight matrices, packed once at load for the kernels that read them.
 
 use std::ops::Range;
+use std::sync::Arc;
 
+use super::aligned::LINE;
 use super::isa::Isa;
 use super::panel::{BlockTask, Dimensions, Panels, Rows};
+use super::stored::{Parts, SharedBytes};
 use super::weight_type::WeightType;
 use crate::model::error::ModelError;
+
+/// Where a part of a packed matrix begins in shared bytes: at a multiple of this.
+pub const PART_ALIGNMENT: usize = LINE;
 
 /// A weight matrix `[n, k]`, stored as panels.
 #[derive(Debug)]
@@ -68,7 +74,25 @@ impl PackedMatrix {
 
     /// Bytes held.
     pub fn bytes(&self) -> usize {
-        self.panels.bytes()
+        self.panels.parts().into_iter().map(<[u8]>::len).sum()
+    }
+
+    /// A matrix `[n, k]` whose [`Self::parts`] lie in shared bytes, each from a multiple of [`PART_ALIGNMENT`] on; `None` where
+    /// they are not of their size. They were packed by this program for the same instructions: nothing tells other ones apart.
+    pub fn shared(
+        weight_type: WeightType,
+        [n, k]: [usize; 2],
+        bytes: &SharedBytes,
+        range: Range<usize>,
+    ) -> Option<Self> {
+        let isa = Isa::current();
+        let parts = Parts::new(Arc::clone(bytes), range);
+        Some(Self { dimensions: Dimensions { isa, n, k }, panels: weight_type.unpack(parts, n, k, isa.width())? })
+    }
+
+    /// All that was packed, as this machine has it in memory.
+    pub fn parts(&self) -> Vec<&[u8]> {
+        self.panels.parts()
     }
 
     /// The instruction set for whose tiles it is packed.

@@ -12,6 +12,7 @@ use super::addends::Addends;
 use super::aligned::Aligned;
 use super::grid::Block;
 use super::isa::Isa;
+use super::stored::Parts;
 use crate::model::error::ModelError;
 
 /// Rows of activations that meet all weights before the next ones do. A multiple of every tile's height.
@@ -39,6 +40,10 @@ pub(super) struct BlockTask<'a> {
 /// Packs rows as panels that are `width` values wide.
 pub(super) type Pack = fn(rows: &Rows, width: usize) -> Result<Box<dyn Panels>, ModelError>;
 
+/// Panels of a matrix `[n, k]`, `width` outputs wide, out of the [`Panels::parts`] of such ones; `None` where the parts are not of
+/// their size.
+pub(super) type Unpack = fn(parts: &mut Parts, n: usize, k: usize, width: usize) -> Option<Box<dyn Panels>>;
+
 /// What is to be known of a type of weights.
 #[derive(Debug)]
 pub(super) struct Properties {
@@ -54,6 +59,8 @@ pub(super) struct Properties {
     pub(super) rounds_by_rank: bool,
     /// Packs rows of weights into panels of `width` outputs.
     pub(super) pack: Pack,
+    /// Takes panels as they were packed.
+    pub(super) unpack: Unpack,
 }
 
 /// The packed weights of a matrix.
@@ -61,8 +68,8 @@ pub(super) trait Panels: Debug + Send + Sync {
     /// Computes a block whose columns begin at the border of a panel.
     fn compute(&self, dimensions: Dimensions, task: BlockTask);
 
-    /// Bytes held.
-    fn bytes(&self) -> usize;
+    /// All that was packed, as this machine has it in memory.
+    fn parts(&self) -> Vec<&[u8]>;
 }
 
 /// Rows `depth` of panel `index`, each of `width` values, where all panels have `k` rows.

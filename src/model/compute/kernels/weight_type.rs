@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::panel::{Panels, Properties, Rows};
+use super::stored::Parts;
 use super::{bfloat16, bfloat16_activations, float32, int8, int16};
 use crate::model::error::ModelError;
 
@@ -57,6 +58,12 @@ impl WeightType {
     /// Packs rows of weights into panels of `width` outputs.
     pub(super) fn pack(self, rows: &Rows, width: usize) -> Result<Box<dyn Panels>, ModelError> {
         (self.0.pack)(rows, width)
+    }
+
+    /// Panels of a matrix `[n, k]` as they were packed; `None` where `parts` are not those of such a matrix, and no more.
+    pub(super) fn unpack(self, mut parts: Parts, n: usize, k: usize, width: usize) -> Option<Box<dyn Panels>> {
+        let panels = (self.0.unpack)(&mut parts, n, k, width)?;
+        parts.is_empty().then_some(panels)
     }
 }
 

@@ -61,6 +61,12 @@ impl<'a> Stack<'a> {
         Ok(Self { context, parts })
     }
 
+    /// Which parts of which tensors they are, and in which order.
+    pub(super) fn name(&self) -> String {
+        let part = |(name, Slice { rows, columns }): &(String, Slice)| format!("{name}[{rows:?}, {columns:?}]");
+        self.parts.iter().map(part).collect::<Vec<_>>().join(" ")
+    }
+
     /// Rows of all parts.
     pub(super) fn outputs(&self) -> usize {
         self.parts.iter().map(|(_, slice)| slice.rows.len()).sum()

@@ -46,8 +46,8 @@ impl Packed {
     pub fn load(context: &RankContext, weights: WeightType, matrices: &[Matrix], bias: bool) -> Loaded<Self> {
         let stack = Stack::open(context, matrices)?;
         let rows = Rows { n: stack.outputs(), k: stack.inputs(), read: &|rows| stack.read(rows) };
-        let weight = PackedMatrix::load(weights, &rows)?;
-        Ok(Self { weight: Arc::new(weight), bias: read_biases(context, matrices, bias)?, low_rank: None })
+        let weight = context.packed.matrix(&stack.name(), weights, &rows)?;
+        Ok(Self { weight, bias: read_biases(context, matrices, bias)?, low_rank: None })
     }
 
     /// See [`super::Linear::adapted`].

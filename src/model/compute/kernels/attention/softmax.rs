@@ -1,5 +1,6 @@
 //! One tile of queries against one block of keys: scores, softmax, and the mix of values.
 
+use std::hint::black_box;
 use std::ops::Range;
 
 use super::BLOCK;
@@ -136,14 +137,12 @@ impl Task for Weigh<'_, '_> {
 
 #[inline(always)]
 fn finish_scores(row: &mut [[f32; LANES]], options: AttentionOptions) {
-    for chunk in row {
-        for score in chunk.iter_mut() {
-            *score *= options.scale;
-        }
-        if let Some(cap) = options.soft_cap {
-            for score in chunk {
-                *score = cap * tanh(*score / cap);
-            }
+    for score in row.as_flattened_mut() {
+        *score *= options.scale;
+    }
+    if let Some(cap) = options.soft_cap {
+        for score in row.as_flattened_mut() {
+            *score = cap * tanh(*score / cap);
         }
     }
 }
@@ -162,7 +161,9 @@ fn weigh_row(row: &mut [[f32; LANES]], reference: &mut f32, sum: &mut [f32; LANE
         above |= greatest > limit;
     }
     if above {
-        let moved = lanes::max(greatest);
+        // In memory from here on. Otherwise the compiler keeps it in the pairs of lanes that this seldom path ends with, from the
+        // loop above on, at eight times the instructions.
+        let moved = lanes::max(black_box(greatest));
         // What was weighed against the old one.
         let rescale = exp(*reference - moved);
         *reference = moved;
@@ -173,12 +174,15 @@ fn weigh_row(row: &mut [[f32; LANES]], reference: &mut f32, sum: &mut [f32; LANE
             *value *= rescale;
         }
     }
+    // Of its own, so that it stays in registers.
+    let mut total = *sum;
     for chunk in row {
         for j in 0..LANES {
             chunk[j] = exp(chunk[j] - *reference);
-            sum[j] += chunk[j];
+            total[j] += chunk[j];
         }
     }
+    *sum = total;
 }
 
 /// `mix += weights * values` over the keys that each row sees: `weights` is `[height, BLOCK]`, `values` is

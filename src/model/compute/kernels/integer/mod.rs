@@ -16,11 +16,13 @@ use std::fmt::Debug;
 use std::hint::black_box;
 use std::ops::Range;
 
+use bytemuck::Pod;
 use rayon::prelude::*;
 
 use super::aligned::{Aligned, with_scratch};
 use super::panel::{BlockTask, Dimensions, Panels, Rows, panel};
 use super::simd::Simd;
+use super::stored::{Parts, Stored};
 use super::sweep::{Arithmetic, Part, Sweep, prefetch, run_length};
 use super::tile::MAX_HEIGHT;
 use crate::model::error::ModelError;
@@ -29,7 +31,7 @@ use crate::model::error::ModelError;
 const MAX_GROUP: usize = 256;
 
 /// A weight as it is stored.
-pub(super) trait IntegerWeight: Copy + Debug + Default + Send + Sync + 'static {
+pub(super) trait IntegerWeight: Pod + Debug + Default + Send + Sync {
     /// `W`: what the largest weight of a group becomes.
     const LIMIT: i32;
     /// `G`: inputs of a group. Even, and a divisor of [`MAX_GROUP`].
@@ -78,9 +80,9 @@ fn nearest(x: f32) -> i32 {
 #[derive(Debug)]
 pub(super) struct Integers<W> {
     /// `[panel, k / 2, width, 2]`, with a zero past an odd `k`.
-    values: Aligned<W>,
+    values: Stored<W>,
     /// `[panel, group, width]`: what a weight is multiplied by to get its value back.
-    scales: Aligned<f32>,
+    scales: Stored<f32>,
 }
 
 impl<W: IntegerWeight> Integers<W> {
@@ -103,7 +105,14 @@ impl<W: IntegerWeight> Integers<W> {
                 }
             }
         })?;
-        Ok(Self { values, scales })
+        Ok(Self { values: values.into(), scales: scales.into() })
+    }
+
+    /// Takes them as they were packed; see [`Unpack`](super::panel::Unpack).
+    pub(super) fn unpack(parts: &mut Parts, n: usize, k: usize, width: usize) -> Option<Self> {
+        let outputs = n.next_multiple_of(width);
+        let values = parts.take(2 * k.div_ceil(2) * outputs)?;
+        Some(Self { values, scales: parts.take(k.div_ceil(W::GROUP) * outputs)? })
     }
 }
 
@@ -113,19 +122,22 @@ impl<W: IntegerWeight> Panels for Integers<W> {
         let rows = task.block.rows.len() + MAX_HEIGHT;
         with_scratch(rows * run.div_ceil(2), |pairs| {
             with_scratch(rows * run.div_ceil(W::GROUP), |row_scales| {
-                let arithmetic = Block { weights: self, k: dimensions.k, pairs, row_scales };
+                let (values, scales) = (&self.values[..], &self.scales[..]);
+                let arithmetic = Block { values, scales, k: dimensions.k, pairs, row_scales };
                 dimensions.isa.run(Sweep { dimensions, task, arithmetic });
             });
         });
     }
 
-    fn bytes(&self) -> usize {
-        size_of_val(&self.values[..]) + size_of_val(&self.scales[..])
+    fn parts(&self) -> Vec<&[u8]> {
+        vec![self.values.bytes(), self.scales.bytes()]
     }
 }
 
 struct Block<'a, W> {
-    weights: &'a Integers<W>,
+    /// As [`Integers`] has them.
+    values: &'a [W],
+    scales: &'a [f32],
     k: usize,
     /// The block's rows, `[tile, depth / 2, height]`, two values in each.
     pairs: &'a mut [i32],
@@ -173,9 +185,9 @@ impl<W: IntegerWeight> Arithmetic for Block<'_, W> {
     ) {
         let (k, pairs) = (self.k.div_ceil(2), depth.start / 2..depth.end.div_ceil(2));
         let (groups, all_groups) = (depth.start / W::GROUP..depth.end.div_ceil(W::GROUP), self.k.div_ceil(W::GROUP));
-        let values = &self.weights.values;
+        let values = self.values;
         let b = panel(values, 2 * WIDTH, k, index, &pairs).as_chunks::<2>().0.as_chunks::<WIDTH>().0;
-        let scales = panel(&self.weights.scales, WIDTH, all_groups, index, &groups).as_chunks::<WIDTH>().0;
+        let scales = panel(self.scales, WIDTH, all_groups, index, &groups).as_chunks::<WIDTH>().0;
         let next = (index + 1).min(values.len() / (k * 2 * WIDTH) - 1);
         let ahead = panel(values, 2 * WIDTH, k, next, &pairs);
         let a = &self.pairs[first * pairs.len()..].as_chunks::<HEIGHT>().0[..pairs.len()];

@@ -19,7 +19,7 @@ use crate::model::error::ModelError;
 const LEAST_BYTES: u64 = 16 << 20;
 
 /// How long a file must not have changed: more than file systems round their times by.
-const SETTLED: Duration = Duration::from_secs(3);
+pub const SETTLED: Duration = Duration::from_secs(3);
 
 /// First word of what is remembered, which changes with the way files are hashed.
 const FORMAT: &str = "tree-sha256-1";
