@@ -89,6 +89,9 @@ pub struct ReadPolicy {
     pub text_only: bool,
     /// A run of tokens that every rollout must hold: the head looks for the last one. Empty: none.
     pub needs: Vec<u32>,
+    /// Tokens each of which every rollout must hold once, in this order: the head reads at all of them together, and not at
+    /// [`Self::at`]. Empty: none.
+    pub anchors: Vec<u32>,
 }
 
 /// The tokens of a rollout at which the head reads.
@@ -140,11 +143,34 @@ pub struct TextAssets {
     pub bos: Bos,
     /// Whether a completion's thinking is taken out where the rollout does not say.
     pub answer_only: Option<AnswerOnly>,
-    /// Whether a conversation becomes a pair of texts, which the tokenizer puts together: what the template writes of the prompt, and
-    /// the completion as it is.
-    pub pair: bool,
+    /// How many texts a conversation becomes.
+    pub texts: Texts,
     /// Which token each id stands for, as far as a caller is told. The sidecar fills it in where it loads the tokenizer.
     pub vocabulary: Option<Arc<Vocabulary>>,
+}
+
+/// How many texts a conversation becomes, each of which the tokenizer takes by itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Texts {
+    /// One: what the template writes of it.
+    #[default]
+    One,
+    /// A question and its answer, which the tokenizer puts together: what the template writes of the prompt, and the completion as
+    /// it is.
+    Pair,
+    /// A prompt and two answers to it, one behind the other.
+    Comparison(Comparison),
+}
+
+/// Three texts, each behind an anchor: what the template writes of the prompt, the completion as it is, and the rollout's reference.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Comparison {
+    /// The tokens before the prompt, the completion and the reference, as the tokenizer calls them.
+    pub anchors: [String; 3],
+    /// Most tokens of the prompt with its anchor and all that the tokenizer puts around it. The completion and the reference have half
+    /// of what it leaves of the context, each.
+    pub longest_prompt: u32,
 }
 
 /// When chat and text begin with a beginning-of-sequence token. One that the template or the text itself writes always stays.

@@ -99,6 +99,42 @@ fn a_reference_is_asked_for_and_refused_where_it_has_no_place() {
     assert!(others[0]["error"]["message"].as_str().unwrap().contains("reads none"), "{}", others[0]);
 }
 
+/// The texts that the code on PairRM's card makes, by the class that its model has.
+#[test]
+fn two_answers_to_one_prompt_are_compared() {
+    let folder = fixtures().join("encoder/pairrm");
+    let cases = reference(&folder)["comparisons"].as_array().unwrap().clone();
+    let rows: Vec<_> = cases.iter().map(|case| case["rollout"].clone()).collect();
+    let lines = score(&folder, &["--preset", "pairrm"], &rows);
+    assert_eq!((lines.len(), rows.len()), (6, 6));
+    for (case, line) in cases.iter().zip(&lines) {
+        close(&line["reward"], &case["scores"][0]);
+        assert_eq!(line["tokens"], case["input_ids"].as_array().unwrap().len());
+    }
+    let model = folder.to_str().unwrap();
+    let output = run(&["inspect", "--preset", "pairrm", "--model", model]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    let config: Value = serde_json::from_slice(&fs::read(folder.join("config.json")).unwrap()).unwrap();
+    let anchors =
+        ["source_prefix_id", "cand1_prefix_id", "cand2_prefix_id"].map(|field| config[field].as_u64().unwrap());
+    assert!(
+        text.contains(&format!("at the tokens {anchors:?}, each of which")) && text.contains("1224 tokens"),
+        "{text}"
+    );
+    // Another published model has its configuration.
+    let output = run(&["inspect", "--model", model]);
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert!(
+        message.contains("config.json") && message.contains("--preset pairrm (llm-blender/PairRM-hf)"),
+        "{message}"
+    );
+    // By itself it takes ids alone.
+    let lines = score(&folder, &["--preset", "none"], &[rows[0].clone(), json!({"input_ids": cases[0]["input_ids"]})]);
+    assert!(lines[0]["error"]["message"].as_str().unwrap().contains("no chat template"), "{}", lines[0]);
+    close(&lines[1]["reward"], &cases[0]["scores"][0]);
+}
+
 /// The published code computes a conversation for each step; here one is read behind all of them.
 #[test]
 fn every_step_of_a_conversation_is_read_at_once() {

@@ -31,6 +31,7 @@ Every model has a `reference.json` beside it:
     step             token whose every occurrence is read
     pattern          tokens before which a gate reads: at the first token of their last occurrence
     texts            pairs of texts: `question`, `answer`, and `input_ids`, `types` and `scores` of them
+    comparisons      rollouts with a reference, as a rollout file has them: `rollout`, and `input_ids` and `scores` of it
     cases            sequences: `input_ids`, and of
         scores       the outputs at the last token
         reads        instead: [[position, [outputs...]], ...]
@@ -55,6 +56,7 @@ from fixtures import (
     gguf_files,
     internlm2,
     nemo,
+    pairrm,
     peft_adapters,
     polar,
     published_models,
@@ -77,6 +79,7 @@ def committed(folder: Path, only: str) -> None:
             core.write(folder / "hf" / name, fixture)
     tokenizers.write_all(folder / "tokenizer", only)
     encoders.write_all(folder, only)
+    pairrm.write_all(folder, only)
     for formats in (polar, rlhflow, aliases, nemo, torch_dist, torch_files, gguf_files, adapters, peft_adapters, quantized):
         formats.write_all(folder, only)
     print(f"{core.size(folder) / 1e6:.2f} MB in {folder}")

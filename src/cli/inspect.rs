@@ -249,6 +249,9 @@ impl Display for Token {
 /// Where the head reads, in words.
 fn reads(policy: &ReadPolicy) -> String {
     let mut words = match policy.at {
+        ReadAt::LastToken if !policy.anchors.is_empty() => {
+            format!("at the tokens {:?}, each of which every rollout must hold once, in this order", policy.anchors)
+        }
         ReadAt::LastToken => "at the last token".to_owned(),
         ReadAt::EveryToken { token, reduce } if policy.behind.is_empty() => {
             format!("at every token {token}, rollout by {}", name_of(&reduce))

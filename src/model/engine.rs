@@ -32,8 +32,8 @@ use crate::engine::{Engine, EngineError, ModelCard, Prefixes, ScoreTable};
 pub struct ModelEngine {
     card: Arc<ModelCard>,
     spec: NetworkSpec,
-    /// Features of the hidden state.
-    hidden: usize,
+    /// Features that the head sees at a row.
+    seen: usize,
     dtype: &'static str,
     dtype_choice: Option<Choice>,
     ranks: Arc<Ranks>,
@@ -166,7 +166,7 @@ impl ModelEngine {
     ) -> Result<Self, ModelError> {
         let Unloaded { blueprint, spec, head } = parts;
         let Loaded { backend, ranks, packed, choice: dtype_choice } = loaded;
-        let (config, sizes) = (compute.config, spec.sizes());
+        let (config, sizes, seen) = (compute.config, spec.sizes(), spec.seen());
         let Blueprint {
             name,
             preset,
@@ -220,7 +220,7 @@ impl ModelEngine {
         Ok(Self {
             card: Arc::new(card),
             spec,
-            hidden: sizes.hidden,
+            seen,
             dtype: backend.weights(),
             dtype_choice,
             ranks,
@@ -292,12 +292,12 @@ struct Loaded {
 fn fastest(parts: &Unloaded, version: &str, compute: &Compute) -> Result<Loaded, ModelError> {
     let Unloaded { blueprint, spec, head } = parts;
     let sizes = spec.sizes();
-    let batch = MicroBatch::pack(&fastest::rollouts(sizes.vocabulary, &blueprint.reads.needs), true);
+    let batch = MicroBatch::pack(&fastest::rollouts(sizes.vocabulary, &blueprint.reads), true);
     let name = parts.name(version);
     let (weights, (ranks, packed), choice) = fastest::choose(
         |weights| compute.load(spec, blueprint.weights.as_ref(), &name, Backend::Kernels(weights), 1),
         |(ranks, _)| {
-            let table = scores(ranks, head.as_ref(), sizes.hidden, &compute.pool, &batch);
+            let table = scores(ranks, head.as_ref(), spec.seen(), &compute.pool, &batch);
             let table = table.map_err(|e| ModelError::Trial(e.to_string()))?;
             Ok((0..table.rows()).filter_map(|row| table.row(row)).flatten().copied().collect())
         },
@@ -328,14 +328,14 @@ impl LookedAt {
 fn scores(
     ranks: &Ranks,
     head: &dyn Head,
-    hidden_size: usize,
+    seen: usize,
     pool: &ThreadPool,
     batch: &MicroBatch,
 ) -> Result<ScoreTable, PassError> {
     let LookedAt { companions, rows } = LookedAt::new(head, batch);
     let Passed { mut hidden, reused, recomputed } = ranks.forward(batch, &rows)?;
-    let (reads, others) = hidden.split_at_mut(batch.reads.len() * hidden_size);
-    for (row, _) in others.chunks_exact_mut(hidden_size).zip(&companions).filter(|(_, c)| c.is_none()) {
+    let (reads, others) = hidden.split_at_mut(batch.reads.len() * seen);
+    for (row, _) in others.chunks_exact_mut(seen).zip(&companions).filter(|(_, c)| c.is_none()) {
         row.fill(f32::NAN);
     }
     let (reads, companions) = (&*reads, &*others);
@@ -376,6 +376,6 @@ impl Engine for ModelEngine {
     }
 
     fn score(&mut self, batch: &MicroBatch) -> Result<ScoreTable, EngineError> {
-        scores(&self.ranks, self.head.as_ref(), self.hidden, &self.pool, batch).map_err(EngineError::from)
+        scores(&self.ranks, self.head.as_ref(), self.seen, &self.pool, batch).map_err(EngineError::from)
     }
 }

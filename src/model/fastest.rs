@@ -5,6 +5,7 @@
 
 use super::compute::kernels::WeightType;
 use super::error::ModelError;
+use crate::engine::ReadPolicy;
 
 /// The largest difference to float32's outputs, as a share of `max(1, |value|)`, with which a type is taken.
 const BOUND: f32 = 0.02;
@@ -30,9 +31,10 @@ pub struct Choice {
     pub tried: Vec<(&'static str, f32)>,
 }
 
-/// Token ids of the rollouts that candidates are tried on: the same for the same vocabulary and `needs`, the run of tokens that
-/// every rollout must hold.
-pub fn rollouts(vocabulary: usize, needs: &[u32]) -> Vec<Vec<u32>> {
+/// Token ids of the rollouts that candidates are tried on: the same for the same vocabulary and for the same tokens that every
+/// rollout must hold.
+pub fn rollouts(vocabulary: usize, reads: &ReadPolicy) -> Vec<Vec<u32>> {
+    let ReadPolicy { needs, anchors, .. } = reads;
     // splitmix64
     let hash = |n: u64| {
         let mut z = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -43,7 +45,7 @@ pub fn rollouts(vocabulary: usize, needs: &[u32]) -> Vec<Vec<u32>> {
     let token = |n: u64| (hash(n) % vocabulary as u64) as u32;
     let rollout = |i: u64| {
         let tokens = (1..=TOKENS as u64).map(move |j| token(i * TOKENS as u64 + j));
-        needs.iter().copied().chain(tokens).collect()
+        anchors.iter().chain(needs).copied().chain(tokens.filter(|token| !anchors.contains(token))).collect()
     };
     (0..ROLLOUTS).map(rollout).collect()
 }
@@ -112,10 +114,15 @@ mod tests {
 
     #[test]
     fn rollouts_are_of_the_vocabulary_and_differ() {
-        let rollouts = rollouts(1000, &[7, 8]);
+        let needing = ReadPolicy { needs: vec![7, 8], ..ReadPolicy::default() };
+        let rollouts = rollouts(1000, &needing);
         assert_eq!(rollouts.len() as u64, ROLLOUTS);
         assert!(rollouts.iter().all(|rollout| rollout[..2] == [7, 8] && rollout.len() == TOKENS + 2));
         assert!(rollouts.iter().flatten().all(|token| *token < 1000));
         assert!(rollouts.windows(2).all(|pair| pair[0][2..] != pair[1][2..]));
+        let anchored = ReadPolicy { anchors: vec![2, 1], ..ReadPolicy::default() };
+        for rollout in self::rollouts(4, &anchored) {
+            assert!(rollout[..2] == [2, 1] && rollout[2..].iter().all(|token| [0, 3].contains(token)), "{rollout:?}");
+        }
     }
 }

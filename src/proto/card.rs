@@ -131,6 +131,7 @@ fn reads_to_wire(reads: &ReadPolicy) -> v1::ReadPolicy {
         ends_with: reads.ends_with,
         text_only: reads.text_only,
         behind: reads.behind.clone(),
+        anchors: reads.anchors.clone(),
     }
 }
 
@@ -143,8 +144,8 @@ fn reads_from_wire(reads: v1::ReadPolicy) -> Result<ReadPolicy, BadCard> {
         (Some(token), Ok(v1::Reduce::Last)) => ReadAt::EveryToken { token, reduce: Reduce::Last },
         (Some(_), Ok(v1::Reduce::Unspecified) | Err(_)) => return Err(BadCard { reduce: reads.reduce }),
     };
-    let v1::ReadPolicy { append, needs, strip, ends_with, skip, ends_before, text_only, behind, .. } = reads;
-    Ok(ReadPolicy { at, behind, strip, skip, ends_before, append, ends_with, text_only, needs })
+    let v1::ReadPolicy { append, needs, strip, ends_with, skip, ends_before, text_only, behind, anchors, .. } = reads;
+    Ok(ReadPolicy { at, behind, strip, skip, ends_before, append, ends_with, text_only, needs, anchors })
 }
 
 /// The wire spells absence as an empty string.
@@ -195,6 +196,7 @@ mod tests {
             ends_with: Some(0),
             text_only: true,
             needs: vec![5, 0, 5],
+            anchors: vec![6, 5],
         };
         let reading = [Reduce::Product, Reduce::Min, Reduce::Mean, Reduce::Last].map(steps);
         let reading = reading.map(|reads| ModelCard { reads, ..model.clone() });

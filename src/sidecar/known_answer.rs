@@ -142,6 +142,7 @@ mod tests {
             ReadPolicy { at: steps, ..ReadPolicy::default() },
             ReadPolicy { at: steps, behind: vec![5, 6], ..ReadPolicy::default() },
             ReadPolicy { needs: vec![5, 6], ..ReadPolicy::default() },
+            ReadPolicy { anchors: vec![5, 9, 6], ..ReadPolicy::default() },
             ReadPolicy { ends_with: Some(9), ..ReadPolicy::default() },
             ReadPolicy { append: Some(9), ..ReadPolicy::default() },
             ReadPolicy { skip: Some(9), ..ReadPolicy::default() },

@@ -22,12 +22,13 @@ pub fn complete(card: &ModelCard, numbers: impl Iterator<Item = u32>) -> Vec<u32
     ids(card, numbers).chain(asked_for(card)).collect()
 }
 
-/// An id for each number, but for those at which a rollout ends, wherever they stand, and for padding.
+/// An id for each number, but for those at which a rollout ends, wherever they stand, for those that it holds once, and for padding.
 fn ids(card: &ModelCard, numbers: impl Iterator<Item = u32>) -> impl Iterator<Item = u32> {
     let ends = [card.reads.skip, card.reads.ends_before];
     let samples = card.text.vocabulary.iter().flat_map(|vocabulary| &vocabulary.samples);
     let padding = samples.filter(|(_, token)| says_padding(token)).map(|(id, _)| *id);
-    let left_out: BTreeSet<u32> = ends.into_iter().flatten().chain(padding).collect();
+    let anchors = card.reads.anchors.iter().copied();
+    let left_out: BTreeSet<u32> = ends.into_iter().flatten().chain(padding).chain(anchors).collect();
     numbers.map(|number| token_id(card, number)).filter(move |id| !left_out.contains(id))
 }
 
@@ -38,7 +39,7 @@ fn asked_for(card: &ModelCard) -> Vec<u32> {
         ReadAt::EveryToken { token, .. } => [reads.behind.as_slice(), &[token]].concat(),
         ReadAt::LastToken => Vec::new(),
     };
-    reads.needs.iter().copied().chain(step).chain(reads.ends_with).collect()
+    reads.anchors.iter().chain(&reads.needs).copied().chain(step).chain(reads.ends_with).collect()
 }
 
 /// An id of the model's vocabulary, spread over it by a multiplicative hash (Knuth, TAOCP vol. 3, 6.4).

@@ -65,6 +65,15 @@ pub(super) fn find(policy: &ReadPolicy, field: &str, ids: &[u32]) -> Result<Foun
             missing(format!("the model's head looks for the token ids {needs:?} in a row, and they are not there"))
         })?,
     };
+    let needed = match (policy.anchors.as_slice(), anchored(&policy.anchors, ids)) {
+        ([], _) => needed,
+        (_, Some(first)) => needed.min(first),
+        (anchors, None) => {
+            let what =
+                format!("the model reads at the token ids {anchors:?}, which must be there once each, in this order");
+            return Err(missing(what));
+        }
+    };
     let (reads, first) = match policy.at {
         ReadAt::LastToken => (Reads::Last, ids.len() - 1),
         ReadAt::EveryToken { token, reduce } => {
@@ -90,6 +99,13 @@ pub(super) fn find(policy: &ReadPolicy, field: &str, ids: &[u32]) -> Result<Foun
     Ok(Found { reads, first: first.min(needed) })
 }
 
+/// Position of the first anchor, where each is there once and they come in their order.
+fn anchored(anchors: &[u32], ids: &[u32]) -> Option<usize> {
+    let mut found = ids.iter().enumerate().filter(|(_, id)| anchors.contains(id));
+    let in_order = found.clone().map(|(_, id)| id).eq(anchors);
+    found.next().filter(|_| in_order).map(|(at, _)| at)
+}
+
 /// Whether every token that the policy names is in a vocabulary of this size; the error is for who made the model.
 pub(super) fn check(policy: &ReadPolicy, vocabulary_size: u32) -> Result<(), String> {
     let step = match policy.at {
@@ -104,6 +120,7 @@ pub(super) fn check(policy: &ReadPolicy, vocabulary_size: u32) -> Result<(), Str
         .chain(&policy.skip)
         .chain(&policy.ends_before)
         .chain(&policy.needs)
+        .chain(&policy.anchors)
         .find(|id| **id >= vocabulary_size)
     {
         None => Ok(()),
@@ -138,6 +155,19 @@ mod tests {
             assert_eq!(rejection.code, Code::NoReadPosition);
             assert!(rejection.message.starts_with("input:") && rejection.message.contains("[5, 6]"), "{rejection}");
         }
+    }
+
+    #[test]
+    fn anchors_stand_once_and_in_order() {
+        let policy = ReadPolicy { anchors: vec![5, 6, 7], ..ReadPolicy::default() };
+        let found = Found { reads: Reads::Last, first: 1 };
+        assert_eq!(find(&policy, "input", &[1, 5, 2, 6, 7, 2]).unwrap(), found);
+        for ids in [&[5, 6][..], &[5, 7, 6], &[5, 6, 7, 6], &[5, 5, 6, 7], &[1]] {
+            let rejection = find(&policy, "input", ids).unwrap_err();
+            assert_eq!(rejection.code, Code::NoReadPosition);
+            assert!(rejection.message.contains("[5, 6, 7], which must be there once each"), "{rejection}");
+        }
+        assert!(check(&policy, 8).is_ok() && check(&policy, 7).unwrap_err().contains("id 7"));
     }
 
     #[test]

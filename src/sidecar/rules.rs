@@ -4,6 +4,7 @@
 mod input;
 mod origin;
 mod padding;
+mod several;
 mod text_bound;
 mod turns;
 
@@ -20,7 +21,7 @@ use super::tokenize::{Locate, Text};
 use super::{Config, OverLong};
 use crate::aggregate::Bound;
 use crate::batch::unique_tokens;
-use crate::engine::{ModelCard, TextAssets};
+use crate::engine::{ModelCard, TextAssets, Texts};
 use crate::reward::{Code, Rejection};
 use crate::rollout::{Reads, Report, Rollout, ValidRollout};
 
@@ -109,7 +110,7 @@ impl Rules {
             source.check_completion()?;
         }
         let scored = self.scored_turns(&source)?;
-        if self.card.text.pair && !scored.is_empty() {
+        if self.card.text.texts != Texts::One && !scored.is_empty() {
             let what = "chat.messages: this model reads one question and one answer, so that no other turn is scored; leave out score";
             return Err(Rejection::new(Code::BadMessages, what));
         }
@@ -124,8 +125,8 @@ impl Rules {
             if self.over_long == OverLong::Reject {
                 return Err(self.too_long(&tokens, SHORTEN));
             }
-            if self.card.text.pair {
-                return Err(self.too_long(&tokens, "nothing is cut of a pair of texts; shorten it"));
+            if let Some(why) = self.cut_of_none() {
+                return Err(self.too_long(&tokens, why));
             }
             if !scored.is_empty() {
                 // Every turn would lose another part of its own beginning.

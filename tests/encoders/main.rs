@@ -1,9 +1,11 @@
-//! Encoders: scores that transformers computed in float32, the same bits however rollouts come, pairs of texts, and what is refused.
+//! Encoders: scores that transformers computed in float32, the same bits however rollouts come, pairs of texts, comparisons, and what
+//! is refused.
 //!
-//! The folders in `tests/fixtures/encoder` come from `tools/fixtures/encoders.py`.
+//! The folders in `tests/fixtures/encoder` come from `tools/fixtures/encoders.py` and `tools/fixtures/pairrm.py`.
 
 #[path = "../common/mod.rs"]
 mod common;
+mod comparisons;
 mod pairs;
 #[path = "../common/reference.rs"]
 mod reference;
@@ -65,7 +67,7 @@ fn scores_are_those_of_transformers() {
             }
         }
     }
-    assert!(folders.len() >= 12);
+    assert!(folders.len() >= 15);
 }
 
 /// Rollouts that begin alike, are each other's beginnings or equal, over one block of keys and several.
@@ -75,23 +77,34 @@ fn rollouts(vocabulary: u32) -> Vec<Vec<u32>> {
     vec![branch(130, 3, 2), branch(64, 5, 1), branch(1, 0, 0), branch(30, 2, 0), branch(130, 3, 2), branch(30, 4, 3)]
 }
 
+/// The rollout with each of these tokens in it once, in their order: at its front, in its middle, at its end.
+fn anchored(rollout: &[u32], anchors: &[u32]) -> Vec<u32> {
+    let [first, second, third] = anchors else { return rollout.to_vec() };
+    let others: Vec<u32> = rollout.iter().copied().filter(|token| !anchors.contains(token)).collect();
+    let (before, behind) = others.split_at(others.len() / 2);
+    [&[*first], before, &[*second], behind, &[*third]].concat()
+}
+
 /// The promise of bits: on every instruction set, on any number of threads, in any batch and order; with every type of weights
 /// where the encoders differ most.
 #[test]
 fn a_rollout_has_the_bits_that_it_has_alone() {
     for folder in folders() {
-        let thorough = ["bert-pair", "deberta-v3", "modernbert-mean"].contains(&&*name(&folder));
+        let thorough = ["bert-pair", "deberta-v3", "modernbert-mean", "pairrm"].contains(&&*name(&folder));
         for weights in WeightType::ALL.into_iter().take(if thorough { usize::MAX } else { 1 }) {
             let with = |threads, isa| {
                 let dtype = Dtype::Weights(weights);
                 load(&Config { threads, isa, dtype, prefix_cache: CacheSize::Bytes(1 << 20), ..config(&folder) })
             };
             let mut alone = with(1, Some(Isa::available()[0]));
+            let anchors = &alone.card().reads.anchors;
             let rollouts = rollouts(alone.card().vocabulary_size);
+            let rollouts: Vec<_> = rollouts.iter().map(|rollout| anchored(rollout, anchors)).collect();
             let score = |engine: &mut ModelEngine, rollouts: &[&Vec<u32>], share| {
                 bits(&engine.score(&MicroBatch::pack(rollouts, share)).unwrap())
             };
             let expected: Vec<_> = rollouts.iter().map(|r| score(&mut alone, &[r], true).remove(0)).collect();
+            assert!(expected.iter().flatten().all(|bits| f32::from_bits(*bits).is_finite()), "{}", name(&folder));
             for (i, isa) in Isa::available().into_iter().enumerate() {
                 let threads = i % 3 + 1;
                 let mut engine = with(threads, Some(isa));

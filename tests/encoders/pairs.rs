@@ -31,17 +31,17 @@ fn engine(name: &str, preset: &str) -> ModelEngine {
     load(&Config { preset: preset.into(), ..config(&folder(name)) })
 }
 
-fn message(role: &str, content: &str) -> v1::Message {
+pub fn message(role: &str, content: &str) -> v1::Message {
     v1::Message { role: role.into(), content: content.into(), ..Default::default() }
 }
 
-fn chat(messages: &[(&str, &str)], completion: &str) -> v1::Rollout {
+pub fn chat(messages: &[(&str, &str)], completion: &str) -> v1::Rollout {
     let messages = messages.iter().map(|(role, content)| message(role, content)).collect();
     let chat = v1::Chat { messages, completion: completion.into(), ..Default::default() };
     v1::Rollout { id: "chat".into(), input: Some(v1::rollout::Input::Chat(chat)), ..Default::default() }
 }
 
-async fn answers(sidecar: &Sidecar, mut rollouts: Vec<v1::Rollout>) -> Vec<v1::Reply> {
+pub async fn answers(sidecar: &Sidecar, mut rollouts: Vec<v1::Rollout>) -> Vec<v1::Reply> {
     for (i, rollout) in rollouts.iter_mut().enumerate() {
         rollout.id = i.to_string();
     }
@@ -49,7 +49,7 @@ async fn answers(sidecar: &Sidecar, mut rollouts: Vec<v1::Rollout>) -> Vec<v1::R
 }
 
 #[track_caller]
-fn rejected(reply: &v1::Reply, code: v1::RejectionCode, words: &[&str]) {
+pub fn rejected(reply: &v1::Reply, code: v1::RejectionCode, words: &[&str]) {
     let Some(v1::reply::Outcome::Rejection(rejection)) = &reply.outcome else { panic!("{reply:?}") };
     assert_eq!(rejection.code(), code, "{}", rejection.message);
     for word in words {

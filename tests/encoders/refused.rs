@@ -60,6 +60,8 @@ fn what_only_decoders_can_is_refused() {
 
 #[test]
 fn which_of_several_models_it_is_is_asked() {
+    let pairrm = Config { preset: "auto".into(), ..config(&folder("pairrm")) };
+    says(&pairrm, "no preset", &["config.json", "--preset pairrm (llm-blender/PairRM-hf)", "--preset none"]);
     let auto = Config { preset: "auto".into(), ..config(&folder("deberta-v3")) };
     says(&auto, "no preset", &["config.json", "--preset openassistant-reward", "--preset none"]);
 }
@@ -94,6 +96,16 @@ fn forms_that_are_not_known_are_refused() {
         ("deberta-v3", json!({"share_att_key": false}), &["pos_key_proj"]),
         ("deberta-v3", json!({"pooler_hidden_act": "mish"}), &["dense_activation", "mish"]),
         ("deberta-apart", json!({"share_att_key": true}), &["pos_key_proj", "present"]),
+        ("pairrm", json!({"source_prefix_id": null}), &["config.json", "source_prefix_id = null", "the id of a token"]),
+        ("pairrm", json!({"source_prefix_id": 1u64 << 40}), &["source_prefix_id", "the id of a token"]),
+        ("pairrm", json!({"cand1_prefix_id": "two"}), &["cand1_prefix_id = \"two\""]),
+        ("pairrm", json!({"cand2_prefix_id": -1}), &["cand2_prefix_id = -1"]),
+        ("pairrm", json!({"cand1_prefix_id": 7, "cand2_prefix_id": 7}), &["cand2_prefix_id = 7", "unlike those"]),
+        ("pairrm", json!({"n_tasks": 0}), &["n_tasks", "above 0"]),
+        ("pairrm", json!({"n_tasks": null}), &["no field \"n_tasks\""]),
+        ("pairrm", json!({"n_tasks": 2}), &["head_layer.4.weight", "[1, 24]", "[2, 24]"]),
+        ("pairrm", json!({"n_tasks": 1u32 << 31}), &["head_layer.4.weight"]),
+        ("pairrm", json!({"architectures": ["DebertaV2ForSequenceClassification"]}), &["model.safetensors"]),
         ("modernbert", json!({"classifier_pooling": "max"}), &["classifier_pooling", "mean"]),
         ("modernbert", json!({"attention_bias": true}), &["Wqkv.bias"]),
         ("modernbert", json!({"layer_types": ["full_attention"]}), &["layer_types"]),
@@ -106,7 +118,12 @@ fn forms_that_are_not_known_are_refused() {
 /// Weights that are cut off or of another type than they say are the file's fault.
 #[test]
 fn spoilt_files_are_refused() {
-    for name in ["bert", "deberta-v3", "modernbert"] {
+    for (name, head) in [
+        ("bert", b"classifier"),
+        ("deberta-v3", b"classifier"),
+        ("modernbert", b"classifier"),
+        ("pairrm", b"head_layer"),
+    ] {
         let copy = tempfile::tempdir().unwrap();
         let from = |file: &str| folder(name).join(file);
         fs::copy(from("config.json"), copy.path().join("config.json")).unwrap();
@@ -116,16 +133,16 @@ fn spoilt_files_are_refused() {
             fs::write(&place, &bytes[..kept]).unwrap();
             says(&config(copy.path()), &format!("{name}, {kept} bytes"), &["model.safetensors"]);
         }
-        without_head(&place, &bytes, copy.path());
+        without_head(&place, &bytes, copy.path(), head);
     }
 }
 
 /// A classifier whose head has another name is no reward model as it stands.
-fn without_head(place: &Path, bytes: &[u8], folder: &Path) {
+fn without_head(place: &Path, bytes: &[u8], folder: &Path, head: &[u8; 10]) {
     let mut renamed = bytes.to_vec();
-    for at in (0..bytes.len() - 10).filter(|at| &bytes[*at..*at + 10] == b"classifier") {
+    for at in (0..bytes.len() - 10).filter(|at| bytes[*at..*at + 10] == *head) {
         renamed[at] = b'k';
     }
     fs::write(place, renamed).unwrap();
-    says(&config(folder), "another name", &["classifier", "--preset"]);
+    says(&config(folder), "another name", &[str::from_utf8(head).unwrap(), "--preset"]);
 }

@@ -42,8 +42,8 @@ pub trait Backbone: Send + Sync {
     /// low rank is added is shared with this one.
     fn adapted(&self, context: &RankContext) -> std::result::Result<Box<dyn Backbone>, ModelError>;
 
-    /// The final hidden state, normed, at the rows that are read: float32, `[reads, hidden]`, the same on every rank. All
-    /// ranks run the same pass at the same time.
+    /// What a head sees of the final hidden states, normed, at the rows that are read: float32, `[reads, features seen]`, the same on
+    /// every rank. All ranks run the same pass at the same time.
     fn forward(&self, pass: &Pass) -> Result<Tensor>;
 }
 

@@ -48,6 +48,19 @@ impl NetworkSpec {
         }
     }
 
+    /// How many final hidden states a head sees of a rollout, side by side.
+    pub fn rows_seen(&self) -> usize {
+        match self {
+            Self::Decoder(_) => 1,
+            Self::Encoder(spec) => spec.pool.rows(),
+        }
+    }
+
+    /// Features that a head sees at a row.
+    pub fn seen(&self) -> usize {
+        self.rows_seen() * self.sizes().hidden
+    }
+
     /// Counts the weights.
     pub fn parameters(&self) -> Parameters {
         match self {

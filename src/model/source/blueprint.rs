@@ -12,7 +12,7 @@ use super::fingerprint::Ingredient;
 use super::manifest::AdapterPart;
 use super::preset::{self, CardCheck, PresetReport, Tokens, check_weightings};
 use super::reference::{Found, MANIFEST_FILE, Place};
-use crate::engine::{ReadPolicy, TextAssets};
+use crate::engine::{ReadPolicy, TextAssets, Texts};
 use crate::model::checkpoint::{ATTRIBUTE_WEIGHTS, Adapter, Composed, Rounding, SafetensorsFile, WeightSource};
 use crate::model::config::Config;
 use crate::model::error::ModelError;
@@ -126,7 +126,7 @@ impl Blueprint {
             // They are the model's own as well, in whose place the other one stands.
             text.named_templates.clear();
         }
-        text.pair = used.pair.unwrap_or_default();
+        text.texts = used.texts();
         text.template_date.clone_from(&config.template_date);
         text.answer_only = used.answer_only.take().and_then(|wish| wish.0).filter(|wish| !wish.off);
         if text.answer_only.is_some() && text.tokenizer_json.is_none() {
@@ -134,11 +134,15 @@ impl Blueprint {
                 "answer_only takes out what stands between two marks, but the model has no tokenizer to know them by";
             return Err(ModelError::malformed(&place.path(), reason));
         }
-        let reads = used.read.policy(report.as_ref().map(|report| &*report.name), &settings, &text)?;
+        let mut reads = used.read.policy(report.as_ref().map(|report| &*report.name), &settings, &text)?;
+        reads.anchors = arch::anchors(&settings)?;
         let mut head = used.head.over_own(arch::own_head(&settings)?);
         let tokens = Tokens { preset: report.as_ref().map(|report| &*report.name), settings: &settings, text: &text };
         tokens.in_options(&mut head.options)?;
-        let separator = if text.pair { tokens.special("pair", "sep_token")? } else { None };
+        let separator = if text.texts == Texts::Pair { tokens.special("pair", "sep_token")? } else { None };
+        if let Texts::Comparison(comparison) = &text.texts {
+            tokens.check_anchors(&comparison.anchors, &reads.anchors)?;
+        }
         let all = match used.attributes.clone() {
             Some(all) => Some(all),
             None => settings.labels()?,

@@ -5,6 +5,7 @@
 use super::blueprint::Blueprint;
 use super::fingerprint::Fingerprint;
 use crate::answer_only::AnswerOnly;
+use crate::engine::Texts;
 use crate::model::checkpoint::digest_memory::DigestMemory;
 use crate::model::compute::kernels::REVISION;
 use crate::model::error::ModelError;
@@ -35,8 +36,10 @@ impl Blueprint {
             fingerprint.add("named templates", format!("{:?}", self.text.named_templates).as_bytes());
             fingerprint.add("rules of named templates", NAMED_TEMPLATE_RULES);
         }
-        if self.text.pair {
-            fingerprint.add("pair", format!("{:?}", self.separator).as_bytes());
+        match &self.text.texts {
+            Texts::One => {}
+            Texts::Pair => fingerprint.add("pair", format!("{:?}", self.separator).as_bytes()),
+            Texts::Comparison(comparison) => fingerprint.add("comparison", format!("{comparison:?}").as_bytes()),
         }
         if let Some(date) = &self.text.template_date {
             fingerprint.add("template date", date.as_bytes());

@@ -4,7 +4,8 @@
 //! then takes less.
 //!
 //! The invariant: the tokenizer is the one that `AutoTokenizer.from_pretrained` of transformers 5.23 makes of the folder, or
-//! none.
+//! none. DeBERTa v2's is the one that version 4 makes, by which its models were trained: 5.23 puts a normalizer of its own in the place
+//! of the file's.
 //!
 //! Whether text begins with a beginning-of-sequence token is what `tokenizer.json` says: `add_bos_token` and `add_eos_token`
 //! of `tokenizer_config.json` count only where there is none, as transformers has it since version 5

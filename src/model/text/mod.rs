@@ -12,7 +12,7 @@ mod rebuilt;
 pub mod sentencepiece;
 mod token;
 
-use crate::engine::TextAssets;
+use crate::engine::{TextAssets, Texts};
 
 /// What is said in one place, such as beside an adapter, over what is said below, such as beside its base.
 pub fn over(this: TextAssets, below: TextAssets) -> TextAssets {
@@ -25,7 +25,7 @@ pub fn over(this: TextAssets, below: TextAssets) -> TextAssets {
         tokenizer_json: this.tokenizer_json.or(below.tokenizer_json),
         template_variables: below.template_variables.into_iter().chain(this.template_variables).collect(),
         template_date: this.template_date.or(below.template_date),
-        pair: false,
+        texts: Texts::One,
         bos: this.bos,
         answer_only: None,
         vocabulary: None,

@@ -143,18 +143,12 @@ impl Rules {
 
     /// Finding the completion in a conversation costs a little; `locate` says what of it is wanted.
     fn tokens(&self, source: &mut Source, locate: Locate) -> Result<Tokens, Rejection> {
+        if let Some((ids, completion)) = self.several(source)? {
+            self.check_ids("the texts' tokens", &ids)?;
+            let completion = (locate != Locate::Nothing).then(|| vec![completion]);
+            return Ok(Tokens { completion, ..Tokens::of(ids) });
+        }
         match source {
-            Source::Chat(conversation) if self.card.text.pair => {
-                let (ids, completion) = self.text.encode_pair(conversation)?;
-                self.check_ids("the texts' tokens", &ids)?;
-                let completion = (locate != Locate::Nothing).then(|| vec![completion]);
-                Ok(Tokens { completion, ..Tokens::of(ids) })
-            }
-            Source::Text(_) if self.card.text.pair => Err(Rejection::new(
-                Code::UnsupportedInput,
-                "text: this model reads a pair of texts, a question and its answer; send chat, or token ids of both as its tokenizer \
-                 puts them together",
-            )),
             Source::Chat(conversation) => {
                 self.check_prompt(conversation)?;
                 let completion = conversation.prompt()..conversation.turns().len();

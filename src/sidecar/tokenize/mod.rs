@@ -6,6 +6,7 @@
 
 mod chat_template;
 mod claimed;
+mod comparison;
 mod conversation;
 mod marks;
 mod messages;
@@ -26,14 +27,14 @@ use tokenizers::Tokenizer;
 pub use self::conversation::Locate;
 pub use self::messages::{Conversation, bytes_of};
 pub use self::place::Place;
-pub use self::tokens::{Form, within};
+pub use self::tokens::{Form, SeveralTexts, within};
 
 use self::chat_template::ChatTemplate;
 use self::marks::Marks;
 use self::messages::Given;
 use self::reference::REFERENCE;
 use super::template::Date;
-use crate::engine::{Bos, TextAssets, Vocabulary};
+use crate::engine::{Bos, TextAssets, Texts, Vocabulary};
 use crate::limits::MAX_NAME_BYTES;
 use crate::reward::{Code, Rejection};
 use crate::rollout::AnswerOnly;
@@ -55,6 +56,8 @@ pub struct Text {
     named_padding: Vec<(u32, String)>,
     /// By their names.
     templates: BTreeMap<String, ChatTemplate>,
+    /// Whether a reference is a text of its own, which no template has to write.
+    compares: bool,
     vocabulary: Option<Arc<Vocabulary>>,
 }
 
@@ -86,6 +89,13 @@ impl Text {
         let (tokenizers_bos, tokenizers_eos) = match &tokenizer {
             Some(tokenizer) => tokens::specials_around(tokenizer)?,
             None => (None, None),
+        };
+        let compares = match (&assets.texts, &tokenizer) {
+            (Texts::Comparison(comparison), Some(tokenizer)) => {
+                comparison::check(comparison, tokenizer)?;
+                true
+            }
+            _ => false,
         };
         let named = |name: &str| {
             let token = assets.template_variables.get(name)?;
@@ -119,13 +129,14 @@ impl Text {
             }),
             tokenizer,
             templates,
+            compares,
         })
     }
 
     /// The template for what is given beside the messages. One that does not read a reference would leave it out silently.
     fn template(&self, given: &Given) -> Result<&ChatTemplate, Rejection> {
         let chosen = self.chosen(given)?;
-        if given.reference.is_some() && !chosen.template.reads(REFERENCE) {
+        if given.reference.is_some() && !self.compares && !chosen.template.reads(REFERENCE) {
             let what = "reference: the model's chat template reads none, so that the reward would not depend on it; leave it out";
             return Err(Rejection::new(Code::BadOption, what));
         }

@@ -3,19 +3,17 @@
 //! The invariant: the pair has the tokens that the tokenizer's own post-processor makes of it, as `tokenizer(question, answer)` of
 //! transformers has them.
 
-use std::ops::Range;
-
 use super::Text;
 use super::conversation::View;
 use super::messages::Conversation;
-use super::tokens::guarded;
+use super::tokens::{SeveralTexts, guarded};
 use crate::reward::{Code, Rejection};
 use crate::rollout::ASSISTANT;
 
 impl Text {
     /// Token ids of a conversation as a pair: what the template writes of its prompt, and its completion, which is one message of
     /// the assistant; and which of them are the completion's.
-    pub fn encode_pair(&self, conversation: &Conversation) -> Result<(Vec<u32>, Range<usize>), Rejection> {
+    pub fn encode_pair(&self, conversation: &Conversation) -> Result<SeveralTexts, Rejection> {
         let bad = |what: &str| Rejection::new(Code::BadMessages, format!("chat: {what}"));
         let (prompt, turns) = (conversation.prompt(), conversation.turns());
         let answer = match &turns[prompt..] {

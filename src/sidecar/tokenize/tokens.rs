@@ -19,6 +19,9 @@ pub enum Form {
     Text,
 }
 
+/// Token ids of several texts, one behind the other, and which of them are the completion's.
+pub type SeveralTexts = (Vec<u32>, Range<usize>);
+
 impl Text {
     /// Whether the text begins with the beginning-of-sequence token, put there by the tokenizer or by the template.
     pub fn opens_with_bos(&self, ids: &[u32]) -> bool {

@@ -91,11 +91,17 @@ impl Parts {
 mod tests {
     use super::*;
 
+    /// Bytes that begin at a line, as those of a mapped file do.
+    struct Bytes(Aligned<u8>);
+
+    impl AsRef<[u8]> for Bytes {
+        fn as_ref(&self) -> &[u8] {
+            &self.0
+        }
+    }
+
     fn parts(len: usize) -> Parts {
-        // The first byte at which a line begins, so that the test knows how the values are aligned.
-        let bytes: Vec<u8> = (0..len + LINE).map(|i| i as u8).collect();
-        let start = bytes.as_ptr().align_offset(LINE);
-        Parts::new(Arc::new(bytes), start..start + len)
+        Parts::new(Arc::new(Bytes(Aligned::zeros(len))), 0..len)
     }
 
     #[test]

@@ -16,6 +16,11 @@ pub trait EncoderArchitecture: Sync {
     /// What its configuration describes; refuses what would change the numbers and is not implemented.
     fn spec(&self, settings: &Settings) -> Result<EncoderSpec, ModelError>;
 
+    /// The tokens before a prompt and two answers, where its class reads at those, and not a rollout as a whole.
+    fn anchors(&self, _settings: &Settings) -> Result<Option<[u32; 3]>, ModelError> {
+        Ok(None)
+    }
+
     /// The head of its class.
     fn head(&self, settings: &Settings) -> Result<HeadSpec, ModelError>;
 }

@@ -21,6 +21,7 @@ mod mixtral;
 mod modernbert;
 mod nemotron;
 mod olmo2;
+mod pairrm;
 mod phi3;
 mod qwen2;
 mod qwen3;
@@ -56,8 +57,15 @@ pub const ARCHITECTURES: &[&dyn Architecture] = &[
 ];
 
 /// Every known architecture of encoders.
-pub const ENCODERS: &[&dyn EncoderArchitecture] =
-    &[&bert::Bert, &bert::Roberta, &bert::XlmRoberta, &bert::Electra, &deberta_v2::DebertaV2, &modernbert::ModernBert];
+pub const ENCODERS: &[&dyn EncoderArchitecture] = &[
+    &bert::Bert,
+    &bert::Roberta,
+    &bert::XlmRoberta,
+    &bert::Electra,
+    &deberta_v2::DebertaV2,
+    &modernbert::ModernBert,
+    &pairrm::PairRm,
+];
 
 /// The families, as the names of their architectures begin.
 fn families() -> Vec<&'static str> {
@@ -104,6 +112,12 @@ pub fn check(settings: &Settings) -> Result<(), ModelError> {
 /// The head of an encoder's class; `None` for decoders, whose classes leave that open.
 pub fn own_head(settings: &Settings) -> Result<Option<HeadSpec>, ModelError> {
     encoder(settings)?.map(|encoder| encoder.head(settings)).transpose()
+}
+
+/// The tokens at which an encoder's class reads, each of which a rollout holds once; none where it reads a rollout as a whole.
+pub fn anchors(settings: &Settings) -> Result<Vec<u32>, ModelError> {
+    let found = encoder(settings)?.map(|encoder| encoder.anchors(settings)).transpose()?.flatten();
+    Ok(found.map_or_else(Vec::new, Vec::from))
 }
 
 /// The architecture of decoders that a configuration names.

@@ -1,9 +1,10 @@
 //! One layer of an encoder: attention over the whole sequence and a feed-forward layer, each with a norm before it or behind it.
 
-use candle_core::{Result, Tensor};
+use candle_core::{Device, Result, Tensor};
 
 use super::buckets;
 use super::spec::EncoderSpec;
+use crate::batch::MicroBatch;
 use crate::model::collective::Collective;
 use crate::model::compute::backend::Backend;
 use crate::model::compute::kernels::Relative;
@@ -39,6 +40,27 @@ pub(super) struct Shared<'a> {
     pub lengths: Vec<usize>,
 }
 
+/// Rows that alone are looked at behind the last layer.
+pub(super) struct Wanted {
+    /// Theirs.
+    attention: Attention,
+    /// Their numbers, in ascending order.
+    rows: Tensor,
+    /// For each sequence, their positions.
+    pub positions: Vec<Vec<usize>>,
+}
+
+impl Wanted {
+    /// The rows at these positions of each sequence, in ascending order.
+    pub fn new(batch: &MicroBatch, heads: HeadLayout, positions: Vec<Vec<usize>>, device: &Device) -> Result<Self> {
+        let sequences = batch.segments.iter().zip(&positions);
+        let rows = sequences.flat_map(|(segment, at)| at.iter().map(|at| segment.tokens.start + *at as u32));
+        let rows: Vec<u32> = rows.collect();
+        let attention = Attention::both_ways(batch, heads, rows.iter().copied());
+        Ok(Self { attention, rows: Tensor::new(rows, device)?, positions })
+    }
+}
+
 impl Layer {
     pub(super) fn load(
         spec: &EncoderSpec,
@@ -68,8 +90,8 @@ impl Layer {
         })
     }
 
-    /// The layer of `x: [tokens, hidden]`; with `wanted`, of those rows alone, which have an attention of their own.
-    pub(super) fn forward(&self, x: &Tensor, shared: &Shared, wanted: Option<(&Tensor, &Attention)>) -> Result<Tensor> {
+    /// The layer of `x: [tokens, hidden]`; with `wanted`, of those rows alone.
+    pub(super) fn forward(&self, x: &Tensor, shared: &Shared, wanted: Option<&Wanted>) -> Result<Tensor> {
         let input = match &self.attention_norm {
             Some(norm) if self.norm_first => time(Part::Norm, 0, || norm.forward(x))?,
             _ => x.clone(),
@@ -79,17 +101,23 @@ impl Layer {
         if let Some(rope) = self.rope {
             qkv = time(Part::Rotary, 0, || shared.tables[rope].turn(self.backend, qkv, self.heads))?;
         }
-        let attention = wanted.map_or(&shared.attention, |(_, attention)| attention);
-        let of_sequence = |&len: &usize| {
-            let queries = if wanted.is_some() { 0..1 } else { 0..len };
-            self.heads.operations_both_ways(queries, len, self.options.window)
+        let attention = wanted.map_or(&shared.attention, |wanted| &wanted.attention);
+        let window = self.options.window;
+        let work = match wanted {
+            Some(wanted) => {
+                let sequences = wanted.positions.iter().zip(&shared.lengths);
+                let of = |(at, len): (&Vec<usize>, &usize)| {
+                    self.heads.operations_both_ways(at.iter().copied(), *len, window)
+                };
+                sequences.map(of).sum()
+            }
+            None => shared.lengths.iter().map(|len| self.heads.operations_both_ways(0..*len, *len, window)).sum(),
         };
-        let work = shared.lengths.iter().map(of_sequence).sum();
         let mixed =
             time(Part::Attention, work, || attention.forward_both_ways(&qkv, self.relative.as_ref(), self.options))?;
         drop(qkv);
         let residual = match wanted {
-            Some((wanted, _)) => x.index_select(wanted, 0)?,
+            Some(wanted) => x.index_select(&wanted.rows, 0)?,
             None => x.clone(),
         };
         let work = self.output.operations(mixed.dim(0)?);

@@ -1,5 +1,5 @@
 //! The encoder that BERT's descendants are forms of: every token sees the whole rollout, before it and behind it, and the head
-//! sees the first token or the mean of all. An architecture says by an [`EncoderSpec`] which form it is.
+//! sees the first token, the mean of all, or some that are named. An architecture says by an [`EncoderSpec`] which form it is.
 //!
 //! Invariant: the result of a read depends on the tokens of its own sequence alone. What rollouts share is not shared here, and one
 //! rank computes it all.
@@ -7,6 +7,7 @@
 mod buckets;
 mod embeddings;
 mod layer;
+mod pool;
 mod sequences;
 mod spec;
 
@@ -16,7 +17,7 @@ use rayon::prelude::*;
 pub use spec::{EncoderNames, EncoderSpec, Pool, PositionTable, RelativeSpec};
 
 use self::embeddings::Embeddings;
-use self::layer::{Layer, Shared};
+use self::layer::{Layer, Shared, Wanted};
 use self::sequences::Sequences;
 use super::backbone::{Backbone, Pass, RankContext};
 use super::decoder::inventory::refuse_ignored;
@@ -61,8 +62,8 @@ impl Encoder {
         })
     }
 
-    /// Final hidden states, normed: of the first token of each sequence, or of all tokens.
-    fn hidden(&self, batch: &MicroBatch, pass: &Pass) -> Result<Tensor> {
+    /// What the head sees of each sequence: `[sequences, features seen]`.
+    fn seen(&self, batch: &MicroBatch, pass: &Pass) -> Result<Tensor> {
         let mut x = time(Part::Embedding, 0, || self.embeddings.forward(batch, pass.ranks))?;
         let tables = self.ropes.iter().map(|rope| rope.tables(&batch.positions, x.device()));
         let shared = Shared {
@@ -75,21 +76,19 @@ impl Encoder {
         for layer in others {
             x = layer.forward(&x, &shared, None)?;
         }
-        x = match self.pool {
-            Pool::First => {
-                // Nobody looks at the other rows of the last layer any more.
-                let first: Vec<u32> = batch.segments.iter().map(|segment| segment.tokens.start).collect();
-                let attention = Attention::both_ways(batch, self.heads, first.iter().copied());
-                last.forward(&x, &shared, Some((&Tensor::new(first, x.device())?, &attention)))?
-            }
-            Pool::Mean => last.forward(&x, &shared, None)?,
+        // Nobody looks at the other rows of the last layer any more.
+        let wanted = match self.pool.positions(batch) {
+            Some(positions) => Some(Wanted::new(batch, self.heads, positions, x.device())?),
+            None => None,
         };
+        x = last.forward(&x, &shared, wanted.as_ref())?;
         // What a head sees is rounded no more.
         let x = x.to_dtype(DType::F32)?;
-        match &self.norm {
-            Some(norm) => norm.forward(&x),
-            None => Ok(x),
-        }
+        let x = match &self.norm {
+            Some(norm) => norm.forward(&x)?,
+            None => x,
+        };
+        self.pool.seen(batch, wanted.as_ref().map_or(&[][..], |wanted| &wanted.positions), x)
     }
 }
 
@@ -110,29 +109,7 @@ impl Backbone for Encoder {
 
     fn forward(&self, pass: &Pass) -> Result<Tensor> {
         let Sequences { batch, of_reads } = Sequences::of(pass.batch, pass.reads);
-        let hidden = self.hidden(&batch, pass)?;
-        let pooled = match self.pool {
-            Pool::First => hidden,
-            Pool::Mean => means(&batch, &hidden)?,
-        };
-        pooled.index_select(&Tensor::new(of_reads, pooled.device())?, 0)
+        let seen = self.seen(&batch, pass)?;
+        seen.index_select(&Tensor::new(of_reads, seen.device())?, 0)
     }
-}
-
-/// The mean of each sequence's rows, added up in their order.
-fn means(batch: &MicroBatch, hidden: &Tensor) -> Result<Tensor> {
-    let (_, features) = hidden.dims2()?;
-    let values = hidden.flatten_all()?.to_vec1::<f32>()?;
-    let mut means = Vec::with_capacity(batch.segments.len() * features);
-    for segment in &batch.segments {
-        let rows = segment.tokens.start as usize..segment.tokens.end as usize;
-        let mut sums = vec![0.0f64; features];
-        for row in values[rows.start * features..rows.end * features].chunks_exact(features) {
-            for (sum, value) in sums.iter_mut().zip(row) {
-                *sum += f64::from(*value);
-            }
-        }
-        means.extend(sums.into_iter().map(|sum| (sum / rows.len() as f64) as f32));
-    }
-    Tensor::from_vec(means, (batch.segments.len(), features), hidden.device())
 }

@@ -91,6 +91,9 @@ pub enum Pool {
     First,
     /// The mean of all.
     Mean,
+    /// Those of three tokens, side by side. Each is there once, and they come in this order; where that is not so, what is seen is
+    /// not a number.
+    Anchors([u32; 3]),
 }
 
 /// Names of tensors, without `.weight` and `.bias`, below the prefix. Those of a layer stand under `layers` and its number.

@@ -4,6 +4,7 @@
 //! Invariant: a row of the result depends on its own rows of hidden state alone, bit for bit.
 
 mod affine;
+mod comparison;
 mod gate;
 mod gated;
 mod labels;
@@ -51,7 +52,7 @@ pub trait Head: Send + Sync {
 /// Final hidden states, normed, row after row.
 #[derive(Debug, Clone, Copy)]
 pub struct Hidden<'a> {
-    /// At the reads, `[reads, hidden]`.
+    /// At the reads, `[reads, hidden]`; of a model that shows more than one hidden state of a rollout, all of them side by side.
     pub reads: &'a [f32],
     /// At their companions, as many; empty if the head wants none.
     pub companions: &'a [f32],
@@ -61,6 +62,11 @@ pub struct Hidden<'a> {
 pub trait HeadKind: Sync {
     /// Its name in manifests and presets.
     fn name(&self) -> &'static str;
+
+    /// How many hidden states it sees of a rollout, side by side.
+    fn rows_seen(&self) -> usize {
+        1
+    }
 
     /// Loads such a head.
     fn load(&self, context: &HeadContext) -> Result<Box<dyn Head>, ModelError>;
@@ -75,6 +81,8 @@ pub struct HeadContext<'a> {
     pub weights: &'a dyn WeightSource,
     /// Features of the hidden state.
     pub hidden: usize,
+    /// How many hidden states the model shows of a rollout, side by side.
+    pub rows_seen: usize,
     /// How many attributes have names; `None` if as many as the head has outputs.
     pub names: Option<usize>,
     /// What the manifest or preset says of it.
@@ -120,6 +128,7 @@ pub const HEADS: &[&dyn HeadKind] = &[
     &ldl::Ldl,
     &urm::Urm,
     &pooled::Pooled,
+    &comparison::Comparison,
 ];
 
 /// Loads the head that a model's manifest or preset describes.
@@ -130,6 +139,11 @@ pub fn load(context: &HeadContext) -> Result<Box<dyn Head>, ModelError> {
         let reason = format!("head.kind is {kind:?}, expected one of {}", known.join(", "));
         return Err(ModelError::malformed(context.settings.path(), reason));
     };
+    if known.rows_seen() != context.rows_seen {
+        let (sees, shows) = (known.rows_seen(), context.rows_seen);
+        let reason = format!("of a rollout's hidden states it sees {sees} side by side, and the model shows {shows}");
+        return Err(context.bad_option(reason));
+    }
     let (labels, spec) = Labels::take(context.spec).map_err(|reason| context.bad_option(reason))?;
     // Of several labels one attribute may be made, so that the kind cannot be held to their names.
     let names = context.names.filter(|_| !labels.picks());

@@ -12,6 +12,10 @@
 //!                                # { open = "[THINK]", close = "[/THINK]" }
 //! pair = true                    # a conversation is a pair of texts: what the template writes of the prompt, and the completion
 //!
+//! [compare]                      # or three: those and the rollout's reference, each behind a token, at which the model reads
+//! anchors = ["<a>", "<b>", "<c>"]
+//! longest_prompt = 1224          # most tokens of the first, with all that the tokenizer puts around it
+//!
 //! [head]
 //! kind = "linear"                # and the kind's options; see the files of `src/model/network/head`
 //!
@@ -25,18 +29,19 @@
 //!
 //! A manifest ([`super::manifest`]) is a preset that also says where the weights are. Unknown keys are refused.
 //!
-//! To add a preset: a file in `presets/` and a line in [`PRESETS`].
+//! To add a preset: a file in `presets/` and a line in [`shipped::PRESETS`].
 
 mod card_check;
 mod detect;
 mod read;
+mod shipped;
 mod tokens;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::manifest::{AdapterPart, Base};
-use crate::engine::Bos;
+use crate::engine::{Bos, Comparison, Texts};
 use crate::limits::MAX_ATTRIBUTES;
 use crate::model::error::{ModelError, read_text};
 use crate::model::network::head::HeadSpec;
@@ -49,54 +54,7 @@ pub use detect::{Detect, PresetReport, candidates, choose};
 pub use read::ReadPart;
 pub use tokens::Tokens;
 
-/// Presets in the program, by name.
-const PRESETS: &[(&str, &str)] = &[
-    ("nemotron-4-340b-reward", include_str!("../../../../presets/nemotron-4-340b-reward.toml")),
-    ("llama3-70b-steerlm-rm", include_str!("../../../../presets/llama3-70b-steerlm-rm.toml")),
-    ("llama-3.1-nemotron-70b-reward", include_str!("../../../../presets/llama-3.1-nemotron-70b-reward.toml")),
-    ("llama-3.1-nemotron-70b-reward-nemo", include_str!("../../../../presets/llama-3.1-nemotron-70b-reward-nemo.toml")),
-    (
-        "llama-3.3-nemotron-70b-reward-principle",
-        include_str!("../../../../presets/llama-3.3-nemotron-70b-reward-principle.toml"),
-    ),
-    ("skywork-reward-llama-3.1", include_str!("../../../../presets/skywork-reward-llama-3.1.toml")),
-    ("skywork-reward-v2", include_str!("../../../../presets/skywork-reward-v2.toml")),
-    ("armorm", include_str!("../../../../presets/armorm.toml")),
-    ("qrm", include_str!("../../../../presets/qrm.toml")),
-    ("qrm-v2", include_str!("../../../../presets/qrm-v2.toml")),
-    ("inf-orm", include_str!("../../../../presets/inf-orm.toml")),
-    ("internlm2-reward", include_str!("../../../../presets/internlm2-reward.toml")),
-    ("qwen2.5-math-rm", include_str!("../../../../presets/qwen2.5-math-rm.toml")),
-    ("qwen2.5-math-prm", include_str!("../../../../presets/qwen2.5-math-prm.toml")),
-    ("openrlhf", include_str!("../../../../presets/openrlhf.toml")),
-    ("athene", include_str!("../../../../presets/athene.toml")),
-    ("beaver-cost", include_str!("../../../../presets/beaver-cost.toml")),
-    ("beaver-reward", include_str!("../../../../presets/beaver-reward.toml")),
-    ("eurus-rm", include_str!("../../../../presets/eurus-rm.toml")),
-    ("grm-sftreg", include_str!("../../../../presets/grm-sftreg.toml")),
-    ("grm", include_str!("../../../../presets/grm.toml")),
-    ("ldl-reward", include_str!("../../../../presets/ldl-reward.toml")),
-    ("math-shepherd", include_str!("../../../../presets/math-shepherd.toml")),
-    ("openassistant-reward", include_str!("../../../../presets/openassistant-reward.toml")),
-    ("polar", include_str!("../../../../presets/polar.toml")),
-    ("pure-prm", include_str!("../../../../presets/pure-prm.toml")),
-    ("qrm-gemma", include_str!("../../../../presets/qrm-gemma.toml")),
-    ("qwen3-reranker", include_str!("../../../../presets/qwen3-reranker.toml")),
-    ("rlhflow-prm", include_str!("../../../../presets/rlhflow-prm.toml")),
-    ("shieldgemma", include_str!("../../../../presets/shieldgemma.toml")),
-    ("skywork-o1-prm", include_str!("../../../../presets/skywork-o1-prm.toml")),
-    ("starling-34b", include_str!("../../../../presets/starling-34b.toml")),
-    ("text-pair", include_str!("../../../../presets/text-pair.toml")),
-    ("token-prm", include_str!("../../../../presets/token-prm.toml")),
-    ("tulu-3", include_str!("../../../../presets/tulu-3.toml")),
-    ("ultrarm", include_str!("../../../../presets/ultrarm.toml")),
-    ("universal-prm", include_str!("../../../../presets/universal-prm.toml")),
-    ("urm", include_str!("../../../../presets/urm.toml")),
-    ("value-head", include_str!("../../../../presets/value-head.toml")),
-    ("versa-prm", include_str!("../../../../presets/versa-prm.toml")),
-    ("worldpm", include_str!("../../../../presets/worldpm.toml")),
-    ("ziya", include_str!("../../../../presets/ziya.toml")),
-];
+use shipped::PRESETS;
 
 /// How many presets may build on one another.
 const MAX_DEPTH: usize = 8;
@@ -137,6 +95,8 @@ pub struct Preset {
     pub answer_only: Option<AnswerOnlyField>,
     /// Whether a conversation becomes a pair of texts: what the template writes of the prompt, and the completion.
     pub pair: Option<bool>,
+    /// Whether a conversation becomes three texts, of which two are compared.
+    pub compare: Option<Comparison>,
     /// What is said here and could not be verified, a sentence each.
     pub unverified: Vec<String>,
     /// Scores that the cards of such models print.
@@ -207,6 +167,9 @@ impl Preset {
             if self.untrained.len() >= attributes.len() {
                 return Err("untrained names every attribute".into());
             }
+        }
+        if self.pair == Some(true) && self.compare.is_some() {
+            return Err("pair makes two texts of a conversation, [compare] makes three; say one of them".into());
         }
         if let Some(base) = &self.base {
             base.check()?;
@@ -294,6 +257,11 @@ impl Preset {
         } else {
             (Vec::new(), BTreeMap::new(), None)
         };
+        // They are two answers to one question: who says one has not asked for the other.
+        let (pair, compare) = match (self.pair, self.compare) {
+            (None, None) => (below.pair, below.compare),
+            said => said,
+        };
         // They are of the models that a preset is for; a manifest is for none that it names.
         let below_checks = if self.models.is_empty() { below.card_checks } else { Vec::new() };
         Self {
@@ -313,11 +281,21 @@ impl Preset {
             bos: self.bos.or(below.bos),
             chat_template: self.chat_template.or(below.chat_template),
             answer_only: self.answer_only.or(below.answer_only),
-            pair: self.pair.or(below.pair),
+            pair,
+            compare,
             unverified: below.unverified.into_iter().chain(self.unverified).collect(),
             config: below.config.into_iter().chain(self.config).collect(),
             base: self.base.or(below.base),
             adapter: self.adapter.or(below.adapter),
+        }
+    }
+
+    /// How many texts a conversation becomes.
+    pub fn texts(&self) -> Texts {
+        match (&self.compare, self.pair) {
+            (Some(comparison), _) => Texts::Comparison(comparison.clone()),
+            (None, Some(true)) => Texts::Pair,
+            (None, Some(false) | None) => Texts::One,
         }
     }
 

@@ -126,7 +126,9 @@ impl ReadPart {
         let strip = self.strip.clone().unwrap_or_default();
         let (skip, needs) = (self.skip(&tokens)?, needs.collect::<Result<_, _>>()?);
         let ends_before = self.ends_before(&tokens)?;
-        Ok(ReadPolicy { at, behind, strip, skip, ends_before, append, ends_with, text_only, needs })
+        // They are said by the configuration of a class that reads so.
+        let anchors = Vec::new();
+        Ok(ReadPolicy { at, behind, strip, skip, ends_before, append, ends_with, text_only, needs, anchors })
     }
 
     /// transformers' `*ForSequenceClassification` read the last token that is not `pad_token_id`.

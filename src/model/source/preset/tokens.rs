@@ -92,6 +92,28 @@ impl Tokens<'_> {
         Ok(())
     }
 
+    /// Refuses anchors of a comparison that are not the tokens, `read`, at which the model reads.
+    pub fn check_anchors(&self, anchors: &[String; 3], read: &[u32]) -> Result<(), ModelError> {
+        let malformed = |reason: String| Err(ModelError::malformed(self.settings.path(), reason));
+        if read.is_empty() {
+            let class = self.settings.architecture()?;
+            return malformed(format!("[compare] is for a class that reads at three tokens; {class} does not"));
+        }
+        let Some(json) = &self.text.tokenizer_json else { return Ok(()) };
+        for (anchor, read) in anchors.iter().zip(read) {
+            let id = added::id_of(json, anchor).map_err(|e| {
+                ModelError::malformed(self.settings.path(), format!("the tokenizer cannot be read: {e}"))
+            })?;
+            if id != Some(*read) {
+                let found = id.map_or_else(|| "does not know".to_owned(), |id| format!("has as token {id}"));
+                return malformed(format!(
+                    "compare.anchors has {anchor:?}, which the tokenizer {found}, but the model reads at token {read}"
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// The id of a piece, which must be one.
     fn id_of(&self, key: &str, piece: &str) -> Result<u32, ModelError> {
         let malformed = |reason: String| ModelError::malformed(self.settings.path(), reason);
