@@ -1,10 +1,12 @@
-"""Looks at the loops of the linear layers in a built binary: their accumulators must stay in registers.
+"""Looks at hot loops in a built binary: the linear layers' accumulators must stay in registers, and the softmax must use whole ones.
 
     python3 tools/hot_loops.py target/release/reward-sidecar
 
 A loop is hot if it has nothing but a tile's multiplications in it: 24 on AVX-512 registers (12 rows by two registers) and
 12 broadcasts of a row's inputs. The compiler keeps their accumulators in registers or it does not, and nothing else would tell: the results
-are the same and the speed is halved. Needs objdump, of binutils, and an x86-64 binary.
+are the same and the speed is halved. The attention's softmax is the function with several exponentials in AVX-512 registers. It finds the
+greatest of a row of scores, four registers of them, by four maxima of whole registers, or by some forty of parts of them, which costs a
+sixth of attention's speed. Needs objdump, of binutils, and an x86-64 binary.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import dataclass
 
 LINE = re.compile(r"^\s+([0-9a-f]+):\s+(\S+)\s*(.*)$")
 JUMP = re.compile(r"^j[a-z]+$")
@@ -27,6 +30,17 @@ KINDS = {
 }
 # Integers of 8 and of 16 bits; float32 and bfloat16; rounded activations.
 FEWEST = {"integers": 2, "floats": 4, "pairs of bfloat16": 1}
+FUNCTION = re.compile(r"^[0-9a-f]+ <")
+# The shift that puts an exponential's power of two into its place, of which the softmax has one for each register of a row, and more.
+EXPONENTIAL = re.compile(r"^\s+[0-9a-f]+:\s+vpslld\s+\$0x17,%zmm")
+MAXIMUM = re.compile(r"^\s+[0-9a-f]+:\s+vmaxps\s.*%zmm")
+REGISTERS_OF_A_ROW = 4
+
+
+@dataclass(eq=False)
+class Function:
+    exponentials: int = 0
+    maxima: int = 0
 
 
 def main() -> None:
@@ -36,7 +50,15 @@ def main() -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as objdump:
         assert objdump.stdout is not None
         recent: list[tuple[int, str, str]] = []
+        function = Function()
+        softmaxes: list[Function] = []
         for text in objdump.stdout:
+            if FUNCTION.match(text):
+                function = Function()
+            function.exponentials += bool(EXPONENTIAL.match(text))
+            function.maxima += bool(MAXIMUM.match(text))
+            if function.exponentials == REGISTERS_OF_A_ROW and function not in softmaxes:
+                softmaxes.append(function)
             line = LINE.match(text)
             if not line:
                 continue
@@ -60,6 +82,10 @@ def main() -> None:
     missing = [kind for kind in KINDS if found[kind] < FEWEST[kind]]
     if missing:
         sys.exit(f"not found, or not in registers: loops of {', '.join(missing)}")
+    maxima = [softmax.maxima for softmax in softmaxes]
+    print(f"maxima of whole registers in each softmax: {maxima}")
+    if not maxima or min(maxima) < REGISTERS_OF_A_ROW:
+        sys.exit("a softmax that finds the greatest score in parts of registers, or none at all")
 
 
 def kind_of(loop: list[tuple[int, str, str]]) -> str | None:
