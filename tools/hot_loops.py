@@ -6,7 +6,7 @@ A loop is hot if it has nothing but a tile's multiplications in it: 24 on AVX-51
 12 broadcasts of a row's inputs. The compiler keeps their accumulators in registers or it does not, and nothing else would tell: the results
 are the same and the speed is halved. The attention's softmax is the function with several exponentials in AVX-512 registers. It finds the
 greatest of a row of scores, four registers of them, by four maxima of whole registers, or by some forty of parts of them, which costs a
-sixth of attention's speed. Needs objdump, of binutils, and an x86-64 binary.
+twentieth of attention's speed. Needs objdump, of binutils, and an x86-64 binary.
 """
 
 from __future__ import annotations
