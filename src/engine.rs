@@ -94,6 +94,14 @@ pub struct ReadPolicy {
     pub anchors: Vec<u32>,
 }
 
+impl ReadPolicy {
+    /// Where each of `anchors` stands in `ids`, if each is there once and they come in this order.
+    pub fn anchored(anchors: &[u32], ids: &[u32]) -> Option<Vec<usize>> {
+        let found: Vec<usize> = (0..ids.len()).filter(|at| anchors.contains(&ids[*at])).collect();
+        found.iter().map(|at| &ids[*at]).eq(anchors).then_some(found)
+    }
+}
+
 /// The tokens of a rollout at which the head reads.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]

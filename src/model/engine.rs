@@ -71,8 +71,8 @@ impl ModelEngine {
         let loaded = compute.pool.install(|| match config.dtype {
             Dtype::Fast => fastest(&parts, &version, &compute),
             _ => {
-                let (weights, name) = (parts.blueprint.weights.as_ref(), parts.name(&version));
-                let (ranks, packed) = compute.load(&parts.spec, weights, &name, compute.backend, 1)?;
+                let (weights, name) = (parts.blueprint.weights.as_ref(), || Ok(parts.name(&version)));
+                let (ranks, packed) = compute.load(&parts.spec, weights, name, compute.backend, 1)?;
                 Ok(Loaded { backend: compute.backend, ranks: Arc::new(ranks), packed, choice: None })
             }
         })?;
@@ -129,11 +129,11 @@ impl ModelEngine {
         let changed: Vec<bool> = parts.iter().map(is_changed).collect();
         // Those that change nothing keep the base's prefixes.
         let rooms = changed.iter().filter(|is| **is).count() + usize::from(changed.contains(&false));
-        let load = || {
+        let name = || {
             let version = base.fingerprint(&[], &DigestMemory::below(&config.cache_dir))?;
-            let name = format!("{}@{version}", base.name);
-            compute.load(&spec, base.weights.as_ref(), &name, compute.backend, rooms as u32)
+            Ok(format!("{}@{version}", base.name))
         };
+        let load = || compute.load(&spec, base.weights.as_ref(), name, compute.backend, rooms as u32);
         let (shared, packed) = compute.pool.install(load)?;
         let shared = Arc::new(shared);
         // The base's, which the first of them keeps for all.
@@ -293,9 +293,9 @@ fn fastest(parts: &Unloaded, version: &str, compute: &Compute) -> Result<Loaded,
     let Unloaded { blueprint, spec, head } = parts;
     let sizes = spec.sizes();
     let batch = MicroBatch::pack(&fastest::rollouts(sizes.vocabulary, &blueprint.reads), true);
-    let name = parts.name(version);
+    let name = || Ok(parts.name(version));
     let (weights, (ranks, packed), choice) = fastest::choose(
-        |weights| compute.load(spec, blueprint.weights.as_ref(), &name, Backend::Kernels(weights), 1),
+        |weights| compute.load(spec, blueprint.weights.as_ref(), name, Backend::Kernels(weights), 1),
         |(ranks, _)| {
             let table = scores(ranks, head.as_ref(), spec.seen(), &compute.pool, &batch);
             let table = table.map_err(|e| ModelError::Trial(e.to_string()))?;

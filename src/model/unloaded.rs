@@ -45,21 +45,23 @@ impl<'a> Compute<'a> {
     }
 
     /// Loads a backbone out of these weights, with the prefix cache divided by `rooms`, in the pool of [`Self::pool`]. What is
-    /// packed of them is kept under `name`, which no other weights have.
+    /// packed of them is kept under `name`, which no other weights have, and which is not asked for where nothing is kept.
     pub fn load(
         &self,
         spec: &NetworkSpec,
         weights: &dyn WeightSource,
-        name: &str,
+        name: impl FnOnce() -> Result<String, ModelError>,
         backend: Backend,
         rooms: u32,
     ) -> Result<(Ranks, PackedCache), ModelError> {
         let Config { cache_dir, packed_room, prefix_cache, tp, .. } = self.config;
-        let packed = match backend {
-            Backend::Kernels(weights) => PackedFolder::below(cache_dir, *packed_room)
-                .map(|folder| folder.open(&format!("{name}-tp{tp}"), weights))
-                .unwrap_or_default(),
-            Backend::Tensors(_) => PackedCache::default(),
+        let folder = match backend {
+            Backend::Kernels(weights) => PackedFolder::below(cache_dir, *packed_room).map(|folder| (folder, weights)),
+            Backend::Tensors(_) => None,
+        };
+        let packed = match folder {
+            Some((folder, weights)) => folder.open(&format!("{}-tp{tp}", name()?), weights),
+            None => PackedCache::Off,
         };
         let cache = (*prefix_cache, rooms);
         Ok((Ranks::load(spec, weights, &packed, backend, &self.devices, &self.pool, cache)?, packed))

@@ -65,13 +65,15 @@ pub(super) fn find(policy: &ReadPolicy, field: &str, ids: &[u32]) -> Result<Foun
             missing(format!("the model's head looks for the token ids {needs:?} in a row, and they are not there"))
         })?,
     };
-    let needed = match (policy.anchors.as_slice(), anchored(&policy.anchors, ids)) {
-        ([], _) => needed,
-        (_, Some(first)) => needed.min(first),
-        (anchors, None) => {
-            let what =
-                format!("the model reads at the token ids {anchors:?}, which must be there once each, in this order");
-            return Err(missing(what));
+    let needed = match &policy.anchors[..] {
+        [] => needed,
+        anchors => {
+            let found = ReadPolicy::anchored(anchors, ids).ok_or_else(|| {
+                missing(format!(
+                    "the model reads at the token ids {anchors:?}, which must be there once each, in this order"
+                ))
+            })?;
+            needed.min(found[0])
         }
     };
     let (reads, first) = match policy.at {
@@ -97,13 +99,6 @@ pub(super) fn find(policy: &ReadPolicy, field: &str, ids: &[u32]) -> Result<Foun
         }
     };
     Ok(Found { reads, first: first.min(needed) })
-}
-
-/// Position of the first anchor, where each is there once and they come in their order.
-fn anchored(anchors: &[u32], ids: &[u32]) -> Option<usize> {
-    let mut found = ids.iter().enumerate().filter(|(_, id)| anchors.contains(id));
-    let in_order = found.clone().map(|(_, id)| id).eq(anchors);
-    found.next().filter(|_| in_order).map(|(at, _)| at)
 }
 
 /// Whether every token that the policy names is in a vocabulary of this size; the error is for who made the model.

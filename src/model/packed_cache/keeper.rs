@@ -102,15 +102,16 @@ impl Keeper {
             let path = entry?.path();
             // Another process may have removed it.
             let Ok(metadata) = fs::metadata(&path) else { continue };
-            let used = match path.extension().and_then(|extension| extension.to_str()) {
+            let extension = path.extension().and_then(|extension| extension.to_str());
+            let is_part = extension == Some("part");
+            let used = match extension {
                 Some("safetensors") if path != self.path => fs::metadata(digest_of(&path)).and_then(|it| it.modified()),
-                Some("part") => metadata.modified(),
+                _ if is_part => metadata.modified(),
                 _ => continue,
             };
             let used = used.unwrap_or(SystemTime::UNIX_EPOCH);
-            let is_of_this_model = without_program(&path) == without_program(&self.path);
-            let is_part = path.extension().is_some_and(|extension| extension == "part");
-            if (is_part || is_of_this_model) && now.duration_since(used).is_ok_and(|age| age > OUTDATED) {
+            let may_be_outdated = is_part || without_program(&path) == without_program(&self.path);
+            if may_be_outdated && now.duration_since(used).is_ok_and(|age| age > OUTDATED) {
                 file::remove(&path);
             } else if !is_part {
                 files.push((used, metadata.len(), path));

@@ -56,22 +56,26 @@ impl PackedFolder {
         let isa = Isa::current().name();
         let path = self.folder.join(format!("{model}-{}-{isa}-{}.safetensors", weights.name(), self.program));
         match PackedFile::open(&path, &self.digests) {
-            Some(file) => PackedCache { file: Some(file), new: None },
-            None => PackedCache { file: None, new: Some(New { folder: self, path, matrices: Mutex::default() }) },
+            Some(file) => PackedCache::Kept(file),
+            None => PackedCache::New(New { folder: self, path, matrices: Mutex::default() }),
         }
     }
 }
 
-/// The packed weights of one model: those that are kept, or those that are to be. By default, one in which nothing is, and nothing
-/// is kept.
+/// The packed weights of one model.
 #[derive(Default)]
-pub struct PackedCache {
-    file: Option<PackedFile>,
-    new: Option<New>,
+pub enum PackedCache {
+    /// None are kept.
+    #[default]
+    Off,
+    /// They are in a file.
+    Kept(PackedFile),
+    /// They were packed, and are to be kept.
+    New(New),
 }
 
 /// What was packed since there was no file.
-struct New {
+pub struct New {
     folder: PackedFolder,
     path: PathBuf,
     matrices: Mutex<Matrices>,
@@ -81,11 +85,13 @@ impl PackedCache {
     /// The matrix of this name, which says which part of which tensors it is made of; packed out of `rows` where it is not kept.
     pub fn matrix(&self, name: &str, weights: WeightType, rows: &Rows) -> Result<Arc<PackedMatrix>, ModelError> {
         let name = format!("{name} {}", weights.name());
-        if let Some(matrix) = self.file.as_ref().and_then(|file| file.matrix(&name, weights, [rows.n, rows.k])) {
+        if let Self::Kept(file) = self
+            && let Some(matrix) = file.matrix(&name, weights, [rows.n, rows.k])
+        {
             return Ok(Arc::new(matrix));
         }
         let matrix = Arc::new(PackedMatrix::load(weights, rows)?);
-        if let Some(new) = &self.new {
+        if let Self::New(new) = self {
             new.matrices.lock().unwrap_or_else(PoisonError::into_inner).insert(name, Arc::clone(&matrix));
         }
         Ok(matrix)
@@ -93,7 +99,7 @@ impl PackedCache {
 
     /// Whether matrices come out of a file.
     pub fn is_mapped(&self) -> bool {
-        self.file.is_some()
+        matches!(self, Self::Kept(_))
     }
 
     /// Writes what was packed, on a thread of its own that ends when all is written. Nothing waits for it.
@@ -106,7 +112,7 @@ impl PackedCache {
 
     /// Who writes what was packed, if it is worth it.
     fn keeper(self) -> Option<Keeper> {
-        let New { folder, path, matrices } = self.new?;
+        let Self::New(New { folder, path, matrices }) = self else { return None };
         let matrices = matrices.into_inner().unwrap_or_else(PoisonError::into_inner);
         let bytes: usize = matrices.values().map(|matrix| matrix.bytes()).sum();
         (bytes >= LEAST_BYTES).then(|| Keeper { path, matrices, digests: folder.digests, room: folder.room })

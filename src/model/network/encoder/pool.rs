@@ -6,6 +6,7 @@ use candle_core::{Result, Tensor};
 
 use super::spec::Pool;
 use crate::batch::MicroBatch;
+use crate::engine::ReadPolicy;
 
 impl Pool {
     /// How many hidden states are seen of a sequence, side by side.
@@ -23,7 +24,8 @@ impl Pool {
             Self::First => Some(vec![vec![0]; batch.segments.len()]),
             Self::Mean => None,
             Self::Anchors(anchors) => {
-                Some(sequences.map(|rows| anchored(&batch.tokens[rows], anchors).unwrap_or_else(|| vec![0])).collect())
+                let anchored = |rows| ReadPolicy::anchored(&anchors, &batch.tokens[rows]).unwrap_or_else(|| vec![0]);
+                Some(sequences.map(anchored).collect())
             }
         }
     }
@@ -36,12 +38,6 @@ impl Pool {
             Self::Anchors(anchors) => side_by_side(positions, anchors.len(), &hidden),
         }
     }
-}
-
-/// Where each of these tokens stands, if each is there once and they come in this order.
-fn anchored(tokens: &[u32], anchors: [u32; 3]) -> Option<Vec<usize>> {
-    let found: Vec<usize> = (0..tokens.len()).filter(|at| anchors.contains(&tokens[*at])).collect();
-    found.iter().map(|at| tokens[*at]).eq(anchors).then_some(found)
 }
 
 /// The rows of each sequence beside each other; of one that has not so many, no numbers.
