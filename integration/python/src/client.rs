@@ -18,6 +18,7 @@ use crate::gathered::{Terms, gather};
 use crate::guard::Guard;
 use crate::logs;
 use crate::options::Options;
+use crate::owners::DropOwners;
 use crate::process::OfThisProcess;
 use crate::progress::Progress;
 use crate::rows::Request;
@@ -267,6 +268,7 @@ impl Client {
         positional: &Bound<'py, PyTuple>,
         arguments: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, Batch>> {
+        let _owners = DropOwners::at_end(py);
         if !positional.is_empty() {
             let message = "score takes its arguments by their names: score(prompts=[...], completions=[...])";
             return Err(PyTypeError::new_err(message));

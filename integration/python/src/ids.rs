@@ -15,6 +15,7 @@ use pyo3::types::{PyBool, PyList, PyMapping, PyMemoryView, PyTuple};
 use reward_sidecar::rollout::Ids;
 
 use crate::odd::OddRows;
+use crate::owners::Owners;
 use crate::text::wrong_type;
 
 /// In what form rows were given.
@@ -32,7 +33,7 @@ pub enum Kind {
 pub struct IdRows {
     /// Slices of `owners`; not `'static` at all, which is why they leave by [`IdRows::get`] alone.
     rows: Vec<Ids<'static>>,
-    owners: Vec<Py<PyAny>>,
+    owners: Owners,
     kind: Kind,
 }
 
@@ -59,7 +60,7 @@ impl IdRows {
 
     /// One row by itself.
     pub fn of_one(ids: &Bound<'_, PyAny>, name: &str) -> PyResult<Self> {
-        let mut rows = Self { rows: Vec::with_capacity(1), owners: Vec::with_capacity(1), kind: Kind::Listed };
+        let mut rows = Self { rows: Vec::with_capacity(1), owners: Owners::with_capacity(1), kind: Kind::Listed };
         rows.add(ids, name)?;
         Ok(rows)
     }
@@ -99,7 +100,7 @@ impl IdRows {
 
     fn listed(ids: &Bound<'_, PyAny>, name: &str, odd: &mut OddRows) -> PyResult<Self> {
         let expected = ids.len().unwrap_or(0);
-        let (rows, owners) = (Vec::with_capacity(expected), Vec::with_capacity(expected));
+        let (rows, owners) = (Vec::with_capacity(expected), Owners::with_capacity(expected));
         let mut rows = Self { rows, owners, kind: Kind::Listed };
         for (row, item) in ids.try_iter()?.enumerate() {
             odd.take(row, ids.py(), rows.add(&item?, format_args!("{name}[{row}]")))?;
@@ -143,9 +144,11 @@ impl IdRows {
         kind: Kind,
     ) -> PyResult<Self> {
         let (ids, owner) = lend(array, &name)?;
+        let mut owners = Owners::with_capacity(1);
+        owners.push(owner);
         let ends = offsets.clone().skip(1);
         let rows = offsets.zip(ends).map(|(begin, end)| slice(ids, begin..end));
-        Ok(Self { rows: rows.collect(), owners: vec![owner], kind })
+        Ok(Self { rows: rows.collect(), owners, kind })
     }
 
     fn add(&mut self, ids: &Bound<'_, PyAny>, name: impl std::fmt::Display) -> PyResult<()> {

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `client`, `stream`, `desk` | the classes that speak to a server: waiting, iterating, for an event loop |
 //! | `rows`, `inputs`, `form`, `odd`, `line`, `options` | rollouts, out of Python: arguments and dicts |
-//! | `text`, `messages`, `chat`, `json`, `ids`, `padding`, `tokenizer` | what they are made of |
+//! | `text`, `messages`, `chat`, `json`, `ids`, `owners`, `padding`, `tokenizer` | what they are made of |
 //! | `gathered`, `batch`, `columns`, `result`, `reads`, `thinking`, `pickle`, `arrays`, `error` | rewards and failures, into Python |
 //! | `wait`, `guard`, `progress`, `logs`, `process` | the interpreter's lock, signals and timeouts; bars; `logging`; forks |
 //!
@@ -29,6 +29,7 @@ mod logs;
 mod messages;
 mod odd;
 mod options;
+mod owners;
 mod padding;
 mod pickle;
 mod process;
@@ -47,7 +48,7 @@ mod wait;
 mod _native {
     use std::ffi::OsString;
 
-    use pyo3::{Python, pyfunction};
+    use pyo3::prelude::*;
 
     #[pymodule_export]
     use super::batch::{_batch, Batch};
@@ -63,6 +64,13 @@ mod _native {
     use super::stream::Stream;
     #[pymodule_export]
     use super::thinking::{_thinking, Thinking};
+
+    /// When it is imported.
+    #[pymodule_init]
+    fn init(_module: &Bound<'_, PyModule>) -> PyResult<()> {
+        super::logs::start();
+        Ok(())
+    }
 
     /// The package's version, which is the crate's.
     #[pymodule_export]

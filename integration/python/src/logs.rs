@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::fmt::{Debug, Write as _};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -42,10 +42,17 @@ struct Report {
     text: String,
 }
 
+/// Made when the module is imported, with the interpreter's lock held: no fork finds it half made.
+static DISPATCH: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(Reports));
+
+/// Makes ready for [`reporting`].
+pub fn start() {
+    LazyLock::force(&DISPATCH);
+}
+
 /// Does some of the client's work, whose reports, and those of threads that it starts, go to Python.
 pub fn reporting<T>(work: impl FnOnce() -> T) -> T {
-    static DISPATCH: OnceLock<Dispatch> = OnceLock::new();
-    dispatcher::with_default(DISPATCH.get_or_init(|| Dispatch::new(Reports)), work)
+    dispatcher::with_default(&DISPATCH, work)
 }
 
 /// Whether [`deliver`] would have something to do.

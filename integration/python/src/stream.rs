@@ -18,6 +18,7 @@ use crate::error::{Failure, rewards_of};
 use crate::guard::Guard;
 use crate::line::Line;
 use crate::options::Options;
+use crate::owners::DropOwners;
 use crate::process::OfThisProcess;
 use crate::result::Result;
 use crate::tokenizer;
@@ -136,6 +137,7 @@ impl Stream {
     }
 
     fn __next__(&mut self, py: Python<'_>) -> PyResult<Option<Result>> {
+        let _owners = DropOwners::at_end(py);
         let foreign = || {
             let message = "this stream is the parent process's; begin one of your own".into();
             Failure { code: ClientError::Closed.code(), message }.raised(py)

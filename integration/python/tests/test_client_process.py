@@ -106,6 +106,37 @@ def test_what_a_child_inherits_it_leaves_alone(address: str) -> None:
     assert python(FORK + program, address) == "CLOSED\nchild [3.0, 1.0]\n2000.0\n"
 
 
+def test_forks_in_the_middle_of_streams(address: str) -> None:
+    # The client's thread is done with some rollouts, and drops their arrays, while the process forks.
+    program = """
+    import numpy as np
+
+    def child_of_a_stream():
+        try:
+            next(stream)
+        except RewardSidecarError as error:
+            assert error.code == "CLOSED"
+        score("child")
+
+    for _ in range(100):
+        stream = client.stream({"input_ids": np.arange(1 + n % 5)} for n in range(500))
+        next(stream)
+        assert ended(child(child_of_a_stream)) == 0
+        assert sum(result.reward == 1 + result.index % 5 for result in stream) == 499
+    """
+    assert python(FORK + program, address) == 100 * "child [3.0, 1.0]\n"
+
+
+def test_arrays_are_free_when_their_answers_are_there(client: Client) -> None:
+    rows = [np.arange(1 + n) for n in range(50)]
+    before = [sys.getrefcount(row) for row in rows]
+    client.score(input_ids=rows)
+    assert [sys.getrefcount(row) for row in rows] == before
+    for _ in client.stream({"input_ids": row} for row in rows):
+        pass
+    assert [sys.getrefcount(row) for row in rows] == before
+
+
 def test_a_fork_while_threads_are_waiting(address: str) -> None:
     program = """
     stop = threading.Event()

@@ -63,7 +63,10 @@ impl Waiter for Asked {
     }
 
     fn answer(self: Box<Self>, answer: Answer) {
-        self.slot.resolve(answer);
+        let Self { slot, rollouts, .. } = *self;
+        // Who has the answers finds the rollouts free.
+        drop(rollouts);
+        slot.resolve(answer);
     }
 
     fn model_version(&self) -> Option<String> {

@@ -22,6 +22,7 @@ use crate::error::{Failure, rewards_of};
 use crate::line::Line;
 use crate::logs;
 use crate::options::Options;
+use crate::owners::DropOwners;
 use crate::process::OfThisProcess;
 use crate::result::Result;
 use crate::rows::Request;
@@ -86,6 +87,7 @@ impl Desk {
     /// the loop's business.
     #[pyo3(signature = (**arguments))]
     fn score(&self, py: Python<'_>, arguments: Option<&Bound<'_, PyDict>>) -> PyResult<u64> {
+        let _owners = DropOwners::at_end(py);
         let inner = self.inner(py)?;
         let Request { rows, raise_on_error, progress, .. } = Request::of(arguments, inner.version.as_deref())?;
         if progress.is_some() {
@@ -121,6 +123,7 @@ impl Desk {
         index: usize,
         defaults: &Defaults,
     ) -> PyResult<Bound<'py, PyAny>> {
+        let _owners = DropOwners::at_end(py);
         let Line { id, rows } = Line::of(rollout, &defaults.0)?;
         let counter = &self.inner(py)?.counter;
         match rows {
@@ -134,6 +137,7 @@ impl Desk {
 
     /// Nobody waits for this one any more: what of it is unanswered is withdrawn.
     fn forget(&self, py: Python<'_>, number: u64) {
+        let _owners = DropOwners::at_end(py);
         if let Some(inner) = self.0.get() {
             detached(py, || inner.counter.forget(number));
         }
@@ -141,6 +145,7 @@ impl Desk {
 
     /// The time of this one is over, which was so many seconds: what of it is unanswered fails, and is withdrawn.
     fn expire(&self, py: Python<'_>, number: u64, timeout: &Bound<'_, PyAny>) -> PyResult<()> {
+        let _owners = DropOwners::at_end(py);
         let late = Limit::of(Some(timeout))?.rejection();
         if let Some(inner) = self.0.get() {
             detached(py, || inner.counter.expire(number, late));
@@ -151,6 +156,7 @@ impl Desk {
     /// What is done since the last call: numbers, each with what was wanted, or with the exception instead.
     /// One that cannot be turned into Python's objects raises for itself, and takes none of the others with it.
     fn finished<'py>(&self, py: Python<'py>) -> PyResult<Vec<(u64, Bound<'py, PyAny>, bool)>> {
+        let _owners = DropOwners::at_end(py);
         let inner = self.inner(py)?;
         logs::deliver(py)?;
         let finished = py.detach(|| {
@@ -168,6 +174,7 @@ impl Desk {
 
     /// Ends the desk's thread. What is not done fails with `CLOSED`.
     fn close(&self, py: Python<'_>) {
+        let _owners = DropOwners::at_end(py);
         if let Some(inner) = self.0.get() {
             py.detach(|| inner.counter.stop());
         }

@@ -53,6 +53,13 @@ impl Entry {
         Self { rollouts, index, slot, deadline, losses: Losses::default() }
     }
 
+    /// Answers it. Who has the answer finds the rollouts free.
+    fn resolve(self, answer: Answer) {
+        let Self { slot, rollouts, .. } = self;
+        drop(rollouts);
+        slot.resolve(answer);
+    }
+
     /// The caller's name for it.
     pub(super) fn id(&self) -> String {
         self.rollouts.get(self.index).id.to_owned()
@@ -113,7 +120,7 @@ impl Table {
         }
         let Some(entry) = self.remove(number) else { return Reply::Unknown };
         let answer = answer(&entry);
-        entry.slot.resolve(answer);
+        entry.resolve(answer);
         Reply::Answered
     }
 
@@ -128,7 +135,7 @@ impl Table {
     /// Ends one rollout, sent or not.
     pub(super) fn resolve(&mut self, number: u64, answer: Answer) {
         if let Some(entry) = self.remove(number) {
-            entry.slot.resolve(answer);
+            entry.resolve(answer);
         }
     }
 
@@ -137,7 +144,7 @@ impl Table {
         self.waiting.clear();
         self.deadlines.clear();
         for entry in std::mem::take(&mut self.entries).into_values() {
-            entry.slot.resolve(Err(error.clone()));
+            entry.resolve(Err(error.clone()));
         }
         self.card_wanted = false;
         self.given_up = (self.given_up.0 + 1, Some(error.clone()));
@@ -245,7 +252,7 @@ impl Table {
             self.discarded.insert(number);
             self.cancels.push_back(number);
         }
-        entry.slot.resolve(Ok(Err(rejection)));
+        entry.resolve(Ok(Err(rejection)));
     }
 
     fn lose(&mut self, number: u64, now: Instant) -> bool {
