@@ -45,7 +45,9 @@ def main() -> None:
     options = parser.parse_args()
 
     work = rollouts(options.rollouts, options.longest, 20_000)
-    setup = Setup(options.model, options.threads, work, None, 1, work[:2], {"order": "sorted", "dtype": "float32"})
+    setup = Setup(
+        options.model, options.model, options.threads, work, None, 1, work[:2], {"order": "sorted", "dtype": "float32"}
+    )
     peer = Transformers()
     print(peer.load(setup))
     ours: list[float] = []

@@ -27,6 +27,8 @@ class Setup:
 
     model: Path
     """The folder that `model.py` has written."""
+    tokenizer: Path
+    """The folder with the tokenizer whose ids the rollouts are."""
     threads: int
     rollouts: list[Ids]
     groups: list[str] | None
@@ -97,7 +99,8 @@ def serve(peer: Peer) -> None:
         try:
             match request.pop("do"):
                 case "load":
-                    setup = Setup(**{**request, "model": Path(request["model"])})
+                    folders = {name: Path(request[name]) for name in ("model", "tokenizer")}
+                    setup = Setup(**{**request, **folders})
                     reply: dict[str, Any] = {"is": peer.load(setup)}
                 case "run":
                     reply = asdict(peer.run())

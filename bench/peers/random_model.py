@@ -65,7 +65,7 @@ QWEN3_MOE_SMALL = Qwen3MoeConfig(
     head_dim=64,
 )
 LLAMA = LlamaConfig(
-    vocab_size=32000,
+    vocab_size=128256,
     hidden_size=4096,
     intermediate_size=14336,
     num_hidden_layers=32,

@@ -48,6 +48,7 @@ def main() -> None:
         timed, what = rollouts.read(options.input, DEMO), options.input.name
     setup = {
         "model": str(options.model),
+        "tokenizer": str(DEMO),
         "threads": options.threads,
         "rollouts": timed.ids,
         "groups": timed.groups,

@@ -32,6 +32,8 @@ class Vllm:
         self.model = vllm.LLM(
             str(setup.model),
             runner="pooling",
+            # It wants one, for ids too.
+            tokenizer=str(setup.tokenizer),
             dtype=setup.options["dtype"],
             enable_prefix_caching=True,
             block_size=setup.options["block_size"],
