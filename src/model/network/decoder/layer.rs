@@ -67,7 +67,7 @@ impl Layer {
         };
         Ok(Self {
             attention_norm: optional(&tensors.attention_norm)?,
-            qkv: linear(base.map(|base| &base.qkv), &qkv, spec.qkv_bias)?,
+            qkv: linear(base.map(|base| &base.qkv), &qkv, tensors.qkv[0].bias)?,
             query_key_norm: QueryKeyNorm::load(spec, tensors, context, index)?,
             rope: spec.layer_ropes[index],
             attention: AttentionOptions {
@@ -89,7 +89,7 @@ impl Layer {
                 }
                 _ => None,
             },
-            output: linear(base.map(|base| &base.output), &[matrix(&tensors.output)], spec.output_bias)?,
+            output: linear(base.map(|base| &base.output), &[matrix(&tensors.output)], tensors.output.bias)?,
             attention_post_norm: optional(&tensors.attention_post_norm)?,
             feed_forward_norm: optional(&tensors.feed_forward_norm)?,
             feed_forward: Inner::load(spec, tensors, context, index, base.map(|base| &base.feed_forward))?,
