@@ -12,8 +12,9 @@ const MAX_WRAPPERS: usize = 8;
 /// What a body's names begin with in a model with a head.
 const BODY: &str = "model.";
 
-/// What they begin with in the files of a body alone, and of classes that call it `transformer`.
-const BODIES: [&str; 2] = ["", "transformer."];
+/// What they begin with in the files of a body alone, of classes that call it `transformer`, and of classes that read images
+/// beside text: as they are written today, and as they were before transformers 4.52.
+const BODIES: [&str; 4] = ["", "transformer.", "model.language_model.", "language_model.model."];
 
 /// Embedding tables, by which a body is known, and what else its names begin with.
 const EMBEDDINGS: [&str; 2] = ["embed_tokens.", "tok_embeddings."];
@@ -70,6 +71,11 @@ mod tests {
             named(&["transformer.embed_tokens.weight", "transformer.norm.weight", "v_head.weight"]),
             ["model.embed_tokens.weight", "model.norm.weight", "v_head.weight"]
         );
+        assert_eq!(
+            named(&["model.language_model.embed_tokens.weight", "model.visual.norm.weight"]),
+            ["model.embed_tokens.weight", "model.visual.norm.weight"]
+        );
+        assert_eq!(named(&["language_model.model.embed_tokens.weight"]), ["model.embed_tokens.weight"]);
         assert_eq!(named(&["tok_embeddings.weight"]), ["model.tok_embeddings.weight"]);
         // Other classes call their parts otherwise, and keep their names.
         assert_eq!(named(&["norm.weight", "wte.weight"]), ["norm.weight", "wte.weight"]);

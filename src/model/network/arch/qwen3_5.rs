@@ -48,7 +48,7 @@ impl Architecture for Qwen3_5 {
             qkv_bias: bias,
             output_bias: bias,
             output_gate: true,
-            delta: Some(delta),
+            delta: Some(Box::new(delta)),
             names: Names { head_norms: HEAD_NORMS, ..spec.names },
             ..spec
         })

@@ -55,7 +55,7 @@ pub struct DecoderSpec {
     /// Whether each query head has a gate beside it, whose sigmoid is a factor of what attention gives the head.
     pub output_gate: bool,
     /// Layers with the gated delta rule in place of attention, where there are any.
-    pub delta: Option<DeltaSpec>,
+    pub delta: Option<Box<DeltaSpec>>,
     /// The mixture of experts, where there is one.
     pub experts: Option<ExpertsSpec>,
     /// Names of the tensors.
