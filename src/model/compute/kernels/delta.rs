@@ -21,7 +21,7 @@ const COLUMNS: usize = 32;
 const ROWS: usize = 32;
 
 /// What transformers adds to a sum of squares.
-const L2_EPS: f32 = 1e-6;
+pub(super) const L2_EPS: f32 = 1e-6;
 
 /// What a layer has beside its matrices, for a rank's heads.
 #[derive(Debug, Clone)]
