@@ -55,6 +55,13 @@ pub fn with_head(name: &str, begin: Option<&str>) -> String {
     }
 }
 
+/// The names that an adapter's tensor may stand for in its base: its own, and where the adapter is of a body alone or of a class
+/// that reads images, too, the one in a model with a head.
+pub fn in_base(name: &str) -> impl Iterator<Item = String> {
+    let under_head = BODIES.into_iter().filter_map(|begin| Some(format!("{BODY}{}", name.strip_prefix(begin)?)));
+    std::iter::once(name.to_owned()).chain(under_head)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,6 +86,15 @@ mod tests {
         assert_eq!(named(&["tok_embeddings.weight"]), ["model.tok_embeddings.weight"]);
         // Other classes call their parts otherwise, and keep their names.
         assert_eq!(named(&["norm.weight", "wte.weight"]), ["norm.weight", "wte.weight"]);
+    }
+
+    #[test]
+    fn an_adapter_names_what_its_model_has() {
+        let names = |name: &str| in_base(name).collect::<Vec<_>>();
+        assert_eq!(names("layers.0.a"), ["layers.0.a", "model.layers.0.a"]);
+        for nested in ["model.language_model.layers.0.a", "language_model.model.layers.0.a"] {
+            assert!(names(nested).contains(&"model.layers.0.a".to_owned()), "{nested}");
+        }
     }
 
     #[test]
