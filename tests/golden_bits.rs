@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 use reference::{fixtures, reference};
 
 /// Architectures, activations, rotary scalings, soft caps, windows, biases, a quantised file.
-const FIXTURES: [&str; 13] = [
+const FIXTURES: [&str; 14] = [
     "encoder/bert",
     "encoder/deberta-v3",
     "gguf/llama-q8_0",
@@ -34,6 +34,7 @@ const FIXTURES: [&str; 13] = [
     "hf/qwen2",
     "hf/qwen2-yarn",
     "hf/qwen3",
+    "hf/qwen3.5",
 ];
 
 const HELP: &str = "Whoever means to move bits raises REVISION in src/model/compute/kernels/revision.rs, so that no model version \
@@ -42,7 +43,8 @@ const HELP: &str = "Whoever means to move bits raises REVISION in src/model/comp
 /// What is stored.
 #[derive(serde::Serialize, serde::Deserialize)]
 struct Stored {
-    /// Every revision that there has been, in ascending order. Lines are added and never changed.
+    /// Every revision that there has been, in ascending order. Lines are added and never changed: a fixture or a constant that is
+    /// new has one more in the present revision, whose others stay.
     revisions: Vec<Revision>,
     /// For each fixture and type of weights, the bits of its rewards, row after row.
     bits: Bits,
@@ -51,10 +53,40 @@ struct Stored {
 #[derive(serde::Serialize, serde::Deserialize)]
 struct Revision {
     revision: u32,
-    /// SHA-256 of the constants of its arithmetic.
-    constants: String,
-    /// SHA-256 of its bits.
-    bits: String,
+    /// Of the constants of its arithmetic.
+    constants: Digests,
+    /// Of its bits.
+    bits: Digests,
+}
+
+/// SHA-256 of each, by name; of all together in the first revision.
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(untagged)]
+enum Digests {
+    Each(BTreeMap<String, String>),
+    All(String),
+}
+
+impl Digests {
+    fn of<'a>(named: impl IntoIterator<Item = (&'a str, impl serde::Serialize)>) -> Self {
+        Self::Each(named.into_iter().map(|(name, value)| (name.to_owned(), digest(&value))).collect())
+    }
+
+    fn each(&self) -> &BTreeMap<String, String> {
+        match self {
+            Self::Each(digests) => digests,
+            Self::All(_) => panic!("digests of a revision that is past"),
+        }
+    }
+}
+
+/// The digests of this program's constants.
+fn of_constants() -> Digests {
+    Digests::of(constants())
+}
+
+fn of_bits(bits: &Bits) -> Digests {
+    Digests::of(bits.iter().map(|(fixture, types)| (&**fixture, types)))
 }
 
 type Bits = BTreeMap<String, BTreeMap<String, Vec<String>>>;
@@ -128,8 +160,13 @@ fn what_is_stored_belongs_to_the_revision() {
     assert!(revisions.windows(2).all(|pair| pair[0].revision < pair[1].revision), "revisions ascend");
     let last = revisions.last().unwrap();
     assert_eq!(last.revision, REVISION, "the stored bits are of another revision. {HELP}");
-    assert_eq!(last.bits, digest(&bits), "the stored bits were changed under one revision. {HELP}");
-    assert_eq!(last.constants, digest(&constants()), "the constants are {:?}, not those of it. {HELP}", constants());
+    assert_eq!(last.bits.each(), of_bits(&bits).each(), "the stored bits were changed under one revision. {HELP}");
+    let constants = constants();
+    assert_eq!(
+        last.constants.each(),
+        of_constants().each(),
+        "the constants are {constants:?}, not those of it. {HELP}"
+    );
 }
 
 #[test]
@@ -137,9 +174,14 @@ fn what_is_stored_belongs_to_the_revision() {
 fn write() {
     let bits = all_bits(Isa::detect());
     let mut revisions = if file().exists() { stored().revisions } else { Vec::new() };
-    let new = Revision { revision: REVISION, constants: digest(&constants()), bits: digest(&bits) };
-    match revisions.iter().find(|stored| stored.revision == REVISION) {
-        Some(stored) => assert_eq!((&stored.constants, &stored.bits), (&new.constants, &new.bits), "{HELP}"),
+    let new = Revision { revision: REVISION, constants: of_constants(), bits: of_bits(&bits) };
+    match revisions.iter_mut().find(|stored| stored.revision == REVISION) {
+        Some(stored) => {
+            for (stored, new) in [(&stored.constants, &new.constants), (&stored.bits, &new.bits)] {
+                assert!(stored.each().iter().all(|(name, digest)| new.each().get(name) == Some(digest)), "{HELP}");
+            }
+            *stored = new;
+        }
         None => revisions.push(new),
     }
     fs::write(file(), serde_json::to_string_pretty(&Stored { revisions, bits }).unwrap() + "\n").unwrap();

@@ -14,7 +14,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 TYPES = [
     "bert", "cohere", "deberta-v2", "electra", "gemma", "gemma2", "gemma3_text", "granite", "llama", "mistral", "mixtral", "modernbert",
-    "nemotron", "olmo2", "phi3", "qwen2", "qwen3", "qwen3_moe", "roberta", "xlm-roberta",
+    "nemotron", "olmo2", "phi3", "qwen2", "qwen3", "qwen3_5_text", "qwen3_moe", "roberta", "xlm-roberta",
 ]
 
 # Read by the base class, which turns them into the fields of today; and by the generic heads.

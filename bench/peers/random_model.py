@@ -19,6 +19,8 @@ from transformers import (
     LlamaForSequenceClassification,
     ModernBertConfig,
     ModernBertForSequenceClassification,
+    Qwen3_5TextConfig,
+    Qwen3_5TextForSequenceClassification,
     Qwen3Config,
     Qwen3ForSequenceClassification,
     Qwen3MoeConfig,
@@ -36,6 +38,16 @@ QWEN3 = Qwen3Config(
     num_key_value_heads=8,
     head_dim=128,
     tie_word_embeddings=True,
+)
+QWEN3_5 = Qwen3_5TextConfig(
+    hidden_size=1024,
+    intermediate_size=3584,
+    num_hidden_layers=24,
+    num_attention_heads=8,
+    num_key_value_heads=2,
+    head_dim=256,
+    linear_num_key_heads=16,
+    linear_num_value_heads=16,
 )
 QWEN3_MOE = Qwen3MoeConfig(
     vocab_size=151936,
@@ -98,6 +110,7 @@ XLM_ROBERTA = XLMRobertaConfig(
 )
 SHAPES = {
     "qwen3-0.6b": (Qwen3ForSequenceClassification, QWEN3),
+    "qwen3.5-0.8b": (Qwen3_5TextForSequenceClassification, QWEN3_5),
     "qwen3-30b-a3b": (Qwen3MoeForSequenceClassification, QWEN3_MOE),
     "qwen3-moe-small": (Qwen3MoeForSequenceClassification, QWEN3_MOE_SMALL),
     "llama-8b": (LlamaForSequenceClassification, LLAMA),

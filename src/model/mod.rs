@@ -14,6 +14,7 @@ mod fastest;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod memory;
+mod nested_config;
 mod network;
 mod packed_cache;
 pub mod plan;

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::limits::MAX_ATTRIBUTES;
 use crate::model::error::ModelError;
-use crate::model::transformers_fields;
+use crate::model::{nested_config, transformers_fields};
 
 /// The fields of a model's configuration. It remembers which of them somebody has read: what nobody reads may still be
 /// meant to change the numbers.
@@ -85,8 +85,9 @@ const SUSPICIOUS: &[&str] = &[
 ];
 
 impl Settings {
-    /// Settings that were read from `path`.
+    /// Settings that were read from `path`; of a model that reads images, too, those of its text.
     pub fn new(path: &Path, value: Value) -> Result<Self, ModelError> {
+        let value = nested_config::flattened(value);
         if !value.is_object() {
             return Err(ModelError::malformed(path, "not a JSON object"));
         }

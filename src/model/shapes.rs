@@ -71,6 +71,59 @@ impl AttentionOptions {
     }
 }
 
+/// How the heads of the gated delta rule lie in a row of projections: `[queries | keys | values | gates | betas | times]`, where
+/// queries and keys are `key_heads * key_dim` each, values and gates `value_heads * value_dim`, betas and times `value_heads`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeltaLayout {
+    /// Heads of queries and keys.
+    pub key_heads: usize,
+    /// Heads of values; a multiple of `key_heads`. Consecutive ones share a query and a key.
+    pub value_heads: usize,
+    /// Values per query and key.
+    pub key_dim: usize,
+    /// Values per value head.
+    pub value_dim: usize,
+    /// Rows that the convolution sees, the row itself included.
+    pub kernel: usize,
+}
+
+impl DeltaLayout {
+    /// Values of all value heads.
+    pub fn values(self) -> usize {
+        self.value_heads * self.value_dim
+    }
+
+    /// Values of all queries, and of all keys.
+    pub fn keys(self) -> usize {
+        self.key_heads * self.key_dim
+    }
+
+    /// What goes through the convolution: queries, keys and values.
+    pub fn convolved(self) -> usize {
+        2 * self.keys() + self.values()
+    }
+
+    /// Values in a row of projections.
+    pub fn row(self) -> usize {
+        self.convolved() + self.values() + 2 * self.value_heads
+    }
+
+    /// Value heads per key head.
+    pub fn group(self) -> usize {
+        self.value_heads / self.key_heads
+    }
+
+    /// Multiplications and additions for a row: a state fades, is looked up, changed, and looked up again.
+    pub fn operations(self) -> usize {
+        7 * self.values() * self.key_dim + 2 * self.kernel * self.convolved()
+    }
+
+    /// The heads of one of `world` ranks, which divide the key heads.
+    pub fn shared_by(self, world: usize) -> Self {
+        Self { key_heads: self.key_heads / world, value_heads: self.value_heads / world, ..self }
+    }
+}
+
 /// The activation function of a feed-forward layer, value by value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Activation {
@@ -82,6 +135,8 @@ pub enum Activation {
     Gelu,
     /// The hyperbolic tangent.
     Tanh,
+    /// `1 / (1 + e^-x)`.
+    Sigmoid,
     /// `max(x, 0)`.
     Relu,
     /// `max(x, 0)^2`.
@@ -91,5 +146,6 @@ pub enum Activation {
 #[cfg(test)]
 impl Activation {
     /// Every one.
-    pub const ALL: [Self; 6] = [Self::Silu, Self::GeluTanh, Self::Gelu, Self::Tanh, Self::Relu, Self::SquaredRelu];
+    pub const ALL: [Self; 7] =
+        [Self::Silu, Self::GeluTanh, Self::Gelu, Self::Tanh, Self::Sigmoid, Self::Relu, Self::SquaredRelu];
 }

@@ -82,6 +82,7 @@ impl Unloaded {
         let spec = arch::spec(&blueprint.settings, blueprint.separator)?;
         spec.check_degree(config.tp)?;
         check_encoder(&spec, &blueprint.reads, compute.backend)?;
+        spec.check_device(matches!(compute.backend, Backend::Kernels(_)))?;
         let head = compute.pool.install(|| load_head(&blueprint, &spec))?;
         // By now everybody has read what he wants to know.
         blueprint.settings.refuse_unread()?;

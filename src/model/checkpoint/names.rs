@@ -12,8 +12,9 @@ const MAX_WRAPPERS: usize = 8;
 /// What a body's names begin with in a model with a head.
 const BODY: &str = "model.";
 
-/// What they begin with in the files of a body alone, and of classes that call it `transformer`.
-const BODIES: [&str; 2] = ["", "transformer."];
+/// What they begin with in the files of a body alone, of classes that call it `transformer`, and of classes that read images
+/// beside text: as they are written today, and as they were before transformers 4.52.
+const BODIES: [&str; 4] = ["", "transformer.", "model.language_model.", "language_model.model."];
 
 /// Embedding tables, by which a body is known, and what else its names begin with.
 const EMBEDDINGS: [&str; 2] = ["embed_tokens.", "tok_embeddings."];
@@ -54,6 +55,13 @@ pub fn with_head(name: &str, begin: Option<&str>) -> String {
     }
 }
 
+/// The names that an adapter's tensor may stand for in its base: its own, and where the adapter is of a body alone or of a class
+/// that reads images, too, the one in a model with a head.
+pub fn in_base(name: &str) -> impl Iterator<Item = String> {
+    let under_head = BODIES.into_iter().filter_map(|begin| Some(format!("{BODY}{}", name.strip_prefix(begin)?)));
+    std::iter::once(name.to_owned()).chain(under_head)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -70,9 +78,23 @@ mod tests {
             named(&["transformer.embed_tokens.weight", "transformer.norm.weight", "v_head.weight"]),
             ["model.embed_tokens.weight", "model.norm.weight", "v_head.weight"]
         );
+        assert_eq!(
+            named(&["model.language_model.embed_tokens.weight", "model.visual.norm.weight"]),
+            ["model.embed_tokens.weight", "model.visual.norm.weight"]
+        );
+        assert_eq!(named(&["language_model.model.embed_tokens.weight"]), ["model.embed_tokens.weight"]);
         assert_eq!(named(&["tok_embeddings.weight"]), ["model.tok_embeddings.weight"]);
         // Other classes call their parts otherwise, and keep their names.
         assert_eq!(named(&["norm.weight", "wte.weight"]), ["norm.weight", "wte.weight"]);
+    }
+
+    #[test]
+    fn an_adapter_names_what_its_model_has() {
+        let names = |name: &str| in_base(name).collect::<Vec<_>>();
+        assert_eq!(names("layers.0.a"), ["layers.0.a", "model.layers.0.a"]);
+        for nested in ["model.language_model.layers.0.a", "language_model.model.layers.0.a"] {
+            assert!(names(nested).contains(&"model.layers.0.a".to_owned()), "{nested}");
+        }
     }
 
     #[test]

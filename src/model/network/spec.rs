@@ -88,9 +88,22 @@ impl NetworkSpec {
         }
     }
 
-    /// Whether keys and values of a prefix serve every rollout that begins with it.
+    /// Whether keys and values are all that a prefix leaves to the rollouts that begin with it. A state is none of them, and is not
+    /// kept from one micro-batch to the next.
     pub fn keeps_prefixes(&self) -> bool {
-        matches!(self, Self::Decoder(_))
+        matches!(self, Self::Decoder(DecoderSpec { delta: None, .. }))
+    }
+
+    /// Refuses a device for which layers of this network are not written.
+    pub fn check_device(&self, is_cpu: bool) -> Result<(), ModelError> {
+        match self {
+            Self::Decoder(DecoderSpec { delta: Some(_), .. }) if !is_cpu => Err(ModelError::Device {
+                device: "a GPU".into(),
+                reason: "the gated delta rule of this model's layers is written for CPUs alone".into(),
+                remedy: "leave --device out, or say cpu".into(),
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// Loads one rank's share.

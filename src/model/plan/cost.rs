@@ -70,7 +70,7 @@ impl Share {
         let (repeated, columns) = (held.repeated as u64, held.columns.len() as u64);
         let own = rows - repeated;
         match tensor.kind {
-            Kind::Norm | Kind::Router => self.repeated_vectors += times * repeated * columns,
+            Kind::Norm | Kind::Router | Kind::Delta => self.repeated_vectors += times * repeated * columns,
             Kind::Embedding => self.embedding += times * own * columns,
             // What is cut by its inputs is nobody else's, though its outputs are.
             _ if tensor.cut.is_by_inputs() => self.matrices += times * rows * columns,
@@ -168,7 +168,7 @@ pub(super) fn matrix_flops(spec: &DecoderSpec, tp: usize) -> u64 {
 /// Weights of the layers' matrices that a token goes through: of experts, those that are chosen for it.
 fn active_matrices(spec: &DecoderSpec) -> u64 {
     let of = |tensor: &TensorSpec| match (tensor.kind, &spec.experts) {
-        (Kind::Norm | Kind::Embedding, _) => 0,
+        (Kind::Norm | Kind::Embedding | Kind::Delta, _) => 0,
         (_, Some(experts)) if tensor.count > 1 => experts.routing.top_k * tensor.outputs * tensor.inputs,
         _ => tensor.outputs * tensor.inputs,
     };

@@ -219,6 +219,7 @@ pub fn plan(request: &Request) -> Result<Plan, PlanError> {
         let reason = format!("{name} is nothing to plan GPUs for; it is computed on the CPU");
         return Err(ModelError::Encoder { reason }.into());
     };
+    network.check_device(false)?;
     let parameters =
         parameters(spec).ok_or_else(|| ModelError::malformed(settings.path(), "sizes beyond any machine's memory"))?;
     let tokens = request.tokens.unwrap_or(MEAN_TOKENS.min(spec.context));

@@ -15,7 +15,7 @@ use serde_json::Value;
 use self::low_rank::LowRank;
 pub use self::low_rank::Unchanged;
 use self::part::Part;
-use super::{Factors, PytorchFile, SafetensorsFile, Slice, TensorInfo, WeightSource};
+use super::{Factors, PytorchFile, SafetensorsFile, Slice, TensorInfo, WeightSource, names};
 use crate::model::error::{ModelError, read_json};
 
 /// Name of the file that makes a folder an adapter in PEFT's layout.
@@ -294,7 +294,7 @@ impl Adapter {
 
     /// What is changed: a tensor that takes the place of the base's, or the base's.
     fn changed(&self, base: &dyn WeightSource, name: &str) -> Option<(String, TensorInfo)> {
-        let replaced = [name.to_owned(), format!("model.{name}")].into_iter().find_map(|name| {
+        let replaced = names::in_base(name).find_map(|name| {
             let info = self.source.info(self.replaced.get(&name)?)?;
             Some((name, info))
         });
@@ -343,9 +343,9 @@ impl Adapter {
     }
 }
 
-/// The base's name of a tensor: an adapter of a model without a head has its names without the `model.` in front.
+/// The base's name of a tensor.
 fn in_base(base: &dyn WeightSource, name: &str) -> Option<(String, TensorInfo)> {
-    [name.to_owned(), format!("model.{name}")].into_iter().find_map(|name| base.info(&name).map(|info| (name, info)))
+    names::in_base(name).find_map(|name| base.info(&name).map(|info| (name, info)))
 }
 
 fn check_layer(name: &str, layers: usize) -> Result<(), String> {

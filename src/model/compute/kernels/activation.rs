@@ -46,6 +46,10 @@ macro_rules! with_function {
                 type $F = Tanh;
                 $run
             }
+            Activation::Sigmoid => {
+                type $F = Sigmoid;
+                $run
+            }
             Activation::Relu => {
                 type $F = Relu;
                 $run
@@ -93,6 +97,12 @@ impl Function for Silu {
     }
 }
 
+/// `x / (1 + e^-x)`, for other kernels.
+#[inline(always)]
+pub(super) fn silu(x: f32) -> f32 {
+    Silu::at(x)
+}
+
 /// `sqrt(2 / pi)`.
 pub(super) const GELU_ROOT: f32 = 0.797_884_6;
 
@@ -121,6 +131,21 @@ impl Function for Tanh {
     fn at(x: f32) -> f32 {
         tanh(x)
     }
+}
+
+struct Sigmoid;
+
+impl Function for Sigmoid {
+    #[inline(always)]
+    fn at(x: f32) -> f32 {
+        sigmoid(x)
+    }
+}
+
+/// `1 / (1 + e^-x)`, for other kernels.
+#[inline(always)]
+pub(super) fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + exp(-x))
 }
 
 struct Relu;
@@ -189,6 +214,7 @@ mod tests {
             }
             Activation::Gelu => 0.5 * x * (1.0 + libm::erf(x * std::f64::consts::FRAC_1_SQRT_2)),
             Activation::Tanh => libm::tanh(x),
+            Activation::Sigmoid => 1.0 / (1.0 + libm::exp(-x)),
             Activation::Relu => x.max(0.0),
             Activation::SquaredRelu => x.max(0.0).powi(2),
         }
@@ -230,10 +256,12 @@ mod tests {
             let (least, greatest) = match activation {
                 Activation::SquaredRelu => (0.0, 1e8),
                 Activation::Tanh => (-1.0, 1.0),
+                Activation::Sigmoid => (0.0, 1.0),
                 _ => (0.0, 1e4),
             };
             assert_eq!((edge[0], edge[1]), (least, greatest), "{activation:?}");
-            assert!(edge[2] == 0.0 && edge[3].is_nan());
+            let zero = if activation == Activation::Sigmoid { 0.5 } else { 0.0 };
+            assert!(edge[2] == zero && edge[3].is_nan());
         }
     }
 

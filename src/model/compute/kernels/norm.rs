@@ -131,6 +131,12 @@ impl Task for Heads<'_> {
     }
 }
 
+/// `1 / sqrt(sum of x² + eps)`.
+#[inline(always)]
+pub(super) fn inverse_root_of_squares(x: &[f32], eps: f32) -> f32 {
+    inverse_root(sum(x, |x, sum| x.mul_add(x, sum)) + eps)
+}
+
 #[inline(always)]
 fn inverse_root(x: f32) -> f32 {
     1.0 / x.sqrt()

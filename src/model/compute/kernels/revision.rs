@@ -6,6 +6,7 @@
 use super::activation::GELU_ROOT;
 use super::attention::{BLOCK, SLACK};
 use super::bf16_rounding::LEAST;
+use super::delta::L2_EPS;
 use super::erf;
 use super::exp;
 use super::integer::IntegerWeight;
@@ -34,6 +35,7 @@ pub fn constants() -> Vec<(&'static str, Vec<u32>)> {
         ("erf near", bits(&erf::NEAR)),
         ("erf far", bits(&erf::FAR)),
         ("bf16 activations", bits(&[LEAST])),
+        ("delta", bits(&[L2_EPS])),
         ("int8", integers(i8::LIMIT, i8::ACTIVATION_LIMIT, i8::GROUP)),
         ("int16", integers(i16::LIMIT, i16::ACTIVATION_LIMIT, i16::GROUP)),
     ]

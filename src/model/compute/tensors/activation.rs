@@ -23,6 +23,7 @@ fn apply(activation: Activation, x: &Tensor) -> Result<Tensor> {
         Activation::GeluTanh => x.gelu(),
         Activation::Gelu => x.gelu_erf(),
         Activation::Tanh => x.tanh(),
+        Activation::Sigmoid => (x.neg()?.exp()? + 1.0)?.recip(),
         Activation::Relu => relu(x),
         Activation::SquaredRelu => relu(x)?.sqr(),
     }

@@ -100,6 +100,8 @@ pub fn read(settings: &Settings, defaults: &Defaults) -> Result<DecoderSpec, Mod
         feed_forward_bias: false,
         parallel: false,
         residual_scale: None,
+        output_gate: false,
+        delta: None,
         experts: None,
         names: Names::COMMON,
     })

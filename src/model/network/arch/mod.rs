@@ -25,6 +25,7 @@ mod pairrm;
 mod phi3;
 mod qwen2;
 mod qwen3;
+mod qwen3_5;
 mod qwen3_moe;
 mod smollm3;
 
@@ -47,6 +48,7 @@ pub const ARCHITECTURES: &[&dyn Architecture] = &[
     &internlm2::InternLm2,
     &gemma3::Gemma3,
     &qwen3_moe::Qwen3Moe,
+    &qwen3_5::Qwen3_5,
     &mixtral::Mixtral,
     &phi3::Phi3,
     &olmo2::Olmo2,

@@ -1,9 +1,9 @@
 //! What the statement of a network's tensors is walked for beside loading: counting them, and refusing what nobody would read.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::spec::DecoderSpec;
-use super::tensors::{Kind, LayerTensors, TensorSpec};
+use super::tensors::{Kind, TensorSpec};
 use crate::model::checkpoint::WeightSource;
 use crate::model::error::ModelError;
 
@@ -35,7 +35,7 @@ impl Parameters {
         for (tensor, times) in tensors {
             let part = match tensor.kind {
                 Kind::Embedding => &mut count.embedding,
-                Kind::Attention => &mut count.attention,
+                Kind::Attention | Kind::Delta => &mut count.attention,
                 Kind::FeedForward | Kind::Router => &mut count.feed_forward,
                 Kind::Norm => &mut count.norms,
             };
@@ -54,9 +54,9 @@ impl DecoderSpec {
     }
 
     pub(super) fn refuse_ignored(&self, weights: &dyn WeightSource) -> Result<(), ModelError> {
-        let known = [false, true].map(|experts| self.layer(experts));
-        let names = known.each_ref().map(LayerTensors::names);
-        refuse_ignored(weights, self.names.layers, self.layers, |layer| &names[usize::from(self.has_experts(layer))])
+        let kinds = (0..self.layers).map(|layer| self.layer_kind(layer));
+        let names: BTreeMap<_, _> = kinds.map(|kind| (kind, self.layer(kind).names())).collect();
+        refuse_ignored(weights, self.names.layers, self.layers, |layer| &names[&self.layer_kind(layer)])
     }
 }
 

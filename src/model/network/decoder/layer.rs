@@ -8,7 +8,9 @@ use crate::model::collective::Collective;
 use crate::model::compute::meter::{Part, time};
 use crate::model::error::ModelError;
 use crate::model::network::backbone::RankContext;
-use crate::model::network::layers::{Experts, FeedForward, HeadNorm, Linear, Matrix, Norm, ProjectionNorm};
+use crate::model::network::layers::{
+    Delta, Experts, FeedForward, HeadNorm, Linear, Matrix, Norm, OutputGate, ProjectionNorm,
+};
 use crate::model::shapes::AttentionOptions;
 
 /// A layer. Norms that an architecture does not have are `None`.
@@ -19,6 +21,9 @@ pub(super) struct Layer {
     /// Which of the decoder's frequencies turn its heads.
     pub rope: Option<usize>,
     pub attention: AttentionOptions,
+    pub output_gate: Option<OutputGate>,
+    /// What stands in the place of attention; its projections are in `qkv`.
+    pub delta: Option<Delta>,
     pub output: Linear,
     pub attention_post_norm: Option<Norm>,
     pub feed_forward_norm: Option<Norm>,
@@ -53,14 +58,16 @@ impl Layer {
         let norm = |tensor: &TensorSpec| Norm::load(context, spec.norm, &name(tensor), tensor.outputs, spec.eps);
         let optional = |tensor: &Option<TensorSpec>| tensor.as_ref().map(norm).transpose();
         let matrix = |tensor: &TensorSpec| tensor.matrix(name(tensor), spec.heads, context.shard);
-        let qkv: Vec<_> = tensors.qkv.iter().map(matrix).collect();
+        let mut qkv: Vec<_> = tensors.qkv.iter().map(matrix).collect();
+        let gates =
+            (spec.output_gate && tensors.delta.is_empty()).then(|| split_gates(&mut qkv[0], spec.heads.head_dim));
         let linear = |base: Option<&Linear>, matrices: &[Matrix], bias| match base {
             Some(base) => base.adapted(context, matrices, bias),
             None => Linear::load(context, matrices, bias),
         };
         Ok(Self {
             attention_norm: optional(&tensors.attention_norm)?,
-            qkv: linear(base.map(|base| &base.qkv), &qkv, spec.qkv_bias)?,
+            qkv: linear(base.map(|base| &base.qkv), &qkv, tensors.qkv[0].bias)?,
             query_key_norm: QueryKeyNorm::load(spec, tensors, context, index)?,
             rope: spec.layer_ropes[index],
             attention: AttentionOptions {
@@ -68,7 +75,21 @@ impl Layer {
                 window: spec.windows[index],
                 soft_cap: spec.soft_cap,
             },
-            output: linear(base.map(|base| &base.output), &[matrix(&tensors.output)], spec.output_bias)?,
+            output_gate: match gates {
+                Some(gates) => {
+                    let base = base.and_then(|base| base.output_gate.as_ref());
+                    Some(OutputGate::load(context, gates, spec.qkv_bias, base)?)
+                }
+                None => None,
+            },
+            delta: match &spec.delta {
+                Some(delta) if !tensors.delta.is_empty() => {
+                    let names = delta.full_names(|name| spec.layer_name(index, name));
+                    Some(Delta::load(context, &names, delta.layout, spec.eps)?)
+                }
+                _ => None,
+            },
+            output: linear(base.map(|base| &base.output), &[matrix(&tensors.output)], tensors.output.bias)?,
             attention_post_norm: optional(&tensors.attention_post_norm)?,
             feed_forward_norm: optional(&tensors.feed_forward_norm)?,
             feed_forward: Inner::load(spec, tensors, context, index, base.map(|base| &base.feed_forward))?,
@@ -83,9 +104,20 @@ impl Layer {
         norms.flatten().map(Norm::bytes).sum::<usize>()
             + self.query_key_norm.as_ref().map_or(0, QueryKeyNorm::bytes)
             + self.qkv.bytes()
+            + self.output_gate.as_ref().map_or(0, OutputGate::bytes)
+            + self.delta.as_ref().map_or(0, Delta::bytes)
             + self.output.bytes()
             + self.feed_forward.bytes()
     }
+}
+
+/// Takes the gates out of a matrix of queries that each have theirs behind them.
+fn split_gates(queries: &mut Matrix, head_dim: usize) -> Matrix {
+    let heads: Vec<_> = queries.rows.iter().flat_map(|rows| rows.clone().step_by(2 * head_dim)).collect();
+    let rows = |side: usize| heads.iter().map(|head| head + side..head + side + head_dim).collect();
+    let gates = Matrix { rows: rows(head_dim), ..queries.clone() };
+    queries.rows = rows(0);
+    gates
 }
 
 impl QueryKeyNorm {

@@ -4,8 +4,10 @@
 //! Every rank holds its heads and its part of the feed-forward features and of the vocabulary; the hidden state is the same
 //! on all of them. Two sums over all ranks per layer, one for the embedding.
 
+mod delta;
 pub mod inventory;
 mod layer;
+mod mix;
 mod reads;
 mod spec;
 mod tensors;
@@ -16,15 +18,14 @@ use candle_core::{DType, Result, Tensor};
 use rayon::prelude::*;
 
 pub use inventory::Parameters;
-pub use spec::{DecoderSpec, ExpertNames, ExpertsSpec, HeadNormNames, Names, QkvNames, UpNames};
+pub use spec::{DecoderSpec, DeltaNames, DeltaSpec, ExpertNames, ExpertsSpec, HeadNormNames, Names, QkvNames, UpNames};
 pub use tensors::{Cut, Kind, TensorSpec};
 
 use layer::Layer;
-use reads::{Reads, projection_operations};
+use mix::PassRows;
 
 use super::backbone::{Backbone, Pass, RankContext};
-use super::layers::{Attention, Embedding, Norm, Rotary};
-use crate::batch::MicroBatch;
+use super::layers::{Embedding, Norm};
 use crate::model::compute::backend::Backend;
 use crate::model::compute::buffers;
 use crate::model::compute::meter::{Part, time};
@@ -55,7 +56,6 @@ impl Decoder {
     fn load(spec: &DecoderSpec, context: &RankContext, base: Option<&Self>) -> std::result::Result<Self, ModelError> {
         spec.refuse_ignored(context.weights)?;
         let heads = context.shard.heads(spec.heads).layout;
-        let (dense, experts) = (spec.layer(false), spec.layer(true));
         let (embedding, layers) = rayon::join(
             || {
                 let table = spec.embedding();
@@ -69,8 +69,8 @@ impl Decoder {
                 (0..spec.layers)
                     .into_par_iter()
                     .map(|i| {
-                        let tensors = if spec.has_experts(i) { &experts } else { &dense };
-                        Layer::load(spec, tensors, context, i, base.map(|base| &base.layers[i]))
+                        let tensors = spec.layer(spec.layer_kind(i));
+                        Layer::load(spec, &tensors, context, i, base.map(|base| &base.layers[i]))
                     })
                     .collect::<std::result::Result<Vec<_>, _>>()
             },
@@ -140,50 +140,22 @@ impl Backbone for Decoder {
     }
 
     fn forward(&self, pass: &Pass) -> Result<Tensor> {
-        let MicroBatch { tokens, positions, .. } = pass.batch;
-        let mut x = time(Part::Embedding, 0, || self.embedding.forward(tokens, pass.ranks))?;
-        let tables = |rope: &Rotary| time(Part::Rotary, 0, || rope.tables(positions, x.device()));
-        let tables = self.spec.ropes.iter().map(tables).collect::<Result<Vec<_>>>()?;
-        let reads = Reads::new(pass.reads, x.device())?;
-        let attention = Attention::new(self.backend, pass.batch, pass.past, self.heads, &reads.rows, x.device())?;
+        let mut x = time(Part::Embedding, 0, || self.embedding.forward(&pass.batch.tokens, pass.ranks))?;
+        let rows = PassRows::new(self, pass, x.device())?;
+        let reads = &rows.reads;
         for (i, layer) in self.layers.iter().enumerate() {
             // Of the last layer the others need all keys and values, and nobody looks at what is not read.
             let is_last = i + 1 == self.layers.len();
             let mut input = normed(layer.attention_norm.as_ref(), &x)?;
-            let work = layer.qkv.operations(tokens.len());
-            let mut qkv = if is_last {
-                let work = projection_operations(work, self.heads, tokens.len(), reads.rows.len());
-                let queries = self.heads.heads * self.heads.head_dim;
-                time(Part::Projection, work, || layer.qkv.forward_of_reads(&input, queries, &reads.rows))?
-            } else {
-                time(Part::Projection, work, || layer.qkv.forward(&input))?
-            };
-            if let Some(norm) = &layer.query_key_norm {
-                qkv = norm.forward(qkv, pass.ranks)?;
-            }
-            if let Some(rope) = layer.rope {
-                qkv = time(Part::Rotary, 0, || tables[rope].turn(self.backend, qkv, self.heads))?;
-            }
-            time(Part::Keep, 0, || self.kept.keep(i, &qkv, pass.keep))?;
-            let kept = self.kept.layer(i);
-            let (kept, options) = (kept.kept(), layer.attention);
-            let mixed = if is_last {
-                let work = self.heads.operations(&reads.positions(positions), options.window);
-                time(Part::Attention, work, || attention.forward_of_reads(&qkv, &reads.selected, kept, options))?
-            } else {
-                let work = self.heads.operations(positions, options.window);
-                time(Part::Attention, work, || attention.forward(&qkv, kept, options))?
-            };
-            self.recycle(qkv, false)?;
+            let mixed = self.mix(i, &input, is_last, &rows)?;
             if is_last {
                 x = x.index_select(&reads.selected, 0)?;
                 if self.spec.parallel {
                     input = input.index_select(&reads.selected, 0)?;
                 }
             }
-            let rows = mixed.dim(0)?;
+            let work = layer.output.operations(mixed.dim(0)?);
             let sum = self.added(&x, layer.attention_post_norm.as_ref(), |x| {
-                let work = layer.output.operations(rows);
                 time(Part::Projection, work, || layer.output.forward_reduce(&mixed, x, pass.ranks))
             })?;
             self.recycle(mixed, false)?;

@@ -4,7 +4,7 @@
 use crate::model::collective::shard::degrees;
 use crate::model::error::ModelError;
 use crate::model::network::layers::{NormKind, Rotary, Routing};
-use crate::model::shapes::{Activation, HeadLayout};
+use crate::model::shapes::{Activation, DeltaLayout, HeadLayout};
 
 /// One form of decoder: sizes, variants, and the names of its tensors.
 #[derive(Debug, Clone)]
@@ -52,10 +52,42 @@ pub struct DecoderSpec {
     pub parallel: bool,
     /// Factor of what attention and the feed-forward layer add.
     pub residual_scale: Option<f32>,
+    /// Whether each query head has a gate beside it, whose sigmoid is a factor of what attention gives the head.
+    pub output_gate: bool,
+    /// Layers with the gated delta rule in place of attention, where there are any.
+    pub delta: Option<Box<DeltaSpec>>,
     /// The mixture of experts, where there is one.
     pub experts: Option<ExpertsSpec>,
     /// Names of the tensors.
     pub names: Names,
+}
+
+/// The gated delta rule in place of attention.
+#[derive(Debug, Clone)]
+pub struct DeltaSpec {
+    /// All heads.
+    pub layout: DeltaLayout,
+    /// For each layer, whether it has the rule.
+    pub layers: Vec<bool>,
+    /// Names of their tensors.
+    pub names: &'static DeltaNames,
+}
+
+/// Names of the tensors of a layer with the gated delta rule.
+#[derive(Debug, Clone, Copy)]
+pub struct DeltaNames {
+    /// Queries, keys and values in one matrix, what gates the values, how much of a token is taken, and how long it lasts.
+    pub projections: [&'static str; 4],
+    /// The convolution, by its tensor's own name.
+    pub convolution: &'static str,
+    /// What is added to how long a token lasts, by its tensor's own name.
+    pub rate_bias: &'static str,
+    /// The logarithm of what states fade by, by its tensor's own name.
+    pub rate: &'static str,
+    /// The norm of each value head.
+    pub norm: &'static str,
+    /// The way out.
+    pub output: &'static str,
 }
 
 /// A mixture of experts in place of the feed-forward layer.
@@ -179,7 +211,11 @@ impl DecoderSpec {
     pub fn degrees(&self) -> Vec<usize> {
         // Experts are not cut, so each rank has one at least.
         let experts = self.experts.as_ref().map_or(usize::MAX, |experts| experts.count);
-        degrees(self.heads, self.feed_forward.min(self.vocabulary).min(experts))
+        let mut degrees = degrees(self.heads, self.feed_forward.min(self.vocabulary).min(experts));
+        if let Some(delta) = &self.delta {
+            degrees.retain(|world| delta.layout.key_heads.is_multiple_of(*world));
+        }
+        degrees
     }
 
     /// Refuses a number of ranks that the model cannot be shared by.

@@ -1,7 +1,7 @@
 //! Every tensor of a decoder, stated once: its name, its shape, whether it has a bias, and how ranks share it. Loading,
 //! counting, planning and the refusal of tensors that nobody reads all walk this statement.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use super::spec::{DecoderSpec, HeadNormNames, QkvNames, UpNames};
@@ -41,6 +41,8 @@ pub enum Kind {
     Router,
     /// A norm.
     Norm,
+    /// A small part of a layer with the gated delta rule that is no matrix. It stays float32, and its name is its tensor's own.
+    Delta,
 }
 
 /// How ranks share a weight. A bias goes with its outputs: where those are not shared out, all ranks have it.
@@ -52,6 +54,8 @@ pub enum Cut {
     Outputs,
     /// The same of two matrices on top of each other.
     StackedOutputs,
+    /// The same of three, of so many outputs.
+    BlockOutputs([usize; 3]),
     /// Inputs, as evenly as it goes.
     Inputs,
     /// Outputs that are heads.
@@ -72,6 +76,8 @@ pub enum Cut {
 pub enum HeadRows {
     /// Query heads.
     Query,
+    /// Query heads, each with its gate behind it.
+    GatedQuery,
     /// Key heads.
     Key,
     /// Value heads.
@@ -115,6 +121,9 @@ impl TensorSpec {
 
     /// Names of its tensors below the layer.
     pub fn tensors(&self) -> Vec<String> {
+        if self.kind == Kind::Delta {
+            return vec![self.name.to_owned()];
+        }
         let parts = &["weight", "bias"][..1 + usize::from(self.bias)];
         (0..self.count).flat_map(|i| parts.iter().map(move |part| format!("{}.{part}", self.numbered(i)))).collect()
     }
@@ -131,6 +140,14 @@ impl TensorSpec {
             Cut::StackedOutputs => {
                 let (half, own) = (self.outputs / 2, shard.of(self.outputs / 2));
                 Held { rows: vec![own.clone(), half + own.start..half + own.end], repeated: 0, ..all() }
+            }
+            Cut::BlockOutputs(blocks) => {
+                let starts = [0, blocks[0], blocks[0] + blocks[1]];
+                let own = starts.into_iter().zip(blocks).map(|(start, block)| {
+                    let own = shard.of(block);
+                    start + own.start..start + own.end
+                });
+                Held { rows: own.collect(), repeated: 0, ..all() }
             }
             Cut::Experts => Held { count: shard.of(self.count).len(), repeated: 0, ..all() },
             Cut::Inputs => Held { columns: shard.of(self.inputs), ..all() },
@@ -161,9 +178,11 @@ impl HeadRows {
     fn rows(self, all: HeadLayout, own: &HeadShard, interleaved: bool) -> Vec<Range<usize>> {
         let HeadLayout { heads, kv_heads, head_dim } = all;
         let group = all.group();
+        // A gate has as many features as its head, and comes along with it.
+        let head_dim = if self == Self::GatedQuery { 2 * head_dim } else { head_dim };
         // Where a query head, a key head and a value head stand, counted in heads.
         let slot: [&dyn Fn(usize) -> usize; 3] = match self {
-            Self::Query | Self::Key | Self::Value => [&|head| head; 3],
+            Self::Query | Self::GatedQuery | Self::Key | Self::Value => [&|head| head; 3],
             Self::ByGroup => {
                 [&|head| head / group * (group + 2) + head % group, &|head| head * (group + 2) + group, &|head| {
                     head * (group + 2) + group + 1
@@ -194,7 +213,7 @@ impl HeadRows {
     /// Which of queries (0), keys (1) and values (2) are among the rows.
     fn parts(self) -> &'static [usize] {
         match self {
-            Self::Query => &[0],
+            Self::Query | Self::GatedQuery => &[0],
             Self::Key => &[1],
             Self::Value => &[VALUE],
             Self::ByGroup | Self::Stacked => &[0, 1, VALUE],
@@ -205,6 +224,15 @@ impl HeadRows {
 /// The number of values among queries, keys and values.
 const VALUE: usize = 2;
 
+/// Which parts a layer has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LayerKind {
+    /// A mixture of experts in place of the feed-forward layer.
+    pub experts: bool,
+    /// The gated delta rule in place of attention.
+    pub delta: bool,
+}
+
 /// The tensors of a layer, in the order in which they are used.
 #[derive(Debug, Clone)]
 pub struct LayerTensors {
@@ -214,6 +242,8 @@ pub struct LayerTensors {
     pub qkv: Vec<TensorSpec>,
     /// Norms of queries and keys.
     pub head_norms: Option<[TensorSpec; 2]>,
+    /// What a layer with the gated delta rule has beside its matrices: convolution, fading, norm.
+    pub delta: Vec<TensorSpec>,
     /// The way out of attention.
     pub output: TensorSpec,
     /// A norm of what attention adds.
@@ -236,7 +266,7 @@ impl LayerTensors {
         let norms = [&self.attention_norm, &self.attention_post_norm].into_iter();
         let norms = norms.chain([&self.feed_forward_norm, &self.feed_forward_post_norm]);
         let matrices = self.qkv.iter().chain([&self.output]).chain(&self.router).chain(&self.up).chain([&self.down]);
-        matrices.chain(norms.flatten()).chain(self.head_norms.iter().flatten())
+        matrices.chain(norms.flatten()).chain(self.head_norms.iter().flatten()).chain(&self.delta)
     }
 
     /// Names of all tensors below the layer.
@@ -264,15 +294,19 @@ impl DecoderSpec {
         self.norm_of_rows(self.names.norm)
     }
 
-    /// Whether a layer has a mixture of experts.
-    pub fn has_experts(&self, layer: usize) -> bool {
-        self.experts.as_ref().is_some_and(|experts| experts.layers[layer])
+    /// Of which kind a layer is.
+    pub fn layer_kind(&self, layer: usize) -> LayerKind {
+        LayerKind {
+            experts: self.experts.as_ref().is_some_and(|experts| experts.layers[layer]),
+            delta: self.delta.as_ref().is_some_and(|delta| delta.layers[layer]),
+        }
     }
 
     /// The kinds of layer in a range, and how many there are of each.
-    pub fn layer_kinds(&self, layers: Range<usize>) -> [(LayerTensors, usize); 2] {
-        let count = |experts| layers.clone().filter(|layer| self.has_experts(*layer) == experts).count();
-        [false, true].map(|experts| (self.layer(experts), count(experts)))
+    pub fn layer_kinds(&self, layers: Range<usize>) -> Vec<(LayerTensors, usize)> {
+        let mut counts = BTreeMap::new();
+        layers.for_each(|layer| *counts.entry(self.layer_kind(layer)).or_default() += 1);
+        counts.into_iter().map(|(kind, count)| (self.layer(kind), count)).collect()
     }
 
     /// Whether a tensor of this name is part of the decoder.
@@ -281,12 +315,13 @@ impl DecoderSpec {
         is(self.names.embedding) || is(self.names.layers) || is(self.names.norm)
     }
 
-    /// The tensors of a layer, with a mixture of experts or without one.
-    pub(super) fn layer(&self, experts: bool) -> LayerTensors {
+    /// The tensors of a layer.
+    pub(super) fn layer(&self, kind: LayerKind) -> LayerTensors {
         let HeadLayout { heads, kv_heads, head_dim } = self.heads;
         let names = &self.names;
         let matrix =
             |kind, name, outputs, inputs, bias, cut| TensorSpec { name, kind, count: 1, outputs, inputs, bias, cut };
+        let query = if self.output_gate { (2 * heads, HeadRows::GatedQuery) } else { (heads, HeadRows::Query) };
         let qkv = |name, heads, order| {
             let cut = Cut::HeadOutputs { order, interleaved: self.interleaved };
             matrix(Kind::Attention, name, heads * head_dim, self.hidden, self.qkv_bias, cut)
@@ -300,8 +335,8 @@ impl DecoderSpec {
         let mut layer = LayerTensors {
             attention_norm: names.attention_norm.map(norm),
             qkv: match names.qkv {
-                QkvNames::Apart([query, key, value]) => vec![
-                    qkv(query, heads, HeadRows::Query),
+                QkvNames::Apart([name, key, value]) => vec![
+                    qkv(name, query.0, query.1),
                     qkv(key, kv_heads, HeadRows::Key),
                     qkv(value, kv_heads, HeadRows::Value),
                 ],
@@ -314,6 +349,7 @@ impl DecoderSpec {
                     [head_norm(query, heads * head_dim), head_norm(key, kv_heads * head_dim)]
                 }
             }),
+            delta: Vec::new(),
             output: matrix(
                 Kind::Attention,
                 names.output,
@@ -335,7 +371,10 @@ impl DecoderSpec {
             down: down(names.down),
             feed_forward_post_norm: names.feed_forward_post_norm.map(norm),
         };
-        if let Some(of) = self.experts.as_ref().filter(|_| experts) {
+        if let Some(delta) = self.delta.as_ref().filter(|_| kind.delta) {
+            delta.state(&mut layer, self.hidden);
+        }
+        if let Some(of) = self.experts.as_ref().filter(|_| kind.experts) {
             let expert = |tensor| TensorSpec { count: of.count, cut: Cut::Experts, ..tensor };
             let up = |name| expert(TensorSpec { outputs: of.features, ..up(name, Cut::Experts) });
             layer.router = Some(matrix(Kind::Router, of.names.router, of.count, self.hidden, false, Cut::Nowhere));

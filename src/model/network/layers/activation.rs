@@ -12,6 +12,7 @@ const ACTIVATIONS: &[(&str, Activation)] = &[
     ("gelu_new", Activation::GeluTanh),
     ("gelu", Activation::Gelu),
     ("tanh", Activation::Tanh),
+    ("sigmoid", Activation::Sigmoid),
     ("relu", Activation::Relu),
     ("relu2", Activation::SquaredRelu),
 ];

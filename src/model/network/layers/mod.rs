@@ -6,6 +6,7 @@
 
 mod activation;
 mod attention;
+mod delta;
 mod dense;
 mod embedding;
 mod experts;
@@ -17,6 +18,7 @@ mod low_rank;
 mod matrix;
 mod narrowed;
 mod norm;
+mod output_gate;
 mod packed;
 mod projection_norm;
 mod rotary;
@@ -24,6 +26,7 @@ mod routing;
 
 pub use activation::{activation_named, read_activation};
 pub use attention::Attention;
+pub use delta::{Delta, DeltaTensors};
 pub use embedding::Embedding;
 pub use experts::Experts;
 pub use feed_forward::FeedForward;
@@ -31,6 +34,7 @@ pub use linear::Linear;
 pub use longrope::LongRope;
 pub use matrix::Matrix;
 pub use norm::{HeadNorm, Norm, NormKind};
+pub use output_gate::OutputGate;
 pub use projection_norm::ProjectionNorm;
 pub use rotary::{Rotary, RotaryTables, refuse_partial};
 pub use routing::Routing;
