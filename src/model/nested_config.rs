@@ -6,11 +6,12 @@ use serde_json::{Value, json};
 
 /// transformers' classes whose configuration has the text's in `text_config`, each with the class of the same model for text alone. Of
 /// a rollout, which has no image, both make the same.
-const CLASSES: [(&str, &str); 4] = [
+const CLASSES: [(&str, &str); 5] = [
     ("Gemma3ForConditionalGeneration", "Gemma3ForCausalLM"),
     ("Gemma3ForSequenceClassification", "Gemma3TextForSequenceClassification"),
     ("Qwen3_5ForConditionalGeneration", "Qwen3_5ForCausalLM"),
     ("Qwen3_5ForSequenceClassification", "Qwen3_5TextForSequenceClassification"),
+    ("Qwen3_5ForTokenClassification", "Qwen3_5TextForTokenClassification"),
 ];
 
 /// The fields of `text_config` and those beside it, such as labels, of which the latter count.

@@ -17,7 +17,9 @@ pub fn ignores(model_type: &str, class: &str, field: &str) -> bool {
     else {
         return false;
     };
-    let own = CLASSES.iter().any(|head| class.strip_suffix(head) == Some(names));
+    // A family that reads images, too, has a second name for its text.
+    let family = CLASSES.iter().find_map(|head| class.strip_suffix(head));
+    let own = family.is_some_and(|family| family.strip_suffix("Text").unwrap_or(family) == names);
     own && fields.split(' ').all(|known| known != field)
 }
 
@@ -33,6 +35,9 @@ mod tests {
             !ignores("llama", "LlamaForSequenceClassification", "rope_scaling"),
             "an older spelling that is still read"
         );
+        let of_text = "Qwen3_5TextForSequenceClassification";
+        assert!(ignores("qwen3_5_text", of_text, "attn_output_gate"), "the class has its gate whatever is said");
+        assert!(!ignores("qwen3_5_text", of_text, "attention_bias"));
         assert!(!ignores("llama", "LlamaForScore", "activation"), "not a class of transformers");
         assert!(!ignores("llama", "Qwen2Model", "activation"), "not a class for this type");
         assert!(!ignores("internlm2", "InternLM2Model", "activation"), "not in transformers");

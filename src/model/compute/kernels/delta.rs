@@ -10,8 +10,8 @@ use super::activation::{sigmoid, silu};
 use super::exp::exp;
 use super::isa::{Isa, Task};
 use super::norm::inverse_root_of_squares;
+use super::paths::Paths;
 use super::simd::Simd;
-use crate::batch::MicroBatch;
 use crate::model::shapes::DeltaLayout;
 
 /// Columns of a state that are computed together, in registers. No constant of the arithmetic: columns know nothing of each other.
@@ -38,73 +38,39 @@ pub struct DeltaWeights {
     pub eps: f32,
 }
 
-/// The paths of a micro-batch's forest, row by row.
-#[derive(Debug, Clone)]
-pub struct Paths {
-    /// The row before each row; none at a root.
-    before: Vec<Option<u32>>,
-    /// The segments, parents first.
-    segments: Vec<Run>,
-}
-
-#[derive(Debug, Clone)]
-struct Run {
-    rows: std::ops::Range<usize>,
-    parent: Option<usize>,
-    /// Segments that continue it.
-    children: usize,
-}
-
-impl Paths {
-    /// Of a whole micro-batch, of which nothing is kept from another.
-    pub fn of(batch: &MicroBatch) -> Self {
-        let (mut before, mut segments) = (Vec::with_capacity(batch.tokens.len()), Vec::<Run>::new());
-        for segment in &batch.segments {
-            let rows = segment.tokens.start as usize..segment.tokens.end as usize;
-            let parent = segment.parent.map(|parent| parent as usize);
-            let mut last = parent.and_then(|parent| {
-                segments[parent].children += 1;
-                segments[parent].rows.clone().last().map(|row| row as u32)
-            });
-            for row in rows.clone() {
-                before.push(last.replace(row as u32));
-            }
-            segments.push(Run { rows, parent, children: 0 });
-        }
-        Self { before, segments }
-    }
-
-    /// How many rows there are.
-    pub fn rows(&self) -> usize {
-        self.before.len()
-    }
-}
-
 /// The values of a delta-rule layer for each row, `[rows, value_heads * value_dim]`, out of its projections `x: [rows, layout.row()]`.
+/// `mixed` is memory for as many.
 ///
 /// # Panics
 /// If the lengths do not agree.
-pub fn gated_delta(x: &[f32], layout: DeltaLayout, weights: &DeltaWeights, paths: &Paths, out: &mut [f32]) {
-    gated_delta_on(Isa::current(), x, layout, weights, paths, out);
+pub fn gated_delta(
+    x: &[f32],
+    layout: DeltaLayout,
+    weights: &DeltaWeights,
+    paths: &Paths,
+    mixed: &mut [f32],
+    out: &mut [f32],
+) {
+    gated_delta_on(Isa::current(), Rows { x, layout, weights, paths }, mixed, out);
 }
 
-fn gated_delta_on(isa: Isa, x: &[f32], layout: DeltaLayout, weights: &DeltaWeights, paths: &Paths, out: &mut [f32]) {
+fn gated_delta_on(isa: Isa, of: Rows, mixed: &mut [f32], out: &mut [f32]) {
+    let Rows { x, layout, weights, paths } = of;
     let (rows, values) = (paths.rows(), layout.values());
     assert_eq!(x.len(), rows * layout.row(), "a row of projections for each row of the paths");
-    assert_eq!(out.len(), rows * values, "a row of values for each row of the paths");
+    assert_eq!([mixed.len(), out.len()], [rows * values; 2], "a row of values for each row of the paths");
     assert_eq!(weights.convolution.len(), layout.kernel * layout.convolved(), "a convolution for each channel");
     assert!([&weights.rate, &weights.rate_bias].iter().all(|w| w.len() == layout.value_heads), "one for each head");
     assert_eq!(weights.norm.len(), layout.value_dim, "a weight for each value");
     if rows == 0 {
         return;
     }
-    let of = Rows { x, layout, weights, paths };
     // The value heads of one key head share their keys and queries.
     let of_head = layout.group() * layout.value_dim;
-    let mut mixed = vec![0.0; out.len()];
     mixed.par_chunks_mut(rows * of_head).enumerate().for_each(|(head, mixed)| isa.run(Rule { of, head, mixed }));
+    let mixed = &*mixed;
     out.par_chunks_mut(ROWS * values).enumerate().for_each(|(piece, out)| {
-        isa.run(GatedNorm { of, first: piece * ROWS, mixed: &mixed, out });
+        isa.run(GatedNorm { of, first: piece * ROWS, mixed, out });
     });
 }
 
@@ -279,6 +245,7 @@ impl Task for GatedNorm<'_> {
 mod tests {
     use super::super::testing::{assert_same_bits, floats, in_pool};
     use super::*;
+    use crate::batch::MicroBatch;
 
     const LAYOUT: DeltaLayout = DeltaLayout { key_heads: 2, value_heads: 4, key_dim: 19, value_dim: 37, kernel: 4 };
 
@@ -306,8 +273,9 @@ mod tests {
 
     fn run(isa: Isa, batch: &MicroBatch, layout: DeltaLayout) -> Vec<f32> {
         let mut out = vec![0.0; batch.tokens.len() * layout.values()];
+        let mut mixed = out.clone();
         let (x, paths) = (projections(batch, layout), Paths::of(batch));
-        gated_delta_on(isa, &x, layout, &weights(layout), &paths, &mut out);
+        gated_delta_on(isa, Rows { x: &x, layout, weights: &weights(layout), paths: &paths }, &mut mixed, &mut out);
         out
     }
 

@@ -87,8 +87,9 @@ impl CustomOp1 for Rule<'_> {
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let Delta { layout: heads, weights } = self.delta;
-        let mut out = buffers::take(self.paths.rows() * heads.values());
-        gated_delta(values(x, layout)?, *heads, weights, self.paths, &mut out);
+        let [mut mixed, mut out] = [(); 2].map(|()| buffers::take(self.paths.rows() * heads.values()));
+        gated_delta(values(x, layout)?, *heads, weights, self.paths, &mut mixed, &mut out);
+        buffers::give(mixed);
         Ok(output(out, self.paths.rows(), heads.values()))
     }
 }
