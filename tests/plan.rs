@@ -19,7 +19,7 @@ fn nowhere() -> PathBuf {
     PathBuf::from("/nonexistent")
 }
 
-/// The plan, or `None` where the architecture is none that is known.
+/// The plan, or `None` where the architecture is none that is known, or none for GPUs.
 fn planned(model: &Path) -> Option<Plan> {
     let request = Request {
         model: model.to_str().unwrap().into(),
@@ -34,7 +34,7 @@ fn planned(model: &Path) -> Option<Plan> {
         max_batch_tokens: 256,
     };
     match plan(&request) {
-        Err(PlanError::Model(ModelError::UnknownArchitecture { .. })) => None,
+        Err(PlanError::Model(ModelError::UnknownArchitecture { .. } | ModelError::Device { .. })) => None,
         plan => Some(plan.unwrap_or_else(|e| panic!("{}: {e}", model.display()))),
     }
 }
@@ -122,6 +122,15 @@ fn people_and_programs_are_told_the_same() {
     assert_eq!(json["deployment"]["gpu"]["name"], "h100");
     assert_eq!(json["deployment"]["fit"]["fits"], true);
     assert_eq!(json["ranks"].as_array().unwrap().len(), 9 * 6);
+}
+
+#[test]
+fn what_no_gpu_computes_is_not_planned() {
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/hf/qwen3.5");
+    let output = run(&["--model", model.to_str().unwrap()]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(said.contains("is written for CPUs alone"), "{said}");
 }
 
 #[test]
