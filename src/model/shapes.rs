@@ -99,8 +99,13 @@ impl DeltaLayout {
     }
 
     /// What goes through the convolution: queries, keys and values.
+    pub fn blocks(self) -> [usize; 3] {
+        [self.keys(), self.keys(), self.values()]
+    }
+
+    /// The same, in values of a row.
     pub fn convolved(self) -> usize {
-        2 * self.keys() + self.values()
+        self.blocks().iter().sum()
     }
 
     /// Values in a row of projections.

@@ -30,6 +30,18 @@ impl Shard {
         self.rank * len / self.world..(self.rank + 1) * len / self.world
     }
 
+    /// This rank's part of each of several blocks that stand one behind the other.
+    pub fn of_blocks(self, blocks: &[usize]) -> Vec<Range<usize>> {
+        let mut start = 0;
+        let own = |&block: &usize| {
+            let own = self.of(block);
+            let own = start + own.start..start + own.end;
+            start += block;
+            own
+        };
+        blocks.iter().map(own).collect()
+    }
+
     /// This rank's heads. Where there are more ranks than key-value heads, neighbouring ranks hold the same one.
     ///
     /// # Panics
@@ -77,6 +89,13 @@ mod tests {
             let parts: Vec<_> = (0..world).flat_map(|rank| Shard { rank, world }.of(len)).collect();
             assert!(parts.into_iter().eq(0..len), "{len} over {world}");
         }
+    }
+
+    #[test]
+    fn each_block_is_cut_by_itself() {
+        let last = Shard { rank: 1, world: 2 };
+        assert_eq!(last.of_blocks(&[4, 6, 2]), [2..4, 7..10, 11..12]);
+        assert_eq!(Shard::WHOLE.of_blocks(&[4, 6]), [0..4, 4..10]);
     }
 
     #[test]

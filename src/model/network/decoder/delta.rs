@@ -14,7 +14,7 @@ impl DeltaSpec {
         let project = |name, outputs, cut| tensor(Kind::Attention, name, outputs, hidden, cut);
         // Each head's outputs stay together, since ranks divide the heads.
         layer.qkv = vec![
-            project(mixed, layout.convolved(), Cut::BlockOutputs([layout.keys(), layout.keys(), layout.values()])),
+            project(mixed, layout.convolved(), Cut::BlockOutputs(layout.blocks())),
             project(gate, layout.values(), Cut::Outputs),
             project(beta, layout.value_heads, Cut::Outputs),
             project(time, layout.value_heads, Cut::Outputs),

@@ -54,8 +54,8 @@ impl DecoderSpec {
     }
 
     pub(super) fn refuse_ignored(&self, weights: &dyn WeightSource) -> Result<(), ModelError> {
-        let kinds = (0..self.layers).map(|layer| self.layer_kind(layer));
-        let names: BTreeMap<_, _> = kinds.map(|kind| (kind, self.layer(kind).names())).collect();
+        let kinds: BTreeSet<_> = (0..self.layers).map(|layer| self.layer_kind(layer)).collect();
+        let names: BTreeMap<_, _> = kinds.into_iter().map(|kind| (kind, self.layer(kind).names())).collect();
         refuse_ignored(weights, self.names.layers, self.layers, |layer| &names[&self.layer_kind(layer)])
     }
 }

@@ -137,18 +137,8 @@ impl TensorSpec {
         match self.cut {
             Cut::Nowhere => all(),
             Cut::Outputs => Held { rows: vec![shard.of(self.outputs)], repeated: 0, ..all() },
-            Cut::StackedOutputs => {
-                let (half, own) = (self.outputs / 2, shard.of(self.outputs / 2));
-                Held { rows: vec![own.clone(), half + own.start..half + own.end], repeated: 0, ..all() }
-            }
-            Cut::BlockOutputs(blocks) => {
-                let starts = [0, blocks[0], blocks[0] + blocks[1]];
-                let own = starts.into_iter().zip(blocks).map(|(start, block)| {
-                    let own = shard.of(block);
-                    start + own.start..start + own.end
-                });
-                Held { rows: own.collect(), repeated: 0, ..all() }
-            }
+            Cut::StackedOutputs => Held { rows: shard.of_blocks(&[self.outputs / 2; 2]), repeated: 0, ..all() },
+            Cut::BlockOutputs(blocks) => Held { rows: shard.of_blocks(&blocks), repeated: 0, ..all() },
             Cut::Experts => Held { count: shard.of(self.count).len(), repeated: 0, ..all() },
             Cut::Inputs => Held { columns: shard.of(self.inputs), ..all() },
             Cut::HeadInputs => {

@@ -1,8 +1,6 @@
 //! Gated DeltaNet, which stands in the place of attention: the gated delta rule between its projections. Of the kernels alone.
 //! Reference: `Qwen3_5GatedDeltaNet` in `models/qwen3_5/modeling_qwen3_5.py` of transformers.
 
-use std::ops::Range;
-
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
 use super::Loaded;
@@ -38,7 +36,7 @@ impl Delta {
             Ok(weights.read_shape(name, &[all.value_heads])?[shard.of(all.value_heads)].to_vec())
         };
         let by_channel = weights.read_shape(&tensors.convolution, &[all.convolved(), 1, all.kernel])?;
-        let channels = own_channels(all, |block| shard.of(block));
+        let channels = shard.of_blocks(&all.blocks());
         let tap = |tap: usize| channels.iter().cloned().flatten().map(move |channel| channel * all.kernel + tap);
         Ok(Self {
             layout: all.shared_by(shard.world),
@@ -67,12 +65,6 @@ impl Delta {
         let DeltaWeights { convolution, rate, rate_bias, norm, .. } = &self.weights;
         size_of::<f32>() * [convolution, rate, rate_bias, norm].into_iter().map(Vec::len).sum::<usize>()
     }
-}
-
-/// The channels of a rank's queries, keys and values, of which `own` says the part of each.
-fn own_channels(all: DeltaLayout, own: impl Fn(usize) -> Range<usize>) -> [Range<usize>; 3] {
-    let blocks = [(0, all.keys()), (all.keys(), all.keys()), (2 * all.keys(), all.values())];
-    blocks.map(|(start, block)| start + own(block).start..start + own(block).end)
 }
 
 struct Rule<'a> {
